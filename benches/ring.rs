@@ -1,0 +1,2 @@
+//! Ring lookups and builds.
+fn main() {}

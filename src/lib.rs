@@ -1,0 +1,69 @@
+//! # ringway: the map
+//!
+//! A client talks to ringway as if it were one big cache server. ringway maps each key onto a
+//! virtual-node hash ring, forwards the command to the node that owns the key, watches its nodes,
+//! gives the share of a failed one to the others, and gives it back.
+//!
+//! ## The rooms, in layer order
+//! Each room's first sentence says what is in it and what may not come in; `tests/it/tidy.rs`
+//! holds the table of who may use whom.
+//!
+//! | room | from -> to |
+//! |---|---|
+//! | [`ring`] | key -> order of nodes. Pure |
+//! | [`protocol`] | bytes <-> meaning. Pure, sans-I/O |
+//! | [`net`] | addresses, dialling, resolving, listening |
+//! | [`metrics`] | what is counted, and how it is shown |
+//! | [`topology`] | the border: everything that crosses between the data plane and the control plane |
+//! | [`proxy`] | the hot path: session -> dispatch -> pipeline |
+//! | [`health`] | evidence -> verdict |
+//! | [`membership`] | who is in the ring. The one writer |
+//! | [`admin`] | HTTP routes over a read of the topology |
+//! | [`embedded`] | the in-process node |
+//! | [`config`] | text -> settings |
+//! | [`cli`] | one file per command |
+//! | [`app`] | builds all rooms and hands each its end of each channel |
+//!
+//! ## The border
+//! One snapshot goes down ([`topology::Topology`], behind one `ArcSwap` per pool), evidence goes
+//! up ([`topology::Evidence`], atomics). The hot path never waits for control, and control never
+//! waits for the hot path; if control stops, the last snapshot serves on.
+//!
+//! ## Life of a request: `MGET a b c` over two nodes
+//! [`proxy`]'s listener hands the socket to a data worker. The session reads into the worker's
+//! buffer, [`protocol::resp`] cuts one whole request and its command table says: split by key,
+//! merge in key order. Dispatch asks the topology for the owner of a, b and c, appends one part
+//! to the pipeline of each of the two nodes, and the pipelines note what reply they expect.
+//! Replies are cut from each node's stream, matched with the head of the pipeline's FIFO and put
+//! into the session's window; when the head of the window is complete it is merged and written,
+//! once per batch. Each step is bounded, and a full bound answers with a refusal.
+//!
+//! ## Life of a failure: node n2 dies with requests in flight
+//! The pipeline sees the error and splits what is in flight: not wholly written is *unsent*, the
+//! rest *may have been applied*. Unsent and read-only requests are parked until the topology
+//! points somewhere, the others are refused at once. The evidence is counted and the bell rung;
+//! [`health`] probes, and its verdict goes to [`membership`], which plans the next topology (or
+//! refuses: `eject_max`), publishes it as a new epoch with a cause and the share that moved, and
+//! parked requests go to the new owners. Probes go on; after `rise` good ones the node owns again
+//! exactly what it owned before.
+//!
+//! ## Invariants
+//! * One reply per request, in the order of the requests, from an owner of the key.
+//! * A node that leaves moves only its own keys; its return restores the exact map.
+//! * A request that may have been applied is never sent a second time unless it only reads.
+//! * Nothing queues without a bound: sessions, frames, windows, pipelines, parked requests, waits.
+//! * Every change of owner is one epoch, with a cause.
+
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod embedded;
+pub mod health;
+pub mod membership;
+pub mod metrics;
+pub mod net;
+pub mod protocol;
+pub mod proxy;
+pub mod ring;
+pub mod topology;

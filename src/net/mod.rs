@@ -1,0 +1,7 @@
+//! Addresses, dialling, resolving and listening. Depends on nothing of ours.
+
+mod address;
+mod stream;
+
+pub use address::{Address, ListenAddress, ParseError, Target, resolve};
+pub use stream::{Listener, ReadHalf, StdStream, Stream, WriteHalf, dial};

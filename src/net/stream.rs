@@ -1,0 +1,269 @@
+//! Streams over TCP or a unix socket behind one type, and how they are dialled and accepted.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix},
+};
+
+use super::{ListenAddress, Target};
+
+/// A connection.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over TCP.
+    Tcp(TcpStream),
+    /// Over a unix socket.
+    Unix(UnixStream),
+}
+
+/// The half of a connection that is read.
+#[derive(Debug)]
+pub enum ReadHalf {
+    /// Over TCP.
+    Tcp(tcp::OwnedReadHalf),
+    /// Over a unix socket.
+    Unix(unix::OwnedReadHalf),
+}
+
+/// The half of a connection that is written.
+#[derive(Debug)]
+pub enum WriteHalf {
+    /// Over TCP.
+    Tcp(tcp::OwnedWriteHalf),
+    /// Over a unix socket.
+    Unix(unix::OwnedWriteHalf),
+}
+
+/// A socket that accepts connections.
+#[derive(Debug)]
+pub enum Listener {
+    /// Over TCP.
+    Tcp(TcpListener),
+    /// Over a unix socket; its file is removed when the listener is dropped.
+    Unix(UnixListener, SocketFile),
+}
+
+/// A socket file that goes away with its owner.
+#[derive(Debug)]
+pub struct SocketFile(std::path::PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Nothing to be done about a file that is gone already.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Idle time before the first keepalive probe of a connection to a node.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Dials a node: TCP_NODELAY, keepalive, and TCP_USER_TIMEOUT so that a path that drops packets
+/// is noticed by the kernel too.
+///
+/// # Errors
+/// The operating system's.
+pub async fn dial(target: &Target, user_timeout: Duration) -> io::Result<Stream> {
+    match target {
+        Target::Tcp(address) => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let socket = SockRef::from(&stream);
+            socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+            #[cfg(target_os = "linux")]
+            socket.set_tcp_user_timeout(Some(user_timeout))?;
+            Ok(Stream::Tcp(stream))
+        }
+        Target::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+    }
+}
+
+impl Stream {
+    /// Splits into halves that may live apart.
+    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
+        match self {
+            Stream::Tcp(s) => {
+                let (r, w) = s.into_split();
+                (ReadHalf::Tcp(r), WriteHalf::Tcp(w))
+            }
+            Stream::Unix(s) => {
+                let (r, w) = s.into_split();
+                (ReadHalf::Unix(r), WriteHalf::Unix(w))
+            }
+        }
+    }
+
+    /// Detaches the stream from its runtime, to be handed to another one.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn into_std(self) -> io::Result<StdStream> {
+        match self {
+            Stream::Tcp(s) => s.into_std().map(StdStream::Tcp),
+            Stream::Unix(s) => s.into_std().map(StdStream::Unix),
+        }
+    }
+}
+
+/// A connection that belongs to no runtime.
+#[derive(Debug)]
+pub enum StdStream {
+    /// Over TCP.
+    Tcp(std::net::TcpStream),
+    /// Over a unix socket.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl StdStream {
+    /// Attaches the stream to the runtime of the caller.
+    ///
+    /// # Errors
+    /// The operating system's.
+    pub fn attach(self) -> io::Result<Stream> {
+        match self {
+            StdStream::Tcp(s) => TcpStream::from_std(s).map(Stream::Tcp),
+            StdStream::Unix(s) => UnixStream::from_std(s).map(Stream::Unix),
+        }
+    }
+
+    /// The peer as text: `ip:port`, or the word `unix`.
+    pub fn peer(&self) -> String {
+        match self {
+            StdStream::Tcp(s) => s.peer_addr().map_or_else(|_| "unknown".to_owned(), |a| a.to_string()),
+            StdStream::Unix(_) => "unix".to_owned(),
+        }
+    }
+}
+
+impl WriteHalf {
+    /// Makes the coming close a reset: what the kernel still holds is thrown away, not sent later.
+    pub fn reset_on_close(&self) {
+        if let WriteHalf::Tcp(half) = self {
+            // A socket that can't be told is closed the ordinary way.
+            let _ = SockRef::from(half.as_ref()).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl AsyncRead for ReadHalf {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            ReadHalf::Tcp(half) => Pin::new(half).poll_read(cx, buf),
+            ReadHalf::Unix(half) => Pin::new(half).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for WriteHalf {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            WriteHalf::Tcp(half) => Pin::new(half).poll_write(cx, buf),
+            WriteHalf::Unix(half) => Pin::new(half).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            WriteHalf::Tcp(half) => Pin::new(half).poll_shutdown(cx),
+            WriteHalf::Unix(half) => Pin::new(half).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Stream::Unix(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            Stream::Unix(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Stream::Unix(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
+
+impl Listener {
+    /// Listens. A socket file that nobody listens on any more is replaced.
+    ///
+    /// # Errors
+    /// The operating system's: a taken port, a missing directory, no permission.
+    pub fn bind(address: &ListenAddress) -> io::Result<Listener> {
+        match address {
+            ListenAddress::Tcp(address) => {
+                let domain = socket2::Domain::for_address(*address);
+                let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+                socket.set_reuse_address(true)?;
+                socket.set_nonblocking(true)?;
+                socket.bind(&(*address).into())?;
+                socket.listen(BACKLOG)?;
+                TcpListener::from_std(socket.into()).map(Listener::Tcp)
+            }
+            ListenAddress::Unix(path) => {
+                let abandoned = std::os::unix::net::UnixStream::connect(path)
+                    .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+                if abandoned {
+                    std::fs::remove_file(path)?;
+                }
+                UnixListener::bind(path).map(|l| Listener::Unix(l, SocketFile(path.clone())))
+            }
+        }
+    }
+
+    /// Waits for a client.
+    ///
+    /// # Errors
+    /// The operating system's; out of descriptors is one that passes.
+    pub async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Listener::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // A client that is gone already is noticed at the first read.
+                let _ = stream.set_nodelay(true);
+                Ok(Stream::Tcp(stream))
+            }
+            Listener::Unix(listener, _) => listener.accept().await.map(|(s, _)| Stream::Unix(s)),
+        }
+    }
+
+    /// Where it listens: with port 0 in the settings, the port that the kernel chose.
+    pub fn address(&self) -> ListenAddress {
+        match self {
+            Listener::Tcp(listener) => listener.local_addr().map_or_else(
+                |_| ListenAddress::Tcp(std::net::SocketAddr::from(([0, 0, 0, 0], 0))),
+                ListenAddress::Tcp,
+            ),
+            Listener::Unix(_, file) => ListenAddress::Unix(file.0.clone()),
+        }
+    }
+}
+
+/// Connections that the kernel keeps for us until they are accepted.
+const BACKLOG: i32 = 1024;

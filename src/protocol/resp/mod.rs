@@ -1,0 +1,15 @@
+//! RESP2 and RESP3, as Redis and Valkey speak them: framing, the command table, what ringway
+//! answers itself, and how the replies of several nodes become one.
+
+pub mod frame;
+pub mod write;
+
+/// Which version of the protocol a session or a pipeline speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// RESP2, what a connection starts with.
+    #[default]
+    Resp2,
+    /// RESP3, after `HELLO 3`.
+    Resp3,
+}

@@ -1,0 +1,126 @@
+//! What membership can be asked for. Everyone who wants the ring changed sends one of these.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{NodeId, PoolSpec};
+use crate::net::Target;
+
+/// Why a node was ejected: the metric's label and the log's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Nobody listens at its address.
+    Refused,
+    /// It can't be reached.
+    ConnectTimeout,
+    /// Its connections break.
+    Lost,
+    /// It does not answer in time.
+    Timeout,
+    /// It answers with something that is not the protocol.
+    Protocol,
+    /// Its name does not resolve.
+    Unresolved,
+    /// It can't serve as configured: credentials, database, role.
+    Misconfigured,
+}
+
+impl Cause {
+    /// The word for metrics and messages.
+    pub fn word(self) -> &'static str {
+        match self {
+            Cause::Refused => "refused",
+            Cause::ConnectTimeout => "connect_timeout",
+            Cause::Lost => "lost",
+            Cause::Timeout => "timeout",
+            Cause::Protocol => "protocol",
+            Cause::Unresolved => "unresolved",
+            Cause::Misconfigured => "misconfigured",
+        }
+    }
+}
+
+/// One thing that membership may do to a pool.
+#[derive(Debug)]
+pub enum Change {
+    /// The detector has doubts: no owner changes.
+    Suspect {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// Which node.
+        node: NodeId,
+    },
+    /// The detector's doubts were unfounded.
+    Clear {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// Which node.
+        node: NodeId,
+    },
+    /// The detector wants the node out of the ring.
+    Eject {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// Which node.
+        node: NodeId,
+        /// Why, as a label.
+        cause: Cause,
+        /// Why, as a person would say it.
+        evidence: String,
+    },
+    /// An ejected node answers probes.
+    Probation {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// Which node.
+        node: NodeId,
+    },
+    /// Probation failed: the node is as it was.
+    Relapse {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// Which node.
+        node: NodeId,
+    },
+    /// The node proved itself: it owns its share again.
+    Restore {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// Which node.
+        node: NodeId,
+        /// Why, as a person would say it.
+        evidence: String,
+    },
+    /// The node can't serve as configured (`Some`), or can again (`None`).
+    Misconfigured {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// Which node.
+        node: NodeId,
+        /// What is wrong.
+        what: Option<Arc<str>>,
+    },
+    /// Its name resolves to this now.
+    Resolved {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// Which node.
+        node: NodeId,
+        /// Where to dial.
+        targets: Arc<[Target]>,
+    },
+    /// The operator wants the pool to be like this. Answers with what was done, or why not.
+    Reload {
+        /// The pool as it shall be.
+        spec: Arc<PoolSpec>,
+        /// Whether moving more than `reload.max_share` of the key space is meant.
+        yes: bool,
+        /// The share of the key space that moved, or the refusal.
+        answer: oneshot::Sender<Result<f64, String>>,
+    },
+}
+
+/// Where changes are sent. Bounded: a sender waits.
+pub type Inbox = mpsc::Sender<Change>;

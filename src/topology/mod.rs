@@ -1,0 +1,192 @@
+//! THE BORDER. Everything that crosses between the data plane and the control plane is declared
+//! here and nowhere else: the snapshot that goes down, the evidence that goes up, the changes
+//! that membership is asked for, and the settings of a pool that the hot path obeys.
+
+mod change;
+mod node;
+mod spec;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+pub use change::{Cause, Change, Inbox};
+pub use node::{Evidence, Failure, Node, NodeId, VERDICT_GRACE};
+pub use spec::{
+    CustomCommand, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, Policy, PoolSpec, Secret,
+};
+
+use crate::{net::Target, ring::Ring};
+
+/// What the detector says of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// Answers.
+    Healthy,
+    /// Failed lately, not often enough to be ejected.
+    Suspect,
+    /// Failed: only probes go there, unless `eject_max` keeps it in the ring.
+    Ejected,
+    /// Answers probes again, not yet long enough to own keys.
+    Probation,
+}
+
+/// Whether a node serves the keys that the ring gives it. Decided by membership alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// Serves its share of the ring.
+    Owns,
+    /// Stays in the ring and is walked past.
+    Away,
+}
+
+/// One node of a topology: who it is, and what is thought of it in this revision.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Who it is; shared from revision to revision, so that counts survive.
+    pub node: Arc<Node>,
+    /// The detector's opinion.
+    pub health: Health,
+    /// Membership's decision.
+    pub placement: Placement,
+    /// Where to dial, in order of preference; empty while its name does not resolve.
+    pub targets: Arc<[Target]>,
+    /// What is wrong with its configuration (it is a replica, asks for a password ...), if anything.
+    pub misconfigured: Option<Arc<str>>,
+}
+
+/// The immutable snapshot of one pool: nodes, their states, the ring and the policy change
+/// together or not at all.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    /// The pool's name.
+    pub pool: Arc<str>,
+    /// Rises by one when some key's owner or action changes, and only then.
+    pub epoch: u64,
+    /// Rises by one with every publish.
+    pub revision: u64,
+    /// Placement. Its member `i` is `nodes[i]`.
+    pub ring: Arc<Ring>,
+    /// The nodes, in ring order.
+    pub nodes: Arc<[Entry]>,
+    /// The pool's settings that the hot path obeys.
+    pub policy: Arc<Policy>,
+    /// Node names in the order of their SCAN ordinals; a name keeps its ordinal while the process
+    /// lives, also after it left the pool.
+    pub ordinals: Arc<[Arc<str>]>,
+}
+
+/// Where a key goes now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To this node, an index into [`Topology::nodes`].
+    Send(usize),
+    /// Nowhere: its owner (an index into [`Topology::nodes`]) is away and the pool's `on_ejected`
+    /// says that its keys do not move.
+    Fail(usize),
+    /// Nowhere: no node of the pool owns anything.
+    NoOwner,
+}
+
+impl Topology {
+    /// Where a key with this ring hash goes: the first candidate, or the first one that serves
+    /// when `on_ejected` is `rehash`. Allocates nothing.
+    #[inline]
+    pub fn route(&self, hash: u64) -> Route {
+        let first = self.ring.first(hash);
+        if self.nodes[first].placement == Placement::Owns {
+            return Route::Send(first);
+        }
+        match self.policy.on_ejected {
+            OnEjected::Fail => Route::Fail(first),
+            OnEjected::Rehash => self
+                .ring
+                .first_where(hash, |i| self.nodes[i].placement == Placement::Owns)
+                .map_or(Route::NoOwner, Route::Send),
+        }
+    }
+
+    /// The index of the node with this identity.
+    pub fn position(&self, id: NodeId) -> Option<usize> {
+        self.nodes.iter().position(|e| e.node.id == id)
+    }
+
+    /// Whether any node owns keys.
+    pub fn serves(&self) -> bool {
+        self.nodes.iter().any(|e| e.placement == Placement::Owns)
+    }
+}
+
+struct Shared {
+    current: ArcSwap<Topology>,
+    revision: watch::Sender<u64>,
+}
+
+/// The one end that may publish. Not `Clone`: made once per pool and moved into membership.
+pub struct TopologyWriter(Arc<Shared>);
+
+/// An end that may read, for anyone.
+#[derive(Clone)]
+pub struct TopologyReader(Arc<Shared>);
+
+/// A reader's cached snapshot: a load costs about a nanosecond while nothing changed.
+pub type TopologyCache = arc_swap::Cache<TopologyView, Arc<Topology>>;
+
+/// What [`TopologyCache`] reads from.
+#[derive(Clone)]
+pub struct TopologyView(Arc<Shared>);
+
+impl std::ops::Deref for TopologyView {
+    type Target = ArcSwap<Topology>;
+    fn deref(&self) -> &Self::Target {
+        &self.0.current
+    }
+}
+
+/// Makes the two ends for one pool.
+pub fn channel(first: Topology) -> (TopologyWriter, TopologyReader) {
+    let (revision, _) = watch::channel(first.revision);
+    let shared = Arc::new(Shared { current: ArcSwap::from_pointee(first), revision });
+    (TopologyWriter(shared.clone()), TopologyReader(shared))
+}
+
+impl TopologyWriter {
+    /// The snapshot in force.
+    pub fn current(&self) -> Arc<Topology> {
+        self.0.current.load_full()
+    }
+
+    /// Puts the next snapshot in force.
+    ///
+    /// # Panics
+    /// When the revision does not rise by one, or the epoch falls or jumps: a bug of the planner.
+    pub fn publish(&self, next: Topology) {
+        let now = self.0.current.load();
+        assert_eq!(next.revision, now.revision + 1, "a publish is one revision");
+        assert!(next.epoch == now.epoch || next.epoch == now.epoch + 1, "a publish is at most one epoch");
+        let revision = next.revision;
+        self.0.current.store(Arc::new(next));
+        self.0.revision.send_replace(revision);
+    }
+}
+
+impl TopologyReader {
+    /// The snapshot in force.
+    pub fn load(&self) -> Arc<Topology> {
+        self.0.current.load_full()
+    }
+
+    /// A cached reader for a hot path. An idle one must be refreshed now and then, or it keeps an
+    /// old snapshot alive.
+    pub fn cache(&self) -> TopologyCache {
+        arc_swap::Cache::new(TopologyView(self.0.clone()))
+    }
+
+    /// A receiver that is marked changed at each publish.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.revision.subscribe()
+    }
+}

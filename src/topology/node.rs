@@ -1,0 +1,134 @@
+//! A node's identity, and the evidence about it: the only interior mutability that is reachable
+//! from a snapshot.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::{metrics::NodeBlock, net::Address};
+
+/// Identity of a node for the life of the process: a node keeps it while its name, address and
+/// weight stay the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u64);
+
+/// A member of a ring.
+#[derive(Debug)]
+pub struct Node {
+    /// Identity within this process.
+    pub id: NodeId,
+    /// Identity in the ring and in everything that an operator sees.
+    pub name: Arc<str>,
+    /// As configured.
+    pub address: Address,
+    /// Units of share.
+    pub weight: u32,
+    /// Failure domain, if given.
+    pub zone: Option<Arc<str>>,
+    /// What traffic saw of it.
+    pub evidence: Evidence,
+    /// Traffic counters, one block per data worker. They belong to the name, so they are handed
+    /// on when the address changes.
+    pub blocks: Arc<[NodeBlock]>,
+}
+
+/// A kind of failure that traffic can see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(usize)]
+pub enum Failure {
+    /// The connection was refused: nobody listens there.
+    Refused,
+    /// No connection within `connect_timeout`, or no route.
+    ConnectTimeout,
+    /// A connection with requests in flight was lost. Counted once for a connection, however many
+    /// requests were in flight.
+    Lost,
+    /// A request was owed a reply and nothing came for `request_timeout`. Counted per request.
+    Timeout,
+    /// Bytes that are not the protocol.
+    Protocol,
+    /// The node refused our credentials or database.
+    Handshake,
+}
+
+impl Failure {
+    /// All kinds, in the order of their discriminants.
+    pub const ALL: [Failure; 6] = [
+        Failure::Refused,
+        Failure::ConnectTimeout,
+        Failure::Lost,
+        Failure::Timeout,
+        Failure::Protocol,
+        Failure::Handshake,
+    ];
+
+    /// The word for metrics and messages.
+    pub fn word(self) -> &'static str {
+        match self {
+            Failure::Refused => "refused",
+            Failure::ConnectTimeout => "connect_timeout",
+            Failure::Lost => "lost",
+            Failure::Timeout => "timeout",
+            Failure::Protocol => "protocol",
+            Failure::Handshake => "handshake",
+        }
+    }
+}
+
+/// What traffic saw of a node since it has been in the pool. Failures are rare, so they are
+/// shared counters; a success writes only when it ends a streak.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    streak: AtomicU32,
+    failures: [AtomicU64; Failure::ALL.len()],
+    bell: Arc<Notify>,
+}
+
+impl Evidence {
+    /// Evidence that rings this bell at each failure.
+    pub fn new(bell: Arc<Notify>) -> Evidence {
+        Evidence { bell, ..Evidence::default() }
+    }
+
+    /// A good reply came.
+    #[inline]
+    pub fn good(&self) {
+        if self.streak.load(Relaxed) != 0 {
+            // Two workers may race here and lose a failure of the other: harmless, a node that
+            // really fails fails again.
+            self.streak.store(0, Relaxed);
+        }
+    }
+
+    /// `count` failures of one kind; rings the bell of control.
+    pub fn failed(&self, kind: Failure, count: u32) {
+        self.streak.fetch_add(count, Relaxed);
+        self.failures[kind as usize].fetch_add(u64::from(count), Relaxed);
+        self.bell.notify_one();
+    }
+
+    /// Failures in a row, over all workers, since the last good reply.
+    pub fn streak(&self) -> u32 {
+        self.streak.load(Relaxed)
+    }
+
+    /// Failures of one kind since the node has been in the pool.
+    pub fn count(&self, kind: Failure) -> u64 {
+        self.failures[kind as usize].load(Relaxed)
+    }
+
+    /// Forgets the streak: the node is starting anew.
+    pub fn reset_streak(&self) {
+        self.streak.store(0, Relaxed);
+    }
+}
+
+/// How long a suspect node's timed-out requests wait for a verdict before they are refused.
+pub const VERDICT_GRACE: Duration = Duration::from_millis(100);

@@ -1,0 +1,196 @@
+//! A pool as its operator wants it: what a configuration resolves to, what membership builds a
+//! topology from, and the part of it that the hot path obeys.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    net::{Address, ListenAddress},
+    ring,
+};
+
+/// One pool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolSpec {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where clients connect.
+    pub listen: Vec<ListenAddress>,
+    /// How keys are placed.
+    pub ring: ring::Settings,
+    /// What the hot path obeys.
+    pub policy: Arc<Policy>,
+    /// When a node is ejected and restored.
+    pub health: HealthSettings,
+    /// Its nodes, in the order of the configuration.
+    pub nodes: Vec<NodeSpec>,
+}
+
+/// One node of a pool, as configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeSpec {
+    /// Its identity in the ring.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub address: Address,
+    /// Units of share, at least 1.
+    pub weight: u32,
+    /// Failure domain.
+    pub zone: Option<Arc<str>>,
+}
+
+/// What happens to the keys of an ejected node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnEjected {
+    /// The next candidate on the ring owns them.
+    Rehash,
+    /// Their requests are refused at once.
+    Fail,
+}
+
+/// A secret. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Arc<[u8]>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// How ringway authenticates towards nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAuth {
+    /// ACL user; `None` sends the password alone.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Secret,
+}
+
+/// A command of a module, or one newer than the built-in table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CustomCommand {
+    /// As clients send it, upper case.
+    pub name: String,
+    /// Position of the first key, counted with the command's name as 0.
+    pub first_key: u32,
+    /// Position of the last key; negative counts from the end. The same as `first_key` for one key.
+    pub last_key: i32,
+    /// From one key to the next.
+    pub step: u32,
+    /// Safe to repeat.
+    pub read_only: bool,
+}
+
+/// Bounds of one pool's data plane. Bytes and counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions at once.
+    pub clients: usize,
+    /// One argument.
+    pub bulk_bytes: usize,
+    /// One request.
+    pub request_bytes: usize,
+    /// Arguments of one request.
+    pub args_max: usize,
+    /// Requests of one session in flight; more wait.
+    pub pipeline_depth: usize,
+    /// What one session may hold in memory, requests and replies together.
+    pub session_bytes_max: usize,
+}
+
+/// The settings of a pool that the hot path obeys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// A node that owes a reply and makes no progress this long has timed out.
+    pub request_timeout: Duration,
+    /// A connection that is not made within this has failed.
+    pub connect_timeout: Duration,
+    /// `request_timeout` for scripts and whole-keyspace commands.
+    pub slow_timeout: Duration,
+    /// What a client waits at most, from decode.
+    pub deadline: Duration,
+    /// What happens to the keys of an ejected node.
+    pub on_ejected: OnEjected,
+    /// How often a read-only request is sent again.
+    pub retries: u32,
+    /// Connections to one node from one worker and protocol version.
+    pub connections_per_node: usize,
+    /// Credentials towards nodes.
+    pub auth: Option<NodeAuth>,
+    /// Database selected on each connection to a node.
+    pub db: u32,
+    /// Password that clients must give.
+    pub client_auth: Option<Secret>,
+    /// Commands switched off, upper case; a subcommand is written `CONFIG|SET`.
+    pub deny: Vec<String>,
+    /// Commands that the built-in table lacks.
+    pub commands: Vec<CustomCommand>,
+    /// A split MGET with a failed part answers an error for each of its keys, not one for all.
+    pub per_key_errors: bool,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// When a node is ejected and restored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthSettings {
+    /// Between two probes of one node.
+    pub interval: Duration,
+    /// A probe that takes longer has failed.
+    pub timeout: Duration,
+    /// Failed probes in a row that eject.
+    pub fall: u32,
+    /// Good probes in a row that restore.
+    pub rise: u32,
+    /// Failed requests in a row, over all workers, that eject.
+    pub failures: u32,
+    /// Share of a pool's weight that may be out at once, 0.0..=1.0.
+    pub eject_max: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            clients: 10_000,
+            bulk_bytes: 512 << 20,
+            request_bytes: 1 << 30,
+            args_max: 1 << 20,
+            pipeline_depth: 10_000,
+            session_bytes_max: 64 << 20,
+        }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy {
+            request_timeout: Duration::from_millis(400),
+            connect_timeout: Duration::from_millis(250),
+            slow_timeout: Duration::from_secs(10),
+            deadline: Duration::from_secs(2),
+            on_ejected: OnEjected::Rehash,
+            retries: 1,
+            connections_per_node: 1,
+            auth: None,
+            db: 0,
+            client_auth: None,
+            deny: Vec::new(),
+            commands: Vec::new(),
+            per_key_errors: false,
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for HealthSettings {
+    fn default() -> HealthSettings {
+        HealthSettings {
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_millis(500),
+            fall: 3,
+            rise: 2,
+            failures: 3,
+            eject_max: 0.5,
+        }
+    }
+}
