@@ -608,6 +608,7 @@ mod tests {
 
     /// Each malformed or odd request gets the answer that Redis gives.
     #[test]
+    #[expect(clippy::type_complexity, reason = "a table of requests")]
     fn a_table_of_requests() {
         let big = vec![b'x'; LINE_MAX + 2];
         let cases: &[(&[u8], Result<Vec<Vec<Vec<u8>>>, FrameError>)] = &[

@@ -2,6 +2,7 @@
 //! answers itself, and how the replies of several nodes become one.
 
 pub mod frame;
+pub mod rule;
 pub mod write;
 
 /// Which version of the protocol a session or a pipeline speaks.
