@@ -34,6 +34,25 @@ pub enum Placement {
     Modula,
 }
 
+impl Placement {
+    /// The configuration's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Placement::Vnode { .. } => "vnode",
+            Placement::Ketama => "ketama",
+            Placement::Maglev { .. } => "maglev",
+            Placement::Modula => "modula",
+        }
+    }
+}
+
+impl HashKind {
+    /// The configuration's word.
+    pub fn word(self) -> &'static str {
+        "xxh3_64"
+    }
+}
+
 /// The hash of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HashKind {
@@ -61,12 +80,25 @@ pub struct Member {
 
 /// The ring.
 #[derive(Debug)]
-pub struct Ring {}
+pub struct Ring {
+    settings: Settings,
+    members: Vec<Member>,
+}
 
 impl Ring {
     /// Builds.
-    pub fn build(_settings: &Settings, _members: &[Member]) -> Ring {
-        Ring {}
+    pub fn build(settings: &Settings, members: &[Member]) -> Ring {
+        Ring { settings: settings.clone(), members: members.to_vec() }
+    }
+    /// As configured.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+    /// The share of the hash space that each member has, when only those that `accept` serve.
+    pub fn shares(&self, accept: impl Fn(usize) -> bool) -> Vec<f64> {
+        let weight = |i: usize| if accept(i) { f64::from(self.members[i].weight) } else { 0.0 };
+        let all: f64 = (0..self.members.len()).map(weight).sum();
+        (0..self.members.len()).map(|i| if all > 0.0 { weight(i) / all } else { 0.0 }).collect()
     }
     /// The ring hash of a key: its hash tag, if it has one, through the key hash.
     pub fn hash(&self, _key: &[u8]) -> u64 {
