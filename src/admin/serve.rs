@@ -159,7 +159,8 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(256);
         client.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("it fits");
         let start = Instant::now();
-        exchange(server, TowerToHyperService::new(router(state(1)))).await;
+        let served = exchange(server, TowerToHyperService::new(router(state(1))));
+        tokio::time::timeout(EXCHANGE_TIMEOUT * 2, served).await.expect("the time of an exchange is bounded");
         assert!(start.elapsed() >= EXCHANGE_TIMEOUT);
         let mut got = Vec::new();
         client.read_to_end(&mut got).await.expect("the connection is closed");

@@ -83,8 +83,13 @@ pub fn render(pools: &[PoolView<'_>], process: &ProcessView, out: &mut String) {
     process_numbers(&mut page, process);
 }
 
+/// A metric, and how its number is read from a pool.
+type PoolNumber = (&'static Metric, fn(&PoolView<'_>) -> i128);
+/// A metric, and how its number is read from a node.
+type NodeNumber = (&'static Metric, fn(&NodeView<'_>) -> f64);
+
 /// Rows with one number for each pool.
-const POOL_NUMBERS: [(&Metric, fn(&PoolView<'_>) -> i128); 7] = [
+const POOL_NUMBERS: [PoolNumber; 7] = [
     (&table::SESSIONS, |p| p.blocks.iter().map(|b| i128::from(b.sessions.value())).sum()),
     (&table::SESSIONS_ACCEPTED, |p| total(p.blocks, |b| &b.accepted).into()),
     (&table::CLIENT_RECEIVED, |p| total(p.blocks, |b| &b.bytes_in).into()),
@@ -95,7 +100,7 @@ const POOL_NUMBERS: [(&Metric, fn(&PoolView<'_>) -> i128); 7] = [
 ];
 
 /// Rows with one number for each node.
-const NODE_NUMBERS: [(&Metric, fn(&NodeView<'_>) -> f64); 9] = [
+const NODE_NUMBERS: [NodeNumber; 9] = [
     (&table::NODE_SENT, |n| total(n.blocks, |b| &b.bytes_out) as f64),
     (&table::NODE_RECEIVED, |n| total(n.blocks, |b| &b.bytes_in) as f64),
     (&table::NODE_IN_FLIGHT, |n| n.blocks.iter().map(|b| b.in_flight.value()).sum::<i64>() as f64),
@@ -285,6 +290,23 @@ mod tests {
         *,
     };
 
+    /// What promtool complains about; it is silent on stderr when all is well.
+    fn promtool(arguments: &[&str], input: &str) -> String {
+        let mut promtool = Command::new("promtool")
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("promtool runs: tests/run installs it (Debian's package `prometheus`)");
+        let mut stdin = promtool.stdin.take().expect("it is piped");
+        stdin.write_all(input.as_bytes()).expect("promtool reads its input");
+        drop(stdin);
+        let output = promtool.wait_with_output().expect("promtool ends");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { said } else { format!("{}: {said}", output.status) }
+    }
+
     fn node<'a>(name: &'a str, blocks: &'a [NodeBlock]) -> NodeView<'a> {
         NodeView {
             name,
@@ -412,18 +434,15 @@ mod tests {
         blocks[0].requests[Class::Write as usize][Outcome::Timeout as usize].add(1);
         let mut page = pool_page(&blocks, &[NodeBlock::default()]);
         page.push_str(&super::super::facade::tests::page_with_every_event());
-        let mut promtool = Command::new("promtool")
-            .args(["check", "metrics"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("promtool runs: tests/run installs it (Debian's package `prometheus`)");
-        let mut stdin = promtool.stdin.take().expect("it is piped");
-        stdin.write_all(page.as_bytes()).expect("promtool reads the page");
-        drop(stdin);
-        let output = promtool.wait_with_output().expect("promtool ends");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.is_empty(), "promtool: {said}\n{page}");
+        assert_eq!(promtool(&["check", "metrics"], &page), "", "{page}");
+    }
+
+    /// Prometheus reads the alert rules of docs/metrics.md.
+    #[test]
+    fn the_rules_in_the_docs_are_rules() {
+        let docs = include_str!("../../docs/metrics.md");
+        let rules = docs.split("```yaml\n").find(|block| block.starts_with("groups:"));
+        let rules = rules.and_then(|block| block.split("```").next()).expect("the docs have rules");
+        assert_eq!(promtool(&["check", "rules", "/dev/stdin"], rules), "", "{rules}");
     }
 }

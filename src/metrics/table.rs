@@ -143,6 +143,66 @@ table! {
 mod tests {
     use super::*;
 
+    const DOCS: &str = include_str!("../../docs/metrics.md");
+
+    /// docs/metrics.md lists the table's metrics, each once, with its kind, labels and unit, and
+    /// no other.
+    #[test]
+    fn the_docs_are_the_table() {
+        let cell = |text: &str| text.replace('`', "").trim().to_owned();
+        let mut documented: Vec<Vec<String>> = DOCS
+            .lines()
+            .filter(|line| line.starts_with("| `ringway_") || line.starts_with("| `process_"))
+            .map(|line| line.split('|').skip(1).take(4).map(cell).collect())
+            .collect();
+        let row =
+            |m: &Metric| [m.name, m.kind.word(), &m.labels.join(", "), m.unit].map(str::to_owned).to_vec();
+        let mut expected: Vec<Vec<String>> = TABLE.iter().map(row).collect();
+        documented.sort();
+        expected.sort();
+        assert_eq!(documented, expected);
+    }
+
+    /// Every metric that a rule or an example in the docs names is in the table.
+    #[test]
+    fn rules_name_what_there_is() {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let names =
+            DOCS.split(|c| !word(c)).filter(|w| w.starts_with("ringway_") || w.starts_with("process_"));
+        for name in names {
+            let of = |m: &&Metric| {
+                let suffixes: &[&str] =
+                    if m.kind == Kind::Histogram { &["", "_bucket", "_sum", "_count"] } else { &[""] };
+                suffixes.iter().any(|suffix| name.strip_suffix(suffix) == Some(m.name))
+            };
+            assert!(TABLE.iter().any(|m| of(&m)), "{name} is not in the table");
+        }
+    }
+
+    /// Whatever the source gives the facade under a name of ours is in the table, with that kind.
+    #[test]
+    fn the_facade_gets_names_of_the_table() {
+        let mut rooms = vec![std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
+        while let Some(path) = rooms.pop() {
+            if path.is_dir() {
+                let entries = path.read_dir().expect("src can be read");
+                rooms.extend(entries.map(|entry| entry.expect("src can be read").path()));
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("source is text");
+            for kind in [Kind::Counter, Kind::Gauge, Kind::Histogram] {
+                for call in text.split(&format!("{}!(", kind.word())).skip(1) {
+                    let Some(name) = call.trim_start().strip_prefix("\"ringway_") else { continue };
+                    let name = format!("ringway_{}", name.split('"').next().unwrap_or_default());
+                    let known = TABLE
+                        .iter()
+                        .any(|m| (m.name, m.kind, m.source) == (name.as_str(), kind, Source::Facade));
+                    assert!(known, "{}: {name} is no {} of the table", path.display(), kind.word());
+                }
+            }
+        }
+    }
+
     /// Names are unique, counters alone end with `_total`, a base unit stands in the name, and a
     /// help text is one sentence.
     #[test]
