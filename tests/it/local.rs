@@ -148,7 +148,7 @@ fn compare(server: &RedisServer, password: Option<&str>, script: &[&str]) {
         let words: Vec<String> = line.split(' ').map(|w| w.replace('_', " ").replace("''", "")).collect();
         let args: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
         let expected = ask_server(&mut stream, &args);
-        if line.starts_with("CLIENT ID") {
+        if *line == "CLIENT ID" {
             let Some((Value::Integer(id), _)) = Value::parse(&expected) else { panic!("no id") };
             client.id = id as u64;
         }
@@ -248,7 +248,7 @@ fn answers_are_redis_answers() {
         "INFO nothing",
         "RESET x",
     ];
-    let session = |before: &str| {
+    let session = |before: &'static str| {
         let begin = ["CLIENT ID", before];
         let end = ["RESET", "CLIENT GETNAME", "HELLO", "QUIT"];
         [&begin[..], &same, &end].concat()
@@ -312,13 +312,9 @@ fn patterns_are_redis_patterns() {
     // All patterns of up to four of these bytes.
     let alphabet = b"ab*?[]^-\\";
     let mut patterns: Vec<Vec<u8>> = vec![Vec::new()];
-    let mut from = 0;
-    for _ in 0..4 {
-        let upto = patterns.len();
-        for i in from..upto {
-            patterns.extend(alphabet.iter().map(|b| [&patterns[i][..], &[*b]].concat()));
-        }
-        from = upto;
+    for length in 1..=4 {
+        let shorter: Vec<Vec<u8>> = patterns.iter().filter(|p| p.len() + 1 == length).cloned().collect();
+        patterns.extend(shorter.iter().flat_map(|p| alphabet.iter().map(|b| [&p[..], &[*b]].concat())));
     }
     for pattern in patterns {
         let reply = ask_server(&mut stream, &[b"KEYS", &pattern]);

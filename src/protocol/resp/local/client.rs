@@ -143,20 +143,22 @@ const SUBCOMMANDS: &[Subcommand] = &[
         let on = a.on_or_off();
         a.client.no_touch = on.unwrap_or(a.client.no_touch);
     }),
-    ("reply", 3, 3, |a| {
-        a.only("on", "ERR CLIENT REPLY is not offered by ringway, but for ON: every request gets its reply")
-    }),
+    ("reply", 3, 3, |a| a.only("on", REPLY_REFUSED)),
     ("setinfo", 4, 4, set_info),
     ("setname", 3, 3, |a| {
         let set = set_name(a.client, a.request.arg(2));
         a.ok_or(set);
     }),
-    ("tracking", 3, MANY, |a| {
-        a.only("off", "ERR CLIENT TRACKING is not offered by ringway, but for OFF: connections to nodes are shared, and invalidations would reach other clients")
-    }),
+    ("tracking", 3, MANY, |a| a.only("off", TRACKING_REFUSED)),
 ];
 
-/// Known to Redis, and not offered: they reach beyond the session that asks.
+const REPLY_REFUSED: &str = "ERR CLIENT REPLY is not offered by ringway, but for ON: \
+                    every request gets its reply";
+
+const TRACKING_REFUSED: &str = "ERR CLIENT TRACKING is not offered by ringway, but for OFF: \
+                    connections to nodes are shared, and invalidations would reach other clients";
+
+/// Known to Redis, and not offered: they reach beyond the session that asks, or belong to tracking.
 const NOT_OFFERED: &[&str] =
     &["caching", "import-source", "kill", "pause", "trackinginfo", "unblock", "unpause"];
 
@@ -258,7 +260,7 @@ fn list(a: &mut Asked<'_>) {
     if arguments == 4 && filter.eq_ignore_ascii_case(b"type") {
         let kind = a.request.arg(3);
         let is = |name: &&str| kind.eq_ignore_ascii_case(name.as_bytes());
-        if ["master", "slave", "replica", "pubsub"].iter().any(|n| is(n)) {
+        if ["master", "slave", "replica", "pubsub"].iter().any(is) {
             wanted = Some(HashSet::new());
         } else if !is(&"normal") {
             return write::error(a.out, [b"ERR Unknown client type '", kind, b"'"].concat());
