@@ -2,7 +2,13 @@
 //! answers itself, and how the replies of several nodes become one.
 
 pub mod frame;
+pub mod glob;
+pub mod info;
+pub mod local;
+pub mod merge;
 pub mod rule;
+pub mod scan;
+pub mod value;
 pub mod write;
 
 /// Which version of the protocol a session or a pipeline speaks.

@@ -1,0 +1,3 @@
+//! ringway against real servers.
+
+mod local;
