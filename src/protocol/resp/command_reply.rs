@@ -177,7 +177,7 @@ impl<'t> Reply<'t> {
             write::array(out, 0);
         } else if by("aclcat") {
             let is_category = |category: &&str| category.as_bytes()[1..].eq_ignore_ascii_case(what);
-            self.filtered(out, |command| command.row.categories.iter().any(|c| is_category(c)));
+            self.filtered(out, |command| command.row.categories.iter().any(&is_category));
         } else if by("pattern") {
             self.filtered(out, |command| glob::matches_any_case(what, command.name.as_bytes()));
         } else {
@@ -197,14 +197,14 @@ impl<'t> Reply<'t> {
         let Ok(command) = self.table.known(inner, inner.len()) else {
             return write::error(out, "ERR Invalid command specified");
         };
-        if command.row.keys.is_empty() {
+        if !command.row.keys.iter().any(KeySpec::is_key) {
             return write::error(out, "ERR The command has no key arguments");
         }
         if !command.accepts(inner.len()) {
             return write::error(out, "ERR Invalid number of arguments specified for command");
         }
         let mut found = Vec::new();
-        let whole = command.visit(inner, |at, flags| found.push((at, flags.to_vec())));
+        let whole = command.visit(inner, |at, flags| found.push((at, used(flags))));
         if !whole && command.row.flags.contains(&"no_mandatory_keys") {
             found.clear();
         } else if !whole {
@@ -221,6 +221,11 @@ impl<'t> Reply<'t> {
             }
         }
     }
+}
+
+/// The flags of a key without what they say about the specification itself.
+fn used(flags: &[&'static str]) -> Vec<&'static str> {
+    flags.iter().copied().filter(|flag| !["variable_flags", "incomplete"].contains(flag)).collect()
 }
 
 /// How a request uses its key, for commands whose options decide it.

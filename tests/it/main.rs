@@ -1,0 +1,2 @@
+//! The whole of ringway against the programs of the real world.
+mod commands;
