@@ -1,3 +1,4 @@
-//! ringway against real servers.
+//! Whole-process tests, with real servers.
 
+mod commands;
 mod local;
