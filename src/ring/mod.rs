@@ -61,23 +61,77 @@ pub struct Member {
 
 /// The ring.
 #[derive(Debug)]
-pub struct Ring {}
+pub struct Ring {
+    points: Vec<(u64, usize)>,
+    members: Vec<Member>,
+}
 
 impl Ring {
     /// Builds.
-    pub fn build(_settings: &Settings, _members: &[Member]) -> Ring {
-        Ring {}
+    pub fn build(settings: &Settings, members: &[Member]) -> Ring {
+        let Placement::Vnode { points: n } = settings.placement else {
+            return Ring { points: Vec::new(), members: members.to_vec() };
+        };
+        let mut points: Vec<(u64, usize)> = Vec::new();
+        for (i, m) in members.iter().enumerate() {
+            for p in 0..n * m.weight {
+                points.push((xxhash_rust::xxh3::xxh3_64_with_seed(m.name.as_bytes(), u64::from(p)), i));
+            }
+        }
+        points.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| members[a.1].name.cmp(&members[b.1].name)));
+        Ring { points, members: members.to_vec() }
     }
     /// The ring hash of a key: its hash tag, if it has one, through the key hash.
-    pub fn hash(&self, _key: &[u8]) -> u64 {
-        0
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(key)
     }
     /// The first candidate.
-    pub fn first(&self, _hash: u64) -> usize {
-        0
+    pub fn first(&self, hash: u64) -> usize {
+        self.first_where(hash, |_| true).unwrap_or(0)
     }
     /// The first candidate that `accept`s.
-    pub fn first_where(&self, _hash: u64, _accept: impl Fn(usize) -> bool) -> Option<usize> {
-        None
+    pub fn first_where(&self, hash: u64, accept: impl Fn(usize) -> bool) -> Option<usize> {
+        let at = self.points.partition_point(|p| p.0 < hash);
+        self.points[at..].iter().chain(&self.points[..at]).map(|p| p.1).find(|i| accept(*i))
     }
+    /// Share of each member when only those that serve own.
+    pub fn shares(&self, serves: impl Fn(usize) -> bool) -> Vec<f64> {
+        let mut shares = vec![0.0; self.members.len()];
+        let mut last = self.points.last().map_or(0, |p| p.0);
+        for (at, _) in &self.points {
+            if let Some(owner) = self.first_where(*at, &serves) {
+                shares[owner] += (at.wrapping_sub(last)) as f64 / 2f64.powi(64);
+            }
+            last = *at;
+        }
+        shares
+    }
+}
+
+/// What differs between two rings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Diff {
+    /// Share of the key space with another owner.
+    pub moved: f64,
+}
+
+/// A ring and which of its members serve.
+pub type Side<'a> = (&'a Ring, &'a dyn Fn(usize) -> bool);
+
+/// Compares by name.
+pub fn diff(a: Side<'_>, b: Side<'_>) -> Diff {
+    let mut at: Vec<u64> = a.0.points.iter().chain(&b.0.points).map(|p| p.0).collect();
+    at.sort_unstable();
+    at.dedup();
+    let mut last = at.last().copied().unwrap_or(0);
+    let mut moved = 0.0;
+    for h in at {
+        let x = a.0.first_where(h, a.1).map(|i| &a.0.members[i].name);
+        let y = b.0.first_where(h, b.1).map(|i| &b.0.members[i].name);
+        if x != y {
+            moved += h.wrapping_sub(last) as f64 / 2f64.powi(64);
+        }
+        last = h;
+    }
+    Diff { moved }
 }
