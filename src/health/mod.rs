@@ -276,7 +276,8 @@ impl Patient {
 }
 
 impl Verdict {
-    fn into_change(self, pool: &Arc<str>, node: NodeId) -> Change {
+    /// What membership is asked for.
+    pub fn into_change(self, pool: &Arc<str>, node: NodeId) -> Change {
         let pool = pool.clone();
         match self {
             Verdict::Suspect => Change::Suspect { pool, node },

@@ -532,13 +532,17 @@ mod tests {
     }
 
     /// A real redis-server that ends with the test.
-    struct Redis(Child, SocketAddr, tempfile::TempDir);
+    struct Redis {
+        child: Child,
+        address: SocketAddr,
+        _directory: tempfile::TempDir,
+    }
 
     impl Drop for Redis {
         fn drop(&mut self) {
             // It may be gone already.
-            let _ = self.0.kill();
-            let _ = self.0.wait();
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
 
@@ -559,7 +563,7 @@ mod tests {
                 assert!(Instant::now() < until, "redis-server did not start");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            Redis(child, address, directory)
+            Redis { child, address, _directory: directory }
         }
     }
 
@@ -568,7 +572,7 @@ mod tests {
     #[tokio::test]
     async fn a_real_server_with_a_password() {
         let redis = Redis::start(&["--requirepass", "sesame"]).await;
-        let plain = question(&[redis.1], PATIENCE);
+        let plain = question(&[redis.address], PATIENCE);
         let mut prober = Prober::default();
         let answer = prober.probe(&plain).await.answer;
         assert_eq!(cause(&answer), Some((Cause::Misconfigured, false)), "{answer:?}");
@@ -589,7 +593,7 @@ mod tests {
     #[tokio::test]
     async fn a_real_replica() {
         let redis = Redis::start(&["--replicaof", "127.0.0.1 1"]).await;
-        let answer = Prober::default().probe(&question(&[redis.1], PATIENCE)).await.answer;
+        let answer = Prober::default().probe(&question(&[redis.address], PATIENCE)).await.answer;
         assert!(matches!(&answer, Answer::Serves(Some(what)) if what.contains("replica")), "{answer:?}");
     }
 }
