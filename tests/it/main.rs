@@ -1,0 +1,3 @@
+//! Whole-process tests.
+
+mod cli;
