@@ -1,3 +1,3 @@
-//! Whole-process tests.
-
+//! The whole of ringway against the programs of the real world.
 mod cli;
+mod commands;

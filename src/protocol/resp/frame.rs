@@ -40,6 +40,11 @@ impl<'a> Request<'a> {
         self.spans.get(i).map_or(&[], |s| &self.frame[s.start as usize..(s.start + s.len) as usize])
     }
 
+    /// The same bytes without their first `n` arguments: the request inside `COMMAND GETKEYS`.
+    pub fn without(&self, n: usize) -> Request<'a> {
+        Request { frame: self.frame, spans: self.spans.get(n..).unwrap_or(&[]) }
+    }
+
     /// All arguments.
     pub fn args(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
         let frame = self.frame;
