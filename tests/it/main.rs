@@ -1,4 +1,5 @@
 //! Whole-process tests, with real servers.
 
+mod cli;
 mod commands;
 mod local;
