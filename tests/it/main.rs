@@ -1,0 +1,3 @@
+//! Whole processes and real servers.
+
+mod embedded;
