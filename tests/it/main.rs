@@ -2,4 +2,5 @@
 
 mod cli;
 mod commands;
+mod embedded;
 mod local;
