@@ -466,10 +466,7 @@ async fn reloads_are_answered() {
     assert_eq!(run.handle.reload(next, false).await, Ok(0.0));
     run.handle.set_max_share(1.0).await;
     let back = Arc::new(spec(&[1, 1], 0.5));
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while run.handle.reload(back.clone(), false).await.is_err() {
-        assert!(tokio::time::Instant::now() < until, "the new limit is not in force");
-    }
+    run.handle.reload(back.clone(), false).await.expect("the new limit is in force");
     for (broken, word) in
         [(PoolSpec { name: "other".into(), ..spec(&[1], 0.5) }, "no such pool"), (spec(&[], 0.5), "no nodes")]
     {
@@ -477,10 +474,7 @@ async fn reloads_are_answered() {
         assert!(why.contains(word), "{why}");
     }
     run.handle.remove("cache".into()).await;
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while run.handle.reload(back.clone(), true).await.is_ok() {
-        assert!(tokio::time::Instant::now() < until, "the pool is still governed");
-    }
+    run.handle.reload(back, true).await.expect_err("the pool is not governed any more");
     run.task.abort();
 }
 
@@ -510,4 +504,66 @@ async fn it_ends_with_its_handles() {
     drop(handle);
     tokio::time::timeout(PATIENCE, task).await.expect("it ends").expect("it does not panic");
     assert!(inbox.is_closed());
+}
+
+/// Each event has its counter, with the labels that an operator filters by, and every name is
+/// described.
+#[tokio::test]
+async fn events_are_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let shown = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    describe();
+    let run = Run::start(spec(&[1, 1], 0.5)).await;
+    let nodes = run.reader.load().nodes.clone();
+    for entry in nodes.iter() {
+        let (node, cause) = (entry.node.id, Cause::Refused);
+        run.send(Change::Eject { pool: "cache".into(), node, cause, evidence: "gone".into() }).await;
+    }
+    let node = nodes[0].node.id;
+    run.send(Change::Restore { pool: "cache".into(), node, evidence: "answered".into() }).await;
+    run.history(3).await;
+    run.handle.reload(Arc::new(spec(&[1, 1], 0.5)), false).await.expect("nothing to do");
+    let text = shown.render();
+    for line in [
+        r#"ringway_ejections_total{pool="cache",node="n0",cause="refused"} 1"#,
+        r#"ringway_ejections_total{pool="cache",node="n1",cause="refused"} 1"#,
+        r#"ringway_ejections_refused_total{pool="cache",node="n1",cause="refused"} 1"#,
+        r#"ringway_restores_total{pool="cache",node="n0"} 1"#,
+        r#"ringway_reloads_total{pool="cache",outcome="unchanged"} 1"#,
+    ] {
+        assert!(text.contains(line), "{line} is missing from:\n{text}");
+    }
+    let moved =
+        text.lines().find_map(|l| l.strip_prefix("ringway_moved_share_millionths_total{pool=\"cache\"} "));
+    assert!(moved.and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n > 500_000), "{text}");
+    for name in text.lines().filter(|l| l.starts_with("# TYPE")).filter_map(|l| l.split(' ').nth(2)) {
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} is not described");
+    }
+    run.task.abort();
+}
+
+/// The history forgets the oldest lines first.
+#[tokio::test]
+async fn the_history_is_bounded() {
+    let run = Run::start(spec(&[1, 1], 0.5)).await;
+    let node = run.reader.load().nodes[0].node.id;
+    let name = || Arc::<str>::from("cache");
+    for _ in 0..550 {
+        let (cause, evidence) = (Cause::Lost, "flaps".to_owned());
+        run.send(Change::Eject { pool: name(), node, cause, evidence }).await;
+        run.send(Change::Restore { pool: name(), node, evidence: "flaps".into() }).await;
+    }
+    let until = tokio::time::Instant::now() + PATIENCE;
+    let last = loop {
+        let records = run.handle.history().all();
+        assert!(records.len() <= 1000);
+        match records.last() {
+            Some(last) if last.epoch == 1101 => break records,
+            _ => assert!(tokio::time::Instant::now() < until, "{}", records.len()),
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert_eq!((last.len(), last[0].epoch), (1000, 102));
+    run.task.abort();
 }
