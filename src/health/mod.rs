@@ -185,7 +185,7 @@ impl Ward {
             if patient.detector.health() == Health::Suspect {
                 patient.call.hurry.notify_one();
             }
-            if traffic.new[Failure::Lost as usize] > 0 {
+            if traffic.new[Failure::Lost as usize] > 0 && resolve::has_a_name(entry) {
                 self.resolve_again.notify_one();
             }
         }
@@ -208,10 +208,17 @@ impl Ward {
         if let Some(probe) = round.probe {
             patient.started = probe.started;
             if !self.lag.overlapped(probe.started, probe.ended) {
-                let pool = self.reader.load().pool.clone();
-                for observation in self.observations(&patient.name, probe) {
+                let topology = self.reader.load();
+                let is_gone = matches!(probe.answer, Answer::Failed { after_loss: true, .. })
+                    || matches!(probe.answer, Answer::Failed { cause: Cause::Refused, .. });
+                if is_gone
+                    && topology.position(round.id).is_some_and(|at| resolve::has_a_name(&topology.nodes[at]))
+                {
+                    self.resolve_again.notify_one();
+                }
+                for observation in observations(&patient.name, probe) {
                     let verdict = patient.detector.step(now, observation);
-                    changes.extend(verdict.map(|v| v.into_change(&pool, round.id)));
+                    changes.extend(verdict.map(|v| v.into_change(&topology.pool, round.id)));
                 }
                 pause = patient.detector.pause().max(PROBE_PAUSE_MIN);
             }
@@ -227,29 +234,6 @@ impl Ward {
         changes
     }
 
-    /// What a probe tells the detector; nothing if it could not be made.
-    fn observations(&self, node: &str, probe: Probe) -> Vec<Observation> {
-        match probe.answer {
-            Answer::Serves(wrong) => {
-                vec![Observation::Wrong(wrong), Observation::Good { started: probe.started }]
-            }
-            Answer::Failed { cause, after_loss, text } => {
-                if after_loss || cause == Cause::Refused {
-                    self.resolve_again.notify_one();
-                }
-                let failed = Observation::Failed { cause, after_loss, text: text.clone() };
-                match cause {
-                    Cause::Misconfigured => vec![Observation::Wrong(Some(text.into())), failed],
-                    _ => vec![failed],
-                }
-            }
-            Answer::Void(why) => {
-                tracing::warn!(node, why, "a probe could not be made: limits of this machine");
-                Vec::new()
-            }
-        }
-    }
-
     /// A probe that panicked must not leave its node unwatched. One that was aborted belongs to a
     /// node that left.
     fn revive(&mut self, error: &JoinError) {
@@ -260,6 +244,24 @@ impl Ward {
         let task = self.send(id, Prober::default(), call, Appointment { due, earliest: due });
         if let Some(patient) = self.patients.get_mut(&id) {
             patient.task = task;
+        }
+    }
+}
+
+/// What a probe tells the detector; nothing if it could not be made.
+fn observations(node: &str, probe: Probe) -> Vec<Observation> {
+    match probe.answer {
+        Answer::Serves(wrong) => {
+            vec![Observation::Wrong(wrong), Observation::Good { started: probe.started }]
+        }
+        Answer::Failed { cause, after_loss, text } => {
+            let wrong =
+                (cause == Cause::Misconfigured).then(|| Observation::Wrong(Some(text.as_str().into())));
+            wrong.into_iter().chain([Observation::Failed { cause, after_loss, text }]).collect()
+        }
+        Answer::Void(why) => {
+            tracing::warn!(node, why, "a probe could not be made: limits of this machine");
+            Vec::new()
         }
     }
 }

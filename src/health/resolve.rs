@@ -24,7 +24,8 @@ const RESOLVES_AT_ONCE: usize = 16;
 
 type Found = (NodeId, io::Result<Arc<[Target]>>);
 
-fn has_a_name(entry: &Entry) -> bool {
+/// Whether its address is a name that may come to mean another place.
+pub(super) fn has_a_name(entry: &Entry) -> bool {
     matches!(entry.node.address, Address::Tcp { .. }) && entry.node.address.literal().is_none()
 }
 
@@ -72,8 +73,11 @@ fn judge(reader: &TopologyReader, unknown: &mut HashSet<NodeId>, found: Found) -
             if unknown.remove(&id) {
                 tracing::info!(%pool, %node, %address, "the name resolves again");
             }
-            let is_new = targets != entry.targets;
-            is_new.then(|| Change::Resolved { pool: pool.clone(), node: id, targets })
+            if targets == entry.targets {
+                return None;
+            }
+            tracing::info!(%pool, %node, %address, addresses = targets.len(), "the name resolves to other addresses");
+            Some(Change::Resolved { pool: pool.clone(), node: id, targets })
         }
         answer => {
             if unknown.insert(id) {

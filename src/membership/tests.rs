@@ -126,7 +126,8 @@ fn names(events: &[Event]) -> Vec<String> {
         Event::Readmitted { node } => format!("readmitted {node}"),
         Event::Restored { node, .. } => format!("restored {node}"),
         Event::Recovered { node } => format!("recovered {node}"),
-        Event::Reloaded => "reloaded".to_owned(),
+        Event::Misconfigured { node, what } => format!("misconfigured {node}: {}", what.is_some()),
+        Event::Reloaded { .. } => "reloaded".to_owned(),
     };
     events.iter().map(word).collect()
 }
@@ -166,13 +167,13 @@ fn what_moves_no_key_is_no_epoch() {
     let (node, name) = (pool.id("n0"), || "cache".into());
     let what: Option<Arc<str>> = Some("it is a replica".into());
     let elsewhere: Arc<[Target]> = Arc::new([Target::Unix("/run/x".into())]);
-    for change in [
-        Change::Suspect { pool: name(), node },
-        Change::Misconfigured { pool: name(), node, what: what.clone() },
-        Change::Resolved { pool: name(), node, targets: elsewhere.clone() },
-        Change::Clear { pool: name(), node },
+    for (change, expected) in [
+        (Change::Suspect { pool: name(), node }, &[][..]),
+        (Change::Misconfigured { pool: name(), node, what: what.clone() }, &["misconfigured n0: true"]),
+        (Change::Resolved { pool: name(), node, targets: elsewhere.clone() }, &[]),
+        (Change::Clear { pool: name(), node }, &[]),
     ] {
-        assert_eq!(told(pool.change(&change)), [] as [&str; 0], "{change:?}");
+        assert_eq!(told(pool.change(&change)), expected, "{change:?}");
         assert!(pool.change(&change).is_none(), "twice is nothing: {change:?}");
     }
     assert_eq!(pool.entry("n0").misconfigured, what);
@@ -256,7 +257,9 @@ fn a_reload_touches_only_what_changed() {
     let mut next = spec(&[1, 1, 2], 0.5);
     next.nodes[1].address = Address::Tcp { host: "127.0.0.1".into(), port: 7999 };
     next.nodes.push(node(3, 1));
-    assert_eq!(told(pool.reload(next)), ["reloaded"]);
+    let events = pool.reload(next).expect("a publish");
+    let [Event::Reloaded { evidence }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(&**evidence, "came: n3; changed: n1, n2");
     assert_eq!(pool.topology.epoch, before.epoch + 1);
     let now = &pool.topology;
     assert!(Arc::ptr_eq(&now.nodes[0].node, &before.nodes[0].node));
@@ -268,6 +271,21 @@ fn a_reload_touches_only_what_changed() {
     assert_eq!(pool.ledger.len(), 1);
     assert_eq!(told(pool.restore("n2")), ["restored n2"]);
     assert!(pool.ledger.is_empty());
+}
+
+/// A node with a new weight meets a detector that starts anew: no doubt and no probation is left
+/// behind that nobody would ever end.
+#[test]
+fn a_new_weight_ends_doubts() {
+    let mut pool = Planned::new(&spec(&[1, 1, 1], 0.5));
+    pool.eject("n2");
+    let (pool_name, node) = (|| Arc::<str>::from("cache"), pool.id("n2"));
+    pool.change(&Change::Probation { pool: pool_name(), node }).expect("it was ejected");
+    let node = pool.id("n1");
+    pool.change(&Change::Suspect { pool: pool_name(), node }).expect("it was healthy");
+    pool.reload(spec(&[1, 2, 2], 0.5));
+    assert_eq!(pool.entry("n1").health, Health::Healthy);
+    assert_eq!(pool.entry("n2").health, Health::Ejected);
 }
 
 /// Names keep their ordinals while the process lives, new ones follow in sorted order.
