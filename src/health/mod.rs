@@ -413,7 +413,8 @@ mod tests {
         }
     }
 
-    fn topology(address: SocketAddr, settings: HealthSettings, bell: &Arc<Notify>) -> Topology {
+    /// A pool of one node, `n1`.
+    pub(super) fn topology(address: SocketAddr, settings: HealthSettings, bell: &Arc<Notify>) -> Topology {
         let node = Node {
             id: NodeId(7),
             name: "n1".into(),
@@ -545,6 +546,60 @@ mod tests {
         scene.evidence().evidence.failed(Failure::Timeout, 3);
         let change = scene.next().await;
         assert!(matches!(change, Change::Eject { cause: Cause::Timeout, .. }), "{change:?}");
+        scene.watching.abort();
+    }
+
+    /// A probe that a late clock measured says nothing, whether it failed or not, and is repeated;
+    /// the same probe counts when the clock was in time.
+    #[tokio::test]
+    async fn a_void_probe_says_nothing() {
+        for is_late in [true, false] {
+            let bell = Arc::new(Notify::new());
+            let address = (Ipv4Addr::LOCALHOST, 1).into();
+            let (_writer, reader) = channel(topology(address, quick(), &bell));
+            let lag = Lag::new();
+            let mut ward = Ward::new(reader, lag.clone(), Arc::new(Notify::new()));
+            ward.admit();
+            // Nothing else runs on this thread meanwhile: a stall.
+            std::thread::sleep(if is_late { LAG_MAX * 2 } else { Duration::ZERO });
+            let now = Instant::now();
+            let probe = Probe {
+                started: now - Duration::from_millis(5),
+                ended: now,
+                answer: Answer::Failed { cause: Cause::Refused, after_loss: false, text: "refused".into() },
+            };
+            let ended = Round { id: NodeId(7), prober: Prober::default(), probe: Some(probe) };
+            let changes = ward.hear(Ok(ended));
+            assert_eq!(changes.len(), usize::from(!is_late), "{changes:?}");
+            assert_eq!(ward.patients[&NodeId(7)].detector.health() == Health::Ejected, !is_late);
+            assert_eq!(ward.rounds.len(), 2, "the next probe is under way");
+        }
+    }
+
+    /// A node that leaves the pool is not probed any more, one that comes is probed at once.
+    #[tokio::test]
+    async fn probes_follow_the_topology() {
+        let mut scene = Scene::start(quick()).await;
+        let mut absent = Responder::start().await;
+        absent.stop().await;
+        let mut next = topology(absent.address, quick(), &Arc::new(Notify::new()));
+        next.revision += 1;
+        let mut entry = next.nodes[0].clone();
+        let node = Node {
+            id: NodeId(8),
+            name: "n1".into(),
+            address: entry.node.address.clone(),
+            weight: 1,
+            zone: None,
+            evidence: Evidence::default(),
+            blocks: Arc::new([]),
+        };
+        entry.node = Arc::new(node);
+        next.nodes = Arc::new([entry]);
+        scene.writer.publish(next);
+        scene.node.stop().await;
+        let change = scene.next().await;
+        assert!(matches!(change, Change::Eject { node: NodeId(8), .. }), "{change:?}");
         scene.watching.abort();
     }
 

@@ -409,7 +409,8 @@ impl Run {
         let (membership, handle) = Membership::new(settings);
         let bell = Arc::new(Notify::new());
         let births = Births { ids, workers: 2, bell: bell.clone() };
-        let (writer, reader) = channel(first_topology(&spec, &births, |_| Arc::new([])));
+        let (writer, reader) =
+            channel(first_topology(&spec, &births, |n| n.address.literal().into_iter().collect()));
         let task = tokio::spawn(membership.run());
         handle.add(Pool { writer, spec: Arc::new(spec), bell }).await;
         Run { handle, reader, task }
@@ -583,5 +584,105 @@ async fn the_history_is_bounded() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     };
     assert_eq!((last.len(), last[0].epoch), (1000, 102));
+    run.task.abort();
+}
+
+/// A real redis-server that ends with the test.
+struct Redis {
+    port: u16,
+    child: std::process::Child,
+    directory: tempfile::TempDir,
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Redis {
+    fn spawn(port: u16, directory: &tempfile::TempDir) -> std::process::Child {
+        std::process::Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .current_dir(directory.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("redis-server is installed")
+    }
+
+    async fn start() -> Redis {
+        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = free.local_addr().expect("it is bound").port();
+        drop(free);
+        let directory = tempfile::tempdir().expect("a directory");
+        let redis = Redis { port, child: Redis::spawn(port, &directory), directory };
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            assert!(tokio::time::Instant::now() < until, "redis-server did not start");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        redis
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it was killed");
+    }
+
+    fn again(&mut self) {
+        self.child = Redis::spawn(self.port, &self.directory);
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let status = std::process::Command::new("kill").args([signal, &id]).status().expect("kill is there");
+        assert!(status.success());
+    }
+}
+
+/// Real servers, nobody using them: one that is killed and one that is stopped leave the ring with
+/// their causes, both come back by themselves, and the map is what it was.
+#[tokio::test]
+async fn real_nodes_die_hang_and_return() {
+    let mut servers = [Redis::start().await, Redis::start().await, Redis::start().await];
+    let mut spec = spec(&[1, 1, 1], 0.5);
+    for (node, server) in spec.nodes.iter_mut().zip(&servers) {
+        node.address = Address::Tcp { host: "127.0.0.1".into(), port: server.port };
+    }
+    spec.health.interval = Duration::from_millis(60);
+    spec.health.timeout = Duration::from_millis(100);
+    let run = Run::start(spec).await;
+    let bell = Arc::new(Notify::new());
+    let lag = crate::health::Lag::new();
+    let measuring = tokio::spawn(lag.clone().run());
+    let health = tokio::spawn(crate::health::run(run.reader.clone(), bell, run.handle.inbox(), lag));
+    let mut changes = run.reader.changes();
+    let mut until = async |what: &str, done: &dyn Fn(&Topology) -> bool| {
+        let wait = changes.wait_for(|_| done(&run.reader.load()));
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        assert!(waited.is_ok(), "{what}: {:?}", run.handle.history().all());
+    };
+    let healthy = |i: usize| {
+        move |t: &Topology| (t.nodes[i].health, t.nodes[i].placement) == (Health::Healthy, Placement::Owns)
+    };
+    let all = |t: &Topology| (0..3).all(|i| healthy(i)(t));
+    let first = owners(&run.reader.load());
+    servers[0].kill();
+    until("a killed node goes", &|t| t.nodes[0].placement == Placement::Away).await;
+    servers[0].again();
+    until("it comes back", &all).await;
+    servers[1].signal("-STOP");
+    until("a stopped node goes", &|t| t.nodes[1].placement == Placement::Away).await;
+    servers[1].signal("-CONT");
+    until("it comes back too", &all).await;
+    assert_eq!(owners(&run.reader.load()), first);
+    let records = run.history(4).await;
+    let cause =
+        |node: &str, cause| records.iter().any(|r| r.node.as_deref() == Some(node) && r.cause == Some(cause));
+    assert!(cause("n0", Cause::Refused) && cause("n1", Cause::Timeout), "{records:?}");
+    health.abort();
+    measuring.abort();
     run.task.abort();
 }
