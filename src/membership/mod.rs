@@ -314,7 +314,7 @@ fn pool_of(change: &Change) -> &str {
 
 /// Where the nodes of a reloaded pool are. Those that stay keep what is known.
 async fn locate(now: &Topology, spec: &PoolSpec, embedded: &Embedded) -> Vec<Arc<[Target]>> {
-    let mut found: Vec<Arc<[Target]>> = vec![Arc::new([]); spec.nodes.len()];
+    let mut found: Vec<Arc<[Target]>> = spec.nodes.iter().map(|_| Arc::new([]) as _).collect();
     let mut asked = JoinSet::new();
     for (i, node) in spec.nodes.iter().enumerate() {
         let known = now.nodes.iter().find(|e| e.node.name == node.name && e.node.address == node.address);

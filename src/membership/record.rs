@@ -138,8 +138,15 @@ fn log(after: &Topology, event: &Event, moved: f64) {
         Event::Recovered { node } => {
             tracing::info!(pool, epoch, node = &**node, "node recovered without having left");
         }
-        Event::Reloaded => {
-            tracing::info!(pool, epoch, revision = after.revision, moved, "pool reloaded");
+        Event::Misconfigured { node, what: Some(what) } => {
+            tracing::warn!(pool, epoch, node = &**node, evidence = &**what, "node misconfigured");
+        }
+        Event::Misconfigured { node, what: None } => {
+            tracing::info!(pool, epoch, node = &**node, "node no longer misconfigured");
+        }
+        Event::Reloaded { evidence } => {
+            let revision = after.revision;
+            tracing::info!(pool, epoch, revision, evidence = &**evidence, moved, "pool reloaded");
         }
     }
 }
@@ -157,7 +164,10 @@ fn count(pool: &str, event: &Event) {
         Event::Restored { node, .. } => {
             counter!(RESTORES, "pool" => pool, "node" => node.to_string()).increment(1);
         }
-        Event::Readmitted { .. } | Event::Recovered { .. } | Event::Reloaded => {}
+        Event::Readmitted { .. }
+        | Event::Recovered { .. }
+        | Event::Misconfigured { .. }
+        | Event::Reloaded { .. } => {}
     }
 }
 
@@ -166,8 +176,8 @@ fn line(after: &Topology, event: &Event, moved: f64) -> Option<Record> {
         Event::Ejected { node, cause, evidence } => ("ejected", Some(node), Some(*cause), evidence.clone()),
         Event::Readmitted { node } => ("readmitted", Some(node), None, "too few others".into()),
         Event::Restored { node, evidence } => ("restored", Some(node), None, evidence.clone()),
-        Event::Reloaded => ("reloaded", None, None, "by the operator".into()),
-        Event::Held { .. } | Event::Recovered { .. } => return None,
+        Event::Reloaded { evidence } => ("reloaded", None, None, evidence.clone()),
+        Event::Held { .. } | Event::Recovered { .. } | Event::Misconfigured { .. } => return None,
     };
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
