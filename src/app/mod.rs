@@ -100,7 +100,6 @@ impl App {
     /// The first [`AppError`]; nothing is left behind.
     pub fn start(settings: Settings) -> Result<App, AppError> {
         let recorder = metrics::facade();
-        membership::describe();
         let control = Thread::start("control")?;
         let accepting = Thread::start("accept")?;
         let embedded = Arc::new(EmbeddedNodes::default());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{App, AppError};
-use crate::{config::Settings, membership, topology::PoolSpec};
+use crate::{config::Settings, topology::PoolSpec};
 
 /// What a reload did.
 #[derive(Debug, Default)]
@@ -87,11 +87,6 @@ impl App {
         for pool in go {
             self.close(pool);
         }
-    }
-
-    /// Counts a reload that did not get as far as the pools.
-    pub(super) fn count_invalid_reload(&self) {
-        membership::count_reload("all", "invalid");
     }
 }
 

@@ -13,6 +13,7 @@ use super::App;
 use crate::{
     cli::{LogFormat, Serve},
     config::{Settings, Source},
+    metrics::count_reload,
     topology::PoolSpec,
 };
 
@@ -116,7 +117,7 @@ async fn reload(app: &Arc<App>, source: &Source) {
     let loaded = match source.load() {
         Ok(loaded) => loaded,
         Err(errors) => {
-            app.count_invalid_reload();
+            count_reload("invalid");
             for finding in &errors.findings {
                 tracing::error!("reload refused, the old settings stay: {finding}");
             }
@@ -128,6 +129,7 @@ async fn reload(app: &Arc<App>, source: &Source) {
     }
     match app.reload(loaded.settings).await {
         Ok(done) => {
+            count_reload(if done.refused.is_empty() { "ok" } else { "refused" });
             for (pool, moved) in &done.moved {
                 tracing::info!(%pool, moved_share = moved, "reloaded");
             }
@@ -139,7 +141,7 @@ async fn reload(app: &Arc<App>, source: &Source) {
             }
         }
         Err(error) => {
-            app.count_invalid_reload();
+            count_reload("invalid");
             tracing::error!("reload refused, the old settings stay: {error}");
         }
     }
