@@ -319,7 +319,9 @@ mod tests {
         let mut stream = TcpStream::connect(node.address()).await.expect("it listens");
         say(&mut stream, "SET a 1\r\n", "+OK\r\n").await;
         let port = node.address().port();
+        let begun = Instant::now();
         timeout(PATIENCE, node.stop()).await.expect("it stops");
+        assert!(begun.elapsed() < GRACE, "an idle session was aborted instead of ended");
         assert_eq!(stream.read(&mut [0; 8]).await.expect("a clean end"), 0);
         let again = start(Settings { port, ..Settings::default() });
         let mut stream = TcpStream::connect(again.address()).await.expect("it listens");
