@@ -1,0 +1,6 @@
+//! The tests of the whole program: the built `ringway` in front of real redis-servers.
+
+mod basics;
+mod failure;
+mod harness;
+mod tidy;
