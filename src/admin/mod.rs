@@ -1,1 +1,79 @@
-//! Room.
+//! HTTP routes for operators, on the control runtime: each answers from a read of the topology
+//! and of the counters, and none changes anything. What takes time is rendered off the control
+//! loop.
+
+mod routes;
+mod serve;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
+
+use crate::{metrics::PoolBlock, topology::TopologyReader};
+
+pub use routes::router;
+pub use serve::serve;
+
+/// One pool, as far as operators may look into it.
+#[derive(Clone)]
+pub struct Pool {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its topology.
+    pub topology: TopologyReader,
+    /// What the data workers count for it.
+    pub blocks: Arc<[PoolBlock]>,
+}
+
+/// What the routes answer from. Clones share everything.
+#[derive(Clone)]
+pub struct AdminState {
+    /// The pools, in the order of the configuration.
+    pub pools: Arc<ArcSwap<Vec<Pool>>>,
+    /// What the control plane counts: see [`crate::metrics::facade`].
+    pub recorder: PrometheusHandle,
+    /// Tells this run of the process from the one before: epochs start anew.
+    pub boot_id: Arc<str>,
+    /// When the process started, in seconds since the Unix epoch.
+    pub started: f64,
+    draining: Arc<AtomicBool>,
+    /// One page is rendered at a time: it may take a core for as long as it is large.
+    rendering: Arc<Semaphore>,
+}
+
+impl AdminState {
+    /// The state of a process that starts now.
+    pub fn new(pools: Vec<Pool>, recorder: PrometheusHandle, boot_id: Arc<str>) -> AdminState {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        AdminState {
+            pools: Arc::new(ArcSwap::from_pointee(pools)),
+            recorder,
+            boot_id,
+            started: now.map_or(0.0, |d| d.as_secs_f64()),
+            draining: Arc::default(),
+            rendering: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// From now on `/readyz` says that this process is going away.
+    pub fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// Whether this process is going away.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+}

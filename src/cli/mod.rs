@@ -1,1 +1,217 @@
-//! Room.
+//! THE COMMAND LINE. One file per command; what is printed goes to stdout, what is wrong to
+//! stderr. It reads configurations and builds rings, and never starts a thing: `serve` is handed
+//! to whoever called.
+//!
+//! Exit codes: 0 fine, 1 failed while running, 2 wrong usage or a wrong configuration.
+
+mod check;
+mod locate;
+mod pages;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Loaded, Source};
+
+/// Wrong usage, or a wrong configuration.
+const EXIT_USAGE: u8 = 2;
+
+const EXAMPLES: &str = "\
+Examples:
+  ringway                                  serve the shipped configuration: three nodes within
+                                           this process, Redis on 127.0.0.1:6380
+  redis-cli -p 6380 set greeting hello     talk to it as to any Redis
+  ringway check --config ringway.yaml      every error of a configuration, with line and key
+  ringway serve --config ringway.yaml      serve it; SIGHUP reloads it, SIGTERM drains and ends
+  ringway locate --config ringway.yaml k1  which node owns the key k1, and who comes next
+
+Without --config, every command takes the configuration that ringway ships with. The file
+config.yaml beside the sources is that configuration, with every key explained.";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  ringway serve                                    the shipped configuration
+  ringway serve --config ringway.yaml --log json
+  ringway serve --log-level ringway=debug
+
+Signals: SIGHUP reads the configuration again; SIGTERM and SIGINT finish what is in flight.";
+
+/// A consistent-hashing sharding proxy for caches and stores
+///
+/// Clients talk to ringway as if it were one big Redis. It maps every key onto a hash ring, asks
+/// the node that owns the key, ejects nodes that fail and gives them their share back.
+#[derive(Debug, Parser)]
+#[command(name = "ringway", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a configuration; what ringway does without a command, too
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(ServeArguments),
+    /// Say everything that is wrong with a configuration, or what it amounts to
+    Check(check::Arguments),
+    /// Say which node owns a key, and who comes next; offline
+    Locate(locate::Arguments),
+    /// Print a completion script for a shell
+    Completions(pages::Completions),
+    /// Print a manual page, in roff
+    Man(pages::Man),
+}
+
+#[derive(Args, Debug)]
+struct ServeArguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// How log lines look
+    #[arg(long, value_name = "FORMAT", default_value = "human")]
+    log: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or per part, as in info,ringway::proxy=debug
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_level)]
+    log_level: String,
+}
+
+#[derive(Args, Debug)]
+struct ConfigArgument {
+    /// The configuration [default: the one that ringway ships with]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What `serve` needs.
+#[derive(Debug)]
+pub struct Serve {
+    /// The configuration, resolved.
+    pub loaded: Loaded,
+    /// Where it came from, for reloads.
+    pub source: Source,
+    /// How log lines look.
+    pub log: LogFormat,
+    /// What is logged, as `tracing_subscriber::EnvFilter` reads it; it was checked.
+    pub log_level: String,
+}
+
+/// What is left to do after the command line was read and, but for `serve`, obeyed.
+#[derive(Debug)]
+pub enum Next {
+    /// Serve.
+    Serve(Box<Serve>),
+    /// Nothing: end with this.
+    Exit(ExitCode),
+}
+
+/// Why a command ended early.
+enum Stop {
+    /// Whoever read our output has gone: nothing is wrong.
+    Closed,
+    /// What to say on stderr, and the exit code.
+    Failed(String, u8),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Stop {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Stop::Closed,
+            _ => Stop::Failed(format!("cannot write: {error}"), 1),
+        }
+    }
+}
+
+/// Reads the process's arguments and obeys them.
+pub fn run() -> Next {
+    let Arguments { command, serve } = Arguments::parse();
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let done = match command.unwrap_or(Command::Serve(serve)) {
+        Command::Serve(arguments) => match self::serve(arguments) {
+            Ok(serve) => return Next::Serve(Box::new(serve)),
+            Err(stop) => Err(stop),
+        },
+        Command::Check(arguments) => check::run(&arguments, &mut out),
+        Command::Locate(arguments) => locate::run(&arguments, &mut out),
+        Command::Completions(arguments) => pages::completions(&arguments, &mut out),
+        Command::Man(arguments) => pages::man(&arguments, &mut out),
+    };
+    Next::Exit(match done.and_then(|()| Ok(out.flush()?)) {
+        Ok(()) | Err(Stop::Closed) => ExitCode::SUCCESS,
+        Err(Stop::Failed(message, code)) => {
+            say(&message);
+            ExitCode::from(code)
+        }
+    })
+}
+
+fn serve(arguments: ServeArguments) -> Result<Serve, Stop> {
+    let ServeArguments { config, log, log_level } = arguments;
+    let source = config.source();
+    let loaded = load(&source)?;
+    Ok(Serve { loaded, source, log, log_level })
+}
+
+impl ConfigArgument {
+    fn source(&self) -> Source {
+        self.config.clone().map_or(Source::Shipped, Source::File)
+    }
+}
+
+/// Loads a configuration, or stops with all that is wrong with it.
+fn load(source: &Source) -> Result<Loaded, Stop> {
+    source.load().map_err(|errors| Stop::Failed(errors.to_string(), EXIT_USAGE))
+}
+
+/// Writes a message to stderr. If nobody listens there, there is nobody to tell.
+fn say(message: &str) {
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
+fn log_level(text: &str) -> Result<String, String> {
+    let read = tracing_subscriber::EnvFilter::builder().parse(text);
+    read.map(|_| text.to_owned()).map_err(|e| format!("{e}; write info, debug or ringway=debug"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// The definition of the command line is sound.
+    #[test]
+    fn definition() {
+        Arguments::command().debug_assert();
+    }
+
+    /// No command means serve, with serve's own arguments.
+    #[test]
+    fn serve_is_the_default() {
+        let bare = Arguments::try_parse_from(["ringway", "--log", "json"]).expect("fine");
+        assert!(bare.command.is_none());
+        assert_eq!((bare.serve.log, bare.serve.config.source()), (LogFormat::Json, Source::Shipped));
+        assert!(Arguments::try_parse_from(["ringway", "--log", "json", "check"]).is_err());
+    }
+
+    /// A level that nobody could obey is refused.
+    #[test]
+    fn levels() {
+        assert!(log_level("info,ringway::proxy=debug").is_ok());
+        assert!(log_level("ringway=loud").is_err());
+    }
+}

@@ -1,1 +1,339 @@
-//! Room.
+//! WHO IS IN THE RING. The one task that publishes topologies: it takes changes from one inbox,
+//! plans each, puts the result in force and tells why. It decides nothing itself, `plan` does, and
+//! waits for nothing slow: rings are built and names resolved beside it.
+
+mod build;
+mod plan;
+mod record;
+#[cfg(test)]
+mod world;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    task::{Id, JoinError, JoinSet, spawn_blocking},
+};
+
+pub use build::{Births, IdSource, Prepared, first_topology, prepare};
+pub use plan::{Event, Ledger, Outcome, Step, moved, plan, reload};
+pub use record::{History, Record, count_reload, describe};
+
+use crate::{
+    net::{Address, Target, resolve},
+    topology::{Change, Inbox, NodeSpec, PoolSpec, Topology, TopologyWriter},
+};
+
+/// Changes that may wait; more wait at their senders.
+const INBOX: usize = 1024;
+
+/// How long a reload waits for the names of new nodes. One that does not resolve by then is
+/// ejected until it does.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Where the embedded node of a pool (first argument) listens, if it runs.
+pub type Embedded = Arc<dyn Fn(&str, &NodeSpec) -> Option<Target> + Send + Sync>;
+
+/// What membership needs to know of the process.
+#[derive(Clone)]
+pub struct Settings {
+    /// Data workers.
+    pub workers: usize,
+    /// Share of a pool's key space that a reload may move without being told `yes`, 0.0..=1.0.
+    pub max_share: f64,
+    /// The process's one source of identities.
+    pub ids: IdSource,
+    /// Finds embedded nodes.
+    pub embedded: Embedded,
+}
+
+/// A pool that is given to membership.
+pub struct Pool {
+    /// The one end that may publish.
+    pub writer: TopologyWriter,
+    /// What the writer's topology was built from.
+    pub spec: Arc<PoolSpec>,
+    /// What the pool's evidence rings.
+    pub bell: Arc<Notify>,
+}
+
+enum Control {
+    Add(Box<Pool>),
+    Remove(Arc<str>),
+    MaxShare(f64),
+}
+
+/// How the rest of the program reaches membership, which ends when the last one is dropped.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: Inbox,
+    control: mpsc::Sender<Control>,
+    history: History,
+}
+
+impl Handle {
+    /// Where changes are sent.
+    pub fn inbox(&self) -> Inbox {
+        self.inbox.clone()
+    }
+
+    /// The last changes of ownership.
+    pub fn history(&self) -> History {
+        self.history.clone()
+    }
+
+    /// Gives membership one pool more.
+    pub async fn add(&self, pool: Pool) {
+        self.tell(Control::Add(Box::new(pool))).await;
+    }
+
+    /// Takes a pool away; its last topology stays in force for who still reads it.
+    pub async fn remove(&self, pool: Arc<str>) {
+        self.tell(Control::Remove(pool)).await;
+    }
+
+    /// Puts another `reload.max_share` in force.
+    pub async fn set_max_share(&self, share: f64) {
+        self.tell(Control::MaxShare(share)).await;
+    }
+
+    /// Asks for a reload of one pool and waits for what came of it: the share that moved.
+    ///
+    /// # Errors
+    /// Why it was not done.
+    pub async fn reload(&self, spec: Arc<PoolSpec>, yes: bool) -> Result<f64, String> {
+        let (answer, answered) = oneshot::channel();
+        let gone = |_| "membership has ended".to_owned();
+        self.inbox.send(Change::Reload { spec, yes, answer }).await.map_err(|e| gone(e.to_string()))?;
+        answered.await.map_err(|e| gone(e.to_string()))?
+    }
+
+    async fn tell(&self, control: Control) {
+        // Membership ends with the process, and then nothing is left to be told.
+        let _ = self.control.send(control).await;
+    }
+}
+
+/// The task's state.
+pub struct Membership {
+    settings: Settings,
+    pools: HashMap<Arc<str>, Governed>,
+    inbox: mpsc::Receiver<Change>,
+    control: mpsc::Receiver<Control>,
+    preparing: JoinSet<Reloading>,
+    untold: mpsc::Sender<record::Published>,
+    teller: Option<mpsc::Receiver<record::Published>>,
+    history: History,
+}
+
+/// One pool.
+struct Governed {
+    writer: TopologyWriter,
+    ledger: Ledger,
+    births: Births,
+    /// The reload that is being prepared.
+    preparing: Option<Id>,
+}
+
+/// A reload whose slow part is done.
+struct Reloading {
+    prepared: Prepared,
+    yes: bool,
+    answer: oneshot::Sender<Result<f64, String>>,
+}
+
+impl Membership {
+    /// Membership over no pools yet, and how to reach it.
+    pub fn new(settings: Settings) -> (Membership, Handle) {
+        let (inbox_end, inbox) = mpsc::channel(INBOX);
+        let (control_end, control) = mpsc::channel(16);
+        let (untold, teller) = mpsc::channel(record::UNTOLD);
+        let history = History::default();
+        let handle = Handle { inbox: inbox_end, control: control_end, history: history.clone() };
+        let membership = Membership {
+            settings,
+            pools: HashMap::new(),
+            inbox,
+            control,
+            preparing: JoinSet::new(),
+            untold,
+            teller: Some(teller),
+            history,
+        };
+        (membership, handle)
+    }
+
+    /// Runs until every [`Handle`] is dropped.
+    pub async fn run(mut self) {
+        if let Some(teller) = self.teller.take() {
+            tokio::spawn(record::tell(teller, self.history.clone()));
+        }
+        loop {
+            // Channels and sets lose nothing when another arm wins. Control goes first: a pool that
+            // was added is there for the change that follows.
+            tokio::select! {
+                biased;
+                control = self.control.recv() => match control {
+                    Some(control) => self.control(control),
+                    None => return,
+                },
+                Some(done) = self.preparing.join_next() => self.prepared(done).await,
+                Some(change) = self.inbox.recv() => self.change(change).await,
+            }
+        }
+    }
+
+    fn control(&mut self, control: Control) {
+        match control {
+            Control::Add(pool) => {
+                let Pool { writer, spec, bell } = *pool;
+                let Settings { ids, workers, .. } = self.settings.clone();
+                let births = Births { ids, workers, bell };
+                let governed = Governed { writer, ledger: Ledger::new(&spec), births, preparing: None };
+                self.pools.insert(spec.name.clone(), governed);
+            }
+            Control::Remove(name) => {
+                self.pools.remove(&name);
+            }
+            Control::MaxShare(share) => self.settings.max_share = share,
+        }
+    }
+
+    async fn change(&mut self, change: Change) {
+        if let Change::Reload { spec, yes, answer } = change {
+            return self.start_reload(spec, yes, answer);
+        }
+        let Some(pool) = self.pools.get_mut(pool_of(&change)) else { return };
+        let now = pool.writer.current();
+        if let Outcome::Publish(step) = plan(&now, &pool.ledger, &change) {
+            if let Change::Restore { node, .. } = change
+                && let Some(at) = now.position(node)
+            {
+                now.nodes[at].node.evidence.reset_streak();
+            }
+            let published = pool.publish(now, *step);
+            self.tell(published).await;
+        }
+    }
+
+    /// Begins the slow part of a reload beside the loop.
+    fn start_reload(&mut self, spec: Arc<PoolSpec>, yes: bool, answer: oneshot::Sender<Result<f64, String>>) {
+        let name = spec.name.clone();
+        let refusal = match self.pools.get(&name) {
+            None => Some(format!("pool {name}: there is no such pool")),
+            Some(_) if spec.nodes.is_empty() => Some(format!("pool {name}: it has no nodes")),
+            Some(pool) if pool.preparing.is_some() => {
+                Some(format!("pool {name}: another reload is under way, try again"))
+            }
+            Some(_) => None,
+        };
+        if let Some(why) = refusal {
+            count_reload(&name, "refused");
+            // Whoever asked may have gone.
+            let _ = answer.send(Err(why));
+            return;
+        }
+        let Some(pool) = self.pools.get_mut(&name) else { return };
+        let (now, ledger) = (pool.writer.current(), pool.ledger.clone());
+        let embedded = self.settings.embedded.clone();
+        let task = self.preparing.spawn(async move {
+            let targets = locate(&now, &spec, &embedded).await;
+            let prepared = spawn_blocking(move || prepare(&now, &ledger, spec, targets)).await;
+            // A build that panics takes this task with it, and the loop sees that.
+            let prepared = prepared.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+            Reloading { prepared, yes, answer }
+        });
+        pool.preparing = Some(task.id());
+    }
+
+    /// A reload is ready to be planned.
+    async fn prepared(&mut self, done: Result<Reloading, JoinError>) {
+        let Reloading { prepared, yes, answer } = match done {
+            Ok(reloading) => reloading,
+            Err(error) => {
+                tracing::error!(%error, "a reload failed inside ringway");
+                let id = Some(error.id());
+                self.pools.values_mut().filter(|p| p.preparing == id).for_each(|p| p.preparing = None);
+                return;
+            }
+        };
+        let name = prepared.spec.name.clone();
+        let Some(pool) = self.pools.get_mut(&name) else {
+            // Whoever asked may have gone.
+            let _ = answer.send(Err(format!("pool {name}: it was removed meanwhile")));
+            return;
+        };
+        pool.preparing = None;
+        let now = pool.writer.current();
+        let outcome = reload(&now, &pool.ledger, &prepared, &pool.births, self.settings.max_share, yes);
+        let (word, result) = match outcome {
+            Outcome::Publish(step) => {
+                let published = pool.publish(now, *step);
+                self.tell(published).await;
+                ("applied", Ok(prepared.moved))
+            }
+            Outcome::Nothing => ("unchanged", Ok(0.0)),
+            Outcome::Refused { why } => ("refused", Err(why)),
+        };
+        count_reload(&name, word);
+        // Whoever asked may have gone.
+        let _ = answer.send(result);
+    }
+
+    async fn tell(&self, published: record::Published) {
+        if published.events.is_empty() {
+            return;
+        }
+        // The teller runs as long as this task.
+        let _ = self.untold.send(published).await;
+    }
+}
+
+impl Governed {
+    fn publish(&mut self, before: Arc<Topology>, step: Step) -> record::Published {
+        let Step { next, ledger, events } = step;
+        self.ledger = ledger;
+        self.writer.publish(next);
+        record::Published { before, after: self.writer.current(), events }
+    }
+}
+
+fn pool_of(change: &Change) -> &str {
+    match change {
+        Change::Suspect { pool, .. }
+        | Change::Clear { pool, .. }
+        | Change::Eject { pool, .. }
+        | Change::Probation { pool, .. }
+        | Change::Relapse { pool, .. }
+        | Change::Restore { pool, .. }
+        | Change::Misconfigured { pool, .. }
+        | Change::Resolved { pool, .. } => pool,
+        Change::Reload { spec, .. } => &spec.name,
+    }
+}
+
+/// Where the nodes of a reloaded pool are. Those that stay keep what is known.
+async fn locate(now: &Topology, spec: &PoolSpec, embedded: &Embedded) -> Vec<Arc<[Target]>> {
+    let mut found: Vec<Arc<[Target]>> = vec![Arc::new([]); spec.nodes.len()];
+    let mut asked = JoinSet::new();
+    for (i, node) in spec.nodes.iter().enumerate() {
+        let known = now.nodes.iter().find(|e| e.node.name == node.name && e.node.address == node.address);
+        if let Some(entry) = known {
+            found[i] = entry.targets.clone();
+        } else if node.address == Address::Embedded {
+            found[i] = embedded(&spec.name, node).into_iter().collect();
+        } else {
+            let address = node.address.clone();
+            asked.spawn(async move { (i, resolve(&address, RESOLVE_TIMEOUT).await) });
+        }
+    }
+    while let Some(answer) = asked.join_next().await {
+        if let Ok((i, Ok(targets))) = answer {
+            found[i] = targets;
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,5 +3,12 @@
 //! of ours.
 
 mod block;
+mod facade;
+mod process;
+mod render;
+pub mod table;
 
 pub use block::{Class, Count, Histogram, Level, NodeBlock, Outcome, PoolBlock, Reason};
+pub use facade::{RELOAD_OUTCOMES, facade};
+pub use process::Process;
+pub use render::{NodeView, PoolView, ProcessView, render};

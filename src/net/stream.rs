@@ -133,6 +133,14 @@ impl StdStream {
         }
     }
 
+    /// Our end as text: `ip:port`, or the word `unix`.
+    pub fn local(&self) -> String {
+        match self {
+            StdStream::Tcp(s) => s.local_addr().map_or_else(|_| "unknown".to_owned(), |a| a.to_string()),
+            StdStream::Unix(_) => "unix".to_owned(),
+        }
+    }
+
     /// The peer as text: `ip:port`, or the word `unix`.
     pub fn peer(&self) -> String {
         match self {

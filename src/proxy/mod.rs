@@ -1,1 +1,31 @@
-//! Room.
+//! THE HOT PATH. Reads the topology, writes evidence and counters; no locks per request, no
+//! configuration, nothing that waits for the control plane.
+//!
+//! ```text
+//! client --> session: read, decode --> dispatch: owner(key) --> pipeline: one write per turn --> node
+//! client <-- session: in order, one write per batch <------- pipeline: one read per turn <----- node
+//! ```
+//!
+//! A worker is one thread. Its sessions and pipelines are tasks of one runtime that run in the
+//! order in which they were woken: a pipeline that was woken by the first request appended to it
+//! runs after every client that was ready in the same turn, so requests batch by themselves.
+
+mod clock;
+mod connect;
+mod dispatch;
+mod facts;
+mod inflight;
+mod input;
+mod link;
+mod listener;
+mod pipeline;
+mod pool;
+mod session;
+mod wheel;
+mod window;
+mod worker;
+
+pub use facts::Registry;
+pub use listener::{Workers, accept};
+pub use pool::PoolHandle;
+pub use worker::{Memory, Order, run};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{NodeId, PoolSpec};
+use super::{Failure, NodeId, PoolSpec};
 use crate::net::Target;
 
 /// Why a node was ejected: the metric's label and the log's word.
@@ -25,6 +25,21 @@ pub enum Cause {
     Unresolved,
     /// It can't serve as configured: credentials, database, role.
     Misconfigured,
+    /// It reads its data from disk and serves nothing meanwhile.
+    Loading,
+}
+
+impl From<Failure> for Cause {
+    fn from(kind: Failure) -> Cause {
+        match kind {
+            Failure::Refused => Cause::Refused,
+            Failure::ConnectTimeout => Cause::ConnectTimeout,
+            Failure::Lost => Cause::Lost,
+            Failure::Timeout => Cause::Timeout,
+            Failure::Protocol => Cause::Protocol,
+            Failure::Handshake => Cause::Misconfigured,
+        }
+    }
 }
 
 impl Cause {
@@ -38,6 +53,7 @@ impl Cause {
             Cause::Protocol => "protocol",
             Cause::Unresolved => "unresolved",
             Cause::Misconfigured => "misconfigured",
+            Cause::Loading => "loading",
         }
     }
 }

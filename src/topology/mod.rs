@@ -74,6 +74,8 @@ pub struct Topology {
     pub nodes: Arc<[Entry]>,
     /// The pool's settings that the hot path obeys.
     pub policy: Arc<Policy>,
+    /// When its nodes are ejected and restored: here, so that a reload reaches the detectors.
+    pub health: Arc<HealthSettings>,
     /// Node names in the order of their SCAN ordinals; a name keeps its ordinal while the process
     /// lives, also after it left the pool.
     pub ordinals: Arc<[Arc<str>]>,

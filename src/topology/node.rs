@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 
 use crate::{metrics::NodeBlock, net::Address};
 
-/// Identity of a node for the life of the process: a node keeps it while its name, address and
-/// weight stay the same.
+/// Identity of a node for the life of the process: a node keeps it while its name, address, weight
+/// and zone stay the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
 

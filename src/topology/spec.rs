@@ -38,6 +38,13 @@ pub struct NodeSpec {
     pub zone: Option<Arc<str>>,
 }
 
+impl NodeSpec {
+    /// The node as the ring sees it.
+    pub fn member(&self) -> ring::Member {
+        ring::Member { name: self.name.clone(), weight: self.weight }
+    }
+}
+
 /// What happens to the keys of an ejected node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnEjected {

@@ -1,6 +1,8 @@
 //! The tests of the whole program: the built `ringway` in front of real redis-servers.
 
 mod basics;
+mod cli;
+mod commands;
 mod failure;
 mod harness;
-mod tidy;
+mod local;

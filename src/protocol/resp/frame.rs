@@ -40,6 +40,11 @@ impl<'a> Request<'a> {
         self.spans.get(i).map_or(&[], |s| &self.frame[s.start as usize..(s.start + s.len) as usize])
     }
 
+    /// The same bytes without their first `n` arguments: the request inside `COMMAND GETKEYS`.
+    pub fn without(&self, n: usize) -> Request<'a> {
+        Request { frame: self.frame, spans: self.spans.get(n..).unwrap_or(&[]) }
+    }
+
     /// All arguments.
     pub fn args(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
         let frame = self.frame;
@@ -420,6 +425,9 @@ pub struct Scan {
     pub done: bool,
 }
 
+/// Set in the count of digits once the carriage return behind them was read.
+const RETURNED: u8 = 0x80;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
     Kind,
@@ -543,8 +551,11 @@ impl Scanner {
                 self.reading = Reading::Number { kind, n, negative: true, digits };
                 Ok(false)
             }
-            b'\r' if digits > 0 => Ok(false),
-            b'\n' if digits > 0 => self.count_read(kind, n as u64, negative),
+            b'\r' if (1..=18).contains(&digits) => {
+                self.reading = Reading::Number { kind, n, negative, digits: digits | RETURNED };
+                Ok(false)
+            }
+            b'\n' if digits > RETURNED => self.count_read(kind, n as u64, negative),
             _ => Err(FrameError::ReplyLength),
         }
     }
@@ -687,6 +698,8 @@ mod tests {
             ("?\r\n", FrameError::ReplyKind(b'?')),
             ("$x\r\n", FrameError::ReplyLength),
             ("*\r\n", FrameError::ReplyLength),
+            ("$1\r2\r\n", FrameError::ReplyLength),
+            ("$1\n", FrameError::ReplyLength),
             ("$1234567890123456789\r\n", FrameError::ReplyLength),
             ("HTTP/1.1 400", FrameError::ReplyKind(b'H')),
         ] {

@@ -33,9 +33,9 @@ pub fn simple(out: &mut Vec<u8>, text: &str) {
 }
 
 /// `-text`, its first word being the error code. Line breaks become spaces, as Redis does it.
-pub fn error(out: &mut Vec<u8>, text: &str) {
+pub fn error(out: &mut Vec<u8>, text: impl AsRef<[u8]>) {
     out.push(b'-');
-    out.extend(text.bytes().map(|b| if b == b'\r' || b == b'\n' { b' ' } else { b }));
+    out.extend(text.as_ref().iter().map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { *b }));
     out.extend_from_slice(b"\r\n");
 }
 

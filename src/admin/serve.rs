@@ -1,0 +1,182 @@
+//! The admin port's connections. Whoever connects may be slow or hostile: connections, headers
+//! and the time of an exchange are bounded.
+
+use std::{io, pin::pin, time::Duration};
+
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::JoinSet,
+};
+
+use super::{AdminState, router};
+use crate::net::Listener;
+
+/// Connections at once; more wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 64;
+/// From accept until the request's headers are there.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
+/// From accept until the answer is written: a client that reads slowly is cut off.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a request's headers, and what is buffered of an answer.
+const BUFFER_BYTES: usize = 16 << 10;
+/// Pause after an accept that failed, which is most often for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What exchanges may take to end after `shutdown`.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Serves the routes until `shutdown`, then lets exchanges end and returns within
+/// a second.
+pub async fn serve(listener: Listener, state: AdminState, shutdown: impl Future<Output = ()>) {
+    let service = TowerToHyperService::new(router(state));
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        // All arms are cancel-safe: an accept or a join that lost the race happens in the next turn.
+        tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok(stream) => {
+                    connections.spawn(exchange(stream, service.clone()));
+                }
+                Err(error) => pause(&error).await,
+            },
+        }
+    }
+    drop(listener);
+    let all = async { while connections.join_next().await.is_some() {} };
+    // What has not ended by then is dropped with the set.
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, all).await;
+}
+
+/// One request and its answer. A scraper comes back every few seconds: a connection that is kept
+/// would only take a place.
+async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin, service: TowerToHyperService<axum::Router>) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_TIMEOUT)
+        .keep_alive(false)
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(EXCHANGE_TIMEOUT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an exchange on the admin port broke"),
+        Err(_) => tracing::debug!("a client of the admin port was too slow"),
+    }
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "the admin port can't accept a connection: trying again");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write,
+        net::{SocketAddr, TcpStream},
+    };
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        sync::oneshot,
+        task::JoinHandle,
+        time::Instant,
+    };
+
+    use super::{super::tests::state, *};
+    use crate::net::ListenAddress;
+
+    const ASK: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    /// A server on a port of its own, what stops it, and its task.
+    fn start() -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+        let any = ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let listener = Listener::bind(&any).expect("loopback has a free port");
+        let ListenAddress::Tcp(address) = listener.address() else { panic!("it is TCP") };
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(serve(listener, state(1), async {
+            let _ = stopped.await;
+        }));
+        (address, stop, task)
+    }
+
+    fn connect(address: SocketAddr, say: &[u8]) -> tokio::net::TcpStream {
+        let mut stream = TcpStream::connect(address).expect("the kernel accepts");
+        stream.write_all(say).expect("it fits the socket's buffer");
+        stream.set_nonblocking(true).expect("it is a socket");
+        tokio::net::TcpStream::from_std(stream).expect("there is a runtime")
+    }
+
+    async fn all(mut stream: tokio::net::TcpStream) -> String {
+        let mut text = String::new();
+        // A reset after the answer is an end too.
+        let _ = stream.read_to_string(&mut text).await;
+        text
+    }
+
+    /// A client on a socket gets its answer and then the end of the connection.
+    #[tokio::test]
+    async fn one_exchange_on_a_socket() {
+        let (address, stop, task) = start();
+        let answer = all(connect(address, ASK)).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+        stop.send(()).expect("it serves");
+        task.await.expect("it returns");
+        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+    }
+
+    /// A client that never ends its headers is closed after the time-out, unanswered.
+    #[tokio::test(start_paused = true)]
+    async fn slow_headers_are_cut_off() {
+        let (address, _stop, _task) = start();
+        let start = Instant::now();
+        let answer = all(connect(address, b"GET /healthz HTTP/1.1\r\nHost:")).await;
+        assert!(!answer.contains("200 OK"), "{answer}");
+        assert!(start.elapsed() >= HEADERS_TIMEOUT && start.elapsed() < EXCHANGE_TIMEOUT);
+    }
+
+    /// Silent clients fill the places, the next one waits until a place is free and is answered.
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_bounded() {
+        let (address, _stop, _task) = start();
+        let start = Instant::now();
+        let silent: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect(address, b"")).collect();
+        let answer = all(connect(address, ASK)).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(start.elapsed() >= HEADERS_TIMEOUT, "it waited only {:?}", start.elapsed());
+        drop(silent);
+    }
+
+    /// A client that does not read a long answer is cut off.
+    #[tokio::test(start_paused = true)]
+    async fn slow_readers_are_cut_off() {
+        let (mut client, server) = tokio::io::duplex(256);
+        client.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("it fits");
+        let start = Instant::now();
+        let served = exchange(server, TowerToHyperService::new(router(state(1))));
+        tokio::time::timeout(EXCHANGE_TIMEOUT * 2, served).await.expect("the time of an exchange is bounded");
+        assert!(start.elapsed() >= EXCHANGE_TIMEOUT);
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.expect("the connection is closed");
+        assert!(got.starts_with(b"HTTP/1.1 200 OK") && got.len() <= 256);
+    }
+
+    /// A silent client does not keep the server from stopping.
+    #[tokio::test(start_paused = true)]
+    async fn stopping_is_bounded() {
+        let (address, stop, task) = start();
+        let silent = connect(address, b"GET / HTTP/1.1\r\n");
+        assert!(all(connect(address, ASK)).await.contains("200 OK"), "the silent one was accepted first");
+        let start = Instant::now();
+        stop.send(()).expect("it serves");
+        task.await.expect("it returns");
+        assert!(start.elapsed() <= SHUTDOWN_TIMEOUT * 2, "it took {:?}", start.elapsed());
+        drop(silent);
+    }
+}

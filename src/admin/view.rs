@@ -1,0 +1,209 @@
+//! What the routes show, from a topology: plain data, ready to be written.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{AdminState, Pool};
+use crate::{
+    metrics::{NodeView, PoolView, Process, ProcessView, render},
+    topology::{Entry, Failure, Health, OnEjected, Placement, Topology},
+};
+
+/// ringway's version.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The detector's states, with their words.
+const STATES: [(Health, &str); 4] = [
+    (Health::Healthy, "healthy"),
+    (Health::Suspect, "suspect"),
+    (Health::Ejected, "ejected"),
+    (Health::Probation, "probation"),
+];
+
+/// The answer of `/v1/topology`.
+#[derive(Serialize)]
+pub(super) struct TopologyPage<'a> {
+    boot_id: &'a str,
+    version: &'static str,
+    draining: bool,
+    pools: Vec<PoolPart<'a>>,
+}
+
+#[derive(Serialize)]
+struct PoolPart<'a> {
+    name: &'a str,
+    epoch: u64,
+    revision: u64,
+    placement: String,
+    hash: String,
+    on_ejected: &'static str,
+    serves: bool,
+    nodes: Vec<NodePart<'a>>,
+}
+
+#[derive(Serialize)]
+struct NodePart<'a> {
+    name: &'a str,
+    address: String,
+    zone: Option<&'a str>,
+    weight: u32,
+    health: Health,
+    placement: Placement,
+    share: f64,
+    misconfigured: Option<&'a str>,
+    targets: Vec<String>,
+    evidence: EvidencePart,
+    in_flight: i64,
+    connections: i64,
+}
+
+#[derive(Serialize)]
+struct EvidencePart {
+    /// Failures in a row.
+    streak: u32,
+    /// Failures since the node has been in the pool, by kind.
+    failures: BTreeMap<&'static str, u64>,
+}
+
+/// The answer of `/readyz`.
+#[derive(Serialize)]
+pub(super) struct Readiness {
+    /// Whether clients should be sent here.
+    pub(super) ready: bool,
+    draining: bool,
+    pools_without_owner: Vec<String>,
+}
+
+/// The JSON of `/v1/topology`.
+pub(super) fn topology_json(state: &AdminState) -> serde_json::Result<Vec<u8>> {
+    let snapshots = snapshots(state);
+    let pools = snapshots.iter().map(|(_, topology)| pool_part(topology)).collect();
+    let (boot_id, draining) = (&*state.boot_id, state.is_draining());
+    serde_json::to_vec(&TopologyPage { boot_id, version: VERSION, draining, pools })
+}
+
+/// The text of `/metrics`.
+pub(super) fn metrics_text(state: &AdminState) -> String {
+    let snapshots = snapshots(state);
+    let views: Vec<PoolView<'_>> = snapshots.iter().map(|(pool, t)| pool_view(pool, t)).collect();
+    let process = ProcessView { version: VERSION, start_seconds: state.started, process: Process::read() };
+    let mut page = String::new();
+    render(&views, &process, &mut page);
+    // A long-lived histogram of the facade keeps its samples until it is drained.
+    state.recorder.run_upkeep();
+    page.push_str(&state.recorder.render());
+    page
+}
+
+/// Whether each pool has a node that owns keys, and the process is not going away.
+pub(super) fn readiness(state: &AdminState) -> Readiness {
+    let draining = state.is_draining();
+    let pools_without_owner: Vec<String> = state
+        .pools
+        .load()
+        .iter()
+        .filter(|pool| !pool.topology.load().serves())
+        .map(|pool| pool.name.to_string())
+        .collect();
+    Readiness { ready: !draining && pools_without_owner.is_empty(), draining, pools_without_owner }
+}
+
+/// Each pool with one snapshot, so that all numbers of a pool are of one revision.
+fn snapshots(state: &AdminState) -> Vec<(Pool, std::sync::Arc<Topology>)> {
+    state.pools.load().iter().map(|pool| (pool.clone(), pool.topology.load())).collect()
+}
+
+fn pool_part(topology: &Topology) -> PoolPart<'_> {
+    let shares = shares(topology);
+    let (placement, hash) = ring_words(topology);
+    PoolPart {
+        name: &topology.pool,
+        epoch: topology.epoch,
+        revision: topology.revision,
+        placement,
+        hash,
+        on_ejected: match topology.policy.on_ejected {
+            OnEjected::Rehash => "rehash",
+            OnEjected::Fail => "fail",
+        },
+        serves: topology.serves(),
+        nodes: topology.nodes.iter().zip(shares).map(|(entry, share)| node_part(entry, share)).collect(),
+    }
+}
+
+fn node_part(entry: &Entry, share: f64) -> NodePart<'_> {
+    let node = &entry.node;
+    NodePart {
+        name: &node.name,
+        address: node.address.to_string(),
+        zone: node.zone.as_deref(),
+        weight: node.weight,
+        health: entry.health,
+        placement: entry.placement,
+        share,
+        misconfigured: entry.misconfigured.as_deref(),
+        targets: entry.targets.iter().map(ToString::to_string).collect(),
+        evidence: EvidencePart {
+            streak: node.evidence.streak(),
+            failures: Failure::ALL.into_iter().map(|k| (k.word(), node.evidence.count(k))).collect(),
+        },
+        in_flight: node.blocks.iter().map(|b| b.in_flight.value()).sum(),
+        connections: node.blocks.iter().map(|b| b.connections.value()).sum(),
+    }
+}
+
+fn pool_view<'a>(pool: &'a Pool, topology: &'a Topology) -> PoolView<'a> {
+    let nodes = topology.nodes.iter().zip(shares(topology));
+    PoolView {
+        name: &pool.name,
+        epoch: topology.epoch,
+        revision: topology.revision,
+        blocks: &pool.blocks,
+        nodes: nodes.map(|(entry, share)| node_view(entry, share)).collect(),
+    }
+}
+
+fn node_view(entry: &Entry, share: f64) -> NodeView<'_> {
+    let evidence = &entry.node.evidence;
+    NodeView {
+        name: &entry.node.name,
+        states: STATES.into_iter().map(|(state, word)| (word, state == entry.health)).collect(),
+        owns: entry.placement == Placement::Owns,
+        share,
+        misconfigured: entry.misconfigured.is_some(),
+        failures: Failure::ALL.into_iter().map(|k| (k.word(), evidence.count(k))).collect(),
+        blocks: &entry.node.blocks,
+    }
+}
+
+/// The share of the key space that each node holds now. Where the keys of an ejected node do not
+/// move, it goes on holding its share, and its requests are refused.
+fn shares(topology: &Topology) -> Vec<f64> {
+    let moves = topology.policy.on_ejected == OnEjected::Rehash;
+    topology.ring.shares(|i| !moves || topology.nodes[i].placement == Placement::Owns)
+}
+
+/// The configuration's words for the pool's placement and hash.
+fn ring_words(topology: &Topology) -> (String, String) {
+    let settings = topology.ring.settings();
+    (settings.placement.word().to_owned(), settings.hash.word().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The metric's words for a node's state are the ones that `/v1/topology` uses, and they are
+    /// all there are.
+    #[test]
+    fn one_word_for_a_state() {
+        for (state, word) in STATES {
+            assert_eq!(serde_json::to_value(state).expect("it is a word"), word);
+            // A fifth state does not compile here, and then wants its row above.
+            match state {
+                Health::Healthy | Health::Suspect | Health::Ejected | Health::Probation => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `check`: everything that is wrong with a configuration, or what it amounts to.
+
+use std::io::Write;
+
+use clap::Args;
+
+use super::{ConfigArgument, Stop, load, say};
+use crate::{
+    config::{Settings, to_yaml},
+    ring::{Member, Ring},
+    topology::{NodeSpec, PoolSpec},
+};
+
+/// RESP2 and RESP3: a session that speaks RESP3 needs nodes that do.
+const PROTOCOL_VERSIONS: usize = 2;
+
+const EXAMPLES: &str = "\
+Errors go to stderr, one per line, as file:line:column: key: message; the exit code is then 2.
+Warnings go there, too, and leave the exit code 0.
+
+Examples:
+  ringway check --config ringway.yaml
+  ringway check --config ringway.yaml --print   every setting in force, defaults included";
+
+/// Arguments of `check`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    config: ConfigArgument,
+    /// Print every setting in force as a configuration; passwords are left out
+    #[arg(long)]
+    print: bool,
+}
+
+/// Checks, and prints what the configuration amounts to.
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Stop> {
+    let source = arguments.config.source();
+    let loaded = load(&source)?;
+    let settings = &loaded.settings;
+    if arguments.print {
+        write!(out, "{}", to_yaml(settings))?;
+    } else {
+        let nodes: usize = settings.pools.iter().map(|p| p.nodes.len()).sum();
+        let counts = [(settings.pools.len(), "pool"), (nodes, "node"), (settings.workers, "worker")];
+        let [pools, nodes, workers] =
+            counts.map(|(n, word)| format!("{n} {word}{}", if n == 1 { "" } else { "s" }));
+        writeln!(out, "{source} is fine: {pools}, {nodes}, {workers}, admin on {}", settings.admin.listen)?;
+        for spec in &settings.pools {
+            pool(spec, settings, out)?;
+        }
+    }
+    out.flush()?;
+    loaded.warnings.iter().for_each(|warning| say(&warning.to_string()));
+    Ok(())
+}
+
+/// One pool: its listeners, its ring, what each node owns and how many connections it will see.
+fn pool(spec: &PoolSpec, settings: &Settings, out: &mut impl Write) -> Result<(), Stop> {
+    let listen: Vec<String> = spec.listen.iter().map(ToString::to_string).collect();
+    writeln!(out, "\npool {}: redis on {}", spec.name, listen.join(", "))?;
+    writeln!(out, "  ring: {}, hash {}", spec.ring.placement.word(), spec.ring.hash.word())?;
+    let each = spec.policy.connections_per_node;
+    writeln!(
+        out,
+        "  connections to each node: up to {} ({} workers x {PROTOCOL_VERSIONS} protocol versions x {each} \
+         connections_per_node), and one for probes",
+        settings.workers * PROTOCOL_VERSIONS * each,
+        settings.workers
+    )?;
+    let members: Vec<Member> = spec.nodes.iter().map(NodeSpec::member).collect();
+    let shares = Ring::build(&spec.ring, &members).shares(|_| true);
+    let longest = |text: fn(&NodeSpec) -> usize| spec.nodes.iter().map(text).max().unwrap_or(0);
+    let name = longest(|n| n.name.chars().count()).max("node".len());
+    let address = longest(|n| n.address.to_string().chars().count()).max("address".len());
+    writeln!(out, "  {:name$}  {:address$}  weight   share", "node", "address")?;
+    for (node, share) in spec.nodes.iter().zip(shares) {
+        let at = node.address.to_string();
+        let zone = node.zone.as_ref().map(|z| format!("  zone {z}")).unwrap_or_default();
+        writeln!(
+            out,
+            "  {:name$}  {at:address$}  {:6}  {:5.2}%{zone}",
+            node.name,
+            node.weight,
+            share * 100.0
+        )?;
+    }
+    Ok(())
+}

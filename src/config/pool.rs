@@ -1,0 +1,253 @@
+//! `pools.NAME`: one pool, its nodes, its policy and its bounds.
+
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use super::{
+    commands, placement,
+    secret::{self, Surroundings},
+    section::{Field, Placed, Section},
+    units::{duration, name, number, share, size, switch, word},
+};
+use crate::{
+    net::{Address, ListenAddress},
+    ring,
+    topology::{HealthSettings, Limits, NodeSpec, OnEjected, Policy, PoolSpec},
+};
+
+/// A second is a thousand of the unit in which durations are bounded.
+const SECOND: u64 = 1_000;
+const HOUR: u64 = 3_600 * SECOND;
+/// Timeouts: below a millisecond none can be kept, above an hour none is meant.
+const TIMEOUT: RangeInclusive<u64> = 1..=HOUR;
+const COUNT: RangeInclusive<u32> = 1..=1_000;
+const NODES_MAX: usize = 65_536;
+const WEIGHT_MAX: u32 = 65_535;
+const LISTENERS_MAX: usize = 16;
+/// A redis-server has this many databases unless it is told otherwise.
+const DATABASES: u32 = 16;
+
+/// A pool, and where its listeners stand for the checks across pools.
+pub(super) struct Read {
+    pub(super) spec: PoolSpec,
+    pub(super) listen: Vec<Placed<ListenAddress>>,
+}
+
+const ON_EJECTED: [(&str, OnEjected); 2] = [("rehash", OnEjected::Rehash), ("fail", OnEjected::Fail)];
+
+/// The configuration's word for what happens to the keys of an ejected node.
+pub(super) fn on_ejected_word(value: OnEjected) -> &'static str {
+    match value {
+        OnEjected::Rehash => "rehash",
+        OnEjected::Fail => "fail",
+    }
+}
+
+/// Reads the pool called `pool`.
+pub(super) fn pool(name: &Placed<&str>, mut section: Section<'_>, around: &Surroundings<'_>) -> Option<Read> {
+    let pool = pool_name(name.value).map_err(|message| section.report().error(&name.place, message));
+    section.read("protocol", &mut (), protocol);
+    let listen = section.require("listen", "write an address, as in 127.0.0.1:6380").map(|f| listen(&f));
+    let ring = section.inner("ring").map(placement::ring);
+    let policy = policy(&mut section, around);
+    let health = section.inner("health").map(health).unwrap_or_default();
+    let nodes = section.require("nodes", "list at least one node").map(|f| nodes(&f)).unwrap_or_default();
+    let place = section.place().clone();
+    let ring = ring.unwrap_or_else(|| Placed { value: ring::Settings::default(), place });
+    let listen = listen.unwrap_or_default();
+    let specs: Vec<NodeSpec> = nodes.iter().map(|n| n.spec.clone()).collect();
+    let members: Vec<ring::Member> = specs.iter().map(NodeSpec::member).collect();
+    placement::check(&ring, &members, &section);
+    check_policy(&section, &policy, &health);
+    check_listeners(&listen, &policy, &section);
+    check_nodes(&nodes, &listen, &policy);
+    section.finish();
+    let spec = PoolSpec {
+        name: pool.ok()?,
+        listen: listen.iter().map(|l| l.value.clone()).collect(),
+        ring: ring.value,
+        policy: Arc::new(policy),
+        health,
+        nodes: specs,
+    };
+    Some(Read { spec, listen })
+}
+
+/// A pool's name stands in addresses of the admin port, so it keeps to what needs no escape there.
+fn pool_name(text: &str) -> Result<Arc<str>, String> {
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+        return name(text);
+    }
+    Err("a pool's name has letters, digits, `-`, `_` and `.` only".to_owned())
+}
+
+fn protocol(text: &str) -> Result<(), String> {
+    match text {
+        "redis" => Ok(()),
+        "memcached" | "http" => Err(format!("`{text}` is not spoken by this version; write redis")),
+        _ => Err(format!("`{text}` is not a protocol; write redis")),
+    }
+}
+
+/// One address or a list of them.
+fn listen(field: &Field<'_>) -> Vec<Placed<ListenAddress>> {
+    let items = field.items();
+    if items.is_empty() || items.len() > LISTENERS_MAX {
+        field.error(format!("is a list of {} addresses; write 1 to {LISTENERS_MAX}", items.len()));
+        return Vec::new();
+    }
+    let read = |item: &Field<'_>| {
+        let value = item.parse(listen_address)?;
+        Some(Placed { value, place: item.place.clone() })
+    };
+    items.iter().filter_map(read).collect()
+}
+
+/// An address to listen on.
+pub(super) fn listen_address(text: &str) -> Result<ListenAddress, String> {
+    text.parse().map_err(|e: crate::net::ParseError| e.to_string())
+}
+
+fn policy(section: &mut Section<'_>, around: &Surroundings<'_>) -> Policy {
+    let mut p = Policy::default();
+    section.read("request_timeout", &mut p.request_timeout, duration(TIMEOUT));
+    section.read("connect_timeout", &mut p.connect_timeout, duration(TIMEOUT));
+    section.read("slow_timeout", &mut p.slow_timeout, duration(TIMEOUT));
+    section.read("deadline", &mut p.deadline, duration(TIMEOUT));
+    section.read("on_ejected", &mut p.on_ejected, |t| word(&ON_EJECTED, t));
+    section.read("retries", &mut p.retries, number(0..=10));
+    section.read("connections_per_node", &mut p.connections_per_node, number(1..=64));
+    p.auth = section.written("auth").and_then(Field::section).and_then(|s| secret::node_auth(s, around));
+    section.read("db", &mut p.db, number(0..=65_535));
+    p.client_auth =
+        section.written("client_auth").and_then(Field::section).and_then(|s| secret::client_auth(s, around));
+    p.deny = section.take("deny_commands").map(|f| commands::denied(&f)).unwrap_or_default();
+    p.commands = section.inner("commands").map(commands::custom).unwrap_or_default();
+    section.read("per_key_errors", &mut p.per_key_errors, switch);
+    p.limits = section.inner("limits").map(limits).unwrap_or_default();
+    p
+}
+
+fn limits(mut section: Section<'_>) -> Limits {
+    let mut l = Limits::default();
+    section.read("clients", &mut l.clients, number(1..=1_000_000));
+    section.read("bulk_bytes", &mut l.bulk_bytes, size(1 << 10..=4 << 30));
+    section.read("request_bytes", &mut l.request_bytes, size(1 << 10..=16 << 30));
+    section.read("args_max", &mut l.args_max, number(1..=1 << 24));
+    section.read("pipeline_depth", &mut l.pipeline_depth, number(1..=1_000_000));
+    section.read("session_bytes_max", &mut l.session_bytes_max, size(64 << 10..=64 << 30));
+    if l.request_bytes < l.bulk_bytes {
+        let place = section.place_of("request_bytes");
+        section.report().warn(&place, "is below bulk_bytes, which can then never be reached");
+    }
+    section.finish();
+    l
+}
+
+fn health(mut section: Section<'_>) -> HealthSettings {
+    let mut h = HealthSettings::default();
+    section.read("interval", &mut h.interval, duration(10..=HOUR));
+    section.read("timeout", &mut h.timeout, duration(TIMEOUT));
+    section.read("fall", &mut h.fall, number(COUNT));
+    section.read("rise", &mut h.rise, number(COUNT));
+    section.read("failures", &mut h.failures, number(COUNT));
+    section.read("eject_max", &mut h.eject_max, share);
+    section.finish();
+    h
+}
+
+/// A node, and where its parts stand.
+struct NodeRead<'a> {
+    spec: NodeSpec,
+    name: Field<'a>,
+    address: Field<'a>,
+}
+
+fn nodes<'a>(field: &Field<'a>) -> Vec<NodeRead<'a>> {
+    if !field.is_list() {
+        field.error("is not a list; write `- {name: a, address: host:port}` lines below it");
+        return Vec::new();
+    }
+    let items = field.items();
+    if items.is_empty() {
+        field.error("has no nodes; list at least one");
+    }
+    if items.len() > NODES_MAX {
+        field.error(format!("has {} nodes; a pool takes {NODES_MAX}", items.len()));
+        return Vec::new();
+    }
+    items.into_iter().filter_map(|f| node(f.section()?)).collect()
+}
+
+/// Reads one node. Its name is required, because it is what the ring places keys by.
+fn node(mut section: Section<'_>) -> Option<NodeRead<'_>> {
+    let name_field = section.require("name", "it is the node's identity in the ring");
+    let address = section.require("address", "write host:port, unix:/path or embedded");
+    let (mut weight, mut zone) = (1, None);
+    section.read("weight", &mut weight, number(1..=WEIGHT_MAX));
+    section.read("zone", &mut zone, |t| name(t).map(Some));
+    section.finish();
+    let (name_field, address) = (name_field?, address?);
+    let (node, to) = (name_field.parse(name), address.parse(node_address));
+    let spec = NodeSpec { name: node?, address: to?, weight, zone };
+    Some(NodeRead { spec, name: name_field, address })
+}
+
+fn node_address(text: &str) -> Result<Address, String> {
+    text.parse().map_err(|e: crate::net::ParseError| e.to_string())
+}
+
+/// Settings that are each fine and together not what they seem.
+fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings) {
+    let warn = |key: &str, text: &str| section.report().warn(&section.place_of(key), text);
+    if policy.deadline < policy.request_timeout {
+        warn("deadline", "is below request_timeout: clients give up before a hung node is noticed");
+    }
+    if policy.deadline < policy.connect_timeout {
+        warn("deadline", "is below connect_timeout: clients give up before a connection has failed");
+    }
+    if policy.db >= DATABASES {
+        warn("db", "is above 15: a redis-server has databases 0 to 15 unless `databases` is set there");
+    }
+    if health.timeout > health.interval {
+        warn("health", "timeout is above interval: a probe may still run when the next is due");
+    }
+    if health.eject_max == 0.0 {
+        warn("health", "eject_max is 0%: no node is ever ejected");
+    }
+    if health.interval > Duration::from_millis(60 * SECOND) {
+        warn("health", "interval is above 1m: a node that is back waits long for its keys");
+    }
+}
+
+fn check_listeners(listen: &[Placed<ListenAddress>], policy: &Policy, section: &Section<'_>) {
+    for listener in listen.iter().filter(|l| !l.value.is_local() && policy.client_auth.is_none()) {
+        let text = "can be reached from other machines and asks for no password; add client_auth";
+        section.report().warn(&listener.place, text);
+    }
+}
+
+fn check_nodes(nodes: &[NodeRead<'_>], listen: &[Placed<ListenAddress>], policy: &Policy) {
+    let (mut names, mut addresses) = (HashMap::new(), HashMap::new());
+    let own: Vec<String> = listen.iter().map(|l| l.value.to_string()).collect();
+    for NodeRead { spec, name, address } in nodes {
+        let line = name.place.mark.line;
+        if let Some(first) = names.insert(&spec.name, line) {
+            name.error(format!("`{}` is the name of the node in line {first} too", spec.name));
+        }
+        if spec.address == Address::Embedded {
+            if policy.auth.is_some() || policy.db != 0 {
+                address.warn("an embedded node has no passwords and no database but 0");
+            }
+            continue;
+        }
+        if let Some(first) = addresses.insert(&spec.address, line) {
+            address.warn(format!("`{}` is the address of the node in line {first} too", spec.address));
+        }
+        if own.contains(&spec.address.to_string()) {
+            address.error(format!("`{}` is where this pool listens: it would ask itself", spec.address));
+        }
+    }
+    if let [only] = nodes {
+        only.name.warn("is the only node of its pool: nothing can take over its keys");
+    }
+}

@@ -1,0 +1,136 @@
+//! FILE -> SETTINGS. Reads every key, lets what is absent have its default, checks what spans
+//! sections, and reports every error before it fails once.
+
+use std::thread;
+
+use super::{
+    Loaded, Reload, Settings,
+    finding::{Errors, Place, Report},
+    pool,
+    secret::Surroundings,
+    section::{Placed, Section},
+    tree,
+    units::{duration, number, share, size, switch},
+};
+use crate::{net::ListenAddress, topology::PoolSpec};
+
+const WORKERS_MAX: usize = 1024;
+const POOLS_MAX: usize = 256;
+const HOUR_MS: u64 = 3_600_000;
+/// What to say of a text without a single key.
+const EMPTY: &str = "is empty; a configuration needs `pools:` with a listener and nodes";
+
+/// Resolves the text of a configuration; `origin` is its name in messages.
+pub(super) fn resolve(text: &str, origin: &str, around: &Surroundings<'_>) -> Result<Loaded, Errors> {
+    let report = Report::new(origin);
+    let settings = match tree::parse(text, &report) {
+        Some(root) if root.is_absent() => {
+            report.error(&Place::default(), EMPTY);
+            None
+        }
+        Some(root) => Section::root(&root, &report).map(|s| settings(s, around)),
+        None => None,
+    };
+    let warnings = report.finish()?;
+    // Without an error there was a root section, so this default is never seen.
+    Ok(Loaded { settings: settings.unwrap_or_default(), warnings })
+}
+
+fn settings(mut root: Section<'_>, around: &Surroundings<'_>) -> Settings {
+    let mut settings = Settings::default();
+    root.read("workers", &mut settings.workers, number(1..=WORKERS_MAX));
+    root.read("drain_timeout", &mut settings.drain_timeout, duration(0..=HOUR_MS));
+    root.read("buffered_bytes", &mut settings.buffered_bytes, size(1 << 20..=1 << 40));
+    if let Some(section) = root.inner("reload") {
+        settings.reload = reload(section);
+    }
+    let mut listeners = vec![admin(&mut root, &mut settings)];
+    if let Some(pools) = root.require("pools", "name at least one pool below it").and_then(|f| f.section()) {
+        settings.pools = self::pools(pools, around, &mut listeners);
+    }
+    check_listeners(&listeners, root.report());
+    check_bytes(&root, &settings);
+    root.finish();
+    settings
+}
+
+fn reload(mut section: Section<'_>) -> Reload {
+    let mut reload = Reload::default();
+    section.read("max_share", &mut reload.max_share, share);
+    section.read("watch", &mut reload.watch, switch);
+    section.finish();
+    reload
+}
+
+/// Reads `admin`; returns where it listens, with its place.
+fn admin(root: &mut Section<'_>, settings: &mut Settings) -> Placed<ListenAddress> {
+    let mut place = root.place_of("admin");
+    if let Some(mut section) = root.inner("admin") {
+        section.read("listen", &mut settings.admin.listen, pool::listen_address);
+        place = section.place_of("listen");
+        section.finish();
+    }
+    let listen = settings.admin.listen.clone();
+    if !listen.is_local() {
+        root.report()
+            .warn(&place, "can be reached from other machines, and the admin port asks for no password");
+    }
+    Placed { value: listen, place }
+}
+
+fn pools(
+    section: Section<'_>,
+    around: &Surroundings<'_>,
+    listeners: &mut Vec<Placed<ListenAddress>>,
+) -> Vec<PoolSpec> {
+    let (report, place) = (section.report(), section.place().clone());
+    let mut pools = Vec::new();
+    let mut count = 0;
+    for (name, field) in section.named() {
+        count += 1;
+        if count > POOLS_MAX {
+            report.error(&name.place, format!("is one pool more than the {POOLS_MAX} that are read"));
+            break;
+        }
+        if let Some(read) = field.section().and_then(|s| pool::pool(&name, s, around)) {
+            listeners.extend(read.listen);
+            pools.push(read.spec);
+        }
+    }
+    if count == 0 {
+        report.error(&place, "has no pools; name at least one");
+    }
+    pools
+}
+
+/// No two listeners may want one address. A wildcard address wants its port on all of them.
+fn check_listeners(listeners: &[Placed<ListenAddress>], report: &Report) {
+    let clash = |a: &ListenAddress, b: &ListenAddress| match (a, b) {
+        (ListenAddress::Tcp(a), ListenAddress::Tcp(b)) => {
+            let any = a.ip().is_unspecified() || b.ip().is_unspecified();
+            a.port() != 0 && a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (any || a.ip() == b.ip())
+        }
+        (a, b) => a == b,
+    };
+    for (i, later) in listeners.iter().enumerate() {
+        if let Some(first) = listeners[..i].iter().find(|first| clash(&first.value, &later.value)) {
+            let message = format!("`{}` is taken by {}", later.value, first.place.path);
+            report.error(&later.place, message);
+        }
+    }
+}
+
+/// What all sessions may hold together should be enough for one.
+fn check_bytes(root: &Section<'_>, settings: &Settings) {
+    for pool in settings.pools.iter().filter(|p| p.policy.limits.session_bytes_max > settings.buffered_bytes)
+    {
+        let message =
+            format!("is below session_bytes_max of pool {}, which can then never be reached", pool.name);
+        root.report().warn(&root.place_of("buffered_bytes"), message);
+    }
+}
+
+/// One data worker per core.
+pub(super) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX)
+}

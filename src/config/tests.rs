@@ -1,0 +1,425 @@
+//! The room as a whole: the shipped file, every key, every error at once, and bad input.
+
+use std::{fs, sync::Arc, time::Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    net::Address,
+    ring,
+    topology::{HealthSettings, Limits, NodeSpec, OnEjected, Policy},
+};
+
+fn resolved(text: &str) -> Result<Loaded, String> {
+    load_str(text, "f", Path::new("/nowhere")).map_err(|e| e.to_string())
+}
+
+/// The text with every documented default in force.
+fn uncommented(text: &str) -> String {
+    let line = |line: &str| match line.split_once('#') {
+        Some((indent, key))
+            if indent.trim().is_empty() && key.starts_with(|c: char| c.is_ascii_lowercase()) =>
+        {
+            format!("{indent}{key}\n")
+        }
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+/// A minimal pool, with `extra` lines below its name.
+fn pool_with(extra: &str) -> String {
+    format!(
+        "pools:\n  p:\n    listen: 127.0.0.1:1\n    nodes: [{{name: a, address: h:1}}, \
+         {{name: b, address: h:2}}]\n{extra}"
+    )
+}
+
+/// The shipped file is the documented one: a pool `cache` of three embedded nodes on 6380, the
+/// admin port on 9400, all else by default, nothing to warn about.
+#[test]
+fn shipped() {
+    let loaded = Source::Shipped.load().expect("the shipped file is fine");
+    assert_eq!(loaded.warnings, []);
+    let node = |name: &str| NodeSpec { name: name.into(), address: Address::Embedded, weight: 1, zone: None };
+    let pool = PoolSpec {
+        name: "cache".into(),
+        listen: vec!["127.0.0.1:6380".parse().expect("an address")],
+        ring: ring::Settings::default(),
+        policy: Arc::new(Policy::default()),
+        health: HealthSettings::default(),
+        nodes: vec![node("a"), node("b"), node("c")],
+    };
+    assert_eq!(loaded.settings, Settings { pools: vec![pool], ..Settings::default() });
+    assert_eq!(loaded.settings.admin.listen.to_string(), "127.0.0.1:9400");
+}
+
+/// Every default in the shipped file is the default in force, and every setting there is stands in
+/// the shipped file with its key.
+#[test]
+fn documented_defaults() {
+    let text = uncommented(SHIPPED);
+    let loaded = load_str(&text, "f", Path::new("")).expect("fine with its defaults");
+    let slots = "vnode has points, maglev has slots";
+    assert!(loaded.warnings.iter().all(|w| w.to_string().ends_with(slots)), "{:?}", loaded.warnings);
+    assert_eq!(Ok(loaded.settings), Source::Shipped.load().map(|l| l.settings));
+
+    let keys = |text: &str| -> Vec<String> {
+        let tree: serde_yaml::Value = serde_yaml::from_str(text).expect("is YAML");
+        let mut keys = Vec::new();
+        key_paths(&tree, "", &mut keys);
+        keys
+    };
+    let documented = keys(&text);
+    let every = to_yaml(&resolved(EVERY_KEY).expect("fine").settings).replace("slots", "points");
+    for key in keys(&every).iter().chain(&keys(EVERY_KEY)).filter(|k| !k.contains("JSON")) {
+        assert!(documented.contains(key), "{key} is not in config.yaml");
+    }
+    for example in
+        ["    #   auth: {user: ", "    #   client_auth: {password_env: ", "password_file", "last_key"]
+    {
+        assert!(SHIPPED.contains(example), "{example} is not in config.yaml");
+    }
+}
+
+/// The paths of all keys, list positions left out.
+fn key_paths(tree: &serde_yaml::Value, path: &str, keys: &mut Vec<String>) {
+    match tree {
+        serde_yaml::Value::Mapping(map) => {
+            for (key, value) in map {
+                let below = format!("{path}.{}", key.as_str().expect("a word"));
+                key_paths(value, &below, keys);
+                keys.push(below);
+            }
+        }
+        serde_yaml::Value::Sequence(items) => items.iter().for_each(|item| key_paths(item, path, keys)),
+        _ => {}
+    }
+}
+
+/// Every key with a value that is not its default (passwords have tests of their own).
+const EVERY_KEY: &str = "
+workers: 3
+drain_timeout: 11s
+buffered_bytes: 2GiB
+reload: {max_share: 11%, watch: true}
+admin: {listen: '127.0.0.1:9401'}
+pools:
+  cache:
+    protocol: redis
+    listen: ['127.0.0.1:6381', 'unix:/run/x.sock']
+    ring: {placement: maglev, slots: 65539, hash: crc16_cluster, char_sign: arm, hash_tag: '<>'}
+    request_timeout: 401ms
+    connect_timeout: 251ms
+    slow_timeout: 11s
+    deadline: 3s
+    on_ejected: fail
+    retries: 2
+    connections_per_node: 3
+    db: 5
+    deny_commands: [KEYS, FLUSHALL]
+    commands: {JSON.GET: {first_key: 1, last_key: -2, step: 2, read_only: true}}
+    per_key_errors: true
+    limits: {clients: 9, bulk_bytes: 2KiB, request_bytes: 4KiB, args_max: 9, pipeline_depth: 9, session_bytes_max: 1MiB}
+    health: {interval: 2s, timeout: 501ms, fall: 4, rise: 5, failures: 6, eject_max: 40%}
+    nodes:
+      - {name: a, address: 'redis.example:6379', weight: 2, zone: z1}
+      - {name: b, address: 'unix:/run/redis.sock'}
+";
+
+/// Every key reaches its own setting.
+#[test]
+fn every_key() {
+    let Settings { workers, drain_timeout, buffered_bytes, reload, admin, pools } =
+        resolved(EVERY_KEY).expect("fine").settings;
+    let ms = Duration::from_millis;
+    assert_eq!((workers, drain_timeout, buffered_bytes), (3, ms(11_000), 2 << 30));
+    assert_eq!((reload.max_share, reload.watch), (0.11, true));
+    assert_eq!(admin.listen.to_string(), "127.0.0.1:9401");
+    let pool = &pools[0];
+    let listen: Vec<String> = pool.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["127.0.0.1:6381", "unix:/run/x.sock"]);
+    assert_eq!(pool.ring.placement, ring::Placement::Maglev { slots: 65539 });
+    assert_eq!((pool.ring.hash.word(), pool.ring.hash_tag), ("crc16_cluster", Some((b'<', b'>'))));
+    assert_eq!(pool.ring.char_sign, ring::CharSign::Arm);
+    let command = crate::topology::CustomCommand {
+        name: "JSON.GET".to_owned(),
+        first_key: 1,
+        last_key: -2,
+        step: 2,
+        read_only: true,
+    };
+    let policy = Policy {
+        request_timeout: ms(401),
+        connect_timeout: ms(251),
+        slow_timeout: ms(11_000),
+        deadline: ms(3_000),
+        on_ejected: OnEjected::Fail,
+        retries: 2,
+        connections_per_node: 3,
+        auth: None,
+        db: 5,
+        client_auth: None,
+        deny: vec!["FLUSHALL".to_owned(), "KEYS".to_owned()],
+        commands: vec![command],
+        per_key_errors: true,
+        limits: Limits {
+            clients: 9,
+            bulk_bytes: 2048,
+            request_bytes: 4096,
+            args_max: 9,
+            pipeline_depth: 9,
+            session_bytes_max: 1 << 20,
+        },
+    };
+    assert_eq!(*pool.policy, policy);
+    let health = HealthSettings {
+        interval: ms(2_000),
+        timeout: ms(501),
+        fall: 4,
+        rise: 5,
+        failures: 6,
+        eject_max: 0.4,
+    };
+    assert_eq!(pool.health, health);
+    let shown: Vec<String> =
+        pool.nodes.iter().map(|n| format!("{} {} {}", n.name, n.address, n.weight)).collect();
+    assert_eq!(shown, ["a redis.example:6379 2", "b unix:/run/redis.sock 1"]);
+    assert_eq!(pool.nodes[0].zone.as_deref(), Some("z1"));
+}
+
+/// The settings in force, written down, are read back as the same settings.
+#[test]
+fn written_is_read_back() {
+    for text in [EVERY_KEY, SHIPPED] {
+        let settings = resolved(text).expect("fine").settings;
+        assert_eq!(resolved(&to_yaml(&settings)).map(|l| l.settings), Ok(settings));
+    }
+}
+
+/// The configuration that the manual shows is obeyed, passwords included; they are not shown.
+#[test]
+fn passwords() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::write(dir.path().join("secret"), "hunter2\n").expect("writable");
+    let file = dir.path().join("ringway.yaml");
+    let text =
+        pool_with("    auth: {user: app, password_file: secret}\n    client_auth: {password_file: secret}\n");
+    fs::write(&file, text).expect("writable");
+    let loaded = load(&file).expect("fine");
+    let policy = &loaded.settings.pools[0].policy;
+    assert_eq!(policy.auth.as_ref().map(|a| &*a.password.0), Some(&b"hunter2"[..]));
+    assert_eq!(policy.client_auth.as_ref().map(|s| &*s.0), Some(&b"hunter2"[..]));
+    assert!(!format!("{loaded:?}{}", to_yaml(&loaded.settings)).contains("hunter2"));
+    let careless = resolved(&pool_with("    auth: hunter2\n    client_auth: {password: hunter2}\n"));
+    assert!(!careless.expect_err("no passwords in the file").contains("hunter2"));
+}
+
+/// One file with every field wrong: every error is reported at once, with its line and key.
+#[test]
+fn every_field_wrong() {
+    let errors =
+        resolved(include_str!("../../tests/data/config/every-field-wrong.yaml")).expect_err("all wrong");
+    let want = include_str!("../../tests/data/config/every-field-wrong.txt");
+    assert_eq!(format!("{errors}\n"), want);
+}
+
+/// What spans keys, nodes, pools and listeners is an error that names both sides.
+#[test]
+fn cross_checks() {
+    let nodes = |nodes: &str| format!("pools: {{p: {{listen: '127.0.0.1:1', nodes: {nodes}}}}}");
+    let two = "nodes: [{name: a, address: embedded}]";
+    for (text, want) in [
+        ("pools: {}".to_owned(), "f:1:8: pools: has no pools"),
+        ("pools:".to_owned(), "f:1:6: pools: is missing"),
+        ("workers: 1".to_owned(), "pools: is missing"),
+        (nodes("[]"), "pools.p.nodes: has no nodes"),
+        (nodes(""), "pools.p.nodes: is missing"),
+        (nodes("a"), "pools.p.nodes: is not a list"),
+        (nodes("[{address: embedded}]"), "pools.p.nodes[0].name: is missing; it is the node's identity"),
+        (nodes("[{name: a}]"), "pools.p.nodes[0].address: is missing"),
+        (nodes("[{name: a, address: embedded, weight: 0}]"), "nodes[0].weight: `0` is outside 1 to 65535"),
+        (nodes("[{name: a, address: embedded, weight: 65536}]"), "`65536` is outside"),
+        (
+            nodes("[{name: a, address: 'h:1'}, {name: a, address: 'h:2'}]"),
+            "nodes[1].name: `a` is the name of",
+        ),
+        (nodes("[{name: a, address: '127.0.0.1:1'}]"), "it would ask itself"),
+        (format!("pools: {{p: {{{two}}}}}"), "pools.p.listen: is missing"),
+        (format!("pools: {{p: {{listen: [], {two}}}}}"), "pools.p.listen: is a list of 0 addresses"),
+        (format!("pools: {{'a b': {{listen: 'unix:/x', {two}}}}}"), "a pool's name has letters"),
+        (
+            format!("pools: {{p: {{listen: '127.0.0.1:5', {two}}}, q: {{listen: '0.0.0.0:5', {two}}}}}"),
+            "pools.q.listen: `0.0.0.0:5` is taken by pools.p.listen",
+        ),
+        (
+            format!("pools: {{p: {{listen: ['unix:/x', 'unix:/x'], {two}}}}}"),
+            "pools.p.listen[1]: `unix:/x` is taken by pools.p.listen[0]",
+        ),
+        (format!("pools: {{p: {{listen: '127.0.0.1:9400', {two}}}}}"), "is taken by admin"),
+        (
+            pool_with("    ring: {points: 65536}\n").replace("h:1}", "h:1, weight: 9999}"),
+            "makes 655360000 places of points and weights, more than 16777216",
+        ),
+        (pool_with("    protocol: memcached\n"), "`memcached` is not spoken by this version"),
+        (pool_with("    db: -1\n"), "pools.p.db: `-1` is outside 0 to 65535"),
+        (pool_with("    health: {eject_max: 101%}\n"), "pools.p.health.eject_max: `101%` is more than 100%"),
+        (pool_with("    client_auth: {}\n"), "pools.p.client_auth: names no password"),
+        (pool_with("    client_auth:\n"), "pools.p.client_auth: is not a section"),
+    ] {
+        let found = match resolved(&text) {
+            Err(errors) => errors,
+            Ok(loaded) => loaded.warnings.iter().map(|w| format!("{w}\n")).collect(),
+        };
+        assert!(found.contains(want), "{text}\nwants {want}\nfound {found}");
+    }
+    let free_ports = format!("pools: {{p: {{listen: ['127.0.0.1:0', '127.0.0.1:0'], {two}}}}}");
+    assert!(resolved(&free_ports).is_ok(), "port 0 is a new port each time");
+}
+
+/// What can be obeyed and is perhaps not meant is a warning, with its place.
+#[test]
+fn warnings() {
+    for (text, want) in [
+        (pool_with("    deadline: 100ms\n"), "f:5:15: warning: pools.p.deadline: is below request_timeout"),
+        (pool_with("    connect_timeout: 3s\n"), "pools.p.deadline: is below connect_timeout"),
+        (pool_with("    db: 16\n"), "pools.p.db: is above 15"),
+        (
+            pool_with("    ring: {placement: ketama, hash: crc32}\n"),
+            "warning: pools.p.ring: PRACTICALLY ALL KEYS GO TO ONE NODE",
+        ),
+        (pool_with("    health: {timeout: 2s}\n"), "timeout is above interval"),
+        (pool_with("    health: {eject_max: 0%}\n"), "no node is ever ejected"),
+        (pool_with("    health: {interval: 2m}\n"), "interval is above 1m"),
+        (
+            pool_with("    limits: {request_bytes: 1MiB}\n"),
+            "pools.p.limits.request_bytes: is below bulk_bytes",
+        ),
+        (
+            pool_with("").replace("h:2", "h:1"),
+            "nodes[1].address: `h:1` is the address of the node in line 4 too",
+        ),
+        (
+            pool_with("").replace("127.0.0.1:1", "0.0.0.0:1"),
+            "f:3:13: warning: pools.p.listen: can be reached",
+        ),
+        (pool_with("admin: {listen: '0.0.0.0:2'}\n"), "admin.listen: can be reached from other machines"),
+        (pool_with("buffered_bytes: 1MiB\n"), "buffered_bytes: is below session_bytes_max of pool p"),
+        (
+            "pools: {p: {listen: '127.0.0.1:1', db: 1, nodes: [{name: a, address: embedded}]}}".to_owned(),
+            "is the only node of its pool",
+        ),
+        (
+            "pools: {p: {listen: '127.0.0.1:1', db: 1, nodes: [{name: a, address: embedded}]}}".to_owned(),
+            "an embedded node has no passwords and no database but 0",
+        ),
+    ] {
+        let loaded = resolved(&text).expect(want);
+        let shown: String = loaded.warnings.iter().map(|w| format!("{w}\n")).collect();
+        assert!(shown.contains(want), "{text}\nwants {want}\nfound {shown}");
+    }
+    assert_eq!(resolved(&pool_with("")).map(|l| l.warnings), Ok(Vec::new()));
+}
+
+/// A missing file, a directory, a file of 100 MB, bytes that are not text, an empty file and one
+/// of comments are each refused in one line.
+#[test]
+fn files_that_are_none() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name);
+    let write = |name: &str, bytes: &[u8]| fs::write(path(name), bytes).expect("writable");
+    fs::File::create(path("large")).and_then(|f| f.set_len(100 << 20)).expect("a sparse file");
+    write("latin", b"pools:\n  caf\xe9: 1\n");
+    write("empty", b"");
+    write("comments", b"# nothing\n");
+    write("nul", &[0; 64]);
+    for (name, want) in [
+        ("nowhere", "nowhere: cannot be read: there is no such file"),
+        (".", "cannot be read: it is a directory"),
+        ("large", "is larger than 16 MiB"),
+        ("latin", "latin:2:6: is not UTF-8 text"),
+        ("empty", "empty: is empty"),
+        ("comments", "is empty"),
+        ("nul", "nul"),
+    ] {
+        let errors = load(&path(name)).expect_err(name).to_string();
+        assert!(errors.contains(want) && errors.lines().count() == 1, "{errors}");
+    }
+    assert!(Source::File(path("nowhere")).fingerprint().is_err());
+}
+
+/// A fingerprint follows the content, not the time.
+#[test]
+fn fingerprints() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let source = Source::File(dir.path().join("f"));
+    let print = |text: &str| {
+        fs::write(dir.path().join("f"), text).expect("writable");
+        source.fingerprint().expect("readable")
+    };
+    let (a, b, again) = (print("a: 1"), print("a: 2"), print("a: 1"));
+    assert_eq!(a, again);
+    assert_ne!(a, b);
+}
+
+/// A file of nothing but mistakes is refused within a moment, however long it is.
+#[test]
+fn many_mistakes() {
+    let unknown: String = (0..50_000).map(|i| format!("key{i}: {{a: [b, c]}}\n")).collect();
+    let pools: String = (0..20_000).map(|i| format!("  p{i}: {{nodes: x}}\n")).collect();
+    let alias = format!("pools:\n  a: &a {{nodes: [{}]}}\n{}", "x,".repeat(900), "  b: *a\n");
+    let started = Instant::now();
+    for text in [unknown, format!("pools:\n{pools}"), alias] {
+        let errors = resolved(&text).expect_err("all wrong");
+        assert!(errors.lines().count() <= 201, "{}", errors.lines().count());
+    }
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}
+
+fn keys_and_values() -> impl Strategy<Value = String> {
+    let key = prop::sample::select(vec![
+        "pools", "nodes", "name", "address", "listen", "ring", "points", "weight", "limits", "db", "auth",
+        "commands",
+    ]);
+    let value = prop::sample::select(vec![
+        "1",
+        "-1",
+        "a",
+        "[]",
+        "{}",
+        "~",
+        "50%",
+        "4s",
+        "*x",
+        "&x 1",
+        "[{name: a, address: embedded}]",
+        "99999999999",
+        "''",
+        "\"\\u0000\"",
+        "|\n  x",
+    ]);
+    let line = (0usize..4, key, value, any::<bool>()).prop_map(|(depth, key, value, leaf)| {
+        format!("{}{key}: {}\n", "  ".repeat(depth), if leaf { value } else { "" })
+    });
+    prop::collection::vec(line, 0..12).prop_map(|lines| lines.concat())
+}
+
+proptest! {
+    /// No text makes the reader panic: it is obeyed, or refused with at least one error.
+    #[test]
+    fn any_text_is_judged(text in prop_oneof![keys_and_values(), "\\PC{0,60}"]) {
+        if let Err(errors) = load_str(&text, "f", Path::new("/nowhere")) {
+            prop_assert!(!errors.findings.is_empty());
+        }
+    }
+
+    /// The shipped file with a piece cut out or a byte changed is judged, too.
+    #[test]
+    fn damaged_files_are_judged(from in 0..SHIPPED.len(), to in 0..SHIPPED.len(), byte in " -~") {
+        let text = uncommented(SHIPPED);
+        if let (Some(head), Some(tail)) = (text.get(..from.min(to)), text.get(from.max(to)..)) {
+            let _ = load_str(&format!("{head}{byte}{tail}"), "f", Path::new("/nowhere"));
+        }
+    }
+}

@@ -1,0 +1,643 @@
+//! What is seen of one node -> a verdict on it. Pure: no clock, no socket, no task.
+//!
+//! | state | seen | verdict |
+//! |---|---|---|
+//! | fresh (assumed healthy, not asked yet) | a *certain* failure of the first probe | ejected at once: it was not there at the start |
+//! | fresh, healthy | anything else that fails, by probe or by traffic | suspect: probes follow fast |
+//! | healthy | its connection lost, and the new one fails with certainty | ejected at once |
+//! | suspect | a certain failure, whoever meets it | ejected: it is not the first sign |
+//! | suspect | `failures` requests in a row failed, failed probes among them | ejected |
+//! | suspect | `fall` probes in a row failed | ejected |
+//! | suspect | a good probe that began after the last sign | cleared |
+//! | ejected | a good probe | probation, or restored when `rise` is 1 |
+//! | probation | `rise` good probes in a row | restored |
+//! | probation | a failed probe | relapsed |
+//!
+//! *Certain* is what needs no second opinion about what happened, only about whether it lasts:
+//! nobody listens, the name does not resolve, our credentials are refused, its data is loading.
+//! Timeouts, bytes that are not the protocol and connections that break are counted instead.
+//!
+//! A lost connection is a sign and no more, however many requests were in flight: it does not
+//! count towards `failures`, the reconnect decides. An idle connection that closes is not even a
+//! sign. While a node is ejected, what traffic sees of it (under `eject_max`) changes nothing.
+
+use std::{fmt::Write, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::topology::{Cause, Failure, Health, HealthSettings};
+
+/// One thing that was seen of a node.
+#[derive(Clone, Debug)]
+pub enum Observation {
+    /// A probe was answered.
+    Good {
+        /// When the probe began: an answer to an older question clears nothing.
+        started: Instant,
+    },
+    /// A probe failed.
+    Failed {
+        /// How.
+        cause: Cause,
+        /// The probe's own standing connection was lost, and this is what the new one met.
+        after_loss: bool,
+        /// What a person would say of it.
+        text: String,
+    },
+    /// Traffic failed.
+    Traffic(Traffic),
+    /// What is wrong with its configuration, or `None`: said after each probe that can tell.
+    Wrong(Option<Arc<str>>),
+}
+
+/// What traffic saw since the last sample.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    /// New failures, in the order of [`Failure::ALL`].
+    pub new: [u64; Failure::ALL.len()],
+    /// Failures in a row now, over all workers.
+    pub streak: u32,
+}
+
+/// What membership is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// There are doubts.
+    Suspect,
+    /// The doubts were unfounded.
+    Clear,
+    /// It has to go.
+    Eject {
+        /// As a label.
+        cause: Cause,
+        /// As a sentence.
+        evidence: String,
+    },
+    /// It answers probes again.
+    Probation,
+    /// It stopped again.
+    Relapse,
+    /// It proved itself.
+    Restore {
+        /// As a sentence.
+        evidence: String,
+    },
+    /// What is wrong with its configuration now, or nothing any more.
+    Misconfigured(Option<Arc<str>>),
+}
+
+/// The detector of one node.
+#[derive(Clone, Debug)]
+pub struct Detector {
+    settings: Arc<HealthSettings>,
+    state: State,
+    tally: Tally,
+    wrong: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Fresh,
+    Healthy,
+    Suspect(Doubt),
+    Ejected { since: Instant },
+    Probation { good: u32 },
+}
+
+/// Why a node is suspect.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    /// The last sign.
+    since: Instant,
+    /// Probes failed in a row.
+    probes: u32,
+    /// A connection broke or could not be made: only a new one proves anything.
+    connection: bool,
+}
+
+/// The part of traffic's streak that counts towards `failures`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    /// Failures of the streak that were seen here. The shared streak may run ahead of the counts
+    /// for an instant, never the other way for long.
+    seen: u32,
+    /// Those of them that count.
+    counted: u32,
+}
+
+impl Tally {
+    fn add(&mut self, new: u32, counted: u32, streak: u32) {
+        if u64::from(self.seen) + u64::from(new) > u64::from(streak) {
+            // A good reply came in between: only the latest can be of this streak.
+            *self = Tally { seen: streak.min(new), counted: streak.min(counted) };
+        } else {
+            self.seen += new;
+            self.counted += counted;
+        }
+    }
+}
+
+impl Traffic {
+    fn of(&self, kind: Failure) -> u32 {
+        u32::try_from(self.new[kind as usize]).unwrap_or(u32::MAX)
+    }
+
+    fn sum(&self, kinds: &[Failure]) -> u32 {
+        kinds.iter().fold(0, |sum, kind| sum.saturating_add(self.of(*kind)))
+    }
+
+    /// The counted kind that was seen most.
+    fn main_kind(&self) -> Failure {
+        COUNTED.into_iter().max_by_key(|kind| self.of(*kind)).unwrap_or(Failure::Timeout)
+    }
+
+    /// `2 timeout, 1 lost`.
+    fn words(&self) -> String {
+        let mut text = String::new();
+        for kind in Failure::ALL.into_iter().filter(|kind| self.of(*kind) > 0) {
+            let comma = if text.is_empty() { "" } else { ", " };
+            // Writing to a string can't fail.
+            let _ = write!(text, "{comma}{} {}", self.of(kind), kind.word());
+        }
+        text
+    }
+}
+
+/// Failures of traffic that count towards `failures`. A lost connection is decided by the
+/// reconnect, refused credentials by the probe, which has the same.
+const COUNTED: [Failure; 4] =
+    [Failure::Timeout, Failure::ConnectTimeout, Failure::Protocol, Failure::Refused];
+
+/// Failures of traffic after which only a new connection proves anything.
+const OF_CONNECTION: [Failure; 4] =
+    [Failure::Lost, Failure::Refused, Failure::ConnectTimeout, Failure::Handshake];
+
+/// The shortest pause between probes of a suspect node, unless `interval` is shorter.
+const FAST_PROBE_MIN: Duration = Duration::from_millis(50);
+
+/// Needs no second opinion about what happened, only about whether it lasts.
+fn is_certain(cause: Cause) -> bool {
+    matches!(cause, Cause::Refused | Cause::Unresolved | Cause::Misconfigured | Cause::Loading)
+}
+
+impl Detector {
+    /// The detector of a node of which this much is known; a healthy one is fresh.
+    pub fn new(settings: Arc<HealthSettings>, known: Health, now: Instant) -> Detector {
+        let state = match known {
+            Health::Healthy | Health::Suspect => State::Fresh,
+            Health::Ejected | Health::Probation => State::Ejected { since: now },
+        };
+        Detector { settings, state, tally: Tally::default(), wrong: None }
+    }
+
+    /// Puts other settings in force; what was counted so far stays.
+    pub fn configure(&mut self, settings: Arc<HealthSettings>) {
+        self.settings = settings;
+    }
+
+    /// What it thinks of the node.
+    pub fn health(&self) -> Health {
+        match self.state {
+            State::Fresh | State::Healthy => Health::Healthy,
+            State::Suspect(_) => Health::Suspect,
+            State::Ejected { .. } => Health::Ejected,
+            State::Probation { .. } => Health::Probation,
+        }
+    }
+
+    /// How long to wait from the end of one probe until the next.
+    pub fn pause(&self) -> Duration {
+        let interval = self.settings.interval;
+        match self.state {
+            State::Fresh => Duration::ZERO,
+            State::Suspect(_) => interval.min(FAST_PROBE_MIN.max(interval / 10)),
+            State::Healthy | State::Ejected { .. } | State::Probation { .. } => interval,
+        }
+    }
+
+    /// Whether the next probe has to make a new connection to prove anything.
+    pub fn wants_new_connection(&self) -> bool {
+        match self.state {
+            State::Fresh | State::Healthy => false,
+            State::Suspect(doubt) => doubt.connection,
+            State::Ejected { .. } | State::Probation { .. } => true,
+        }
+    }
+
+    /// One thing more was seen. Returns what membership is to be told.
+    pub fn step(&mut self, now: Instant, seen: Observation) -> Option<Verdict> {
+        if let Observation::Wrong(what) = seen {
+            return self.wrong(what);
+        }
+        match self.state {
+            State::Fresh => self.fresh(now, seen),
+            State::Healthy => self.healthy(now, seen),
+            State::Suspect(doubt) => self.suspect(now, doubt, seen),
+            State::Ejected { since } => self.ejected(now, since, seen),
+            State::Probation { good } => self.probation(now, good, seen),
+        }
+    }
+
+    fn wrong(&mut self, what: Option<Arc<str>>) -> Option<Verdict> {
+        if self.wrong == what {
+            return None;
+        }
+        self.wrong.clone_from(&what);
+        Some(Verdict::Misconfigured(what))
+    }
+
+    fn fresh(&mut self, now: Instant, seen: Observation) -> Option<Verdict> {
+        match seen {
+            Observation::Failed { cause, text, .. } if is_certain(cause) => {
+                self.eject(now, cause, format!("the first probe failed: {text}"))
+            }
+            _ => self.healthy(now, seen),
+        }
+    }
+
+    fn healthy(&mut self, now: Instant, seen: Observation) -> Option<Verdict> {
+        match seen {
+            Observation::Good { .. } | Observation::Wrong(_) => {
+                self.state = State::Healthy;
+                None
+            }
+            Observation::Failed { cause, after_loss: true, text } if is_certain(cause) => {
+                self.eject(now, cause, format!("its connection was lost, and then: {text}"))
+            }
+            Observation::Failed { cause, text, .. } => {
+                let doubt = Doubt { since: now, probes: 0, connection: false };
+                self.probe_failed(now, doubt, cause, &text).or(Some(Verdict::Suspect))
+            }
+            Observation::Traffic(traffic) if traffic.sum(&Failure::ALL) == 0 => None,
+            Observation::Traffic(traffic) => {
+                let gone = traffic.of(Failure::Refused);
+                let signs = gone.saturating_add(traffic.of(Failure::Lost));
+                let doubt = Doubt { since: now, probes: 0, connection: false };
+                self.traffic_failed(now, doubt, traffic, gone > 0 && signs > 1).or(Some(Verdict::Suspect))
+            }
+        }
+    }
+
+    fn suspect(&mut self, now: Instant, doubt: Doubt, seen: Observation) -> Option<Verdict> {
+        match seen {
+            Observation::Good { started } if started >= doubt.since => {
+                self.state = State::Healthy;
+                Some(Verdict::Clear)
+            }
+            Observation::Failed { cause, text, .. } if is_certain(cause) => {
+                self.eject(now, cause, format!("it was suspect, and then: {text}"))
+            }
+            Observation::Failed { cause, text, .. } => self.probe_failed(now, doubt, cause, &text),
+            Observation::Traffic(traffic) if traffic.sum(&Failure::ALL) > 0 => {
+                self.traffic_failed(now, doubt, traffic, traffic.of(Failure::Refused) > 0)
+            }
+            Observation::Good { .. } | Observation::Traffic(_) | Observation::Wrong(_) => None,
+        }
+    }
+
+    fn ejected(&mut self, _: Instant, since: Instant, seen: Observation) -> Option<Verdict> {
+        match seen {
+            Observation::Good { started } if started >= since => match self.settings.rise {
+                0 | 1 => self.restore(1),
+                _ => {
+                    self.state = State::Probation { good: 1 };
+                    Some(Verdict::Probation)
+                }
+            },
+            _ => None,
+        }
+    }
+
+    fn probation(&mut self, now: Instant, good: u32, seen: Observation) -> Option<Verdict> {
+        match seen {
+            Observation::Good { .. } if good + 1 >= self.settings.rise => self.restore(good + 1),
+            Observation::Good { .. } => {
+                self.state = State::Probation { good: good + 1 };
+                None
+            }
+            Observation::Failed { .. } => {
+                self.state = State::Ejected { since: now };
+                Some(Verdict::Relapse)
+            }
+            Observation::Traffic(_) | Observation::Wrong(_) => None,
+        }
+    }
+
+    /// A failed probe of a node that may serve on: enough to eject it?
+    fn probe_failed(&mut self, now: Instant, doubt: Doubt, cause: Cause, text: &str) -> Option<Verdict> {
+        let probes = doubt.probes + 1;
+        let requests = self.tally.counted;
+        if probes >= self.settings.fall {
+            return self.eject(now, cause, format!("{probes} probes in a row failed, the last: {text}"));
+        }
+        if requests > 0 && requests + probes >= self.settings.failures {
+            let evidence =
+                format!("{requests} requests and {probes} probes in a row failed, the last: {text}");
+            return self.eject(now, cause, evidence);
+        }
+        self.state = State::Suspect(Doubt { since: now, probes, ..doubt });
+        None
+    }
+
+    /// Failed traffic of a node that may serve on: enough to eject it? `gone` says that nobody
+    /// listens there any more.
+    fn traffic_failed(&mut self, now: Instant, doubt: Doubt, seen: Traffic, gone: bool) -> Option<Verdict> {
+        self.tally.add(seen.sum(&Failure::ALL), seen.sum(&COUNTED), seen.streak);
+        let requests = self.tally.counted;
+        if gone {
+            let evidence = format!("traffic lost it and was refused then: {}", seen.words());
+            return self.eject(now, Cause::Refused, evidence);
+        }
+        let probes = doubt.probes;
+        if requests > 0 && requests.saturating_add(probes) >= self.settings.failures {
+            let words = seen.words();
+            let evidence =
+                format!("{requests} requests and {probes} probes in a row failed, the last: {words}");
+            return self.eject(now, seen.main_kind().into(), evidence);
+        }
+        let connection = doubt.connection || seen.sum(&OF_CONNECTION) > 0;
+        self.state = State::Suspect(Doubt { since: now, probes, connection });
+        None
+    }
+
+    fn eject(&mut self, now: Instant, cause: Cause, evidence: String) -> Option<Verdict> {
+        self.state = State::Ejected { since: now };
+        Some(Verdict::Eject { cause, evidence })
+    }
+
+    fn restore(&mut self, good: u32) -> Option<Verdict> {
+        self.state = State::Healthy;
+        self.tally = Tally::default();
+        Some(Verdict::Restore { evidence: format!("{good} probes in a row were answered") })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn settings() -> Arc<HealthSettings> {
+        Arc::new(HealthSettings::default())
+    }
+
+    fn failed(cause: Cause) -> Observation {
+        Observation::Failed { cause, after_loss: false, text: "it failed".into() }
+    }
+
+    fn refused_after_loss() -> Observation {
+        Observation::Failed { cause: Cause::Refused, after_loss: true, text: "refused".into() }
+    }
+
+    fn traffic(kinds: &[(Failure, u64)], streak: u32) -> Observation {
+        let mut seen = Traffic { streak, ..Traffic::default() };
+        for (kind, count) in kinds {
+            seen.new[*kind as usize] = *count;
+        }
+        Observation::Traffic(seen)
+    }
+
+    /// A detector, and a clock that goes on by a millisecond at each step.
+    struct Run(Detector, Instant);
+
+    impl Run {
+        fn fresh() -> Run {
+            let now = Instant::now();
+            Run(Detector::new(settings(), Health::Healthy, now), now)
+        }
+
+        fn healthy() -> Run {
+            let mut run = Run::fresh();
+            assert_eq!(run.good(), None);
+            run
+        }
+
+        fn see(&mut self, seen: Observation) -> Option<Verdict> {
+            self.1 += Duration::from_millis(1);
+            self.0.step(self.1, seen)
+        }
+
+        fn good(&mut self) -> Option<Verdict> {
+            let started = self.1;
+            self.see(Observation::Good { started })
+        }
+
+        fn cause(&mut self, seen: Observation) -> Option<Cause> {
+            match self.see(seen) {
+                Some(Verdict::Eject { cause, .. }) => Some(cause),
+                _ => None,
+            }
+        }
+    }
+
+    /// A node that is not there when ringway starts is ejected by the first probe, for each of the
+    /// certain failures; a slow one gets its `fall` probes.
+    #[test]
+    fn an_absent_node_is_out_at_the_start() {
+        for cause in [Cause::Refused, Cause::Unresolved, Cause::Misconfigured, Cause::Loading] {
+            assert_eq!(Run::fresh().cause(failed(cause)), Some(cause));
+        }
+        let mut run = Run::fresh();
+        assert_eq!(run.see(failed(Cause::Timeout)), Some(Verdict::Suspect));
+        assert_eq!(run.see(failed(Cause::Timeout)), None);
+        assert_eq!(run.cause(failed(Cause::Timeout)), Some(Cause::Timeout));
+    }
+
+    /// A refused connection right after a loss ejects at once, whether the probe or traffic met
+    /// either of the two.
+    #[test]
+    fn refused_after_a_loss_ejects_at_once() {
+        let mut run = Run::healthy();
+        assert_eq!(run.cause(refused_after_loss()), Some(Cause::Refused));
+        let mut run = Run::healthy();
+        assert_eq!(run.see(traffic(&[(Failure::Lost, 1)], 1)), Some(Verdict::Suspect));
+        assert_eq!(run.cause(failed(Cause::Refused)), Some(Cause::Refused));
+        let mut run = Run::healthy();
+        assert_eq!(run.see(traffic(&[(Failure::Lost, 1)], 1)), Some(Verdict::Suspect));
+        assert_eq!(run.cause(traffic(&[(Failure::Refused, 1)], 2)), Some(Cause::Refused));
+        let mut run = Run::healthy();
+        assert_eq!(run.cause(traffic(&[(Failure::Refused, 1), (Failure::Lost, 1)], 2)), Some(Cause::Refused));
+    }
+
+    /// Without a loss before it one refusal is only a sign; the second in a row ejects.
+    #[test]
+    fn a_first_refusal_is_a_sign() {
+        for first in [failed(Cause::Refused), traffic(&[(Failure::Refused, 1)], 1)] {
+            for second in [failed(Cause::Refused), traffic(&[(Failure::Refused, 1)], 2)] {
+                let mut run = Run::healthy();
+                assert_eq!(run.see(first.clone()), Some(Verdict::Suspect));
+                assert_eq!(run.cause(second), Some(Cause::Refused));
+            }
+            let mut run = Run::healthy();
+            run.see(first.clone());
+            assert_eq!(run.good(), Some(Verdict::Clear));
+            assert_eq!(run.see(failed(Cause::Refused)), Some(Verdict::Suspect));
+        }
+    }
+
+    /// However many connections are lost, a node that answers afterwards is cleared, and the next
+    /// probe after a loss makes a new connection.
+    #[test]
+    fn losses_alone_never_eject() {
+        let mut run = Run::healthy();
+        assert!(!run.0.wants_new_connection());
+        assert_eq!(run.see(traffic(&[(Failure::Lost, 40)], 40)), Some(Verdict::Suspect));
+        assert!(run.0.wants_new_connection());
+        assert_eq!(run.see(traffic(&[(Failure::Lost, 60)], 100)), None);
+        assert_eq!(run.good(), Some(Verdict::Clear));
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 101)), Some(Verdict::Suspect));
+        assert!(!run.0.wants_new_connection(), "a timeout is asked about on the standing connection");
+        assert_eq!(run.good(), Some(Verdict::Clear));
+    }
+
+    /// Timeouts count per request over all workers: `failures` in a row eject, also across a clear
+    /// by a probe; a good reply in between starts anew.
+    #[test]
+    fn timeouts_in_a_row_eject() {
+        let mut run = Run::healthy();
+        assert_eq!(run.cause(traffic(&[(Failure::Timeout, 5)], 5)), Some(Cause::Timeout));
+        let mut run = Run::healthy();
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 2)], 2)), Some(Verdict::Suspect));
+        assert_eq!(run.good(), Some(Verdict::Clear));
+        assert_eq!(run.cause(traffic(&[(Failure::Timeout, 1)], 3)), Some(Cause::Timeout));
+        let mut run = Run::healthy();
+        for _ in 0..10 {
+            run.see(traffic(&[(Failure::Timeout, 1)], 1));
+            assert_eq!(run.0.health(), Health::Suspect);
+        }
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 2)), None);
+        assert_eq!(run.cause(traffic(&[(Failure::Timeout, 1)], 3)), Some(Cause::Timeout));
+    }
+
+    /// A streak that runs ahead of the counts (both are read while workers write) loses nothing.
+    #[test]
+    fn a_streak_ahead_of_its_counts_is_counted_in_full() {
+        let mut run = Run::healthy();
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 2)), Some(Verdict::Suspect));
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 3)), None);
+        assert_eq!(run.cause(traffic(&[(Failure::Timeout, 1)], 3)), Some(Cause::Timeout));
+    }
+
+    /// Failed probes and failed requests add up: a hung node costs its clients fewer errors.
+    #[test]
+    fn probes_and_requests_add_up() {
+        let mut run = Run::healthy();
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 1)), Some(Verdict::Suspect));
+        assert_eq!(run.see(failed(Cause::Timeout)), None);
+        assert_eq!(run.cause(failed(Cause::Timeout)), Some(Cause::Timeout));
+    }
+
+    /// An answer to a question that was asked before the last sign clears nothing.
+    #[test]
+    fn an_old_answer_clears_nothing() {
+        let mut run = Run::healthy();
+        let started = run.1;
+        run.see(traffic(&[(Failure::Timeout, 1)], 1));
+        assert_eq!(run.see(Observation::Good { started }), None);
+        assert_eq!(run.0.health(), Health::Suspect);
+        assert_eq!(run.good(), Some(Verdict::Clear));
+    }
+
+    /// A suspect node is asked fast, the others at the interval, a fresh one at once.
+    #[test]
+    fn pauses_follow_the_state() {
+        let mut run = Run::fresh();
+        assert_eq!(run.0.pause(), Duration::ZERO);
+        run.good();
+        assert_eq!(run.0.pause(), Duration::from_secs(1));
+        run.see(failed(Cause::Timeout));
+        assert_eq!(run.0.pause(), Duration::from_millis(100));
+        run.0.configure(Arc::new(HealthSettings {
+            interval: Duration::from_millis(20),
+            ..HealthSettings::default()
+        }));
+        assert_eq!(run.0.pause(), Duration::from_millis(20));
+    }
+
+    /// The way back is probes only: probation, a relapse, probation again, restored after `rise`;
+    /// what traffic sees meanwhile changes nothing.
+    #[test]
+    fn the_way_back() {
+        let mut run = Run::healthy();
+        run.see(refused_after_loss());
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 9)], 9)), None);
+        assert_eq!(run.see(failed(Cause::Refused)), None);
+        assert_eq!(run.good(), Some(Verdict::Probation));
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 9)], 18)), None);
+        assert_eq!(run.see(failed(Cause::Timeout)), Some(Verdict::Relapse));
+        assert_eq!(run.good(), Some(Verdict::Probation));
+        assert!(matches!(run.good(), Some(Verdict::Restore { .. })));
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 19)), Some(Verdict::Suspect));
+    }
+
+    /// With `rise` 1 the first good probe restores; with `fall` 1 the first failed one ejects.
+    #[test]
+    fn the_shortest_ways() {
+        let now = Instant::now();
+        let short = Arc::new(HealthSettings { rise: 1, fall: 1, ..HealthSettings::default() });
+        let mut run = Run(Detector::new(short, Health::Healthy, now), now);
+        assert_eq!(run.cause(failed(Cause::Timeout)), Some(Cause::Timeout));
+        assert!(matches!(run.good(), Some(Verdict::Restore { .. })));
+    }
+
+    /// What is wrong with a node's configuration is said once per change.
+    #[test]
+    fn what_is_wrong_is_said_once() {
+        let mut run = Run::healthy();
+        let what: Option<Arc<str>> = Some("a replica".into());
+        assert_eq!(run.see(Observation::Wrong(None)), None);
+        assert_eq!(run.see(Observation::Wrong(what.clone())), Some(Verdict::Misconfigured(what.clone())));
+        assert_eq!(run.see(Observation::Wrong(what)), None);
+        assert_eq!(run.see(Observation::Wrong(None)), Some(Verdict::Misconfigured(None)));
+        assert_eq!(run.0.health(), Health::Healthy);
+    }
+
+    fn observations() -> impl Strategy<Value = (u8, u8, u8)> {
+        (0u8..6, 0u8..6, 0u8..4)
+    }
+
+    proptest! {
+        /// Whatever is seen: verdicts follow each other in an order that membership accepts, a
+        /// healthy node needs a failure to leave, and `rise` good probes always bring one back.
+        #[test]
+        fn verdicts_are_in_order(seen in proptest::collection::vec(observations(), 1..200)) {
+            let mut run = Run::fresh();
+            let mut streak = 0;
+            for (what, kind, count) in seen {
+                let before = run.0.health();
+                let verdict = match what {
+                    0 | 1 => { streak = 0; run.good() }
+                    2 => run.see(failed(Cause::from(Failure::ALL[kind as usize]))),
+                    3 => run.see(refused_after_loss()),
+                    _ => {
+                        streak += u32::from(count);
+                        run.see(traffic(&[(Failure::ALL[kind as usize], count.into())], streak))
+                    }
+                };
+                let after = run.0.health();
+                let expected = match &verdict {
+                    None => (before, before),
+                    Some(Verdict::Suspect) => (Health::Healthy, Health::Suspect),
+                    Some(Verdict::Clear) => (Health::Suspect, Health::Healthy),
+                    Some(Verdict::Eject { .. }) => {
+                        prop_assert!(matches!(before, Health::Healthy | Health::Suspect));
+                        (before, Health::Ejected)
+                    }
+                    Some(Verdict::Probation) => (Health::Ejected, Health::Probation),
+                    Some(Verdict::Relapse) => (Health::Probation, Health::Ejected),
+                    Some(Verdict::Restore { .. }) => (Health::Probation, Health::Healthy),
+                    Some(Verdict::Misconfigured(_)) => (before, before),
+                };
+                prop_assert_eq!((before, after), expected);
+                if what == 0 {
+                    prop_assert!(after != Health::Suspect);
+                }
+            }
+            for _ in 0..2 {
+                run.good();
+            }
+            prop_assert_eq!(run.0.health(), Health::Healthy);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What became of a pool, told three times: a log line, a metric, and a line of the bounded
+//! history that the admin port shows.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use metrics::{Unit, counter, describe_counter};
+use tokio::{sync::mpsc, task::spawn_blocking};
+
+use super::plan::{Event, moved};
+use crate::topology::{Cause, Topology};
+
+/// Lines that are kept.
+const HISTORY: usize = 1000;
+
+/// Steps that may wait to be told before membership waits for them.
+pub(super) const UNTOLD: usize = 256;
+
+const EJECTIONS: &str = "ringway_ejections_total";
+const RESTORES: &str = "ringway_restores_total";
+const HELD: &str = "ringway_ejections_refused_total";
+const MOVED: &str = "ringway_moved_share_millionths_total";
+const RELOADS: &str = "ringway_reloads_total";
+
+/// Says what this room's metrics mean, to whatever recorder is installed.
+pub fn describe() {
+    describe_counter!(EJECTIONS, "Nodes put out of the ring, by cause");
+    describe_counter!(RESTORES, "Nodes given their share of the ring again");
+    describe_counter!(HELD, "Nodes that failed and were kept because of eject_max, by cause");
+    describe_counter!(MOVED, Unit::Count, "Millionths of the key space whose owner or action changed");
+    describe_counter!(RELOADS, "Reloads of a pool, by outcome: applied, unchanged, refused or invalid");
+}
+
+/// Counts a reload of a pool.
+pub fn count_reload(pool: &str, outcome: &'static str) {
+    counter!(RELOADS, "pool" => pool.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// One line of the history.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Record {
+    /// The pool.
+    pub pool: Arc<str>,
+    /// The epoch that began.
+    pub epoch: u64,
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+    /// `ejected`, `restored`, `readmitted` or `reloaded`.
+    pub what: &'static str,
+    /// Which node, unless it is about the whole pool.
+    pub node: Option<Arc<str>>,
+    /// Why, as a label.
+    pub cause: Option<Cause>,
+    /// Why, as a sentence.
+    pub evidence: Arc<str>,
+    /// The share of the key space that moved in this epoch.
+    pub moved: f64,
+}
+
+/// The last changes of ownership, oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct History(Arc<Mutex<VecDeque<Arc<Record>>>>);
+
+impl History {
+    fn records(&self) -> MutexGuard<'_, VecDeque<Arc<Record>>> {
+        // Nothing in here can be left half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is remembered, oldest first.
+    pub fn all(&self) -> Vec<Arc<Record>> {
+        self.records().iter().cloned().collect()
+    }
+
+    fn push(&self, record: Record) {
+        let mut records = self.records();
+        if records.len() == HISTORY {
+            records.pop_front();
+        }
+        records.push_back(Arc::new(record));
+    }
+}
+
+/// A step that was published.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub(super) before: Arc<Topology>,
+    pub(super) after: Arc<Topology>,
+    pub(super) events: Vec<Event>,
+}
+
+/// Tells steps in their order, until membership ends. Shares are computed on a blocking thread,
+/// after the publish: an ejection does not wait for its own statistics.
+pub(super) async fn tell(mut steps: mpsc::Receiver<Published>, history: History) {
+    while let Some(step) = steps.recv().await {
+        let Published { before, after, events } = step;
+        let is_epoch = before.epoch != after.epoch;
+        let share = match is_epoch {
+            true => {
+                let (before, after) = (before.clone(), after.clone());
+                spawn_blocking(move || moved(&before, &after)).await.unwrap_or(0.0)
+            }
+            false => 0.0,
+        };
+        counter!(MOVED, "pool" => after.pool.to_string()).increment((share * 1e6).round() as u64);
+        for event in &events {
+            log(&after, event, share);
+            count(&after.pool, event);
+            if is_epoch && let Some(record) = line(&after, event, share) {
+                history.push(record);
+            }
+        }
+    }
+}
+
+fn log(after: &Topology, event: &Event, moved: f64) {
+    let (pool, epoch) = (&*after.pool, after.epoch);
+    let moved = format!("{moved:.6}");
+    match event {
+        Event::Ejected { node, cause, evidence } => {
+            let cause = cause.word();
+            tracing::warn!(pool, epoch, node = &**node, cause, evidence = &**evidence, moved, "node ejected");
+        }
+        Event::Held { node, cause, evidence } => {
+            let cause = cause.word();
+            tracing::error!(pool, epoch, node = &**node, cause, evidence = &**evidence, "node not ejected");
+        }
+        Event::Readmitted { node } => {
+            let evidence = "the others are too few since the reload";
+            tracing::error!(pool, epoch, node = &**node, evidence, moved, "node readmitted, though ejected");
+        }
+        Event::Restored { node, evidence } => {
+            tracing::info!(pool, epoch, node = &**node, evidence = &**evidence, moved, "node restored");
+        }
+        Event::Recovered { node } => {
+            tracing::info!(pool, epoch, node = &**node, "node recovered without having left");
+        }
+        Event::Reloaded => {
+            tracing::info!(pool, epoch, revision = after.revision, moved, "pool reloaded");
+        }
+    }
+}
+
+fn count(pool: &str, event: &Event) {
+    let pool = pool.to_owned();
+    match event {
+        Event::Ejected { node, cause, .. } => {
+            counter!(EJECTIONS, "pool" => pool, "node" => node.to_string(), "cause" => cause.word())
+                .increment(1);
+        }
+        Event::Held { node, cause, .. } => {
+            counter!(HELD, "pool" => pool, "node" => node.to_string(), "cause" => cause.word()).increment(1);
+        }
+        Event::Restored { node, .. } => {
+            counter!(RESTORES, "pool" => pool, "node" => node.to_string()).increment(1);
+        }
+        Event::Readmitted { .. } | Event::Recovered { .. } | Event::Reloaded => {}
+    }
+}
+
+fn line(after: &Topology, event: &Event, moved: f64) -> Option<Record> {
+    let (what, node, cause, evidence) = match event {
+        Event::Ejected { node, cause, evidence } => ("ejected", Some(node), Some(*cause), evidence.clone()),
+        Event::Readmitted { node } => ("readmitted", Some(node), None, "too few others".into()),
+        Event::Restored { node, evidence } => ("restored", Some(node), None, evidence.clone()),
+        Event::Reloaded => ("reloaded", None, None, "by the operator".into()),
+        Event::Held { .. } | Event::Recovered { .. } => return None,
+    };
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+    let (pool, node) = (after.pool.clone(), node.cloned());
+    Some(Record { pool, epoch: after.epoch, unix_ms, what, node, cause, evidence, moved })
+}

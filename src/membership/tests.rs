@@ -1,0 +1,513 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    ring,
+    topology::{
+        Cause, Failure, Health, HealthSettings, NodeId, OnEjected, Placement, Policy, Route, channel,
+    },
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A node of a test's pool: `n3` weighs 2 and listens on port 7003.
+pub(super) fn node(i: usize, weight: u32) -> NodeSpec {
+    NodeSpec {
+        name: format!("n{i}").into(),
+        address: Address::Tcp { host: "127.0.0.1".into(), port: 7000 + i as u16 },
+        weight,
+        zone: None,
+    }
+}
+
+/// A pool of nodes with these weights.
+pub(super) fn spec(weights: &[u32], eject_max: f64) -> PoolSpec {
+    PoolSpec {
+        name: "cache".into(),
+        listen: Vec::new(),
+        ring: ring::Settings {
+            placement: ring::Placement::Vnode { points: 20 },
+            hash: ring::HashKind::Xxh3_64,
+            char_sign: ring::CharSign::X86,
+            hash_tag: None,
+        },
+        policy: Arc::new(Policy::default()),
+        health: HealthSettings { eject_max, ..HealthSettings::default() },
+        nodes: weights.iter().enumerate().map(|(i, w)| node(i, *w)).collect(),
+    }
+}
+
+/// Which node (by name) serves each of many keys.
+pub(super) fn owners(topology: &Topology) -> Vec<Option<Arc<str>>> {
+    let key = |i: u32| topology.route(topology.ring.hash(format!("key:{i}").as_bytes()));
+    let name = |route| match route {
+        Route::Send(i) => Some(topology.nodes[i].node.name.clone()),
+        Route::Fail(_) | Route::NoOwner => None,
+    };
+    (0..300).map(key).map(name).collect()
+}
+
+/// Panics unless the guard holds: not too much is away, and somebody owns.
+pub(super) fn assert_guarded(topology: &Topology) {
+    let weight = |away: bool| -> u32 {
+        let of_kind = |e: &&crate::topology::Entry| (e.placement == Placement::Away) == away;
+        topology.nodes.iter().filter(of_kind).map(|e| e.node.weight).sum()
+    };
+    let (away, owns) = (weight(true), weight(false));
+    let out_max = topology.health.eject_max * f64::from(away + owns);
+    assert!(f64::from(away) <= out_max + 1e-6, "{away} of {} is away", away + owns);
+    assert!(topology.serves(), "nobody owns");
+}
+
+/// A pool that is planned but not run.
+pub(super) struct Planned {
+    pub(super) births: Births,
+    pub(super) ledger: Ledger,
+    pub(super) topology: Topology,
+}
+
+impl Planned {
+    pub(super) fn new(spec: &PoolSpec) -> Planned {
+        let births = Births { ids: IdSource::default(), workers: 1, bell: Arc::new(Notify::new()) };
+        let topology = first_topology(spec, &births, |n| n.address.literal().into_iter().collect());
+        Planned { births, ledger: Ledger::new(spec), topology }
+    }
+
+    fn id(&self, name: &str) -> NodeId {
+        let entry = self.topology.nodes.iter().find(|e| &*e.node.name == name);
+        entry.expect("the node is in the pool").node.id
+    }
+
+    fn entry(&self, name: &str) -> &crate::topology::Entry {
+        &self.topology.nodes[self.topology.position(self.id(name)).expect("it is there")]
+    }
+
+    /// Puts an outcome in force; what was told, if anything was published.
+    pub(super) fn apply(&mut self, outcome: Outcome) -> Option<Vec<Event>> {
+        let Outcome::Publish(step) = outcome else { return None };
+        assert_eq!(step.next.revision, self.topology.revision + 1);
+        assert!(step.next.epoch - self.topology.epoch <= 1);
+        self.ledger = step.ledger;
+        self.topology = step.next;
+        Some(step.events)
+    }
+
+    pub(super) fn change(&mut self, change: &Change) -> Option<Vec<Event>> {
+        self.apply(plan(&self.topology, &self.ledger, change))
+    }
+
+    fn eject(&mut self, name: &str) -> Option<Vec<Event>> {
+        let (pool, node) = ("cache".into(), self.id(name));
+        self.change(&Change::Eject { pool, node, cause: Cause::Refused, evidence: "it is gone".into() })
+    }
+
+    fn restore(&mut self, name: &str) -> Option<Vec<Event>> {
+        let (pool, node) = ("cache".into(), self.id(name));
+        self.change(&Change::Restore { pool, node, evidence: "it is back".into() })
+    }
+
+    fn prepare(&self, spec: PoolSpec) -> Prepared {
+        let targets = spec.nodes.iter().map(|n| n.address.literal().into_iter().collect()).collect();
+        prepare(&self.topology, &self.ledger, Arc::new(spec), targets)
+    }
+
+    fn reload(&mut self, spec: PoolSpec) -> Option<Vec<Event>> {
+        let prepared = self.prepare(spec);
+        self.apply(reload(&self.topology, &self.ledger, &prepared, &self.births, 0.0, true))
+    }
+}
+
+fn names(events: &[Event]) -> Vec<String> {
+    let word = |event: &Event| match event {
+        Event::Ejected { node, .. } => format!("ejected {node}"),
+        Event::Held { node, .. } => format!("held {node}"),
+        Event::Readmitted { node } => format!("readmitted {node}"),
+        Event::Restored { node, .. } => format!("restored {node}"),
+        Event::Recovered { node } => format!("recovered {node}"),
+        Event::Reloaded => "reloaded".to_owned(),
+    };
+    events.iter().map(word).collect()
+}
+
+fn told(events: Option<Vec<Event>>) -> Vec<String> {
+    names(&events.expect("a publish"))
+}
+
+/// An ejection is one epoch that moves the node's share and nothing else; the return is one epoch
+/// that restores the exact map.
+#[test]
+fn out_and_back_is_two_epochs() {
+    let mut pool = Planned::new(&spec(&[1, 1, 1, 1], 0.5));
+    let first = pool.topology.clone();
+    assert_eq!(told(pool.eject("n1")), ["ejected n1"]);
+    assert_eq!((pool.topology.epoch, pool.topology.revision), (2, 2));
+    for (before, after) in owners(&first).iter().zip(owners(&pool.topology)) {
+        match before.as_deref() {
+            Some("n1") => assert_ne!(after.as_deref(), Some("n1")),
+            _ => assert_eq!(before, &after),
+        }
+    }
+    let share = first.ring.shares(|_| true)[1];
+    assert!((moved(&first, &pool.topology) - share).abs() < 1e-9);
+    assert!(pool.eject("n1").is_none(), "twice is nothing");
+    assert_eq!(told(pool.restore("n1")), ["restored n1"]);
+    assert_eq!(pool.topology.epoch, 3);
+    assert_eq!(owners(&pool.topology), owners(&first));
+    assert!(pool.ledger.is_empty());
+    assert!(moved(&first, &pool.topology) == 0.0);
+}
+
+/// Doubts, probation, a relapse, a new address and a misconfiguration are revisions, not epochs.
+#[test]
+fn what_moves_no_key_is_no_epoch() {
+    let mut pool = Planned::new(&spec(&[1, 1], 0.5));
+    let (node, name) = (pool.id("n0"), || "cache".into());
+    let what: Option<Arc<str>> = Some("it is a replica".into());
+    let elsewhere: Arc<[Target]> = Arc::new([Target::Unix("/run/x".into())]);
+    for change in [
+        Change::Suspect { pool: name(), node },
+        Change::Misconfigured { pool: name(), node, what: what.clone() },
+        Change::Resolved { pool: name(), node, targets: elsewhere.clone() },
+        Change::Clear { pool: name(), node },
+    ] {
+        assert_eq!(told(pool.change(&change)), [] as [&str; 0], "{change:?}");
+        assert!(pool.change(&change).is_none(), "twice is nothing: {change:?}");
+    }
+    assert_eq!(pool.entry("n0").misconfigured, what);
+    assert_eq!(pool.entry("n0").targets, elsewhere);
+    assert_eq!((pool.topology.epoch, pool.topology.revision), (1, 5));
+    pool.eject("n0");
+    assert!(pool.change(&Change::Clear { pool: name(), node }).is_none(), "it is too late for that");
+    assert!(pool.change(&Change::Probation { pool: name(), node }).is_some());
+    assert!(pool.change(&Change::Relapse { pool: name(), node }).is_some());
+    assert_eq!((pool.topology.epoch, pool.entry("n0").health), (2, Health::Ejected));
+    let stranger = NodeId(999);
+    assert!(pool.change(&Change::Suspect { pool: name(), node: stranger }).is_none());
+}
+
+/// `eject_max` fails open and says so; when others return, the one that was kept goes; the last
+/// node stays whatever `eject_max` says.
+#[test]
+fn the_guard_fails_open() {
+    let mut pool = Planned::new(&spec(&[1, 1, 1, 1], 0.5));
+    pool.eject("n0");
+    pool.eject("n1");
+    let epoch = pool.topology.epoch;
+    let events = pool.eject("n2").expect("its health turns");
+    assert_eq!(names(&events), ["held n2"]);
+    assert!(matches!(&events[0], Event::Held { evidence, .. } if evidence.contains("50 %")), "{events:?}");
+    assert_eq!(pool.topology.epoch, epoch, "no key moved");
+    assert_eq!(pool.entry("n2").health, Health::Ejected);
+    assert_eq!(told(pool.restore("n0")), ["restored n0", "ejected n2"]);
+    assert_eq!(pool.topology.epoch, epoch + 1, "both in one epoch");
+    assert_eq!(told(pool.eject("n3")), ["held n3"]);
+    assert_eq!(told(pool.restore("n3")), ["recovered n3"]);
+
+    let mut all = Planned::new(&spec(&[1, 1], 1.0));
+    all.eject("n0");
+    let events = all.eject("n1").expect("its health turns");
+    assert!(
+        matches!(&events[0], Event::Held { evidence, .. } if evidence.contains("last node")),
+        "{events:?}"
+    );
+    assert!(all.topology.serves());
+    assert_eq!(told(Planned::new(&spec(&[1], 0.5)).eject("n0")), ["held n0"]);
+    assert_eq!(told(Planned::new(&spec(&[1, 1], 0.0)).eject("n0")), ["held n0"]);
+}
+
+/// Where ejected keys do not move, an ejection is an epoch all the same: their action changes, and
+/// the share is what is refused.
+#[test]
+fn fail_counts_what_is_refused() {
+    let mut fail = spec(&[1, 1, 2], 0.5);
+    fail.policy = Arc::new(Policy { on_ejected: OnEjected::Fail, ..Policy::default() });
+    let mut pool = Planned::new(&fail);
+    let first = pool.topology.clone();
+    pool.eject("n2");
+    assert_eq!(pool.topology.epoch, 2);
+    assert!((moved(&first, &pool.topology) - first.ring.shares(|_| true)[2]).abs() < 1e-9);
+    // Rehash from now on: the keys that were refused get an owner.
+    assert_eq!(told(pool.reload(spec(&[1, 1, 2], 0.5))), ["reloaded"]);
+    assert_eq!(pool.topology.epoch, 3);
+}
+
+/// A reload of the same is nothing; one of other limits is a revision; the ring is not built anew
+/// in either.
+#[test]
+fn a_reload_that_moves_nothing() {
+    let mut pool = Planned::new(&spec(&[1, 1], 0.5));
+    let ring = pool.topology.ring.clone();
+    assert!(pool.reload(spec(&[1, 1], 0.5)).is_none());
+    assert_eq!(told(pool.reload(spec(&[1, 1], 0.4))), ["reloaded"]);
+    assert_eq!((pool.topology.epoch, pool.topology.revision), (1, 2));
+    assert!(Arc::ptr_eq(&ring, &pool.topology.ring));
+    assert_eq!(pool.topology.health.eject_max, 0.4);
+}
+
+/// Nodes that stay are the same nodes after a reload; a new address is a new node with the old
+/// counters; a new weight is a new node too, but what was known of the server stays known.
+#[test]
+fn a_reload_touches_only_what_changed() {
+    let mut pool = Planned::new(&spec(&[1, 1, 1], 0.5));
+    pool.eject("n2");
+    let before = pool.topology.clone();
+    let mut next = spec(&[1, 1, 2], 0.5);
+    next.nodes[1].address = Address::Tcp { host: "127.0.0.1".into(), port: 7999 };
+    next.nodes.push(node(3, 1));
+    assert_eq!(told(pool.reload(next)), ["reloaded"]);
+    assert_eq!(pool.topology.epoch, before.epoch + 1);
+    let now = &pool.topology;
+    assert!(Arc::ptr_eq(&now.nodes[0].node, &before.nodes[0].node));
+    assert_ne!(now.nodes[1].node.id, before.nodes[1].node.id);
+    assert!(Arc::ptr_eq(&now.nodes[1].node.blocks, &before.nodes[1].node.blocks));
+    assert_eq!(now.nodes[1].health, Health::Healthy);
+    assert_ne!(now.nodes[2].node.id, before.nodes[2].node.id);
+    assert_eq!((now.nodes[2].health, now.nodes[2].placement), (Health::Ejected, Placement::Away));
+    assert_eq!(pool.ledger.len(), 1);
+    assert_eq!(told(pool.restore("n2")), ["restored n2"]);
+    assert!(pool.ledger.is_empty());
+}
+
+/// Names keep their ordinals while the process lives, new ones follow in sorted order.
+#[test]
+fn ordinals_stay() {
+    let mut unsorted = spec(&[1, 1], 0.5);
+    unsorted.nodes.reverse();
+    let mut pool = Planned::new(&unsorted);
+    let ordinals = |pool: &Planned| pool.topology.ordinals.iter().map(|n| n.to_string()).collect::<Vec<_>>();
+    assert_eq!(ordinals(&pool), ["n0", "n1"]);
+    let mut other = spec(&[], 0.5);
+    other.nodes = vec![node(9, 1), node(1, 1), node(5, 1)];
+    pool.reload(other);
+    assert_eq!(ordinals(&pool), ["n0", "n1", "n5", "n9"]);
+    pool.reload(spec(&[1, 1], 0.5));
+    assert_eq!(ordinals(&pool), ["n0", "n1", "n5", "n9"]);
+}
+
+/// A reload that leaves only ejected nodes gives them their keys back: somebody has to try.
+#[test]
+fn a_reload_keeps_the_guard() {
+    let mut pool = Planned::new(&spec(&[1, 1, 1, 1], 0.5));
+    pool.eject("n0");
+    pool.eject("n1");
+    let told = told(pool.reload(spec(&[1, 1], 0.5)));
+    assert_eq!(told, ["reloaded", "readmitted n1"], "the first that left stays away");
+    assert_guarded(&pool.topology);
+}
+
+/// A reload that moves more than was agreed is refused with its share, and done when it is meant.
+#[test]
+fn a_reload_that_moves_much_is_refused() {
+    let pool = Planned::new(&spec(&[1, 1], 0.5));
+    let prepared = pool.prepare(spec(&[1, 1, 1], 0.5));
+    assert!(prepared.moved > 0.15, "{}", prepared.moved);
+    let ask = |max_share, yes| reload(&pool.topology, &pool.ledger, &prepared, &pool.births, max_share, yes);
+    let Outcome::Refused { why } = ask(0.1, false) else { panic!("it moves a third") };
+    assert!(why.contains("cache") && why.contains("10.0 %") && why.contains("yes"), "{why}");
+    assert!(matches!(ask(0.1, true), Outcome::Publish(_)));
+    assert!(matches!(ask(0.9, false), Outcome::Publish(_)));
+}
+
+/// One thing that happens to a pool in the property below.
+fn steps() -> impl Strategy<Value = Vec<(u8, usize)>> {
+    proptest::collection::vec((0u8..9, 0usize..8), 1..60)
+}
+
+proptest! {
+    /// Whatever happens: an epoch rises by one at most and only if a placement or a node changed,
+    /// the guard holds, an ejection never moves a survivor's keys, the ledger is bounded, and when
+    /// all nodes are back, so is the map.
+    #[test]
+    fn the_laws_of_a_pool(
+        weights in proptest::collection::vec(1u32..4, 1..7),
+        eject_max in prop_oneof![Just(0.0), Just(1.0 / 3.0), Just(0.5), Just(1.0)],
+        steps in steps(),
+    ) {
+        let mut pool = Planned::new(&spec(&weights, eject_max));
+        for (what, which) in steps {
+            let before = pool.topology.clone();
+            let node = before.nodes[which % before.nodes.len()].node.id;
+            let name = || Arc::<str>::from("cache");
+            let cause = Cause::Timeout;
+            let change = match what {
+                0 => Change::Suspect { pool: name(), node },
+                1 => Change::Clear { pool: name(), node },
+                2..=4 => Change::Eject { pool: name(), node, cause, evidence: "seen".into() },
+                5 => Change::Probation { pool: name(), node },
+                6 => Change::Relapse { pool: name(), node },
+                7 => Change::Restore { pool: name(), node, evidence: "seen".into() },
+                _ => {
+                    let mut other = weights.clone();
+                    other[which % weights.len()] += 1;
+                    let grown = before.nodes.iter().map(|e| e.node.weight).eq(weights.iter().copied());
+                    pool.reload(spec(if grown { &other } else { &weights }, eject_max));
+                    prop_assert_eq!(pool.topology.epoch, before.epoch + 1);
+                    assert_guarded(&pool.topology);
+                    continue;
+                }
+            };
+            let events = pool.change(&change);
+            assert_guarded(&pool.topology);
+            prop_assert!(pool.ledger.len() <= pool.topology.nodes.len());
+            let (old, new) = (owners(&before), owners(&pool.topology));
+            if pool.topology.epoch == before.epoch {
+                prop_assert_eq!(old, new);
+            } else if matches!(change, Change::Eject { .. }) {
+                let gone: BTreeSet<_> = before.nodes.iter().zip(pool.topology.nodes.iter())
+                    .filter(|(a, b)| a.placement != b.placement)
+                    .map(|(a, _)| a.node.name.clone())
+                    .collect();
+                prop_assert_eq!(gone.len(), 1);
+                for (a, b) in old.iter().zip(&new) {
+                    let a = a.as_ref().expect("somebody owns");
+                    prop_assert!(gone.contains(a) || Some(a) == b.as_ref());
+                }
+                prop_assert!(events.is_some());
+            }
+        }
+        pool.reload(spec(&weights, eject_max));
+        for i in 0..weights.len() {
+            pool.restore(&format!("n{i}"));
+        }
+        prop_assert_eq!(owners(&pool.topology), owners(&Planned::new(&spec(&weights, eject_max)).topology));
+        prop_assert!(pool.ledger.is_empty());
+    }
+}
+
+/// A running membership over one pool.
+struct Run {
+    handle: Handle,
+    reader: crate::topology::TopologyReader,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Run {
+    async fn start(spec: PoolSpec) -> Run {
+        let ids = IdSource::default();
+        let embedded: Embedded = Arc::new(|_, node| Some(Target::Unix(format!("/{}", node.name).into())));
+        let settings = Settings { workers: 2, max_share: 0.1, ids: ids.clone(), embedded };
+        let (membership, handle) = Membership::new(settings);
+        let bell = Arc::new(Notify::new());
+        let births = Births { ids, workers: 2, bell: bell.clone() };
+        let (writer, reader) = channel(first_topology(&spec, &births, |_| Arc::new([])));
+        let task = tokio::spawn(membership.run());
+        handle.add(Pool { writer, spec: Arc::new(spec), bell }).await;
+        Run { handle, reader, task }
+    }
+
+    async fn send(&self, change: Change) {
+        self.handle.inbox().send(change).await.expect("membership runs");
+    }
+
+    /// Waits until the history is this long.
+    async fn history(&self, len: usize) -> Vec<Arc<Record>> {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let records = self.handle.history().all();
+            if records.len() >= len {
+                return records;
+            }
+            assert!(tokio::time::Instant::now() < until, "{records:?}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+/// What is sent to the inbox is published and remembered with its cause and share; changes for
+/// pools that are not there are nothing; a restored node's streak is forgotten.
+#[tokio::test]
+async fn changes_are_published_and_told() {
+    let run = Run::start(spec(&[1, 1, 2], 0.5)).await;
+    let entry = run.reader.load().nodes[2].clone();
+    entry.node.evidence.failed(Failure::Timeout, 3);
+    let (pool, node) = (Arc::<str>::from("cache"), entry.node.id);
+    let eject = |pool: &Arc<str>| Change::Eject {
+        pool: pool.clone(),
+        node,
+        cause: Cause::Timeout,
+        evidence: "3 requests in a row".into(),
+    };
+    run.send(eject(&"other".into())).await;
+    run.send(eject(&pool)).await;
+    run.send(eject(&pool)).await;
+    let records = run.history(1).await;
+    assert_eq!(run.reader.load().epoch, 2);
+    let record = &records[0];
+    assert_eq!((record.epoch, record.what, record.cause), (2, "ejected", Some(Cause::Timeout)));
+    assert_eq!((record.node.as_deref(), &*record.evidence), (Some("n2"), "3 requests in a row"));
+    assert!((0.2..0.8).contains(&record.moved), "{}", record.moved);
+    assert_eq!(entry.node.evidence.streak(), 3);
+    run.send(Change::Restore { pool, node, evidence: "answered".into() }).await;
+    let records = run.history(2).await;
+    assert_eq!((records[1].what, records[1].moved), ("restored", record.moved));
+    assert_eq!(entry.node.evidence.streak(), 0);
+    run.task.abort();
+}
+
+/// A reload answers with its share or its refusal; literal addresses, embedded nodes and nodes
+/// that stay have their targets at once.
+#[tokio::test]
+async fn reloads_are_answered() {
+    let run = Run::start(spec(&[1, 1], 0.5)).await;
+    let mut next = spec(&[1, 1, 1], 0.5);
+    next.nodes.push(NodeSpec { address: Address::Embedded, ..node(3, 1) });
+    let next = Arc::new(next);
+    let why = run.handle.reload(next.clone(), false).await.expect_err("it moves half");
+    assert!(why.contains("max_share"), "{why}");
+    assert_eq!(run.reader.load().revision, 1);
+    let moved = run.handle.reload(next.clone(), true).await.expect("it is meant");
+    assert!((0.3..0.7).contains(&moved), "{moved}");
+    let topology = run.reader.load();
+    assert_eq!((topology.epoch, topology.nodes.len()), (2, 4));
+    assert_eq!(topology.nodes[2].targets.to_vec(), [Target::Tcp(([127, 0, 0, 1], 7002).into())]);
+    assert_eq!(topology.nodes[3].targets.to_vec(), [Target::Unix("/n3".into())]);
+    assert_eq!(run.handle.reload(next, false).await, Ok(0.0));
+    run.handle.set_max_share(1.0).await;
+    let back = Arc::new(spec(&[1, 1], 0.5));
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while run.handle.reload(back.clone(), false).await.is_err() {
+        assert!(tokio::time::Instant::now() < until, "the new limit is not in force");
+    }
+    for (broken, word) in
+        [(PoolSpec { name: "other".into(), ..spec(&[1], 0.5) }, "no such pool"), (spec(&[], 0.5), "no nodes")]
+    {
+        let why = run.handle.reload(Arc::new(broken), true).await.expect_err(word);
+        assert!(why.contains(word), "{why}");
+    }
+    run.handle.remove("cache".into()).await;
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while run.handle.reload(back.clone(), true).await.is_ok() {
+        assert!(tokio::time::Instant::now() < until, "the pool is still governed");
+    }
+    run.task.abort();
+}
+
+/// Changes go on while a reload is prepared, and the reload keeps what they did.
+#[tokio::test]
+async fn a_reload_does_not_hold_changes_up() {
+    let run = Run::start(spec(&[1, 1, 1, 1], 0.5)).await;
+    let node = run.reader.load().nodes[0].node.id;
+    let (answer, answered) = oneshot::channel();
+    let next = Arc::new(spec(&[1, 1, 1, 1, 1], 0.5));
+    run.send(Change::Reload { spec: next, yes: true, answer }).await;
+    run.send(Change::Eject { pool: "cache".into(), node, cause: Cause::Refused, evidence: "gone".into() })
+        .await;
+    answered.await.expect("an answer").expect("it is done");
+    run.history(2).await;
+    let topology = run.reader.load();
+    assert_eq!((topology.epoch, topology.nodes.len()), (3, 5));
+    assert_eq!(topology.nodes[0].placement, Placement::Away);
+    run.task.abort();
+}
+
+/// Membership ends with its last handle, and health with membership's inbox.
+#[tokio::test]
+async fn it_ends_with_its_handles() {
+    let Run { handle, task, .. } = Run::start(spec(&[1], 0.5)).await;
+    let inbox = handle.inbox();
+    drop(handle);
+    tokio::time::timeout(PATIENCE, task).await.expect("it ends").expect("it does not panic");
+    assert!(inbox.is_closed());
+}

@@ -1,0 +1,119 @@
+//! How a pipeline gets its connection: dial, then say who we are and which version and database
+//! we want, and have all of it confirmed before the first request goes out.
+
+use std::{io, sync::Arc};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+
+use crate::{
+    net::{ReadHalf, Stream, Target, WriteHalf, dial},
+    protocol::resp::{Version, frame::Scanner, write},
+    topology::{Failure, Policy},
+};
+
+/// A connection that is ready for requests.
+pub(crate) struct Connection {
+    pub(crate) read: ReadHalf,
+    pub(crate) write: WriteHalf,
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct ConnectError {
+    pub(crate) kind: Failure,
+    text: String,
+}
+
+/// A reply to a handshake larger than this is none.
+const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+
+/// Connects to the first target that answers.
+pub(crate) async fn connect(targets: &Arc<[Target]>, policy: &Policy, version: Version) -> Result<Connection, ConnectError> {
+    let mut last = ConnectError { kind: Failure::ConnectTimeout, text: "the name does not resolve".to_owned() };
+    for target in targets.iter() {
+        let attempt = async {
+            let mut stream = dial(target, policy.deadline.max(policy.request_timeout)).await.map_err(dial_error)?;
+            handshake(&mut stream, policy, version).await?;
+            let (read, write) = stream.into_split();
+            Ok(Connection { read, write })
+        };
+        last = match timeout(policy.connect_timeout, attempt).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                let text = format!("{target}: no connection within {} ms", policy.connect_timeout.as_millis());
+                ConnectError { kind: Failure::ConnectTimeout, text }
+            }
+        };
+    }
+    Err(last)
+}
+
+fn dial_error(error: io::Error) -> ConnectError {
+    let refused = matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
+    let kind = if refused { Failure::Refused } else { Failure::ConnectTimeout };
+    ConnectError { kind, text: error.to_string() }
+}
+
+/// The commands that a connection begins with, and how many there are.
+pub(crate) fn greeting(policy: &Policy, version: Version) -> (Vec<u8>, usize) {
+    let mut bytes = Vec::new();
+    let mut count = 0;
+    let mut say = |args: &[&[u8]]| {
+        write::request(&mut bytes, args);
+        count += 1;
+    };
+    let auth = policy.auth.as_ref();
+    match (version, auth) {
+        (Version::Resp3, None) => say(&[b"HELLO", b"3"]),
+        (Version::Resp3, Some(auth)) => {
+            let user = auth.user.as_deref().unwrap_or("default");
+            say(&[b"HELLO", b"3", b"AUTH", user.as_bytes(), &auth.password.0]);
+        }
+        (Version::Resp2, None) => {}
+        (Version::Resp2, Some(auth)) => match &auth.user {
+            Some(user) => say(&[b"AUTH", user.as_bytes(), &auth.password.0]),
+            None => say(&[b"AUTH", &auth.password.0]),
+        },
+    }
+    if policy.db != 0 {
+        say(&[b"SELECT", policy.db.to_string().as_bytes()]);
+    }
+    (bytes, count)
+}
+
+async fn handshake(stream: &mut Stream, policy: &Policy, version: Version) -> Result<(), ConnectError> {
+    let (bytes, mut missing) = greeting(policy, version);
+    if missing == 0 {
+        return Ok(());
+    }
+    let lost = |error: io::Error| ConnectError { kind: Failure::Lost, text: error.to_string() };
+    stream.write_all(&bytes).await.map_err(lost)?;
+    let mut scanner = Scanner::default();
+    let (mut reply, mut start, mut seen) = (Vec::new(), 0, 0);
+    while missing > 0 {
+        if seen == reply.len() {
+            let n = stream.read_buf(&mut reply).await.map_err(lost)?;
+            if n == 0 || reply.len() > HANDSHAKE_BYTES_MAX {
+                return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        let scan = scanner
+            .advance(&reply[seen..])
+            .map_err(|e| ConnectError { kind: Failure::Protocol, text: e.to_string() })?;
+        seen += scan.used;
+        if scan.done {
+            if reply[start] == b'-' {
+                let text = String::from_utf8_lossy(reply[start + 1..seen].trim_ascii_end()).into_owned();
+                return Err(ConnectError { kind: Failure::Handshake, text });
+            }
+            start = seen;
+            missing -= 1;
+        }
+    }
+    Ok(())
+}

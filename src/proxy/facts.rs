@@ -1,0 +1,150 @@
+//! What ringway's own answers are made of: the clock, the sessions, the numbers. Filled here, so
+//! that the protocol room stays pure.
+
+use std::{
+    cell::OnceCell,
+    collections::BTreeMap,
+    rc::Rc,
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    pool::{Bound, PoolHandle, WorkerPool},
+    session::{Session, State},
+};
+use crate::{
+    protocol::resp::{
+        Version, command_reply,
+        frame::Request,
+        info::{NodeNumbers, Numbers},
+        local::{self, After, ClientState, Facts, Settings},
+        rule::Local,
+    },
+    topology::{Health, Placement},
+};
+
+/// The sessions of a pool over all workers. Touched when a client comes, leaves or names itself,
+/// never for a request to a node.
+#[derive(Debug, Default)]
+pub struct Registry(Mutex<BTreeMap<u64, ClientState>>);
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, ClientState>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn enter(&self, client: &ClientState) {
+        self.lock().insert(client.id, client.clone());
+    }
+
+    pub(crate) fn leave(&self, id: u64) {
+        self.lock().remove(&id);
+    }
+}
+
+/// The state of a client that has just come.
+pub(crate) fn client_state(pool: &Rc<WorkerPool>, id: u64, peer: String, local: String) -> ClientState {
+    let password_wanted = pool.bound().topology.policy.client_auth.is_some();
+    ClientState::new(id, peer, local, unix_time(), password_wanted)
+}
+
+/// Answers a request that no node sees.
+pub(crate) fn answer(
+    session: &Rc<Session>,
+    state: &mut State,
+    bound: &Rc<Bound>,
+    request: &Request<'_>,
+    kind: Local,
+    out: &mut Vec<u8>,
+) -> After {
+    let facts = Answering { session, bound, settings: OnceCell::new(), port: port(&state.client.local) };
+    let after = local::answer(kind, request, &mut state.client, &facts, out);
+    if matches!(kind, Local::Client | Local::Hello | Local::Auth | Local::Reset) {
+        session.pool.handle.registry.enter(&state.client);
+    }
+    after
+}
+
+struct Answering<'a> {
+    session: &'a Rc<Session>,
+    bound: &'a Rc<Bound>,
+    settings: OnceCell<Settings>,
+    port: u16,
+}
+
+fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn port(local: &str) -> u16 {
+    local.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(0)
+}
+
+/// When the process first answered anything about itself; near enough to its start.
+pub(crate) fn started() -> Instant {
+    static STARTED: OnceLock<Instant> = OnceLock::new();
+    *STARTED.get_or_init(Instant::now)
+}
+
+impl Facts for Answering<'_> {
+    fn settings(&self) -> &Settings {
+        let policy = &self.bound.topology.policy;
+        self.settings.get_or_init(|| Settings {
+            password: policy.client_auth.as_ref().map(|s| s.0.to_vec()),
+            port: self.port,
+            sessions_max: policy.limits.clients as u64,
+            bulk_bytes: policy.limits.bulk_bytes as u64,
+        })
+    }
+
+    fn now(&self) -> Duration {
+        unix_time()
+    }
+
+    fn sessions(&self) -> Vec<(u64, String)> {
+        let now = unix_time();
+        self.session.pool.handle.registry.lock().iter().map(|(id, client)| (*id, client.line(now))).collect()
+    }
+
+    fn numbers(&self) -> Numbers {
+        let topology = &self.bound.topology;
+        let handle: &PoolHandle = &self.session.pool.handle;
+        let shares = topology.ring.shares(|i| topology.nodes[i].placement == Placement::Owns);
+        let sum = |value: &dyn Fn(&crate::metrics::PoolBlock) -> u64| handle.blocks.iter().map(value).sum();
+        Numbers {
+            pool: handle.name.to_string(),
+            port: self.port,
+            run_id: handle.run_id.to_string(),
+            uptime: started().elapsed(),
+            sessions: sum(&|b| b.sessions.value().max(0) as u64),
+            sessions_max: topology.policy.limits.clients as u64,
+            accepted: sum(&|b| b.accepted.value()),
+            requests: sum(&|b| b.requests.iter().flatten().map(|c| c.value()).sum()),
+            refusals: sum(&|b| b.refusals.iter().map(|c| c.value()).sum()),
+            bytes_in: sum(&|b| b.bytes_in.value()),
+            bytes_out: sum(&|b| b.bytes_out.value()),
+            epoch: topology.epoch,
+            nodes: topology
+                .nodes
+                .iter()
+                .zip(shares)
+                .map(|(entry, share)| NodeNumbers {
+                    name: entry.node.name.to_string(),
+                    address: entry.node.address.to_string(),
+                    state: match entry.health {
+                        Health::Healthy => "healthy",
+                        Health::Suspect => "suspect",
+                        Health::Ejected => "ejected",
+                        Health::Probation => "probation",
+                    },
+                    share,
+                })
+                .collect(),
+        }
+    }
+
+    fn command(&self, request: &Request<'_>, version: Version, out: &mut Vec<u8>) {
+        command_reply::answer(&self.bound.table, request, version, out);
+    }
+}

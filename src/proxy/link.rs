@@ -1,0 +1,173 @@
+//! One worker's connections to one node: a pipeline for each protocol version and lane.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::Arc,
+};
+
+use super::{
+    inflight::Fate,
+    pipeline::{Expect, Pipeline},
+    worker::Worker,
+};
+use crate::{
+    metrics::{NodeBlock, Outcome, Reason},
+    net::Target,
+    protocol::resp::Version,
+    topology::{Entry, Health, Node, Policy},
+};
+
+/// How a node leaves the set of owners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// It works: what it was sent it may answer, then its connections close.
+    Retire,
+    /// It does not: its connections are reset, or the kernel would send old bytes when a partition
+    /// heals.
+    Evict,
+}
+
+/// What the topology says of a node, as far as its pipelines care.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    pub(crate) targets: Arc<[Target]>,
+    pub(crate) health: Health,
+}
+
+/// The link.
+pub(crate) struct Link {
+    pub(crate) node: Arc<Node>,
+    pub(crate) standing: RefCell<Standing>,
+    worker_index: usize,
+    /// By version, then by lane.
+    lanes: [RefCell<Vec<Rc<Pipeline>>>; 2],
+    /// Pipelines that take no new requests but still wait for replies.
+    leaving: RefCell<Vec<Rc<Pipeline>>>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("node", &self.node.name).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    pub(crate) fn new(entry: &Entry, worker_index: usize) -> Rc<Link> {
+        Rc::new(Link {
+            node: entry.node.clone(),
+            standing: RefCell::new(Standing { targets: entry.targets.clone(), health: entry.health }),
+            worker_index,
+            lanes: Default::default(),
+            leaving: RefCell::default(),
+        })
+    }
+
+    /// This worker's counters for the node.
+    #[inline]
+    pub(crate) fn block(&self) -> &NodeBlock {
+        &self.node.blocks[self.worker_index]
+    }
+
+    /// Takes over what a new topology says.
+    pub(crate) fn update(&self, entry: &Entry) {
+        *self.standing.borrow_mut() = Standing { targets: entry.targets.clone(), health: entry.health };
+    }
+
+    /// The pipeline of a lane, made if there is none.
+    #[inline]
+    pub(crate) fn pipeline(self: &Rc<Self>, worker: &Rc<Worker>, policy: &Arc<Policy>, version: Version, lane: u64) -> Rc<Pipeline> {
+        let mut lanes = self.lanes[version as usize].borrow_mut();
+        let lane = if policy.connections_per_node == 1 { 0 } else { lane as usize % policy.connections_per_node };
+        if let Some(pipeline) = lanes.get(lane) {
+            return pipeline.clone();
+        }
+        while lanes.len() <= lane {
+            lanes.push(Pipeline::new(self, worker, policy, version));
+        }
+        lanes[lane].clone()
+    }
+
+    /// A pipeline of a session's own, for a request that would hold up the others.
+    pub(crate) fn private(self: &Rc<Self>, worker: &Rc<Worker>, policy: &Arc<Policy>, version: Version) -> Rc<Pipeline> {
+        let pipeline = Pipeline::new(self, worker, policy, version);
+        pipeline.retire();
+        self.leaving.borrow_mut().push(pipeline.clone());
+        pipeline
+    }
+
+    /// Takes a pipeline out of its lane: the requests in it are answered, others get a new one.
+    pub(crate) fn detach(&self, pipeline: &Rc<Pipeline>) {
+        let lanes = &mut *self.lanes[pipeline.version as usize].borrow_mut();
+        let Some(at) = lanes.iter().position(|p| Rc::ptr_eq(p, pipeline)) else { return };
+        let fresh = pipeline.fresh();
+        lanes[at] = fresh;
+        pipeline.retire();
+        self.leaving.borrow_mut().push(pipeline.clone());
+    }
+
+    fn all(&self) -> Vec<Rc<Pipeline>> {
+        let mut all = self.leaving.borrow().clone();
+        for lanes in &self.lanes {
+            all.extend(lanes.borrow().iter().cloned());
+        }
+        all
+    }
+
+    /// The node owns nothing any more. Requests that may be sent elsewhere go into `moved`; the
+    /// others are refused, or wait for their replies when it retires.
+    pub(crate) fn leave(&self, leaving: Leaving, moved: &mut Vec<(Expect, Vec<u8>)>) {
+        let mut all: Vec<_> = std::mem::take(&mut *self.leaving.borrow_mut());
+        for lanes in &self.lanes {
+            all.append(&mut lanes.borrow_mut());
+        }
+        for pipeline in all {
+            match leaving {
+                Leaving::Evict => self.evict(&pipeline, moved),
+                Leaving::Retire => {
+                    moved.extend(pipeline.take_unwritten());
+                    pipeline.retire();
+                    if !pipeline.is_over() {
+                        self.leaving.borrow_mut().push(pipeline);
+                    }
+                }
+            }
+        }
+    }
+
+    fn evict(&self, pipeline: &Rc<Pipeline>, moved: &mut Vec<(Expect, Vec<u8>)>) {
+        for (mut expect, fate, bytes) in pipeline.reset() {
+            if pipeline.is_repeatable(&mut expect, fate) {
+                moved.push((expect, bytes));
+            } else {
+                let text = format!("{}: ejected; the command may have been applied", self.describe());
+                expect.session.fail(&expect, &text, Reason::MaybeApplied, Outcome::Lost);
+            }
+        }
+    }
+
+    /// The node as messages name it.
+    pub(crate) fn describe(&self) -> String {
+        format!("ERR node {} ({})", self.node.name, self.node.address)
+    }
+
+    /// Looks after timeouts.
+    pub(crate) fn tick(&self, now_us: u32, policy: &Policy) {
+        for pipeline in self.all() {
+            pipeline.tick(now_us, policy);
+        }
+        self.leaving.borrow_mut().retain(|p| !p.is_over());
+    }
+}
+
+/// Whether a request whose connection broke may be sent again, and counts the try.
+pub(crate) fn repeatable(expect: &mut Expect, fate: Fate) -> bool {
+    match fate {
+        Fate::Unsent => true,
+        Fate::MaybeApplied if expect.read_only && expect.tries > 0 => {
+            expect.tries -= 1;
+            true
+        }
+        Fate::MaybeApplied => false,
+    }
+}

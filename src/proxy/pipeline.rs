@@ -1,0 +1,622 @@
+//! One connection to a node, shared by many sessions: requests go out in batches, replies come
+//! back in the same order and go straight to the sessions. The queue outlives its connection: what
+//! was not sent, or only reads, waits in it for the next one or for a new owner.
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::Pin,
+    rc::{Rc, Weak},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
+};
+
+use super::{
+    connect::{self, ConnectError, Connection},
+    inflight::{Fate, InFlight},
+    link::{Link, repeatable},
+    session::{Flow, Session},
+    worker::Worker,
+};
+use crate::{
+    metrics::{Class, Outcome, Reason},
+    protocol::resp::{Version, frame::Scanner},
+    topology::{Failure, Health, Policy, VERDICT_GRACE},
+};
+
+/// Requests that one pipeline may hold; more are refused.
+const REQUESTS_MAX: usize = 1 << 16;
+/// Bytes that one pipeline may hold; more are refused.
+const BYTES_MAX: usize = 64 << 20;
+/// Reads in a row before other tasks get their turn.
+const READS_MAX: usize = 8;
+/// First and longest pause between two attempts to connect.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Who waits for a reply, and what may be done when it does not come.
+#[derive(Clone, Debug)]
+pub(crate) struct Expect {
+    pub(crate) session: Rc<Session>,
+    pub(crate) seq: u64,
+    pub(crate) part: u32,
+    /// When it was appended, on the worker's clock.
+    pub(crate) sent_us: u32,
+    pub(crate) class: Class,
+    /// Safe to repeat.
+    pub(crate) read_only: bool,
+    /// Meant for this node, whoever owns what.
+    pub(crate) pinned: bool,
+    /// How often it may still be repeated.
+    pub(crate) tries: u8,
+}
+
+/// Why a pipeline takes no request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// A bound is reached.
+    Overload,
+    /// The node can't be connected to.
+    Unreachable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// No connection, nothing to send.
+    Idle,
+    /// A connection is being made, perhaps after a pause.
+    Connecting,
+    /// Connected.
+    Ready,
+    /// Gone for good.
+    Over,
+}
+
+struct Core {
+    state: State,
+    queue: InFlight<Expect>,
+    scanner: Scanner,
+    /// Last byte from the node, or when it began to owe a reply.
+    progress_us: u32,
+    /// Entries at the head that were counted as timed out.
+    overdue: usize,
+    /// Since when the head is overdue.
+    stalled_us: Option<u32>,
+    /// Since when connecting fails.
+    failing_us: Option<u32>,
+    attempts: u32,
+    attempt_us: u32,
+    /// The client that must read before more replies are read.
+    blocked_by: Option<Rc<Session>>,
+}
+
+/// The pipeline.
+pub(crate) struct Pipeline {
+    core: RefCell<Core>,
+    link: Weak<Link>,
+    worker: Rc<Worker>,
+    policy: Arc<Policy>,
+    pub(crate) version: Version,
+    waker: Cell<Option<Waker>>,
+    /// Whether its task was woken and did not run yet.
+    scheduled: Cell<bool>,
+    /// Closes when its queue is empty.
+    retired: Cell<bool>,
+    /// A session still adds to its last request.
+    feeder: RefCell<Option<Rc<Session>>>,
+    /// Tells a task that is connecting or pausing to look again.
+    nudge: Notify,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+enum End {
+    /// The node closed it, or the network did.
+    Lost,
+    /// The node sent something that is not a reply.
+    Protocol(String),
+    /// It was retired and has nothing left to do.
+    Retired,
+    /// It was reset by an eviction.
+    Evicted,
+}
+
+impl Pipeline {
+    pub(crate) fn new(link: &Rc<Link>, worker: &Rc<Worker>, policy: &Arc<Policy>, version: Version) -> Rc<Pipeline> {
+        Pipeline::make(Rc::downgrade(link), worker, policy, version)
+    }
+
+    fn make(link: Weak<Link>, worker: &Rc<Worker>, policy: &Arc<Policy>, version: Version) -> Rc<Pipeline> {
+        let core = Core {
+            state: State::Idle,
+            queue: InFlight::default(),
+            scanner: Scanner::default(),
+            progress_us: 0,
+            overdue: 0,
+            stalled_us: None,
+            failing_us: None,
+            attempts: 0,
+            attempt_us: 0,
+            blocked_by: None,
+        };
+        Rc::new(Pipeline {
+            core: RefCell::new(core),
+            link,
+            worker: worker.clone(),
+            policy: policy.clone(),
+            version,
+            waker: Cell::default(),
+            scheduled: Cell::new(false),
+            retired: Cell::new(false),
+            feeder: RefCell::default(),
+            nudge: Notify::new(),
+        })
+    }
+
+    /// Another pipeline of the same kind.
+    pub(crate) fn fresh(&self) -> Rc<Pipeline> {
+        Pipeline::make(self.link.clone(), &self.worker, &self.policy, self.version)
+    }
+
+    /// Appends a request; it is written when the pipeline's task runs, with all others of this
+    /// turn.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing was appended.
+    #[inline]
+    pub(crate) fn append(self: &Rc<Self>, expect: Expect, bytes: &[u8]) -> Result<(), Full> {
+        let mut core = self.core.borrow_mut();
+        if core.queue.len() >= REQUESTS_MAX || core.queue.bytes() + bytes.len() > BYTES_MAX.max(bytes.len()) {
+            return Err(Full::Overload);
+        }
+        if core.failing_us.is_some_and(|since| self.gave_up(since)) {
+            if core.state != State::Idle || !self.may_try(&core) {
+                return Err(Full::Unreachable);
+            }
+            core.failing_us = None;
+        }
+        if core.queue.is_empty() {
+            core.progress_us = self.worker.clock.now_us();
+        }
+        core.queue.push(expect, bytes);
+        let Some(link) = self.link.upgrade() else { return Err(Full::Unreachable) };
+        link.block().in_flight.add(1);
+        match core.state {
+            State::Ready => self.wake(),
+            State::Connecting => {}
+            State::Idle => {
+                core.state = State::Connecting;
+                tokio::task::spawn_local(drive(self.clone(), link));
+            }
+            State::Over => return Err(Full::Unreachable),
+        }
+        Ok(())
+    }
+
+    fn gave_up(&self, since_us: u32) -> bool {
+        self.worker.clock.now_us().wrapping_sub(since_us) >= VERDICT_GRACE.as_micros() as u32
+    }
+
+    /// Whether the pause after the last failed attempt is over.
+    fn may_try(&self, core: &Core) -> bool {
+        let waited = self.worker.clock.now_us().wrapping_sub(core.attempt_us);
+        u128::from(waited) >= core.backoff().as_micros()
+    }
+
+    #[inline]
+    fn wake(&self) {
+        if !self.scheduled.replace(true)
+            && let Some(waker) = self.waker.take()
+        {
+            waker.wake_by_ref();
+            self.waker.set(Some(waker));
+        }
+    }
+
+    /// Lets `feeder` add to the request that it appended last, with [`Pipeline::feed`].
+    pub(crate) fn open(&self, feeder: Rc<Session>) {
+        *self.feeder.borrow_mut() = Some(feeder);
+    }
+
+    /// Adds to the open request; `last` closes it.
+    pub(crate) fn feed(&self, bytes: &[u8], last: bool) {
+        self.core.borrow_mut().queue.extend_last(bytes);
+        if last {
+            self.feeder.borrow_mut().take();
+        }
+        self.wake();
+    }
+
+    /// The open request will never be complete: nothing but a reset ends it.
+    pub(crate) fn abandon(&self) {
+        self.feeder.borrow_mut().take();
+        drop(self.reset());
+    }
+
+    /// Bytes that are not written yet.
+    pub(crate) fn backlog(&self) -> usize {
+        self.core.borrow().queue.unwritten().len()
+    }
+
+    /// Takes no new requests; closes when the last one is answered.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+        self.wake();
+        self.nudge.notify_one();
+    }
+
+    /// Whether it is closed for good.
+    pub(crate) fn is_over(&self) -> bool {
+        let core = self.core.borrow();
+        core.state == State::Over || (self.retired.get() && core.state == State::Idle && core.queue.is_empty())
+    }
+
+    /// Takes back requests of which nothing was written.
+    pub(crate) fn take_unwritten(&self) -> Vec<(Expect, Vec<u8>)> {
+        let taken = self.core.borrow_mut().queue.take_unwritten();
+        self.count_in_flight(-(taken.len() as i64));
+        taken
+    }
+
+    /// Resets the connection and gives back all requests with their fates.
+    pub(crate) fn reset(&self) -> Vec<(Expect, Fate, Vec<u8>)> {
+        let mut core = self.core.borrow_mut();
+        core.state = State::Over;
+        let taken = core.queue.take();
+        drop(core);
+        self.count_in_flight(-(taken.len() as i64));
+        self.wake();
+        self.nudge.notify_one();
+        taken
+    }
+
+    fn count_in_flight(&self, n: i64) {
+        if let Some(link) = self.link.upgrade() {
+            link.block().in_flight.add(n);
+        }
+    }
+
+    /// Whether a request may be sent once more; forgets what came of its reply.
+    pub(crate) fn is_repeatable(&self, expect: &mut Expect, fate: Fate) -> bool {
+        self.feeder.borrow().is_none() && repeatable(expect, fate) && expect.session.forget(expect)
+    }
+
+    /// A client reads again.
+    pub(crate) fn unblock(&self) {
+        let mut core = self.core.borrow_mut();
+        if core.blocked_by.take().is_some() {
+            core.progress_us = self.worker.clock.now_us();
+            drop(core);
+            self.wake();
+        }
+    }
+
+    /// Looks for requests that have timed out, and for a verdict that does not come.
+    pub(crate) fn tick(self: &Rc<Self>, now_us: u32, policy: &Policy) {
+        let Some(link) = self.link.upgrade() else { return };
+        let mut refused = Vec::new();
+        {
+            let core = &mut *self.core.borrow_mut();
+            match core.state {
+                State::Ready if core.blocked_by.is_none() => {
+                    let failed = core.count_overdue(now_us, policy);
+                    if failed > 0 {
+                        link.node.evidence.failed(Failure::Timeout, failed);
+                    }
+                    let grace = VERDICT_GRACE.as_micros() as u32;
+                    if core.stalled_us.is_some_and(|since| now_us.wrapping_sub(since) >= grace) {
+                        // They keep their place in the queue: a late reply finds nobody.
+                        refused.extend(core.queue.tags().take(core.overdue).cloned());
+                    }
+                }
+                State::Connecting if core.failing_us.is_some_and(|since| self.gave_up(since)) => {
+                    self.refuse_all(&link, core);
+                }
+                _ => {}
+            }
+        }
+        for expect in refused {
+            let text = format!("{}: no reply within {} ms", link.describe(), policy.request_timeout.as_millis());
+            expect.session.fail(&expect, &text, Reason::Timeout, Outcome::Timeout);
+        }
+    }
+
+    /// Nobody can connect: what waits is refused.
+    fn refuse_all(&self, link: &Link, core: &mut Core) {
+        let taken = core.queue.take();
+        link.block().in_flight.add(-(taken.len() as i64));
+        for (expect, _, _) in taken {
+            let text = format!("{}: no connection", link.describe());
+            expect.session.fail(&expect, &text, Reason::NoOwner, Outcome::Refused);
+        }
+        self.nudge.notify_one();
+    }
+
+    /// One turn of a connected pipeline: writes all, reads what is there, hands it out.
+    fn poll(self: &Rc<Self>, cx: &mut Context<'_>, io: &mut Connection, link: &Link) -> Poll<End> {
+        let waker = self.waker.take().filter(|w| w.will_wake(cx.waker()));
+        self.waker.set(Some(waker.unwrap_or_else(|| cx.waker().clone())));
+        self.scheduled.set(false);
+        self.worker.clock.refresh();
+        if self.core.borrow().state == State::Over {
+            return Poll::Ready(End::Evicted);
+        }
+        if let Err(end) = self.poll_write(cx, io, link) {
+            return Poll::Ready(end);
+        }
+        let end = self.poll_reads(cx, io, link);
+        self.worker.flush_dirty();
+        match end {
+            Some(end) => Poll::Ready(end),
+            None if self.retired.get() && self.core.borrow().queue.is_empty() => Poll::Ready(End::Retired),
+            None => Poll::Pending,
+        }
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, io: &mut Connection, link: &Link) -> Result<(), End> {
+        let feeder = self.feeder.borrow().clone();
+        let mut core = self.core.borrow_mut();
+        while !core.queue.unwritten().is_empty() {
+            match Pin::new(&mut io.write).poll_write(cx, core.queue.unwritten()) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    core.queue.wrote(n);
+                    link.block().bytes_out.add(n as u64);
+                    if feeder.is_some() {
+                        core.progress_us = self.worker.clock.now_us();
+                        core.queue.forget_written();
+                    }
+                }
+                Poll::Ready(_) => return Err(End::Lost),
+                Poll::Pending => break,
+            }
+        }
+        drop(core);
+        if let Some(feeder) = feeder {
+            feeder.wake();
+        }
+        Ok(())
+    }
+
+    fn poll_reads(self: &Rc<Self>, cx: &mut Context<'_>, io: &mut Connection, link: &Link) -> Option<End> {
+        let mut scratch = self.worker.scratch.borrow_mut();
+        for _ in 0..READS_MAX {
+            if self.core.borrow().blocked_by.is_some() {
+                return None;
+            }
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut io.read).poll_read(cx, &mut buffer) {
+                Poll::Pending => return None,
+                Poll::Ready(Err(_)) => return Some(End::Lost),
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Some(End::Lost),
+                Poll::Ready(Ok(())) => {
+                    if let Err(text) = self.received(buffer.filled(), link) {
+                        return Some(End::Protocol(text));
+                    }
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        None
+    }
+
+    /// Cuts replies from a chunk and gives each to its session.
+    fn received(self: &Rc<Self>, chunk: &[u8], link: &Link) -> Result<(), String> {
+        let now_us = self.worker.clock.now_us();
+        let block = link.block();
+        block.bytes_in.add(chunk.len() as u64);
+        let mut answered = 0;
+        let mut slow: Option<Rc<Session>> = None;
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        core.progress_us = now_us;
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            if !core.queue.head_is_written() {
+                return Err(format!("bytes without a request: {}", rest[..rest.len().min(32)].escape_ascii()));
+            }
+            let scan = core.scanner.advance(rest).map_err(|e| e.to_string())?;
+            let Some(expect) = core.queue.front() else { break };
+            let outcome = if core.scanner.first() == b'-' || core.scanner.first() == b'!' { Outcome::Error } else { Outcome::Ok };
+            let done = scan.done.then_some(outcome);
+            if expect.session.deliver(expect, &rest[..scan.used], done) == Flow::Pause {
+                slow = Some(expect.session.clone());
+            }
+            if scan.done {
+                answered += 1;
+                block.requests[expect.class as usize][outcome as usize].add(1);
+                block.latency.record(now_us.wrapping_sub(expect.sent_us));
+                core.queue.pop();
+                core.overdue = core.overdue.saturating_sub(1);
+            }
+            rest = &rest[scan.used..];
+        }
+        core.stalled_us = None;
+        if answered > 0 {
+            block.in_flight.add(-answered);
+            link.node.evidence.good();
+        }
+        if let Some(session) = slow
+            && session.block(self)
+        {
+            core.blocked_by = Some(session);
+            for expect in core.queue.tags() {
+                expect.session.drain_first();
+            }
+            link.detach(self);
+        }
+        Ok(())
+    }
+
+    /// The connection is gone: what may be repeated waits for the next one, the rest is refused.
+    fn ended(&self, end: &End, link: &Link) {
+        let taken = {
+            let mut core = self.core.borrow_mut();
+            core.scanner = Scanner::default();
+            (core.overdue, core.stalled_us, core.blocked_by) = (0, None, None);
+            core.queue.take()
+        };
+        let (word, kind) = match end {
+            End::Protocol(text) => (format!("sent something that is not a reply ({text})"), Failure::Protocol),
+            _ => ("connection lost".to_owned(), Failure::Lost),
+        };
+        if taken.iter().any(|t| t.1 == Fate::MaybeApplied) || kind == Failure::Protocol {
+            link.node.evidence.failed(kind, 1);
+        }
+        let mut gone = 0;
+        for (mut expect, fate, bytes) in taken {
+            if !expect.session.awaits(&expect) {
+                gone += 1;
+            } else if self.is_repeatable(&mut expect, fate) {
+                if fate == Fate::MaybeApplied {
+                    link.block().retries.add(1);
+                }
+                self.core.borrow_mut().queue.push(expect, &bytes);
+            } else {
+                gone += 1;
+                let applied = if expect.read_only { "" } else { "; the command may have been applied" };
+                let text = format!("{}: {word}{applied}", link.describe());
+                expect.session.fail(&expect, &text, Reason::MaybeApplied, Outcome::Lost);
+            }
+        }
+        link.block().in_flight.add(-gone);
+        self.feeder.borrow_mut().take();
+    }
+}
+
+impl Core {
+    /// The pause before the next attempt to connect.
+    fn backoff(&self) -> Duration {
+        match self.attempts {
+            0 => Duration::ZERO,
+            n => (BACKOFF.0 * (1 << n.min(6))).min(BACKOFF.1),
+        }
+    }
+
+    /// Counts entries that became overdue: no progress for their timeout, and sent that long ago.
+    fn count_overdue(&mut self, now_us: u32, policy: &Policy) -> u32 {
+        let Some(head) = self.queue.front() else {
+            self.stalled_us = None;
+            return 0;
+        };
+        let slow = head.class == Class::Slow || head.class == Class::All;
+        let timeout = if slow { policy.slow_timeout } else { policy.request_timeout }.as_micros() as u32;
+        if now_us.wrapping_sub(self.progress_us) < timeout {
+            return 0;
+        }
+        self.stalled_us.get_or_insert(now_us);
+        let before = self.overdue;
+        let ripe = |e: &&Expect| now_us.wrapping_sub(e.sent_us) >= timeout;
+        self.overdue = self.queue.tags().take_while(ripe).count().max(before);
+        // A script that takes long says nothing of the node's health.
+        if slow { 0 } else { (self.overdue - before) as u32 }
+    }
+}
+
+/// The task of a pipeline: connects, serves until the connection ends, and again while somebody
+/// waits.
+async fn drive(pipeline: Rc<Pipeline>, link: Rc<Link>) {
+    loop {
+        let standing = link.standing.borrow().clone();
+        let attempt = connect::connect(&standing.targets, &pipeline.policy, pipeline.version);
+        let connected = tokio::select! {
+            connected = attempt => connected,
+            () = pipeline.given_up() => return,
+        };
+        match connected {
+            Ok(mut io) => {
+                serve(&pipeline, &link, &mut io).await;
+            }
+            Err(error) => pipeline.connect_failed(&error, &link),
+        }
+        let Some(pause) = pipeline.next_attempt() else { return };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = pipeline.given_up() => return,
+        }
+    }
+}
+
+async fn serve(pipeline: &Rc<Pipeline>, link: &Rc<Link>, io: &mut Connection) {
+    {
+        let mut core = pipeline.core.borrow_mut();
+        if core.state == State::Over {
+            return;
+        }
+        core.state = State::Ready;
+        core.progress_us = pipeline.worker.clock.refresh();
+        (core.failing_us, core.attempts) = (None, 0);
+    }
+    link.block().connects.add(1);
+    link.block().connections.add(1);
+    let end = std::future::poll_fn(|cx| pipeline.poll(cx, io, link)).await;
+    link.block().connections.add(-1);
+    tracing::debug!(node = %link.node.name, ?end, "connection ended");
+    if matches!(end, End::Evicted) {
+        io.write.reset_on_close();
+    } else {
+        pipeline.ended(&end, link);
+        pipeline.worker.flush_dirty();
+    }
+}
+
+impl Pipeline {
+    /// Waits until there is no reason to connect any more.
+    async fn given_up(&self) {
+        loop {
+            {
+                let mut core = self.core.borrow_mut();
+                if core.state == State::Over {
+                    return;
+                }
+                if core.queue.is_empty() {
+                    core.state = State::Idle;
+                    return;
+                }
+            }
+            self.nudge.notified().await;
+        }
+    }
+
+    fn connect_failed(&self, error: &ConnectError, link: &Link) {
+        let now_us = self.worker.clock.refresh();
+        link.node.evidence.failed(error.kind, 1);
+        tracing::debug!(node = %link.node.name, address = %link.node.address, %error, "can't connect");
+        let mut core = self.core.borrow_mut();
+        if core.state == State::Over {
+            return;
+        }
+        core.failing_us.get_or_insert(now_us);
+        core.attempts += 1;
+        core.attempt_us = now_us;
+        // Kept in the ring though it is out of order: nobody will take its place, so do not wait.
+        if link.standing.borrow().health == Health::Ejected || error.kind == Failure::Handshake {
+            self.refuse_all(link, &mut core);
+            drop(core);
+            self.worker.flush_dirty();
+        }
+    }
+
+    /// The pause before the next attempt to connect; `None` when nobody waits.
+    fn next_attempt(&self) -> Option<Duration> {
+        let mut core = self.core.borrow_mut();
+        if core.state == State::Over {
+            return None;
+        }
+        if core.queue.is_empty() {
+            core.state = State::Idle;
+            return None;
+        }
+        core.state = State::Connecting;
+        Some(core.backoff())
+    }
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("version", &self.version).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,172 @@
+//! What one worker keeps for one pool: the topology it is bound to, and its links to the nodes.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::{Arc, atomic::AtomicUsize},
+};
+
+use super::{dispatch, link::{Link, Leaving}, pipeline::Expect, session::Session, worker::Worker};
+use crate::{
+    metrics::PoolBlock,
+    protocol::resp::table::Table,
+    topology::{Health, NodeId, Placement, Policy, Route, Topology, TopologyCache, TopologyReader},
+};
+
+/// A pool as all workers and the control plane share it.
+pub struct PoolHandle {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Distinguishes it from an earlier pool of the same name.
+    pub id: u64,
+    /// The topology in force.
+    pub reader: TopologyReader,
+    /// Counters, one block per worker.
+    pub blocks: Arc<[PoolBlock]>,
+    /// Sessions that are open, over all workers.
+    pub sessions: AtomicUsize,
+    /// Tells one start of the process from the next.
+    pub run_id: Arc<str>,
+    /// Who is connected, for `CLIENT LIST`.
+    pub registry: super::facts::Registry,
+}
+
+/// A topology with what a worker needs to obey it.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) table: Rc<Table>,
+    /// One link per node of the topology, in its order.
+    pub(crate) links: Vec<Rc<Link>>,
+}
+
+impl Bound {
+    /// Whether this node owns this key.
+    pub(crate) fn owns(&self, index: usize, key: &[u8]) -> bool {
+        self.topology.route(self.topology.ring.hash(key)) == Route::Send(index)
+    }
+}
+
+/// One worker's part of a pool.
+pub(crate) struct WorkerPool {
+    pub(crate) handle: Arc<PoolHandle>,
+    pub(crate) worker: Rc<Worker>,
+    cache: RefCell<TopologyCache>,
+    bound: RefCell<Rc<Bound>>,
+    pub(crate) sessions: RefCell<HashMap<u64, Rc<Session>>>,
+    per_key_errors: Cell<bool>,
+    aside_max: Cell<usize>,
+}
+
+impl WorkerPool {
+    pub(crate) fn new(worker: Rc<Worker>, handle: Arc<PoolHandle>) -> WorkerPool {
+        let topology = handle.reader.load();
+        let links = topology.nodes.iter().map(|e| Link::new(e, worker.index)).collect();
+        let bound = Bound { table: Rc::new(dispatch::table(&topology.policy)), topology, links };
+        let pool = WorkerPool {
+            cache: RefCell::new(handle.reader.cache()),
+            handle,
+            worker,
+            bound: RefCell::new(Rc::new(bound)),
+            sessions: RefCell::default(),
+            per_key_errors: Cell::default(),
+            aside_max: Cell::default(),
+        };
+        pool.obey(&pool.bound.borrow().topology.policy);
+        pool
+    }
+
+    /// Takes over what is asked for with every reply.
+    fn obey(&self, policy: &Policy) {
+        self.per_key_errors.set(policy.per_key_errors);
+        self.aside_max.set(policy.limits.session_bytes_max / 2);
+    }
+
+    /// Whether a split MGET with a failed part answers an error for each of its keys.
+    #[inline]
+    pub(crate) fn per_key_errors(&self) -> bool {
+        self.per_key_errors.get()
+    }
+
+    /// Bytes of replies that may be kept aside for one session.
+    #[inline]
+    pub(crate) fn aside_max(&self) -> usize {
+        self.aside_max.get()
+    }
+
+    /// The policy that is bound.
+    pub(crate) fn policy(&self) -> Arc<Policy> {
+        self.bound.borrow().topology.policy.clone()
+    }
+
+    /// This worker's counters.
+    #[inline]
+    pub(crate) fn block(&self) -> &PoolBlock {
+        &self.handle.blocks[self.worker.index]
+    }
+
+    /// The topology in force, bound. A new one is bound first: requests that waited for nodes
+    /// which left are sent to the new owners before anything else is.
+    #[inline]
+    pub(crate) fn bound(self: &Rc<Self>) -> Rc<Bound> {
+        let mut cache = self.cache.borrow_mut();
+        let topology = cache.load();
+        let bound = self.bound.borrow();
+        if Arc::ptr_eq(topology, &bound.topology) {
+            return bound.clone();
+        }
+        let topology = topology.clone();
+        drop((bound, cache));
+        self.rebind(topology)
+    }
+
+    fn rebind(self: &Rc<Self>, topology: Arc<Topology>) -> Rc<Bound> {
+        let old = self.bound.borrow().clone();
+        let known: HashMap<NodeId, &Rc<Link>> = old.links.iter().map(|l| (l.node.id, l)).collect();
+        let links = topology
+            .nodes
+            .iter()
+            .map(|entry| match known.get(&entry.node.id) {
+                Some(link) => {
+                    link.update(entry);
+                    Rc::clone(link)
+                }
+                None => Link::new(entry, self.worker.index),
+            })
+            .collect();
+        let table = if Arc::ptr_eq(&old.topology.policy, &topology.policy) {
+            old.table.clone()
+        } else {
+            Rc::new(dispatch::table(&topology.policy))
+        };
+        let bound = Rc::new(Bound { topology, table, links });
+        *self.bound.borrow_mut() = bound.clone();
+        self.obey(&bound.topology.policy);
+        // Collected before any is sent on, so that each sees all links in their new state.
+        let mut moved: Vec<(Expect, Vec<u8>)> = Vec::new();
+        for link in &old.links {
+            let leaving = match bound.topology.position(link.node.id).map(|i| &bound.topology.nodes[i]) {
+                None => Some(Leaving::Retire),
+                Some(e) if e.placement == Placement::Owns => None,
+                Some(e) if e.health == Health::Healthy => Some(Leaving::Retire),
+                Some(_) => Some(Leaving::Evict),
+            };
+            if let Some(leaving) = leaving {
+                link.leave(leaving, &mut moved);
+            }
+        }
+        for (expect, bytes) in moved {
+            dispatch::send_again(&bound, expect, &bytes);
+        }
+        bound
+    }
+
+    /// Looks after pipelines, deadlines and the snapshot; called at each tick of the worker.
+    pub(crate) fn tick(self: &Rc<Self>, now_us: u32) {
+        let bound = self.bound();
+        for link in &bound.links {
+            link.tick(now_us, &bound.topology.policy);
+        }
+    }
+}

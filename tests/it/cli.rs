@@ -1,0 +1,224 @@
+//! The program as a person or a script runs it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    io::Write,
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    thread,
+};
+
+fn ringway(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
+    command.args(arguments);
+    command
+}
+
+/// Runs to the end: exit code, stdout, stderr.
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    told(ringway(arguments).output().expect("the program runs"))
+}
+
+fn told(output: Output) -> (Option<i32>, String, String) {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("prints text");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// Runs with this stdin, which may be longer than a pipe holds.
+fn run_with(arguments: &[&str], stdin: Vec<u8>) -> (Option<i32>, String, String) {
+    let mut command = ringway(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program runs");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    let writer = thread::spawn(move || pipe.write_all(&stdin));
+    let told = told(child.wait_with_output().expect("the program ends"));
+    // A program that stopped reading has said why on stderr.
+    let _ = writer.join().expect("the writer ends");
+    told
+}
+
+/// A configuration file that lives as long as the directory beside it.
+fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("ringway.yaml");
+    fs::write(&path, text).expect("writable");
+    (dir, path)
+}
+
+fn check(text: &str) -> (Option<i32>, String, String) {
+    let (_dir, path) = file(text);
+    run(&["check", "--config", path.to_str().expect("a plain path")])
+}
+
+const TWO_POOLS: &str = "
+workers: 3
+pools:
+  cache:
+    listen: [127.0.0.1:6380, unix:/tmp/x.sock]
+    connections_per_node: 2
+    nodes: [{name: a, address: 'redis.example:6379', zone: z1}, {name: b, address: '127.0.0.1:7', weight: 2}]
+  store:
+    listen: 0.0.0.0:6381
+    on_ejected: fail
+    nodes: [{name: only, address: embedded}]
+";
+
+/// `check` of the shipped configuration is fine and says what it amounts to.
+#[test]
+fn check_shipped() {
+    let (code, out, err) = run(&["check"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.starts_with("the shipped config.yaml is fine: 1 pool, 3 nodes, "), "{out}");
+    assert!(out.contains("admin on 127.0.0.1:9400\n\npool cache: redis on 127.0.0.1:6380\n"), "{out}");
+}
+
+/// `check` prints pools, shares, the connection budget and, on stderr, the warnings.
+#[test]
+fn check_says_what_it_amounts_to() {
+    let (code, out, err) = check(TWO_POOLS);
+    assert_eq!(code, Some(0), "{err}");
+    for want in [
+        "2 pools, 3 nodes, 3 workers",
+        "pool cache: redis on 127.0.0.1:6380, unix:/tmp/x.sock",
+        "ring: vnode, hash xxh3_64",
+        "connections to each node: up to 12 (3 workers x 2 protocol versions x 2 connections_per_node)",
+        "zone z1",
+    ] {
+        assert!(out.contains(want), "wants {want} in {out}");
+    }
+    let shares: f64 =
+        out.lines().filter_map(|l| l.split_once('%')?.0.split_whitespace().last()?.parse::<f64>().ok()).sum();
+    assert!((shares - 200.0).abs() < 0.1, "each pool's shares sum to 100 %: {shares} in {out}");
+    assert!(err.contains("ringway.yaml:9:13: warning: pools.store.listen: can be reached"), "{err}");
+    assert!(err.contains("warning: pools.store.nodes[0].name: is the only node"), "{err}");
+}
+
+/// `check` of a bad file prints every error, each with file, line and key, and exits with 2.
+#[test]
+fn check_bad() {
+    let (code, out, err) = check("workers: 0\npools:\n  p:\n    request_timeout: 4 parsecs\n    nodes: []\n");
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    let lines: Vec<&str> = err.lines().collect();
+    assert_eq!(lines.len(), 4, "{err}");
+    assert!(lines[0].ends_with("ringway.yaml:1:10: workers: `0` is outside 1 to 1024"), "{err}");
+    assert!(
+        lines[2].ends_with(
+            "ringway.yaml:4:22: pools.p.request_timeout: `4 parsecs` is not a duration; write 400ms, 2s or 5m"
+        ),
+        "{err}"
+    );
+    let (code, _, err) = run(&["check", "--config", "/nowhere/ringway.yaml"]);
+    assert_eq!(
+        (code, err.as_str()),
+        (Some(2), "/nowhere/ringway.yaml: cannot be read: there is no such file\n")
+    );
+}
+
+/// `check --print` writes a configuration that is the same configuration again.
+#[test]
+fn check_print() {
+    let (_dir, path) = file(TWO_POOLS);
+    let (code, first, _) = run(&["check", "--print", "--config", path.to_str().expect("a plain path")]);
+    assert_eq!(code, Some(0));
+    assert!(first.contains("request_timeout: 400ms"), "{first}");
+    let (_dir, path) = file(&first);
+    let (_, second, _) = run(&["check", "--print", "--config", path.to_str().expect("a plain path")]);
+    assert_eq!(first, second);
+}
+
+/// `serve` refuses a bad configuration before it opens anything.
+#[test]
+fn serve_bad() {
+    let (_dir, path) = file("pools: {}\n");
+    for arguments in [&["serve", "--config"][..], &["--config"]] {
+        let (code, out, err) = run(&[arguments, &[path.to_str().expect("a plain path")]].concat());
+        assert_eq!((code, out.as_str()), (Some(2), ""));
+        assert!(err.ends_with("ringway.yaml:1:8: pools: has no pools; name at least one\n"), "{err}");
+    }
+}
+
+/// `locate` prints key, hash, owner and the next candidates, the same each time, for one key as
+/// for 100,000 from stdin.
+#[test]
+fn locate_many() {
+    let keys: String = (0..100_000).map(|i| format!("key:{i}\n")).collect();
+    let (code, out, err) = run_with(&["locate", "-"], keys.clone().into_bytes());
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let mut owned: HashMap<&str, usize> = HashMap::new();
+    for (key, line) in keys.lines().zip(out.lines()) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        assert_eq!((fields.len(), fields[0], fields[1].len()), (5, key, 16), "{line}");
+        let candidates: HashSet<&str> = fields[2..].iter().copied().collect();
+        assert_eq!(candidates, HashSet::from(["a", "b", "c"]), "{line}");
+        *owned.entry(fields[2]).or_default() += 1;
+    }
+    assert_eq!(out.lines().count(), 100_000);
+    assert!(owned.len() == 3 && owned.values().all(|n| *n > 20_000), "{owned:?}");
+    let again = run_with(&["locate", "--stdin"], keys.into_bytes()).1;
+    assert!(out == again, "the same keys have the same lines");
+    let (_, one, _) = run(&["locate", "--next", "0", "key:7", "key:8"]);
+    let short =
+        |i: usize| out.lines().nth(i).and_then(|l| l.rsplitn(3, '\t').last()).expect("a line").to_owned();
+    assert_eq!(one, format!("{}\n{}\n", short(7), short(8)));
+}
+
+/// With several pools `locate` wants to know which.
+#[test]
+fn locate_pool() {
+    let (_dir, path) = file(TWO_POOLS);
+    let config = path.to_str().expect("a plain path");
+    let (code, _, err) = run(&["locate", "--config", config, "k"]);
+    assert!(code == Some(2) && err.contains("write --pool") && err.contains("has cache, store"), "{err}");
+    let (code, _, err) = run(&["locate", "--config", config, "--pool", "x", "k"]);
+    assert!(code == Some(2) && err.contains("there is no pool `x`"), "{err}");
+    let (code, out, _) = run(&["locate", "--config", config, "--pool", "store", "k"]);
+    assert!(code == Some(0) && out.trim_end().ends_with("\tonly"), "{out}");
+    assert_eq!(run(&["locate", "--config", config]).0, Some(2), "no key at all is wrong usage");
+}
+
+/// A reader that goes away early ends the program quietly.
+#[test]
+fn closed_pipe() {
+    let keys: Vec<u8> = b"some key\n".repeat(200_000);
+    let mut command = ringway(&["locate", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program runs");
+    drop(child.stdout.take());
+    let mut pipe = child.stdin.take().expect("a pipe");
+    let writer = thread::spawn(move || pipe.write_all(&keys));
+    let output = child.wait_with_output().expect("the program ends");
+    assert!(writer.join().expect("the writer ends").is_err(), "the program did not read to the end");
+    assert_eq!(told(output), (Some(0), String::new(), String::new()));
+}
+
+/// Help teaches by example, and its pages, scripts and version are there.
+#[test]
+fn pages() {
+    let (code, out, _) = run(&["--help"]);
+    assert_eq!(code, Some(0));
+    for want in ["Examples:", "redis-cli -p 6380", "check", "locate", "completions", "man"] {
+        assert!(out.contains(want), "wants {want} in {out}");
+    }
+    let version = format!("ringway {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(run(&["--version"]), (Some(0), version, String::new()));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run(&["completions", shell]).1.contains("locate"), "{shell}");
+    }
+    let (_, page, _) = run(&["man"]);
+    assert!(page.contains(".TH ringway 1") && page.contains("SUBCOMMANDS"), "{page}");
+    assert!(run(&["man", "locate"]).1.contains("candidates"), "a command has a page");
+    assert_eq!(run(&["man", "nothing"]).0, Some(2));
+}
+
+/// Wrong usage is told and exits with 2.
+#[test]
+fn wrong_usage() {
+    for arguments in
+        [&["dance"][..], &["--log", "loud"], &["serve", "--log-level", "ringway=loud"], &["completions"]]
+    {
+        let (code, out, err) = run(arguments);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(err.contains("error"), "{err}");
+    }
+}
