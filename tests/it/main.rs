@@ -3,6 +3,7 @@
 mod basics;
 mod cli;
 mod commands;
+mod differential;
 mod failure;
 mod harness;
 mod local;
