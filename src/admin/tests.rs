@@ -57,6 +57,7 @@ fn topology(pool: &str, names: &[&str]) -> Topology {
         revision: 50,
         ring: Arc::new(Ring::build(&settings, &members)),
         nodes: names.iter().zip(1..).map(|(name, id)| entry(name, id)).collect(),
+        health: Arc::default(),
         policy: Arc::new(Policy::default()),
         ordinals: names.iter().map(|name| Arc::from(*name)).collect(),
     }

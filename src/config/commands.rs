@@ -1,22 +1,29 @@
 //! `deny_commands` and `commands`: commands switched off, and commands that the built-in table
 //! lacks.
 
-use std::collections::HashSet;
-
 use super::{
     section::{Field, Placed, Section},
     units::{number, switch},
 };
-use crate::topology::CustomCommand;
+use crate::{
+    protocol::resp::table::{self, Table, TableError},
+    topology::CustomCommand,
+};
 
-/// Redis has a few hundred commands; a list above this is no list of commands.
-const COMMANDS_MAX: usize = 10_000;
-const NAME_MAX: usize = 64;
+/// Redis has a few hundred commands; more than this is no list of commands.
+const COMMANDS_MAX: usize = 1_000;
 /// As many arguments as a request may have.
-const POSITION_MAX: u32 = 1 << 24;
+const POSITION_MAX: u32 = 1 << 20;
+
+/// Reads both keys of a pool: first what is added to the table, because that can be denied, too.
+pub(super) fn commands(pool: &mut Section<'_>) -> (Vec<CustomCommand>, Vec<String>) {
+    let custom = pool.inner("commands").map(custom).unwrap_or_default();
+    let denied = pool.take("deny_commands").map(|f| denied(&f, &custom)).unwrap_or_default();
+    (custom, denied)
+}
 
 /// The commands of a list, upper case, each once.
-pub(super) fn denied(field: &Field<'_>) -> Vec<String> {
+fn denied(field: &Field<'_>, custom: &[CustomCommand]) -> Vec<String> {
     if !field.is_list() {
         field.error("is not a list; write [FLUSHALL, KEYS]");
         return Vec::new();
@@ -26,45 +33,47 @@ pub(super) fn denied(field: &Field<'_>) -> Vec<String> {
         field.error(format!("has {} commands; {COMMANDS_MAX} are read", items.len()));
         return Vec::new();
     }
-    let mut names: Vec<String> = items.iter().filter_map(|i| i.parse(denied_name)).collect();
+    let custom: Vec<_> = custom.iter().map(in_table).collect();
+    // `custom` took in only what makes a table.
+    let Ok(table) = Table::new(&custom, &[""; 0]) else { return Vec::new() };
+    let name = |text: &str| match table.named(text.as_bytes()) {
+        Some(_) => Ok(text.to_ascii_uppercase()),
+        None => Err(format!("`{text}` is not a command; write FLUSHALL, or CONFIG|SET for a subcommand")),
+    };
+    let mut names: Vec<String> = items.iter().filter_map(|i| i.parse(name)).collect();
     names.sort();
     names.dedup();
     names
 }
 
-/// `NAME`, or `NAME|SUBCOMMAND`.
-fn denied_name(text: &str) -> Result<String, String> {
-    let mut parts = text.split('|');
-    let (first, second, third) = (parts.next(), parts.next(), parts.next());
-    let fine = first.is_some_and(is_name) && second.is_none_or(is_name) && third.is_none();
-    let wrong = || format!("`{text}` is not a command; write FLUSHALL, or CONFIG|SET for a subcommand");
-    fine.then(|| text.to_ascii_uppercase()).ok_or_else(wrong)
-}
-
-fn is_name(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
-    !text.is_empty() && text.len() <= NAME_MAX && text.bytes().all(plain)
-}
-
 /// The commands of a mapping from name to key positions.
-pub(super) fn custom(section: Section<'_>) -> Vec<CustomCommand> {
-    let mut seen = HashSet::new();
-    let mut commands = Vec::new();
+fn custom(section: Section<'_>) -> Vec<CustomCommand> {
+    let mut commands: Vec<CustomCommand> = Vec::new();
     let report = section.report();
     for (Placed { value: text, place }, field) in section.named() {
-        let upper = text.to_ascii_uppercase();
-        if !is_name(text) {
-            report.error(&place, "is not a command's name; write JSON.GET");
-        } else if !seen.insert(upper.clone()) {
-            report.error(&place, "is here twice: the case of a command does not matter");
-        } else if commands.len() == COMMANDS_MAX {
+        if commands.len() == COMMANDS_MAX {
             report.error(&place, format!("is one command more than the {COMMANDS_MAX} that are read"));
             break;
-        } else if let Some(section) = field.section() {
-            commands.extend(positions(upper, section));
+        }
+        let Some(section) = field.section() else { continue };
+        let Some(command) = positions(text.to_ascii_uppercase(), section) else { continue };
+        if commands.iter().any(|c| c.name == command.name) {
+            report.error(&place, "is here twice: the case of a command does not matter");
+            continue;
+        }
+        match Table::new(&[in_table(&command)], &[""; 0]) {
+            Ok(_) => commands.push(command),
+            Err(TableError::Duplicate(_)) => report.error(&place, "is built in; leave it out"),
+            Err(error) => report.error(&place, error.to_string()),
         }
     }
     commands
+}
+
+/// The command as the table takes it.
+fn in_table(command: &CustomCommand) -> table::CustomCommand {
+    let CustomCommand { name, first_key, last_key, step, read_only } = command.clone();
+    table::CustomCommand { name, first_key, last_key, step, read_only }
 }
 
 /// Where a command has its keys. `last_key` counts from the end when negative.
@@ -81,6 +90,7 @@ fn positions(name: String, mut section: Section<'_>) -> Option<CustomCommand> {
     let last_key = last_key.unwrap_or(first_key as i32);
     if let Some(field) = last.filter(|_| (0..first_key as i32).contains(&last_key)) {
         field.error(format!("`{last_key}` is before first_key; -1 is the last argument"));
+        return None;
     }
     Some(CustomCommand { name, first_key, last_key, step, read_only })
 }
@@ -94,22 +104,21 @@ mod tests {
         let report = Report::new("f");
         let node = tree::parse(text, &report).expect("is YAML");
         let mut root = Section::root(&node, &report).expect("is a map");
-        let denied = root.take("deny").map(|f| denied(&f)).unwrap_or_default();
-        let commands = root.inner("commands").map(custom).unwrap_or_default();
+        let (custom, denied) = commands(&mut root);
         root.finish();
         report.finish().map_err(|e| e.to_string())?;
-        Ok((denied, commands))
+        Ok((denied, custom))
     }
 
     /// Names are upper case, each once; positions have the defaults of one key that is written.
     #[test]
     fn read_as_written() {
         let (denied, commands) = read(
-            "deny: [flushall, CONFIG|set, FLUSHALL]\n\
+            "deny_commands: [flushall, CONFIG|set, FLUSHALL, JSON.GET]\n\
              commands: {json.get: {first_key: 1, read_only: true}, X.DEL: {first_key: 2, last_key: -1, step: 2}}",
         )
         .expect("fine");
-        assert_eq!(denied, ["CONFIG|SET", "FLUSHALL"]);
+        assert_eq!(denied, ["CONFIG|SET", "FLUSHALL", "JSON.GET"]);
         let name = |n: &str| n.to_owned();
         assert_eq!(
             commands,
@@ -124,11 +133,14 @@ mod tests {
     #[test]
     fn refused() {
         for (text, want) in [
-            ("deny: FLUSHALL", "write [FLUSHALL, KEYS]"),
-            ("deny: ['']", "deny[0]: `` is not a command"),
-            ("deny: [A|B|C]", "`A|B|C` is not a command"),
-            ("deny: [FLUSH ALL]", "is not a command"),
-            ("deny: [[A]]", "is a list where one value is wanted"),
+            ("deny_commands: FLUSHALL", "write [FLUSHALL, KEYS]"),
+            ("deny_commands: ['']", "deny_commands[0]: `` is not a command"),
+            ("deny_commands: [A|B|C]", "`A|B|C` is not a command"),
+            ("deny_commands: [FLUSH ALL]", "is not a command"),
+            ("deny_commands: [GET, FLUSHAL]", "deny_commands[1]: `FLUSHAL` is not a command"),
+            ("deny_commands: [CONFIG|GOT]", "`CONFIG|GOT` is not a command"),
+            ("commands: {get: {first_key: 1}}", "f:1:12: commands.get: is built in"),
+            ("deny_commands: [[A]]", "is a list where one value is wanted"),
             ("commands: [A]", "is not a section"),
             ("commands: {A: }", "is not a section"),
             ("commands: {A: {}}", "commands.A.first_key: is missing"),
@@ -137,8 +149,8 @@ mod tests {
             ("commands: {A: {first_key: 1, last_key: 0}}", "`0` is before first_key"),
             ("commands: {A: {first_key: 1, step: 0}}", "step: `0` is outside"),
             ("commands: {A: {first_key: 1, readonly: true}}", "did you mean `read_only`?"),
-            ("commands: {A: {first_key: 1}, a: {first_key: 1}}", "is here twice"),
-            ("commands: {'A B': {first_key: 1}}", "is not a command's name"),
+            ("commands: {X.A: {first_key: 1}, x.a: {first_key: 1}}", "is here twice"),
+            ("commands: {'A B': {first_key: 1}}", "commands.A B: command name"),
         ] {
             let error = read(text).expect_err(text);
             assert!(error.contains(want), "{error}");

@@ -120,8 +120,7 @@ fn policy(section: &mut Section<'_>, around: &Surroundings<'_>) -> Policy {
     section.read("db", &mut p.db, number(0..=65_535));
     p.client_auth =
         section.written("client_auth").and_then(Field::section).and_then(|s| secret::client_auth(s, around));
-    p.deny = section.take("deny_commands").map(|f| commands::denied(&f)).unwrap_or_default();
-    p.commands = section.inner("commands").map(commands::custom).unwrap_or_default();
+    (p.commands, p.deny) = commands::commands(section);
     section.read("per_key_errors", &mut p.per_key_errors, switch);
     p.limits = section.inner("limits").map(limits).unwrap_or_default();
     p
@@ -175,21 +174,27 @@ fn nodes<'a>(field: &Field<'a>) -> Vec<NodeRead<'a>> {
         field.error(format!("has {} nodes; a pool takes {NODES_MAX}", items.len()));
         return Vec::new();
     }
-    items.into_iter().filter_map(|f| node(f.section()?)).collect()
+    let mut lines = HashMap::new();
+    items.into_iter().filter_map(|f| node(f.section()?, &mut lines)).collect()
 }
 
-/// Reads one node. Its name is required, because it is what the ring places keys by.
-fn node(mut section: Section<'_>) -> Option<NodeRead<'_>> {
+/// Reads one node. Its name is required, because it is what the ring places keys by, and no other
+/// node may have it; `lines` remembers those that were met.
+fn node<'a>(mut section: Section<'a>, lines: &mut HashMap<Arc<str>, usize>) -> Option<NodeRead<'a>> {
     let name_field = section.require("name", "it is the node's identity in the ring");
     let address = section.require("address", "write host:port, unix:/path or embedded");
     let (mut weight, mut zone) = (1, None);
     section.read("weight", &mut weight, number(1..=WEIGHT_MAX));
     section.read("zone", &mut zone, |t| name(t).map(Some));
     section.finish();
-    let (name_field, address) = (name_field?, address?);
-    let (node, to) = (name_field.parse(name), address.parse(node_address));
-    let spec = NodeSpec { name: node?, address: to?, weight, zone };
-    Some(NodeRead { spec, name: name_field, address })
+    let name = name_field.as_ref().and_then(|f| f.parse(name));
+    let to = address.as_ref().and_then(|f| f.parse(node_address));
+    let (name, name_field) = (name?, name_field?);
+    if let Some(first) = lines.insert(name.clone(), name_field.place.mark.line) {
+        name_field.error(format!("`{name}` is the name of the node in line {first} too"));
+    }
+    let spec = NodeSpec { name, address: to?, weight, zone };
+    Some(NodeRead { spec, name: name_field, address: address? })
 }
 
 fn node_address(text: &str) -> Result<Address, String> {
@@ -227,20 +232,16 @@ fn check_listeners(listen: &[Placed<ListenAddress>], policy: &Policy, section: &
 }
 
 fn check_nodes(nodes: &[NodeRead<'_>], listen: &[Placed<ListenAddress>], policy: &Policy) {
-    let (mut names, mut addresses) = (HashMap::new(), HashMap::new());
+    let mut addresses = HashMap::new();
     let own: Vec<String> = listen.iter().map(|l| l.value.to_string()).collect();
     for NodeRead { spec, name, address } in nodes {
-        let line = name.place.mark.line;
-        if let Some(first) = names.insert(&spec.name, line) {
-            name.error(format!("`{}` is the name of the node in line {first} too", spec.name));
-        }
         if spec.address == Address::Embedded {
             if policy.auth.is_some() || policy.db != 0 {
                 address.warn("an embedded node has no passwords and no database but 0");
             }
             continue;
         }
-        if let Some(first) = addresses.insert(&spec.address, line) {
+        if let Some(first) = addresses.insert(&spec.address, name.place.mark.line) {
             address.warn(format!("`{}` is the address of the node in line {first} too", spec.address));
         }
         if own.contains(&spec.address.to_string()) {

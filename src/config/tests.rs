@@ -245,6 +245,10 @@ fn cross_checks() {
             nodes("[{name: a, address: 'h:1'}, {name: a, address: 'h:2'}]"),
             "nodes[1].name: `a` is the name of",
         ),
+        (
+            nodes("[{name: a, address: nowhere}, {name: a, address: 'h:2'}]"),
+            "nodes[1].name: `a` is the name of",
+        ),
         (nodes("[{name: a, address: '127.0.0.1:1'}]"), "it would ask itself"),
         (format!("pools: {{p: {{{two}}}}}"), "pools.p.listen: is missing"),
         (format!("pools: {{p: {{listen: [], {two}}}}}"), "pools.p.listen: is a list of 0 addresses"),

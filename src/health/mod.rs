@@ -185,7 +185,7 @@ impl Ward {
             if patient.detector.health() == Health::Suspect {
                 patient.call.hurry.notify_one();
             }
-            if traffic.new[Failure::Lost as usize] > 0 {
+            if traffic.new[Failure::Lost as usize] > 0 && resolve::has_a_name(entry) {
                 self.resolve_again.notify_one();
             }
         }
@@ -208,10 +208,17 @@ impl Ward {
         if let Some(probe) = round.probe {
             patient.started = probe.started;
             if !self.lag.overlapped(probe.started, probe.ended) {
-                let pool = self.reader.load().pool.clone();
-                for observation in self.observations(&patient.name, probe) {
+                let topology = self.reader.load();
+                let is_gone = matches!(probe.answer, Answer::Failed { after_loss: true, .. })
+                    || matches!(probe.answer, Answer::Failed { cause: Cause::Refused, .. });
+                if is_gone
+                    && topology.position(round.id).is_some_and(|at| resolve::has_a_name(&topology.nodes[at]))
+                {
+                    self.resolve_again.notify_one();
+                }
+                for observation in observations(&patient.name, probe) {
                     let verdict = patient.detector.step(now, observation);
-                    changes.extend(verdict.map(|v| v.into_change(&pool, round.id)));
+                    changes.extend(verdict.map(|v| v.into_change(&topology.pool, round.id)));
                 }
                 pause = patient.detector.pause().max(PROBE_PAUSE_MIN);
             }
@@ -227,29 +234,6 @@ impl Ward {
         changes
     }
 
-    /// What a probe tells the detector; nothing if it could not be made.
-    fn observations(&self, node: &str, probe: Probe) -> Vec<Observation> {
-        match probe.answer {
-            Answer::Serves(wrong) => {
-                vec![Observation::Wrong(wrong), Observation::Good { started: probe.started }]
-            }
-            Answer::Failed { cause, after_loss, text } => {
-                if after_loss || cause == Cause::Refused {
-                    self.resolve_again.notify_one();
-                }
-                let failed = Observation::Failed { cause, after_loss, text: text.clone() };
-                match cause {
-                    Cause::Misconfigured => vec![Observation::Wrong(Some(text.into())), failed],
-                    _ => vec![failed],
-                }
-            }
-            Answer::Void(why) => {
-                tracing::warn!(node, why, "a probe could not be made: limits of this machine");
-                Vec::new()
-            }
-        }
-    }
-
     /// A probe that panicked must not leave its node unwatched. One that was aborted belongs to a
     /// node that left.
     fn revive(&mut self, error: &JoinError) {
@@ -260,6 +244,24 @@ impl Ward {
         let task = self.send(id, Prober::default(), call, Appointment { due, earliest: due });
         if let Some(patient) = self.patients.get_mut(&id) {
             patient.task = task;
+        }
+    }
+}
+
+/// What a probe tells the detector; nothing if it could not be made.
+fn observations(node: &str, probe: Probe) -> Vec<Observation> {
+    match probe.answer {
+        Answer::Serves(wrong) => {
+            vec![Observation::Wrong(wrong), Observation::Good { started: probe.started }]
+        }
+        Answer::Failed { cause, after_loss, text } => {
+            let wrong =
+                (cause == Cause::Misconfigured).then(|| Observation::Wrong(Some(text.as_str().into())));
+            wrong.into_iter().chain([Observation::Failed { cause, after_loss, text }]).collect()
+        }
+        Answer::Void(why) => {
+            tracing::warn!(node, why, "a probe could not be made: limits of this machine");
+            Vec::new()
         }
     }
 }
@@ -411,7 +413,8 @@ mod tests {
         }
     }
 
-    fn topology(address: SocketAddr, settings: HealthSettings, bell: &Arc<Notify>) -> Topology {
+    /// A pool of one node, `n1`.
+    pub(super) fn topology(address: SocketAddr, settings: HealthSettings, bell: &Arc<Notify>) -> Topology {
         let node = Node {
             id: NodeId(7),
             name: "n1".into(),
@@ -543,6 +546,60 @@ mod tests {
         scene.evidence().evidence.failed(Failure::Timeout, 3);
         let change = scene.next().await;
         assert!(matches!(change, Change::Eject { cause: Cause::Timeout, .. }), "{change:?}");
+        scene.watching.abort();
+    }
+
+    /// A probe that a late clock measured says nothing, whether it failed or not, and is repeated;
+    /// the same probe counts when the clock was in time.
+    #[tokio::test]
+    async fn a_void_probe_says_nothing() {
+        for is_late in [true, false] {
+            let bell = Arc::new(Notify::new());
+            let address = (Ipv4Addr::LOCALHOST, 1).into();
+            let (_writer, reader) = channel(topology(address, quick(), &bell));
+            let lag = Lag::new();
+            let mut ward = Ward::new(reader, lag.clone(), Arc::new(Notify::new()));
+            ward.admit();
+            // Nothing else runs on this thread meanwhile: a stall.
+            std::thread::sleep(if is_late { LAG_MAX * 2 } else { Duration::ZERO });
+            let now = Instant::now();
+            let probe = Probe {
+                started: now - Duration::from_millis(5),
+                ended: now,
+                answer: Answer::Failed { cause: Cause::Refused, after_loss: false, text: "refused".into() },
+            };
+            let ended = Round { id: NodeId(7), prober: Prober::default(), probe: Some(probe) };
+            let changes = ward.hear(Ok(ended));
+            assert_eq!(changes.len(), usize::from(!is_late), "{changes:?}");
+            assert_eq!(ward.patients[&NodeId(7)].detector.health() == Health::Ejected, !is_late);
+            assert_eq!(ward.rounds.len(), 2, "the next probe is under way");
+        }
+    }
+
+    /// A node that leaves the pool is not probed any more, one that comes is probed at once.
+    #[tokio::test]
+    async fn probes_follow_the_topology() {
+        let mut scene = Scene::start(quick()).await;
+        let mut absent = Responder::start().await;
+        absent.stop().await;
+        let mut next = topology(absent.address, quick(), &Arc::new(Notify::new()));
+        next.revision += 1;
+        let mut entry = next.nodes[0].clone();
+        let node = Node {
+            id: NodeId(8),
+            name: "n1".into(),
+            address: entry.node.address.clone(),
+            weight: 1,
+            zone: None,
+            evidence: Evidence::default(),
+            blocks: Arc::new([]),
+        };
+        entry.node = Arc::new(node);
+        next.nodes = Arc::new([entry]);
+        scene.writer.publish(next);
+        scene.node.stop().await;
+        let change = scene.next().await;
+        assert!(matches!(change, Change::Eject { node: NodeId(8), .. }), "{change:?}");
         scene.watching.abort();
     }
 

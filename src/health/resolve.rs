@@ -24,7 +24,8 @@ const RESOLVES_AT_ONCE: usize = 16;
 
 type Found = (NodeId, io::Result<Arc<[Target]>>);
 
-fn has_a_name(entry: &Entry) -> bool {
+/// Whether its address is a name that may come to mean another place.
+pub(super) fn has_a_name(entry: &Entry) -> bool {
     matches!(entry.node.address, Address::Tcp { .. }) && entry.node.address.literal().is_none()
 }
 
@@ -72,8 +73,11 @@ fn judge(reader: &TopologyReader, unknown: &mut HashSet<NodeId>, found: Found) -
             if unknown.remove(&id) {
                 tracing::info!(%pool, %node, %address, "the name resolves again");
             }
-            let is_new = targets != entry.targets;
-            is_new.then(|| Change::Resolved { pool: pool.clone(), node: id, targets })
+            if targets == entry.targets {
+                return None;
+            }
+            tracing::info!(%pool, %node, %address, addresses = targets.len(), "the name resolves to other addresses");
+            Some(Change::Resolved { pool: pool.clone(), node: id, targets })
         }
         answer => {
             if unknown.insert(id) {
@@ -81,6 +85,84 @@ fn judge(reader: &TopologyReader, unknown: &mut HashSet<NodeId>, found: Found) -
                 tracing::warn!(%pool, %node, %address, error, "the name does not resolve, its old addresses stay");
             }
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::topology::{Evidence, HealthSettings, Node, TopologyWriter, channel};
+
+    /// A pool of one node whose address is this name.
+    fn pool(name: &str) -> (TopologyWriter, TopologyReader) {
+        let mut topology = crate::health::tests::topology(
+            (Ipv4Addr::LOCALHOST, 1).into(),
+            HealthSettings::default(),
+            &Arc::new(Notify::new()),
+        );
+        let node = Node {
+            id: NodeId(7),
+            name: "n1".into(),
+            address: Address::Tcp { host: name.into(), port: 6379 },
+            weight: 1,
+            zone: None,
+            evidence: Evidence::default(),
+            blocks: Arc::new([]),
+        };
+        let entry = Entry { node: Arc::new(node), ..topology.nodes[0].clone() };
+        topology.nodes = Arc::new([entry]);
+        channel(topology)
+    }
+
+    fn targets(port: u16) -> Arc<[Target]> {
+        Arc::new([Target::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))])
+    }
+
+    /// A name is asked for, and what it says goes to membership; it ends with membership.
+    #[tokio::test]
+    async fn a_name_is_resolved() {
+        let (_writer, reader) = pool("localhost");
+        let (inbox, mut changes) = mpsc::channel(4);
+        let resolving = tokio::spawn(run(reader, inbox, Arc::new(Notify::new())));
+        let patience = Duration::from_secs(20);
+        let change = tokio::time::timeout(patience, changes.recv()).await.expect("an answer in time");
+        let Some(Change::Resolved { node: NodeId(7), targets: found, .. }) = change else {
+            panic!("{change:?}")
+        };
+        assert!(found.iter().all(|t| matches!(t, Target::Tcp(a) if a.port() == 6379)), "{found:?}");
+        drop(changes);
+        tokio::time::timeout(patience, resolving).await.expect("it ends").expect("it does not panic");
+    }
+
+    /// Only another answer is a change; a failure keeps what is known and is noted until it passes.
+    #[test]
+    fn only_another_answer_is_a_change() {
+        let (_writer, reader) = pool("n1.example.internal");
+        let mut unknown = HashSet::new();
+        let mut judge = |answer| (judge(&reader, &mut unknown, (NodeId(7), answer)).is_some(), unknown.len());
+        assert_eq!(judge(Ok(targets(1))), (false, 0), "as it is");
+        assert_eq!(judge(Ok(targets(2))), (true, 0));
+        assert_eq!(judge(Err(io::ErrorKind::NotFound.into())), (false, 1));
+        assert_eq!(judge(Ok(Arc::new([]))), (false, 1));
+        assert_eq!(judge(Ok(targets(1))), (false, 0));
+        let mut none = HashSet::new();
+        let gone = (NodeId(8), Ok(targets(2)));
+        assert!(super::judge(&reader, &mut none, gone).is_none(), "the node left meanwhile");
+    }
+
+    /// Only names are asked for: an address that is a number means one place for ever.
+    #[test]
+    fn numbers_are_not_names() {
+        for (address, expected) in
+            [("localhost", true), ("127.0.0.1", false), ("::1", false), ("10.example", true)]
+        {
+            let (_writer, reader) = pool(address);
+            assert_eq!(has_a_name(&reader.load().nodes[0]), expected, "{address}");
         }
     }
 }

@@ -147,7 +147,12 @@ impl Births {
             if node.weight == spec.weight && node.zone == spec.zone {
                 return (*old).clone();
             }
-            let entry = Entry { node: self.node(spec, Some(node)), ..(*old).clone() };
+            // Its detector starts anew too, so doubts and merits in between are gone.
+            let health = match old.health {
+                Health::Healthy | Health::Suspect => Health::Healthy,
+                Health::Ejected | Health::Probation => Health::Ejected,
+            };
+            let entry = Entry { node: self.node(spec, Some(node)), health, ..(*old).clone() };
             renamed(node.id, entry.node.id);
             entry
         };

@@ -17,7 +17,7 @@ use tokio::{
 
 pub use build::{Births, IdSource, Prepared, first_topology, prepare};
 pub use plan::{Event, Ledger, Outcome, Step, moved, plan, reload};
-pub use record::{History, Record, count_reload, describe};
+pub use record::{History, Record};
 
 use crate::{
     net::{Address, Target, resolve},
@@ -228,7 +228,6 @@ impl Membership {
             Some(_) => None,
         };
         if let Some(why) = refusal {
-            count_reload(&name, "refused");
             // Whoever asked may have gone.
             let _ = answer.send(Err(why));
             return;
@@ -266,16 +265,15 @@ impl Membership {
         pool.preparing = None;
         let now = pool.writer.current();
         let outcome = reload(&now, &pool.ledger, &prepared, &pool.births, self.settings.max_share, yes);
-        let (word, result) = match outcome {
+        let result = match outcome {
             Outcome::Publish(step) => {
                 let published = pool.publish(now, *step);
                 self.tell(published).await;
-                ("applied", Ok(prepared.moved))
+                Ok(prepared.moved)
             }
-            Outcome::Nothing => ("unchanged", Ok(0.0)),
-            Outcome::Refused { why } => ("refused", Err(why)),
+            Outcome::Nothing => Ok(0.0),
+            Outcome::Refused { why } => Err(why),
         };
-        count_reload(&name, word);
         // Whoever asked may have gone.
         let _ = answer.send(result);
     }
@@ -314,7 +312,7 @@ fn pool_of(change: &Change) -> &str {
 
 /// Where the nodes of a reloaded pool are. Those that stay keep what is known.
 async fn locate(now: &Topology, spec: &PoolSpec, embedded: &Embedded) -> Vec<Arc<[Target]>> {
-    let mut found: Vec<Arc<[Target]>> = vec![Arc::new([]); spec.nodes.len()];
+    let mut found: Vec<Arc<[Target]>> = spec.nodes.iter().map(|_| Arc::new([]) as _).collect();
     let mut asked = JoinSet::new();
     for (i, node) in spec.nodes.iter().enumerate() {
         let known = now.nodes.iter().find(|e| e.node.name == node.name && e.node.address == node.address);

@@ -110,8 +110,18 @@ pub enum Event {
         /// Its name.
         node: Arc<str>,
     },
+    /// The node can't serve as configured, or can again.
+    Misconfigured {
+        /// Its name.
+        node: Arc<str>,
+        /// What is wrong.
+        what: Option<Arc<str>>,
+    },
     /// The operator's new configuration is in force.
-    Reloaded,
+    Reloaded {
+        /// Which nodes came, left or changed.
+        evidence: Arc<str>,
+    },
 }
 
 /// Plans a change of one node. A [`Change::Reload`] is planned by [`reload`], once its ring is
@@ -138,10 +148,11 @@ pub fn plan(now: &Topology, ledger: &Ledger, change: &Change) -> Outcome {
             restored(step, entry, evidence)
         }
         Change::Misconfigured { what, .. } if entry.misconfigured != *what => {
-            revise(now, ledger, at, |entry| entry.misconfigured.clone_from(what))
+            let told = Event::Misconfigured { node: entry.node.name.clone(), what: what.clone() };
+            revise(now, ledger, at, vec![told], |entry| entry.misconfigured.clone_from(what))
         }
         Change::Resolved { targets, .. } if entry.targets != *targets => {
-            revise(now, ledger, at, |entry| entry.targets = targets.clone())
+            revise(now, ledger, at, Vec::new(), |entry| entry.targets = targets.clone())
         }
         Change::Misconfigured { .. } | Change::Resolved { .. } | Change::Reload { .. } => Outcome::Nothing,
     }
@@ -162,11 +173,17 @@ fn node_of(change: &Change) -> Option<NodeId> {
 }
 
 /// A new revision in which one entry reads differently and no key moves.
-fn revise(now: &Topology, ledger: &Ledger, at: usize, edit: impl FnOnce(&mut Entry)) -> Outcome {
+fn revise(
+    now: &Topology,
+    ledger: &Ledger,
+    at: usize,
+    events: Vec<Event>,
+    edit: impl FnOnce(&mut Entry),
+) -> Outcome {
     let mut nodes = now.nodes.to_vec();
     edit(&mut nodes[at]);
     let next = Topology { revision: now.revision + 1, nodes: nodes.into(), ..now.clone() };
-    Outcome::Publish(Box::new(Step { next, ledger: ledger.clone(), events: Vec::new() }))
+    Outcome::Publish(Box::new(Step { next, ledger: ledger.clone(), events }))
 }
 
 /// A node's health turns, if it is what the change takes it for; placement follows.
@@ -304,7 +321,7 @@ pub fn reload(
         return Outcome::Nothing;
     }
     let mut events = told(&now.nodes, &nodes, &ledger);
-    events.insert(0, Event::Reloaded);
+    events.insert(0, Event::Reloaded { evidence: differences(&now.nodes, &nodes).into() });
     let next = Topology {
         pool: now.pool.clone(),
         epoch: now.epoch + u64::from(has_moved),
@@ -316,6 +333,29 @@ pub fn reload(
         health: Arc::new(spec.health.clone()),
     };
     Outcome::Publish(Box::new(Step { next, ledger, events }))
+}
+
+/// `came: n3; left: n1; changed: n2`, as far as there are any; long lists are cut.
+fn differences(before: &[Entry], after: &[Entry]) -> String {
+    const SHOWN: usize = 20;
+    let ids = |nodes: &[Entry]| -> BTreeMap<Arc<str>, NodeId> {
+        nodes.iter().map(|e| (e.node.name.clone(), e.node.id)).collect()
+    };
+    let (before, after) = (ids(before), ids(after));
+    let of = |word: &str, names: Vec<&Arc<str>>| {
+        let shown: Vec<&str> = names.iter().take(SHOWN).map(|n| &***n).collect();
+        let more = match names.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        (!shown.is_empty()).then(|| format!("{word}: {}{more}", shown.join(", ")))
+    };
+    let came = after.keys().filter(|n| !before.contains_key(*n)).collect();
+    let left = before.keys().filter(|n| !after.contains_key(*n)).collect();
+    let changed = after.iter().filter(|(n, id)| before.get(*n).is_some_and(|old| old != *id));
+    let all = [of("came", came), of("left", left), of("changed", changed.map(|(n, _)| n).collect())];
+    let all: Vec<String> = all.into_iter().flatten().collect();
+    if all.is_empty() { "the same nodes".to_owned() } else { all.join("; ") }
 }
 
 /// Whether the same nodes are there, in whatever order, each with the same placement.

@@ -7,37 +7,20 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use metrics::{Unit, counter, describe_counter};
+use metrics::{counter, histogram};
 use tokio::{sync::mpsc, task::spawn_blocking};
 
 use super::plan::{Event, moved};
-use crate::topology::{Cause, Topology};
+use crate::{
+    metrics::table::{EJECTIONS, EJECTIONS_REFUSED, MOVED_SHARE, RESTORES},
+    topology::{Cause, Topology},
+};
 
 /// Lines that are kept.
 const HISTORY: usize = 1000;
 
 /// Steps that may wait to be told before membership waits for them.
 pub(super) const UNTOLD: usize = 256;
-
-const EJECTIONS: &str = "ringway_ejections_total";
-const RESTORES: &str = "ringway_restores_total";
-const HELD: &str = "ringway_ejections_refused_total";
-const MOVED: &str = "ringway_moved_share_millionths_total";
-const RELOADS: &str = "ringway_reloads_total";
-
-/// Says what this room's metrics mean, to whatever recorder is installed.
-pub fn describe() {
-    describe_counter!(EJECTIONS, "Nodes put out of the ring, by cause");
-    describe_counter!(RESTORES, "Nodes given their share of the ring again");
-    describe_counter!(HELD, "Nodes that failed and were kept because of eject_max, by cause");
-    describe_counter!(MOVED, Unit::Count, "Millionths of the key space whose owner or action changed");
-    describe_counter!(RELOADS, "Reloads of a pool, by outcome: applied, unchanged, refused or invalid");
-}
-
-/// Counts a reload of a pool.
-pub fn count_reload(pool: &str, outcome: &'static str) {
-    counter!(RELOADS, "pool" => pool.to_owned(), "outcome" => outcome).increment(1);
-}
 
 /// One line of the history.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -105,7 +88,9 @@ pub(super) async fn tell(mut steps: mpsc::Receiver<Published>, history: History)
             }
             false => 0.0,
         };
-        counter!(MOVED, "pool" => after.pool.to_string()).increment((share * 1e6).round() as u64);
+        if is_epoch {
+            histogram!(MOVED_SHARE.name, "pool" => after.pool.to_string()).record(share);
+        }
         for event in &events {
             log(&after, event, share);
             count(&after.pool, event);
@@ -138,8 +123,15 @@ fn log(after: &Topology, event: &Event, moved: f64) {
         Event::Recovered { node } => {
             tracing::info!(pool, epoch, node = &**node, "node recovered without having left");
         }
-        Event::Reloaded => {
-            tracing::info!(pool, epoch, revision = after.revision, moved, "pool reloaded");
+        Event::Misconfigured { node, what: Some(what) } => {
+            tracing::warn!(pool, epoch, node = &**node, evidence = &**what, "node misconfigured");
+        }
+        Event::Misconfigured { node, what: None } => {
+            tracing::info!(pool, epoch, node = &**node, "node no longer misconfigured");
+        }
+        Event::Reloaded { evidence } => {
+            let revision = after.revision;
+            tracing::info!(pool, epoch, revision, evidence = &**evidence, moved, "pool reloaded");
         }
     }
 }
@@ -148,16 +140,19 @@ fn count(pool: &str, event: &Event) {
     let pool = pool.to_owned();
     match event {
         Event::Ejected { node, cause, .. } => {
-            counter!(EJECTIONS, "pool" => pool, "node" => node.to_string(), "cause" => cause.word())
+            counter!(EJECTIONS.name, "pool" => pool, "node" => node.to_string(), "cause" => cause.word())
                 .increment(1);
         }
         Event::Held { node, cause, .. } => {
-            counter!(HELD, "pool" => pool, "node" => node.to_string(), "cause" => cause.word()).increment(1);
+            counter!(EJECTIONS_REFUSED.name, "pool" => pool, "node" => node.to_string(), "cause" => cause.word()).increment(1);
         }
         Event::Restored { node, .. } => {
-            counter!(RESTORES, "pool" => pool, "node" => node.to_string()).increment(1);
+            counter!(RESTORES.name, "pool" => pool, "node" => node.to_string()).increment(1);
         }
-        Event::Readmitted { .. } | Event::Recovered { .. } | Event::Reloaded => {}
+        Event::Readmitted { .. }
+        | Event::Recovered { .. }
+        | Event::Misconfigured { .. }
+        | Event::Reloaded { .. } => {}
     }
 }
 
@@ -166,8 +161,8 @@ fn line(after: &Topology, event: &Event, moved: f64) -> Option<Record> {
         Event::Ejected { node, cause, evidence } => ("ejected", Some(node), Some(*cause), evidence.clone()),
         Event::Readmitted { node } => ("readmitted", Some(node), None, "too few others".into()),
         Event::Restored { node, evidence } => ("restored", Some(node), None, evidence.clone()),
-        Event::Reloaded => ("reloaded", None, None, "by the operator".into()),
-        Event::Held { .. } | Event::Recovered { .. } => return None,
+        Event::Reloaded { evidence } => ("reloaded", None, None, evidence.clone()),
+        Event::Held { .. } | Event::Recovered { .. } | Event::Misconfigured { .. } => return None,
     };
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);

@@ -126,7 +126,8 @@ fn names(events: &[Event]) -> Vec<String> {
         Event::Readmitted { node } => format!("readmitted {node}"),
         Event::Restored { node, .. } => format!("restored {node}"),
         Event::Recovered { node } => format!("recovered {node}"),
-        Event::Reloaded => "reloaded".to_owned(),
+        Event::Misconfigured { node, what } => format!("misconfigured {node}: {}", what.is_some()),
+        Event::Reloaded { .. } => "reloaded".to_owned(),
     };
     events.iter().map(word).collect()
 }
@@ -166,13 +167,13 @@ fn what_moves_no_key_is_no_epoch() {
     let (node, name) = (pool.id("n0"), || "cache".into());
     let what: Option<Arc<str>> = Some("it is a replica".into());
     let elsewhere: Arc<[Target]> = Arc::new([Target::Unix("/run/x".into())]);
-    for change in [
-        Change::Suspect { pool: name(), node },
-        Change::Misconfigured { pool: name(), node, what: what.clone() },
-        Change::Resolved { pool: name(), node, targets: elsewhere.clone() },
-        Change::Clear { pool: name(), node },
+    for (change, expected) in [
+        (Change::Suspect { pool: name(), node }, &[][..]),
+        (Change::Misconfigured { pool: name(), node, what: what.clone() }, &["misconfigured n0: true"]),
+        (Change::Resolved { pool: name(), node, targets: elsewhere.clone() }, &[]),
+        (Change::Clear { pool: name(), node }, &[]),
     ] {
-        assert_eq!(told(pool.change(&change)), [] as [&str; 0], "{change:?}");
+        assert_eq!(told(pool.change(&change)), expected, "{change:?}");
         assert!(pool.change(&change).is_none(), "twice is nothing: {change:?}");
     }
     assert_eq!(pool.entry("n0").misconfigured, what);
@@ -256,7 +257,9 @@ fn a_reload_touches_only_what_changed() {
     let mut next = spec(&[1, 1, 2], 0.5);
     next.nodes[1].address = Address::Tcp { host: "127.0.0.1".into(), port: 7999 };
     next.nodes.push(node(3, 1));
-    assert_eq!(told(pool.reload(next)), ["reloaded"]);
+    let events = pool.reload(next).expect("a publish");
+    let [Event::Reloaded { evidence }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(&**evidence, "came: n3; changed: n1, n2");
     assert_eq!(pool.topology.epoch, before.epoch + 1);
     let now = &pool.topology;
     assert!(Arc::ptr_eq(&now.nodes[0].node, &before.nodes[0].node));
@@ -268,6 +271,21 @@ fn a_reload_touches_only_what_changed() {
     assert_eq!(pool.ledger.len(), 1);
     assert_eq!(told(pool.restore("n2")), ["restored n2"]);
     assert!(pool.ledger.is_empty());
+}
+
+/// A node with a new weight meets a detector that starts anew: no doubt and no probation is left
+/// behind that nobody would ever end.
+#[test]
+fn a_new_weight_ends_doubts() {
+    let mut pool = Planned::new(&spec(&[1, 1, 1], 0.5));
+    pool.eject("n2");
+    let (pool_name, node) = (|| Arc::<str>::from("cache"), pool.id("n2"));
+    pool.change(&Change::Probation { pool: pool_name(), node }).expect("it was ejected");
+    let node = pool.id("n1");
+    pool.change(&Change::Suspect { pool: pool_name(), node }).expect("it was healthy");
+    pool.reload(spec(&[1, 2, 2], 0.5));
+    assert_eq!(pool.entry("n1").health, Health::Healthy);
+    assert_eq!(pool.entry("n2").health, Health::Ejected);
 }
 
 /// Names keep their ordinals while the process lives, new ones follow in sorted order.
@@ -391,7 +409,8 @@ impl Run {
         let (membership, handle) = Membership::new(settings);
         let bell = Arc::new(Notify::new());
         let births = Births { ids, workers: 2, bell: bell.clone() };
-        let (writer, reader) = channel(first_topology(&spec, &births, |_| Arc::new([])));
+        let (writer, reader) =
+            channel(first_topology(&spec, &births, |n| n.address.literal().into_iter().collect()));
         let task = tokio::spawn(membership.run());
         handle.add(Pool { writer, spec: Arc::new(spec), bell }).await;
         Run { handle, reader, task }
@@ -466,10 +485,7 @@ async fn reloads_are_answered() {
     assert_eq!(run.handle.reload(next, false).await, Ok(0.0));
     run.handle.set_max_share(1.0).await;
     let back = Arc::new(spec(&[1, 1], 0.5));
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while run.handle.reload(back.clone(), false).await.is_err() {
-        assert!(tokio::time::Instant::now() < until, "the new limit is not in force");
-    }
+    run.handle.reload(back.clone(), false).await.expect("the new limit is in force");
     for (broken, word) in
         [(PoolSpec { name: "other".into(), ..spec(&[1], 0.5) }, "no such pool"), (spec(&[], 0.5), "no nodes")]
     {
@@ -477,10 +493,7 @@ async fn reloads_are_answered() {
         assert!(why.contains(word), "{why}");
     }
     run.handle.remove("cache".into()).await;
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while run.handle.reload(back.clone(), true).await.is_ok() {
-        assert!(tokio::time::Instant::now() < until, "the pool is still governed");
-    }
+    run.handle.reload(back, true).await.expect_err("the pool is not governed any more");
     run.task.abort();
 }
 
@@ -510,4 +523,158 @@ async fn it_ends_with_its_handles() {
     drop(handle);
     tokio::time::timeout(PATIENCE, task).await.expect("it ends").expect("it does not panic");
     assert!(inbox.is_closed());
+}
+
+/// Each event has its counter, with the labels that an operator filters by.
+#[tokio::test]
+async fn events_are_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let shown = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let run = Run::start(spec(&[1, 1], 0.5)).await;
+    let nodes = run.reader.load().nodes.clone();
+    for entry in nodes.iter() {
+        let (node, cause) = (entry.node.id, Cause::Refused);
+        run.send(Change::Eject { pool: "cache".into(), node, cause, evidence: "gone".into() }).await;
+    }
+    let node = nodes[0].node.id;
+    run.send(Change::Restore { pool: "cache".into(), node, evidence: "answered".into() }).await;
+    run.history(3).await;
+    let text = shown.render();
+    for line in [
+        r#"ringway_ejections_total{pool="cache",node="n0",cause="refused"} 1"#,
+        r#"ringway_ejections_total{pool="cache",node="n1",cause="refused"} 1"#,
+        r#"ringway_ejections_refused_total{pool="cache",node="n1",cause="refused"} 1"#,
+        r#"ringway_restores_total{pool="cache",node="n0"} 1"#,
+    ] {
+        assert!(text.contains(line), "{line} is missing from:\n{text}");
+    }
+    let moved = text.lines().find_map(|l| l.strip_prefix("ringway_moved_share_sum{pool=\"cache\"} "));
+    assert!(moved.and_then(|n| n.parse::<f64>().ok()).is_some_and(|n| n > 0.5), "{text}");
+    run.task.abort();
+}
+
+/// The history forgets the oldest lines first.
+#[tokio::test]
+async fn the_history_is_bounded() {
+    let run = Run::start(spec(&[1, 1], 0.5)).await;
+    let node = run.reader.load().nodes[0].node.id;
+    let name = || Arc::<str>::from("cache");
+    for _ in 0..550 {
+        let (cause, evidence) = (Cause::Lost, "flaps".to_owned());
+        run.send(Change::Eject { pool: name(), node, cause, evidence }).await;
+        run.send(Change::Restore { pool: name(), node, evidence: "flaps".into() }).await;
+    }
+    let until = tokio::time::Instant::now() + PATIENCE;
+    let last = loop {
+        let records = run.handle.history().all();
+        assert!(records.len() <= 1000);
+        match records.last() {
+            Some(last) if last.epoch == 1101 => break records,
+            _ => assert!(tokio::time::Instant::now() < until, "{}", records.len()),
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert_eq!((last.len(), last[0].epoch), (1000, 102));
+    run.task.abort();
+}
+
+/// A real redis-server that ends with the test.
+struct Redis {
+    port: u16,
+    child: std::process::Child,
+    directory: tempfile::TempDir,
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Redis {
+    fn spawn(port: u16, directory: &tempfile::TempDir) -> std::process::Child {
+        std::process::Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .current_dir(directory.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("redis-server is installed")
+    }
+
+    async fn start() -> Redis {
+        let free = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = free.local_addr().expect("it is bound").port();
+        drop(free);
+        let directory = tempfile::tempdir().expect("a directory");
+        let redis = Redis { port, child: Redis::spawn(port, &directory), directory };
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            assert!(tokio::time::Instant::now() < until, "redis-server did not start");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        redis
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it was killed");
+    }
+
+    fn again(&mut self) {
+        self.child = Redis::spawn(self.port, &self.directory);
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let status = std::process::Command::new("kill").args([signal, &id]).status().expect("kill is there");
+        assert!(status.success());
+    }
+}
+
+/// Real servers, nobody using them: one that is killed and one that is stopped leave the ring with
+/// their causes, both come back by themselves, and the map is what it was.
+#[tokio::test]
+async fn real_nodes_die_hang_and_return() {
+    let mut servers = [Redis::start().await, Redis::start().await, Redis::start().await];
+    let mut spec = spec(&[1, 1, 1], 0.5);
+    for (node, server) in spec.nodes.iter_mut().zip(&servers) {
+        node.address = Address::Tcp { host: "127.0.0.1".into(), port: server.port };
+    }
+    spec.health.interval = Duration::from_millis(60);
+    spec.health.timeout = Duration::from_millis(100);
+    let run = Run::start(spec).await;
+    let bell = Arc::new(Notify::new());
+    let lag = crate::health::Lag::new();
+    let measuring = tokio::spawn(lag.clone().run());
+    let health = tokio::spawn(crate::health::run(run.reader.clone(), bell, run.handle.inbox(), lag));
+    let mut changes = run.reader.changes();
+    let mut until = async |what: &str, done: &dyn Fn(&Topology) -> bool| {
+        let wait = changes.wait_for(|_| done(&run.reader.load()));
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        assert!(waited.is_ok(), "{what}: {:?}", run.handle.history().all());
+    };
+    let healthy = |i: usize| {
+        move |t: &Topology| (t.nodes[i].health, t.nodes[i].placement) == (Health::Healthy, Placement::Owns)
+    };
+    let all = |t: &Topology| (0..3).all(|i| healthy(i)(t));
+    let first = owners(&run.reader.load());
+    servers[0].kill();
+    until("a killed node goes", &|t| t.nodes[0].placement == Placement::Away).await;
+    servers[0].again();
+    until("it comes back", &all).await;
+    servers[1].signal("-STOP");
+    until("a stopped node goes", &|t| t.nodes[1].placement == Placement::Away).await;
+    servers[1].signal("-CONT");
+    until("it comes back too", &all).await;
+    assert_eq!(owners(&run.reader.load()), first);
+    let records = run.history(4).await;
+    let cause =
+        |node: &str, cause| records.iter().any(|r| r.node.as_deref() == Some(node) && r.cause == Some(cause));
+    assert!(cause("n0", Cause::Refused) && cause("n1", Cause::Timeout), "{records:?}");
+    health.abort();
+    measuring.abort();
+    run.task.abort();
 }

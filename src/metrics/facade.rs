@@ -31,6 +31,11 @@ pub fn facade() -> PrometheusHandle {
         .clone()
 }
 
+/// Counts a reload of the configuration; the outcome is one of [`RELOAD_OUTCOMES`].
+pub fn count_reload(outcome: &'static str) {
+    ::metrics::counter!(RELOADS.name, "outcome" => outcome).increment(1);
+}
+
 /// A recorder that knows the table.
 fn recorder() -> PrometheusRecorder {
     let recorder = PrometheusBuilder::new()

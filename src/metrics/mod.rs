@@ -9,6 +9,6 @@ mod render;
 pub mod table;
 
 pub use block::{Class, Count, Histogram, Level, NodeBlock, Outcome, PoolBlock, Reason};
-pub use facade::{RELOAD_OUTCOMES, facade};
+pub use facade::{RELOAD_OUTCOMES, count_reload, facade};
 pub use process::Process;
 pub use render::{NodeView, PoolView, ProcessView, render};

@@ -119,7 +119,7 @@ table! {
         "Nodes taken out of the ring, by cause";
     RESTORES = Facade Counter "ringway_restores_total" ["pool" "node"] "restores":
         "Nodes given their share back";
-    EJECTIONS_REFUSED = Facade Counter "ringway_ejections_refused_total" ["pool" "node"] "ejections":
+    EJECTIONS_REFUSED = Facade Counter "ringway_ejections_refused_total" ["pool" "node" "cause"] "ejections":
         "Ejections that eject_max did not allow: the node stays in the ring";
     RELOADS = Facade Counter "ringway_reloads_total" ["outcome"] "reloads":
         "Reloads of the configuration: ok, invalid, or refused because too many keys would move";

@@ -32,11 +32,17 @@ pub(crate) struct ConnectError {
 const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
 
 /// Connects to the first target that answers.
-pub(crate) async fn connect(targets: &Arc<[Target]>, policy: &Policy, version: Version) -> Result<Connection, ConnectError> {
-    let mut last = ConnectError { kind: Failure::ConnectTimeout, text: "the name does not resolve".to_owned() };
+pub(crate) async fn connect(
+    targets: &Arc<[Target]>,
+    policy: &Policy,
+    version: Version,
+) -> Result<Connection, ConnectError> {
+    let mut last =
+        ConnectError { kind: Failure::ConnectTimeout, text: "the name does not resolve".to_owned() };
     for target in targets.iter() {
         let attempt = async {
-            let mut stream = dial(target, policy.deadline.max(policy.request_timeout)).await.map_err(dial_error)?;
+            let mut stream =
+                dial(target, policy.deadline.max(policy.request_timeout)).await.map_err(dial_error)?;
             handshake(&mut stream, policy, version).await?;
             let (read, write) = stream.into_split();
             Ok(Connection { read, write })
@@ -45,7 +51,8 @@ pub(crate) async fn connect(targets: &Arc<[Target]>, policy: &Policy, version: V
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) => error,
             Err(_) => {
-                let text = format!("{target}: no connection within {} ms", policy.connect_timeout.as_millis());
+                let text =
+                    format!("{target}: no connection within {} ms", policy.connect_timeout.as_millis());
                 ConnectError { kind: Failure::ConnectTimeout, text }
             }
         };

@@ -80,7 +80,12 @@ struct Sending<'a> {
 
 /// Sends a request on its way.
 #[inline]
-pub(crate) fn dispatch(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, request: &Request<'_>) -> Dispatched {
+pub(crate) fn dispatch(
+    session: &Rc<Session>,
+    state: &mut State,
+    bound: &Rc<Bound>,
+    request: &Request<'_>,
+) -> Dispatched {
     let policy = &bound.topology.policy;
     let command = match bound.table.lookup(request) {
         Ok(command) => command,
@@ -173,7 +178,9 @@ impl Sending<'_> {
 
     fn keys(&self, request: &Request<'_>, keys: &mut Vec<u32>) -> Result<(), Refused> {
         keys.clear();
-        self.command.keys(request, self.bound.topology.nodes.len(), keys).map_err(|r| Refused(Reason::Command, r.text))
+        self.command
+            .keys(request, self.bound.topology.nodes.len(), keys)
+            .map_err(|r| Refused(Reason::Command, r.text))
     }
 
     #[inline]
@@ -249,7 +256,8 @@ impl Sending<'_> {
         match parts.as_slice() {
             [(index, _)] => self.forward(state, request.frame, *index),
             _ => {
-                let frames = parts.iter().map(|(_, positions)| self.frame(request, kind, positions)).collect();
+                let frames =
+                    parts.iter().map(|(_, positions)| self.frame(request, kind, positions)).collect();
                 self.joint(state, JointKind::Split(kind), count, parts, frames, false)
             }
         }
@@ -326,12 +334,14 @@ impl Sending<'_> {
             (0..nodes.len()).partition(|i| nodes[*i].placement == Placement::Owns);
         match away.first() {
             Some(index) if needs_all => {
-                let text = format!("ERR {}: ejected, and {} needs all nodes", self.node(*index), self.command.name);
+                let text =
+                    format!("ERR {}: ejected, and {} needs all nodes", self.node(*index), self.command.name);
                 Err(Refused(Reason::NoOwner, text))
             }
-            _ if serving.is_empty() => {
-                Err(Refused(Reason::NoOwner, format!("ERR pool {} has no node that serves", self.bound.topology.pool)))
-            }
+            _ if serving.is_empty() => Err(Refused(
+                Reason::NoOwner,
+                format!("ERR pool {} has no node that serves", self.bound.topology.pool),
+            )),
             _ => Ok(serving),
         }
     }
@@ -377,7 +387,13 @@ impl Sending<'_> {
 }
 
 #[inline]
-fn append(bound: &Rc<Bound>, index: usize, version: crate::protocol::resp::Version, expect: Expect, frame: &[u8]) -> Result<(), Refused> {
+fn append(
+    bound: &Rc<Bound>,
+    index: usize,
+    version: crate::protocol::resp::Version,
+    expect: Expect,
+    frame: &[u8],
+) -> Result<(), Refused> {
     let link: &Rc<Link> = &bound.links[index];
     let session = &expect.session;
     let pipeline = link.pipeline(&session.pool.worker, &bound.topology.policy, version, session.id);
@@ -459,8 +475,10 @@ fn reroute(bound: &Rc<Bound>, session: &Rc<Session>, expect: &Expect, bytes: &[u
         if let [(index, _)] = parts.as_slice() {
             return append(bound, *index, version, expect.clone(), bytes);
         }
-        let frames: Vec<_> = parts.iter().map(|(_, positions)| sending.frame(&request, kind, positions)).collect();
-        let joined = session.state.borrow_mut().window.divide(expect.seq, expect.part, kind, bound, keys.len(), parts);
+        let frames: Vec<_> =
+            parts.iter().map(|(_, positions)| sending.frame(&request, kind, positions)).collect();
+        let joined =
+            session.state.borrow_mut().window.divide(expect.seq, expect.part, kind, bound, keys.len(), parts);
         for ((part, index), frame) in joined.into_iter().zip(frames) {
             let expect = Expect { part, ..expect.clone() };
             if let Err(Refused(reason, text)) = append(bound, index, version, expect.clone(), &frame) {

@@ -1,10 +1,6 @@
 //! One worker's connections to one node: a pipeline for each protocol version and lane.
 
-use std::{
-    cell::RefCell,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use super::{
     inflight::Fate,
@@ -76,9 +72,16 @@ impl Link {
 
     /// The pipeline of a lane, made if there is none.
     #[inline]
-    pub(crate) fn pipeline(self: &Rc<Self>, worker: &Rc<Worker>, policy: &Arc<Policy>, version: Version, lane: u64) -> Rc<Pipeline> {
+    pub(crate) fn pipeline(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        policy: &Arc<Policy>,
+        version: Version,
+        lane: u64,
+    ) -> Rc<Pipeline> {
         let mut lanes = self.lanes[version as usize].borrow_mut();
-        let lane = if policy.connections_per_node == 1 { 0 } else { lane as usize % policy.connections_per_node };
+        let lane =
+            if policy.connections_per_node == 1 { 0 } else { lane as usize % policy.connections_per_node };
         if let Some(pipeline) = lanes.get(lane) {
             return pipeline.clone();
         }
@@ -89,7 +92,12 @@ impl Link {
     }
 
     /// A pipeline of a session's own, for a request that would hold up the others.
-    pub(crate) fn private(self: &Rc<Self>, worker: &Rc<Worker>, policy: &Arc<Policy>, version: Version) -> Rc<Pipeline> {
+    pub(crate) fn private(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        policy: &Arc<Policy>,
+        version: Version,
+    ) -> Rc<Pipeline> {
         let pipeline = Pipeline::new(self, worker, policy, version);
         pipeline.retire();
         self.leaving.borrow_mut().push(pipeline.clone());

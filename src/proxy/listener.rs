@@ -17,7 +17,10 @@ use tokio::{
 };
 
 use super::{PoolHandle, worker::Order};
-use crate::{metrics::Reason, net::{Listener, Stream}};
+use crate::{
+    metrics::Reason,
+    net::{Listener, Stream},
+};
 
 /// The ways to the workers.
 #[derive(Clone)]

@@ -126,7 +126,12 @@ enum End {
 }
 
 impl Pipeline {
-    pub(crate) fn new(link: &Rc<Link>, worker: &Rc<Worker>, policy: &Arc<Policy>, version: Version) -> Rc<Pipeline> {
+    pub(crate) fn new(
+        link: &Rc<Link>,
+        worker: &Rc<Worker>,
+        policy: &Arc<Policy>,
+        version: Version,
+    ) -> Rc<Pipeline> {
         Pipeline::make(Rc::downgrade(link), worker, policy, version)
     }
 
@@ -252,7 +257,8 @@ impl Pipeline {
     /// Whether it is closed for good.
     pub(crate) fn is_over(&self) -> bool {
         let core = self.core.borrow();
-        core.state == State::Over || (self.retired.get() && core.state == State::Idle && core.queue.is_empty())
+        core.state == State::Over
+            || (self.retired.get() && core.state == State::Idle && core.queue.is_empty())
     }
 
     /// Takes back requests of which nothing was written.
@@ -320,7 +326,8 @@ impl Pipeline {
             }
         }
         for expect in refused {
-            let text = format!("{}: no reply within {} ms", link.describe(), policy.request_timeout.as_millis());
+            let text =
+                format!("{}: no reply within {} ms", link.describe(), policy.request_timeout.as_millis());
             expect.session.fail(&expect, &text, Reason::Timeout, Outcome::Timeout);
         }
     }
@@ -416,11 +423,18 @@ impl Pipeline {
         let mut rest = chunk;
         while !rest.is_empty() {
             if !core.queue.head_is_written() {
-                return Err(format!("bytes without a request: {}", rest[..rest.len().min(32)].escape_ascii()));
+                return Err(format!(
+                    "bytes without a request: {}",
+                    rest[..rest.len().min(32)].escape_ascii()
+                ));
             }
             let scan = core.scanner.advance(rest).map_err(|e| e.to_string())?;
             let Some(expect) = core.queue.front() else { break };
-            let outcome = if core.scanner.first() == b'-' || core.scanner.first() == b'!' { Outcome::Error } else { Outcome::Ok };
+            let outcome = if core.scanner.first() == b'-' || core.scanner.first() == b'!' {
+                Outcome::Error
+            } else {
+                Outcome::Ok
+            };
             let done = scan.done.then_some(outcome);
             if expect.session.deliver(expect, &rest[..scan.used], done) == Flow::Pause {
                 slow = Some(expect.session.clone());
@@ -460,7 +474,9 @@ impl Pipeline {
             core.queue.take()
         };
         let (word, kind) = match end {
-            End::Protocol(text) => (format!("sent something that is not a reply ({text})"), Failure::Protocol),
+            End::Protocol(text) => {
+                (format!("sent something that is not a reply ({text})"), Failure::Protocol)
+            }
             _ => ("connection lost".to_owned(), Failure::Lost),
         };
         if taken.iter().any(|t| t.1 == Fate::MaybeApplied) || kind == Failure::Protocol {

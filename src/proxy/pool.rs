@@ -7,7 +7,13 @@ use std::{
     sync::{Arc, atomic::AtomicUsize},
 };
 
-use super::{dispatch, link::{Link, Leaving}, pipeline::Expect, session::Session, worker::Worker};
+use super::{
+    dispatch,
+    link::{Leaving, Link},
+    pipeline::Expect,
+    session::Session,
+    worker::Worker,
+};
 use crate::{
     metrics::PoolBlock,
     protocol::resp::table::Table,

@@ -211,7 +211,11 @@ impl Session {
         }
         let limit = bound.topology.policy.limits.session_bytes_max;
         if input.len() > limit {
-            self.close_with(&mut state, Reason::SlowClient, "ERR too many requests wait for their replies to be read");
+            self.close_with(
+                &mut state,
+                Reason::SlowClient,
+                "ERR too many requests wait for their replies to be read",
+            );
         }
         self.account(&mut state, input.len());
         drop(state);
@@ -334,7 +338,8 @@ impl Session {
     #[inline]
     fn settle(&self, state: &mut State) {
         let block = self.pool.block();
-        let context = MergeContext { version: state.client.version, per_key_errors: self.pool.per_key_errors() };
+        let context =
+            MergeContext { version: state.client.version, per_key_errors: self.pool.per_key_errors() };
         let count = |class: Class, outcome: Outcome| block.requests[class as usize][outcome as usize].add(1);
         state.window.settle(context, &mut state.out, count);
     }

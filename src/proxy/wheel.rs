@@ -27,7 +27,8 @@ impl<T> Wheel<T> {
     pub(crate) fn insert(&mut self, now_us: u32, after_us: u32, entry: T) {
         // The wheel may stand a little behind now, so that time is counted in.
         let until_next = self.next_us.wrapping_sub(now_us) as i32;
-        let ticks = ((i64::from(after_us) - i64::from(until_next)).max(0) as u64).div_ceil(u64::from(TICK_US));
+        let ticks =
+            ((i64::from(after_us) - i64::from(until_next)).max(0) as u64).div_ceil(u64::from(TICK_US));
         let at = (self.next + (ticks as usize).min(SLOTS - 1)) % SLOTS;
         self.slots[at].push(entry);
     }

@@ -51,7 +51,10 @@ pub(crate) enum JointKind {
     Split(Split),
     Gather(Gather),
     /// `SCAN` at the node with this ordinal; then comes the next one, if any.
-    Scan { ordinal: u16, next: Option<u16> },
+    Scan {
+        ordinal: u16,
+        next: Option<u16>,
+    },
 }
 
 /// One node's part of a request.
@@ -143,7 +146,14 @@ impl Window {
     /// A piece of a node's reply came; `done` is set with its last piece. What is nobody's any
     /// more is dropped.
     #[inline]
-    pub(crate) fn deliver(&mut self, seq: u64, part: u32, piece: &[u8], done: Option<Outcome>, out: &mut Vec<u8>) {
+    pub(crate) fn deliver(
+        &mut self,
+        seq: u64,
+        part: u32,
+        piece: &[u8],
+        done: Option<Outcome>,
+        out: &mut Vec<u8>,
+    ) {
         let is_head = seq == self.base;
         let Some(slot) = self.slot(seq) else { return };
         match &mut slot.reply {
@@ -234,7 +244,12 @@ impl Window {
     /// Writes what is complete at the head, and begins with what is next; `count` is told how each
     /// request ended.
     #[inline]
-    pub(crate) fn settle(&mut self, context: MergeContext, out: &mut Vec<u8>, mut count: impl FnMut(Class, Outcome)) {
+    pub(crate) fn settle(
+        &mut self,
+        context: MergeContext,
+        out: &mut Vec<u8>,
+        mut count: impl FnMut(Class, Outcome),
+    ) {
         while let Some(slot) = self.slots.front_mut() {
             let outcome = match &mut slot.reply {
                 Reply::Forward { aside, done, began } => {
@@ -285,7 +300,8 @@ impl Window {
         let Some(slot) = self.slot(seq) else { return Vec::new() };
         if matches!(slot.reply, Reply::Forward { .. }) {
             let whole = Part { positions: (0..keys as u32).collect(), ..Part::new(bound, 0) };
-            let joint = Joint { kind: JointKind::Split(kind), keys, parts: vec![whole], bound: bound.clone() };
+            let joint =
+                Joint { kind: JointKind::Split(kind), keys, parts: vec![whole], bound: bound.clone() };
             slot.reply = Reply::Joint(Box::new(joint));
         }
         let Reply::Joint(joint) = &mut slot.reply else { return Vec::new() };

@@ -6,4 +6,5 @@ mod commands;
 mod differential;
 mod failure;
 mod harness;
+mod embedded;
 mod local;

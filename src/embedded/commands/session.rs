@@ -84,16 +84,15 @@ pub(super) fn hello(call: &mut Call<'_>) -> Outcome {
             None => return Err(Refusal::text("ERR Protocol version is not an integer or out of range")),
         };
     }
-    let mut user = None;
+    // Redis acts on each option as it reads it, and keeps the name even if the next is refused.
     let mut i = 2;
     while i < call.len() {
         let more = call.len() - 1 - i;
         match call.word(i).as_slice() {
             b"AUTH" if more >= 2 => {
-                user = Some(call.arg(i + 1));
+                check_user(call.arg(i + 1))?;
                 i += 3;
             }
-            // Redis keeps the name even if what follows is refused.
             b"SETNAME" if more >= 1 => {
                 call.client.name = checked_name(call.arg(i + 1))?;
                 i += 2;
@@ -104,7 +103,6 @@ pub(super) fn hello(call: &mut Call<'_>) -> Outcome {
             }
         }
     }
-    user.map_or(Ok(()), check_user)?;
     call.client.version = version;
     let out = &mut *call.out;
     write::map(out, version, 7);

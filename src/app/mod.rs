@@ -1,0 +1,224 @@
+//! The only room that knows all others: it builds them, hands each its end of each channel, and
+//! takes them down in order.
+//!
+//! Threads: one for the control plane, one that accepts, one per data worker, and one for the
+//! embedded nodes if there are any. If control stops, clients are still accepted and served.
+
+mod embedded;
+mod pools;
+mod reload;
+mod serve;
+mod thread;
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
+
+use crate::{
+    admin::{self, AdminState},
+    config::Settings,
+    health::Lag,
+    membership::{self, Membership},
+    metrics,
+    net::{ListenAddress, Listener},
+    proxy::{Memory, Order, Workers},
+};
+use embedded::EmbeddedNodes;
+use pools::OpenPool;
+pub use reload::Reloaded;
+pub use serve::serve;
+use thread::Thread;
+
+/// Why ringway did not start, or could not take a change.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A port is taken, a directory is missing, no permission.
+    #[error("{who}: can't listen on {address}: {error}")]
+    Listen {
+        /// `pool NAME` or `admin`.
+        who: String,
+        /// Where.
+        address: ListenAddress,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// No thread or runtime.
+    #[error("can't start the {what} thread: {error}")]
+    Thread {
+        /// Which.
+        what: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// An embedded node did not start.
+    #[error("pool {pool}: can't start the embedded node {node}: {error}")]
+    Embedded {
+        /// The pool.
+        pool: String,
+        /// The node.
+        node: String,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+/// A running ringway.
+pub struct App {
+    control: Thread,
+    accepting: Thread,
+    embedded: Arc<EmbeddedNodes>,
+    workers: Workers,
+    worker_threads: Vec<Thread>,
+    membership: membership::Handle,
+    ids: membership::IdSource,
+    admin: AdminState,
+    admin_address: ListenAddress,
+    admin_stop: Option<oneshot::Sender<()>>,
+    lag: Lag,
+    run_id: Arc<str>,
+    /// The pools and the settings that are in force.
+    state: Mutex<State>,
+}
+
+struct State {
+    settings: Settings,
+    pools: Vec<OpenPool>,
+    next_pool: u64,
+}
+
+impl App {
+    /// Starts everything; when it returns, all listeners listen.
+    ///
+    /// # Errors
+    /// The first [`AppError`]; nothing is left behind.
+    pub fn start(settings: Settings) -> Result<App, AppError> {
+        let recorder = metrics::facade();
+        let control = Thread::start("control")?;
+        let accepting = Thread::start("accept")?;
+        let embedded = Arc::new(EmbeddedNodes::default());
+        let memory = Arc::new(Memory::new(settings.buffered_bytes));
+        let mut worker_threads = Vec::new();
+        let mut orders = Vec::new();
+        for index in 0..settings.workers {
+            let (sender, receiver) = mpsc::unbounded_channel::<Order>();
+            worker_threads.push(Thread::worker(index, memory.clone(), receiver)?);
+            orders.push(sender);
+        }
+        let found = embedded.clone();
+        let ids = membership::IdSource::default();
+        let (task, membership) = Membership::new(membership::Settings {
+            workers: settings.workers,
+            max_share: settings.reload.max_share,
+            ids: ids.clone(),
+            embedded: Arc::new(move |pool, node| found.target(pool, &node.name)),
+        });
+        control.spawn(task.run());
+        let lag = Lag::new();
+        control.spawn(lag.clone().run());
+        let run_id = run_id();
+        let admin = AdminState::new(Vec::new(), recorder, run_id.clone());
+        let listener = bind(&control, "admin", &settings.admin.listen)?;
+        let admin_address = listener.address();
+        let (admin_stop, stopped) = oneshot::channel::<()>();
+        let stopped = async move {
+            // A dropped sender means the same.
+            let _ = stopped.await;
+        };
+        control.spawn(admin::serve(listener, admin.clone(), stopped));
+        let app = App {
+            control,
+            accepting,
+            embedded,
+            workers: Workers::new(orders),
+            worker_threads,
+            membership,
+            ids,
+            admin,
+            admin_address,
+            admin_stop: Some(admin_stop),
+            lag,
+            run_id,
+            state: Mutex::new(State { settings: settings.clone(), pools: Vec::new(), next_pool: 0 }),
+        };
+        let mut listening = Vec::new();
+        for spec in &settings.pools {
+            listening.push(app.listen(spec, &[])?);
+            app.embedded.start(spec)?;
+        }
+        for (spec, listeners) in settings.pools.iter().zip(listening) {
+            app.open(&Arc::new(spec.clone()), listeners);
+        }
+        app.show_pools();
+        Ok(app)
+    }
+
+    /// Where the pools listen, in the order of the configuration, with the ports that the kernel
+    /// chose.
+    pub fn addresses(&self) -> Vec<(Arc<str>, ListenAddress)> {
+        let state = self.lock();
+        let of = |pool: &OpenPool| -> Vec<_> {
+            pool.listeners.iter().map(|l| (pool.handle.name.clone(), l.address.clone())).collect()
+        };
+        state.pools.iter().flat_map(of).collect()
+    }
+
+    /// Where the admin port listens.
+    pub fn admin_address(&self) -> &ListenAddress {
+        &self.admin_address
+    }
+
+    /// The runtime of the control plane.
+    pub fn control(&self) -> &Handle {
+        self.control.handle()
+    }
+
+    /// Stops: no new clients, what is in flight is answered, all is closed. Gives whether that was
+    /// done within `drain_timeout`.
+    pub fn stop(mut self) -> bool {
+        self.admin.drain();
+        let deadline = Instant::now() + self.lock().settings.drain_timeout;
+        // Clients that wait to be accepted are taken first: closing a listener resets them.
+        let stopping: Vec<_> = self.lock().pools.iter_mut().flat_map(|p| p.listeners.drain(..)).collect();
+        for listening in stopping {
+            listening.stop();
+        }
+        self.workers.tell(|| Order::Drain);
+        let in_time = self.worker_threads.drain(..).fold(true, |all, t| t.join_until(deadline) && all);
+        drop(self.admin_stop.take());
+        self.control.stop(ADMIN_STOP);
+        self.embedded.stop();
+        self.accepting.stop(Duration::ZERO);
+        in_time
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long the admin port may take to finish its last answers.
+const ADMIN_STOP: Duration = Duration::from_secs(1);
+
+fn bind(on: &Thread, who: &str, address: &ListenAddress) -> Result<Listener, AppError> {
+    let _inside = on.handle().enter();
+    Listener::bind(address).map_err(|error| AppError::Listen {
+        who: who.to_owned(),
+        address: address.clone(),
+        error,
+    })
+}
+
+/// 40 hexadecimal digits, as Redis's run_id has: they tell one start from the next.
+fn run_id() -> Arc<str> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seed = now.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
+    let word = |i: u64| xxhash_rust::xxh3::xxh3_64_with_seed(&now.as_nanos().to_le_bytes(), seed ^ i);
+    format!("{:016x}{:016x}{:08x}", word(1), word(2), word(3) as u32).into()
+}

@@ -1,0 +1,164 @@
+//! Opening and closing pools: listeners, topology, health, and what the admin port shows of them.
+
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    task::AbortHandle,
+};
+
+use super::{App, AppError, bind};
+use crate::{
+    admin, health,
+    membership::{self, Births, first_topology},
+    net::{Address, ListenAddress, Listener, Target, resolve},
+    proxy::{self, Order, PoolHandle, Registry},
+    topology::{self, PoolSpec},
+};
+
+/// How long a start waits for the names of nodes; one that does not resolve by then is ejected
+/// until it does.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a listener that closes may take to accept who waits already.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A pool that runs.
+pub(super) struct OpenPool {
+    pub(super) handle: Arc<PoolHandle>,
+    pub(super) listeners: Vec<Listening>,
+    health: AbortHandle,
+}
+
+/// A listener that accepts.
+pub(super) struct Listening {
+    /// As configured.
+    pub(super) asked: ListenAddress,
+    /// Where it listens.
+    pub(super) address: ListenAddress,
+    stop: oneshot::Sender<()>,
+    stopped: std::sync::mpsc::Receiver<()>,
+}
+
+impl Listening {
+    /// Accepts who waits already, then closes.
+    pub(super) fn stop(self) {
+        drop(self.stop);
+        // A thread that is gone has closed it.
+        let _ = self.stopped.recv_timeout(SWEEP_TIMEOUT);
+    }
+}
+
+impl App {
+    /// Binds the listeners of a pool that `open` lacks.
+    pub(super) fn listen(
+        &self,
+        spec: &PoolSpec,
+        open: &[Listening],
+    ) -> Result<Vec<(ListenAddress, Listener)>, AppError> {
+        let missing = spec.listen.iter().filter(|asked| !open.iter().any(|l| l.asked == **asked));
+        let who = format!("pool {}", spec.name);
+        missing.map(|asked| Ok((asked.clone(), bind(&self.accepting, &who, asked)?))).collect()
+    }
+
+    /// Opens a pool whose listeners are bound.
+    pub(super) fn open(&self, spec: &Arc<PoolSpec>, listeners: Vec<(ListenAddress, Listener)>) {
+        let bell = Arc::new(Notify::new());
+        let mut state = self.lock();
+        state.next_pool += 1;
+        let workers = state.settings.workers;
+        let births = Births { ids: self.ids.clone(), workers, bell: bell.clone() };
+        let targets = self.locate(spec);
+        let by_name = |name: &str| {
+            let found = spec.nodes.iter().position(|n| &*n.name == name);
+            found.map_or_else(|| Arc::from([]), |i| targets[i].clone())
+        };
+        let first = first_topology(spec, &births, |node| by_name(&node.name));
+        let (writer, reader) = topology::channel(first);
+        let handle = Arc::new(PoolHandle {
+            name: spec.name.clone(),
+            id: state.next_pool,
+            reader: reader.clone(),
+            blocks: (0..workers).map(|_| Default::default()).collect(),
+            sessions: AtomicUsize::new(0),
+            run_id: self.run_id.clone(),
+            registry: Registry::default(),
+        });
+        let pool = membership::Pool { writer, spec: spec.clone(), bell: bell.clone() };
+        let (membership, lag) = (self.membership.clone(), self.lag.clone());
+        let health = self.control.handle().spawn(async move {
+            let inbox = membership.inbox();
+            membership.add(pool).await;
+            drop(membership);
+            health::run(reader, bell, inbox, lag).await;
+        });
+        let mut open = OpenPool { handle, listeners: Vec::new(), health: health.abort_handle() };
+        for (asked, listener) in listeners {
+            self.accept(&mut open, asked, listener);
+        }
+        state.pools.push(open);
+    }
+
+    /// Accepts on one more listener of a pool.
+    pub(super) fn accept(&self, pool: &mut OpenPool, asked: ListenAddress, listener: Listener) {
+        let address = listener.address();
+        let (stop, stopping) = oneshot::channel();
+        let (end, stopped) = std::sync::mpsc::channel();
+        let accepting = proxy::accept(listener, pool.handle.clone(), self.workers.clone(), stopping);
+        self.accepting.spawn(async move {
+            accepting.await;
+            // Nobody may be waiting.
+            let _ = end.send(());
+        });
+        pool.listeners.push(Listening { asked, address, stop, stopped });
+    }
+
+    /// Closes a pool: no new clients, those that are there are served to the end of what they
+    /// asked.
+    pub(super) fn close(&self, pool: OpenPool) {
+        for listening in pool.listeners {
+            listening.stop();
+        }
+        pool.health.abort();
+        let (id, name) = (pool.handle.id, pool.handle.name.clone());
+        self.workers.tell(|| Order::Close(id));
+        let membership = self.membership.clone();
+        self.control.spawn(async move { membership.remove(name).await });
+    }
+
+    /// Tells the admin port which pools there are.
+    pub(super) fn show_pools(&self) {
+        let show = |p: &OpenPool| admin::Pool {
+            name: p.handle.name.clone(),
+            topology: p.handle.reader.clone(),
+            blocks: p.handle.blocks.clone(),
+        };
+        let shown: Vec<_> = self.lock().pools.iter().map(show).collect();
+        self.admin.pools.store(Arc::new(shown));
+    }
+
+    /// Where the nodes of a new pool are.
+    fn locate(&self, spec: &PoolSpec) -> Vec<Arc<[Target]>> {
+        let (sender, found) = std::sync::mpsc::channel();
+        for (i, node) in spec.nodes.iter().enumerate() {
+            let (sender, address) = (sender.clone(), node.address.clone());
+            let embedded = self.embedded.target(&spec.name, &node.name);
+            self.accepting.spawn(async move {
+                let targets = match (address, embedded) {
+                    (Address::Embedded, target) => target.into_iter().collect(),
+                    (address, _) => resolve(&address, RESOLVE_TIMEOUT).await.unwrap_or_default(),
+                };
+                // The receiver waits for all.
+                let _ = sender.send((i, targets));
+            });
+        }
+        drop(sender);
+        let mut all: Vec<Arc<[Target]>> = vec![Arc::from([]); spec.nodes.len()];
+        for (i, targets) in found {
+            all[i] = targets;
+        }
+        all
+    }
+}

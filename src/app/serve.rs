@@ -1,0 +1,155 @@
+//! `ringway serve`: start, say where, follow signals, stop.
+
+use std::{io::IsTerminal, process::ExitCode, sync::Arc, time::Duration};
+
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+    time::interval,
+};
+use tracing_subscriber::EnvFilter;
+
+use super::App;
+use crate::{
+    cli::{LogFormat, Serve},
+    config::{Settings, Source},
+    metrics::count_reload,
+    topology::PoolSpec,
+};
+
+/// How often a watched file is looked at. Its content is compared: a file that is swapped by a
+/// link, as mounted configuration is, sends no other sign.
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Runs until a signal ends it.
+pub fn serve(serve: Serve) -> ExitCode {
+    let Serve { loaded, source, log, log_level } = serve;
+    start_log(log, &log_level);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let app = match App::start(loaded.settings.clone()) {
+        Ok(app) => Arc::new(app),
+        Err(error) => {
+            eprintln!("ringway: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    print!("{}", banner(&app, &loaded.settings, &source));
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("ringway: can't start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Err(error) = runtime.block_on(follow_signals(&app, &source)) {
+        eprintln!("ringway: can't follow signals: {error}");
+        return ExitCode::FAILURE;
+    }
+    tracing::info!("draining: no new clients, what is in flight is finished");
+    let in_time = Arc::into_inner(app).is_none_or(App::stop);
+    if in_time {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!("stopped at drain_timeout with sessions that were not finished");
+    }
+    ExitCode::SUCCESS
+}
+
+fn start_log(format: LogFormat, level: &str) {
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    // A second start in one process keeps the first one's log.
+    let _ = match format {
+        LogFormat::Human => log.with_target(false).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).try_init(),
+    };
+}
+
+/// What a person sees first.
+fn banner(app: &App, settings: &Settings, source: &Source) -> String {
+    let mut text = format!("ringway {} with {source}\n", env!("CARGO_PKG_VERSION"));
+    let mut first = None;
+    for (pool, address) in app.addresses() {
+        let spec = settings.pools.iter().find(|p| p.name == pool);
+        let nodes = spec.map_or(0, |p: &PoolSpec| p.nodes.len());
+        text += &format!("pool {pool} listens on {address} (redis, {nodes} nodes)\n");
+        first.get_or_insert(address);
+    }
+    let admin = app.admin_address();
+    text += &format!("admin listens on http://{admin}\n");
+    if let Some(crate::net::ListenAddress::Tcp(address)) = first {
+        text += &format!("try: redis-cli -p {} set a 1\n", address.port());
+    }
+    text += &format!("     curl http://{admin}/v1/topology\n");
+    text
+}
+
+/// Returns when it is time to stop.
+async fn follow_signals(app: &Arc<App>, source: &Source) -> std::io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut looks = interval(WATCH_INTERVAL);
+    let mut seen = source.fingerprint().ok();
+    loop {
+        // Signals are kept until they are taken, and a look that is missed comes again.
+        tokio::select! {
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+            _ = hangup.recv() => reload(app, source).await,
+            _ = looks.tick() => {
+                let now = source.fingerprint().ok();
+                if app.watches() && now.is_some() && now != seen {
+                    reload(app, source).await;
+                }
+                seen = now.or(seen);
+            }
+        }
+    }
+}
+
+async fn reload(app: &Arc<App>, source: &Source) {
+    let loaded = match source.load() {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            count_reload("invalid");
+            for finding in &errors.findings {
+                tracing::error!("reload refused, the old settings stay: {finding}");
+            }
+            return;
+        }
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    match app.reload(loaded.settings).await {
+        Ok(done) => {
+            count_reload(if done.refused.is_empty() { "ok" } else { "refused" });
+            for (pool, moved) in &done.moved {
+                tracing::info!(%pool, moved_share = moved, "reloaded");
+            }
+            for why in &done.refused {
+                tracing::error!("reload refused, the old settings stay: {why}");
+            }
+            for key in &done.needs_restart {
+                tracing::warn!("{key} changed: only a restart puts it in force");
+            }
+        }
+        Err(error) => {
+            count_reload("invalid");
+            tracing::error!("reload refused, the old settings stay: {error}");
+        }
+    }
+}
+
+impl App {
+    /// Whether the configuration's file is watched.
+    fn watches(&self) -> bool {
+        self.lock().settings.reload.watch
+    }
+}

@@ -1,0 +1,111 @@
+//! A thread with a runtime of its own.
+
+use std::{
+    future::Future,
+    sync::{Arc, mpsc as std_mpsc},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    runtime::{Builder, Handle, LocalOptions},
+    sync::{mpsc, oneshot},
+};
+
+use super::AppError;
+use crate::proxy::{self, Memory, Order};
+
+/// The thread.
+pub(super) struct Thread {
+    handle: Handle,
+    stop: Option<oneshot::Sender<()>>,
+    ended: std_mpsc::Receiver<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Thread {
+    /// A thread for tasks that are spawned on it.
+    pub(super) fn start(name: &str) -> Result<Thread, AppError> {
+        let failed = |error| AppError::Thread { what: name.to_owned(), error };
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let (end, ended) = std_mpsc::channel();
+        let run = move || {
+            // A dropped sender means the same.
+            let _ = runtime.block_on(stopped);
+            runtime.shutdown_timeout(SHUTDOWN);
+            // Nobody may be waiting.
+            let _ = end.send(());
+        };
+        let thread =
+            std::thread::Builder::new().name(format!("ringway-{name}")).spawn(run).map_err(failed)?;
+        Ok(Thread { handle, stop: Some(stop), ended, thread: Some(thread) })
+    }
+
+    /// A data worker.
+    pub(super) fn worker(
+        index: usize,
+        memory: Arc<Memory>,
+        orders: mpsc::UnboundedReceiver<Order>,
+    ) -> Result<Thread, AppError> {
+        let what = format!("worker-{index}");
+        let failed = |error| AppError::Thread { what: what.clone(), error };
+        let (started, handle) = std_mpsc::channel();
+        let (end, ended) = std_mpsc::channel();
+        let run = move || {
+            // The runtime can't leave the thread that makes it.
+            match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Err(error) => drop(started.send(Err(error))),
+                Ok(runtime) => {
+                    drop(started.send(Ok(runtime.handle().clone())));
+                    runtime.block_on(proxy::run(index, memory, orders));
+                    // Nobody may be waiting.
+                    let _ = end.send(());
+                }
+            }
+        };
+        let thread =
+            std::thread::Builder::new().name(format!("ringway-{what}")).spawn(run).map_err(failed)?;
+        let handle = handle.recv().map_err(std::io::Error::other).and_then(|r| r).map_err(failed)?;
+        Ok(Thread { handle, stop: None, ended, thread: Some(thread) })
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(task);
+    }
+
+    /// Waits for the thread to end by itself; false when it did not in time.
+    pub(super) fn join_until(mut self, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let in_time = !matches!(self.ended.recv_timeout(left), Err(std_mpsc::RecvTimeoutError::Timeout));
+        if in_time && let Some(thread) = self.thread.take() {
+            // A panic was reported where it happened.
+            let _ = thread.join();
+        }
+        in_time
+    }
+
+    /// Gives its tasks this long to finish what they were told to, then ends them.
+    pub(super) fn stop(mut self, grace: Duration) {
+        if !grace.is_zero() {
+            let (done, finished) = std_mpsc::channel::<()>();
+            self.handle.spawn(async move {
+                tokio::time::sleep(grace.min(SHUTDOWN)).await;
+                drop(done);
+            });
+            // Ends when the sender is dropped.
+            let _ = finished.recv_timeout(grace);
+        }
+        drop(self.stop.take());
+        // A thread that hangs is left behind: the process ends anyway.
+        let _ = self.ended.recv_timeout(2 * SHUTDOWN);
+    }
+}
+
+/// How long blocking work may go on after a runtime was told to stop.
+const SHUTDOWN: Duration = Duration::from_millis(200);
