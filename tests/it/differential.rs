@@ -125,7 +125,8 @@ impl Draw {
         // A member that is no integer would give a set the order of its server's random hash.
         let is_free = args[0] != b"SADD";
         match self.below(24) {
-            0 if args.len() > 1 => drop(args.pop()),
+            // HELLO alone greets, and a greeting names the server.
+            0 if args.len() > 1 && args[0] != b"HELLO" => drop(args.pop()),
             1 if is_free => args.push(b"extra".to_vec()),
             2 if is_free && args.len() > 1 => {
                 let at = 1 + self.below(args.len() - 1);

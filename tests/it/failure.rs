@@ -10,7 +10,6 @@ use crate::harness::{
     fake::{Fake, Manner},
     load::{End, Op, Plan, Report, describe_all},
     owners,
-    redis::loopback,
     until,
 };
 
@@ -199,7 +198,7 @@ fn eject_max_fails_open_and_says_so() {
     nodes[2].kill();
     until(SOON, "the refusal is counted", || ringway.metric("ringway_ejections_refused_total", &[("node", "c")]) >= 1.0);
     assert!(ringway.owns("c") && ringway.owns("d"));
-    assert!(ringway.said().contains("eject_max"), "the log names the setting");
+    assert!(ringway.said().contains("kept, as more than 50 % of the pool's weight would be out"));
     assert_eq!(ringway.http("/readyz").0, 200);
     let mut failed = 0;
     for (key, node) in &map {
@@ -316,7 +315,14 @@ fn a_lying_node_is_ejected_with_its_cause() {
         until(SOON, &format!("{manner:?}: ejected"), || {
             for i in 0..20 {
                 let asked = Instant::now();
-                client.cmd(&["SET", &format!("key:{i}"), "v"]);
+                let reply = client.try_cmd(&["SET", &format!("key:{i}"), "v"]);
+                // The beginning of a reply that was passed on can't be taken back: a closed
+                // connection is how the client learns that the rest does not come.
+                if reply.is_err() && matches!(manner, Manner::Half | Manner::HugeLength) {
+                    client = ringway.client();
+                } else {
+                    reply.expect("each request has its reply");
+                }
                 assert!(asked.elapsed() < Duration::from_secs(5), "{manner:?}: {:?}", asked.elapsed());
             }
             !ringway.owns("fake")
@@ -393,5 +399,4 @@ fn whole_keyspace_commands_refuse_while_a_node_is_away() {
         let reply = client.cmd(args);
         assert!(reply.starts_with('-'), "{args:?}: {reply}");
     }
-    assert!(loopback().starts_with("127."));
 }

@@ -10,6 +10,9 @@ use std::{
 /// A client never waits longer than this for a reply.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// No reply of a test is longer.
+const BULK_MAX: i64 = 1 << 30;
+
 trait Socket: Read + Write + Send {
     fn again(&self) -> io::Result<Box<dyn Socket>>;
     fn timeout(&self, limit: Duration) -> io::Result<()>;
@@ -99,16 +102,19 @@ impl Client {
         if !line.ends_with(b"\r\n") {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("closed after {:?}", text(line))));
         }
-        let count = || -> i64 { text(&line[1..line.len() - 2]).parse().unwrap_or(-1) };
+        let count: i64 = text(&line[1..line.len() - 2]).parse().unwrap_or(-1);
         match line[0] {
-            b'$' | b'=' | b'!' if count() >= 0 => {
-                let body = reply.len();
-                reply.resize(body + count_of(&reply[start..body]) + 2, 0);
+            b'$' | b'=' | b'!' if count > BULK_MAX => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, format!("an impossible length: {:?}", text(line))))
+            }
+            b'$' | b'=' | b'!' if count >= 0 => {
+                let (body, length) = (reply.len(), count as usize);
+                reply.resize(body + length + 2, 0);
                 self.reader.read_exact(&mut reply[body..])
             }
-            b'*' | b'~' | b'>' if count() > 0 => self.read_frames(count(), reply),
-            b'%' => self.read_frames(2 * count(), reply),
-            b'|' => self.read_frames(2 * count() + 1, reply),
+            b'*' | b'~' | b'>' if count > 0 => self.read_frames(count, reply),
+            b'%' => self.read_frames(2 * count, reply),
+            b'|' => self.read_frames(2 * count + 1, reply),
             b'+' | b'-' | b':' | b'$' | b'*' | b'~' | b'>' | b'_' | b'#' | b',' | b'(' => Ok(()),
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, format!("not RESP: {:?}", text(line)))),
         }
@@ -153,10 +159,6 @@ impl Client {
             Err(e) => Err(e),
         }
     }
-}
-
-fn count_of(line: &[u8]) -> usize {
-    text(&line[1..line.len() - 2]).parse().unwrap_or(0)
 }
 
 /// Bytes as text, for messages and comparisons.
