@@ -2,11 +2,14 @@
 
 mod basics;
 mod cli;
+mod clients;
 mod commands;
 mod differential;
 mod embedded;
 mod failure;
 mod harness;
+mod limits;
 mod local;
 mod metrics;
 mod reload;
+mod stalled;
