@@ -8,8 +8,8 @@ use ringway::ring::{Member, Placement, Ring, Settings, finalise};
 /// Sizes of the fleet.
 const NODES: [usize; 4] = [10, 100, 1_000, 10_000];
 
-/// Keys that are asked for in turn: more than a cache of branch predictions remembers.
-const KEYS: usize = 1 << 16;
+/// Keys that are asked for in turn: so many that the largest ring is touched all over.
+const KEYS: usize = 1 << 20;
 
 fn members(count: usize) -> Vec<Member> {
     (0..count).map(|i| Member { name: format!("cache-{i:05}.example.internal").into(), weight: 1 }).collect()

@@ -558,7 +558,9 @@ mod tests {
             let address = (Ipv4Addr::LOCALHOST, 1).into();
             let (_writer, reader) = channel(topology(address, quick(), &bell));
             let lag = Lag::new();
-            let mut ward = Ward::new(reader, lag.clone(), Arc::new(Notify::new()));
+            let measuring = tokio::spawn(lag.clone().run());
+            tokio::task::yield_now().await;
+            let mut ward = Ward::new(reader, lag, Arc::new(Notify::new()));
             ward.admit();
             // Nothing else runs on this thread meanwhile: a stall.
             std::thread::sleep(if is_late { LAG_MAX * 2 } else { Duration::ZERO });
@@ -573,6 +575,7 @@ mod tests {
             assert_eq!(changes.len(), usize::from(!is_late), "{changes:?}");
             assert_eq!(ward.patients[&NodeId(7)].detector.health() == Health::Ejected, !is_late);
             assert_eq!(ward.rounds.len(), 2, "the next probe is under way");
+            measuring.abort();
         }
     }
 

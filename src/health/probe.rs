@@ -311,22 +311,27 @@ impl Prober {
         Answer::Failed { cause, after_loss: self.is_lost, text }
     }
 
-    /// Tries each target until one answers.
+    /// Tries each target until one answers. Of several failures the one counts that got furthest,
+    /// then the first: a name may also have an address of a family that this machine lacks.
     async fn connect(&mut self, question: &Question, until: Instant) -> Answer {
         let policy = &question.policy;
-        let mut answer = self.failed(Cause::Unresolved, "its name does not resolve".into());
+        let (mut failed, mut ours) = (None, None);
         self.role_due = 0;
         for target in &*question.targets {
             let dial_until = until.min(Instant::now() + policy.connect_timeout);
             let stream = match timeout_at(dial_until, dial(target, question.timeout)).await {
                 Ok(Ok(stream)) => stream,
-                Ok(Err(e)) if is_ours(&e) => return Answer::Void(format!("{target}: {e}")),
+                Ok(Err(e)) if is_ours(&e) => {
+                    ours = Some(format!("{target}: {e}"));
+                    continue;
+                }
                 Ok(Err(e)) => {
-                    answer = self.failed(dial_cause(&e), format!("{target}: {e}"));
+                    failed.get_or_insert((dial_cause(&e), format!("{target}: {e}")));
                     continue;
                 }
                 Err(_) => {
-                    answer = self.failed(Cause::ConnectTimeout, format!("{target}: no connection in time"));
+                    let text = format!("{target}: no connection in time");
+                    failed.get_or_insert((Cause::ConnectTimeout, text));
                     continue;
                 }
             };
@@ -340,10 +345,14 @@ impl Prober {
                     self.link = Some(link);
                     return Answer::Serves(wrong);
                 }
-                Err(trouble) => answer = self.failed(trouble.cause(), format!("{target}: {trouble}")),
+                Err(trouble) => failed = Some((trouble.cause(), format!("{target}: {trouble}"))),
             }
         }
-        answer
+        match (failed, ours) {
+            (Some((cause, text)), _) => self.failed(cause, text),
+            (None, Some(why)) => Answer::Void(why),
+            (None, None) => self.failed(Cause::Unresolved, "its name does not resolve".into()),
+        }
     }
 
     async fn converse(&mut self, link: &mut Link, until: Instant) -> Result<Option<Arc<str>>, Trouble> {
@@ -485,6 +494,22 @@ mod tests {
         };
         let (probe, ()) = tokio::join!(prober.probe(&question), node);
         assert_eq!(probe.answer, Answer::Serves(None));
+    }
+
+    /// A target that can't be dialled at all does not hide how the others failed; descriptors that
+    /// ran out are our own fault, a refusal is not.
+    #[tokio::test]
+    async fn our_own_limits_are_no_failure() {
+        let (gone, dead) = listener().await;
+        drop(gone);
+        assert!(is_ours(&io::Error::from_raw_os_error(24)) && !is_ours(&io::Error::from_raw_os_error(111)));
+        // No socket file has such a long path.
+        let far = Target::Unix("/x".repeat(200).into());
+        let mut question = question(&[dead], PATIENCE);
+        question.targets = Arc::new([Target::Tcp(dead), far]);
+        let mut prober = Prober::default();
+        let answer = prober.probe(&question).await.answer;
+        assert_eq!(cause(&answer), Some((Cause::Refused, false)), "{answer:?}");
     }
 
     /// A standing connection is used again; when it broke, the same probe makes another, and only

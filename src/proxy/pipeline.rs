@@ -108,6 +108,8 @@ pub(crate) struct Pipeline {
     retired: Cell<bool>,
     /// A session still adds to its last request.
     feeder: RefCell<Option<Rc<Session>>>,
+    /// Its one request is streamed: not kept whole, never repeated.
+    streamed: Cell<bool>,
     /// Tells a task that is connecting or pausing to look again.
     nudge: Notify,
 }
@@ -158,6 +160,7 @@ impl Pipeline {
             scheduled: Cell::new(false),
             retired: Cell::new(false),
             feeder: RefCell::default(),
+            streamed: Cell::new(false),
             nudge: Notify::new(),
         })
     }
@@ -225,6 +228,7 @@ impl Pipeline {
     /// Lets `feeder` add to the request that it appended last, with [`Pipeline::feed`].
     pub(crate) fn open(&self, feeder: Rc<Session>) {
         *self.feeder.borrow_mut() = Some(feeder);
+        self.streamed.set(true);
     }
 
     /// Adds to the open request; `last` closes it.
@@ -288,7 +292,7 @@ impl Pipeline {
 
     /// Whether a request may be sent once more; forgets what came of its reply.
     pub(crate) fn is_repeatable(&self, expect: &mut Expect, fate: Fate) -> bool {
-        self.feeder.borrow().is_none() && repeatable(expect, fate) && expect.session.forget(expect)
+        !self.streamed.get() && repeatable(expect, fate) && expect.session.forget(expect)
     }
 
     /// A client reads again.
@@ -372,7 +376,7 @@ impl Pipeline {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     core.queue.wrote(n);
                     link.block().bytes_out.add(n as u64);
-                    if feeder.is_some() {
+                    if self.streamed.get() {
                         core.progress_us = self.worker.clock.now_us();
                         core.queue.forget_written();
                     }

@@ -121,10 +121,11 @@ impl Slots {
     }
 }
 
-/// Sorted points, with an index on the top bits that narrows the search to about one point.
+/// Sorted points, with an index on the top bits that narrows the search to a few of them.
 ///
-/// A lookup at 10,000 nodes is bound by cache misses, and this layout makes two: the index, and a
-/// point's top half next to its owner. The low halves are read only to settle a tie.
+/// A lookup in a large ring is bound by cache misses, and this layout makes one: the index is small
+/// enough to stay near, and the top half of a point lies next to its owner. The low halves are read
+/// only to settle a tie.
 #[derive(Debug)]
 pub(super) struct Circle {
     points: Box<[Point]>,
@@ -137,6 +138,11 @@ pub(super) struct Circle {
     bits: u32,
 }
 
+/// The index has at most 2^18 buckets, 1 MiB: about one point each up to 1,000 nodes of 160 points.
+/// With a larger one a lookup among 10,000 nodes that waits for the one before took twice as long,
+/// for it misses the cache twice.
+const INDEX_BITS_MAX: u32 = 18;
+
 #[derive(Clone, Copy, Debug)]
 struct Point {
     high: u32,
@@ -148,7 +154,7 @@ impl Circle {
     /// the order of their ranks. `owners[rank]` is the owner.
     pub(super) fn new(mut points: Vec<(u64, u32)>, owners: &[u32], bits: u32) -> Circle {
         points.sort_unstable();
-        let index_bits = points.len().next_power_of_two().ilog2().max(1);
+        let index_bits = points.len().next_power_of_two().ilog2().clamp(1, INDEX_BITS_MAX);
         let narrow = 64 - index_bits;
         let mut starts = vec![0; 1 << index_bits];
         let mut next = 0;
