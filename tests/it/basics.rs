@@ -82,9 +82,7 @@ fn splits_writes_and_counts() {
     for &key in &keys {
         assert_eq!(client.cmd(&["GET", key]), bulk("new"));
     }
-    let with = |verb: &'static str, keys: &[&str]| -> String {
-        client.cmd(&[&[verb], keys].concat())
-    };
+    let with = |verb: &'static str, keys: &[&str]| -> String { client.cmd(&[&[verb], keys].concat()) };
     let mut with = with;
     assert_eq!(with("EXISTS", &[&keys[..], &keys[..2], &["nope"]].concat()), ":18\r\n");
     assert_eq!(with("TOUCH", &keys), ":16\r\n");
@@ -146,7 +144,9 @@ fn hash_tags_keep_keys_together() {
 #[test]
 fn understands_inline_commands() {
     let (_nodes, _ringway, mut client) = four();
-    client.send("SET  greeting \"hello \\x41\"\r\nGET greeting\r\n\r\nEXISTS greeting 'not there'\n").expect("sent");
+    client
+        .send("SET  greeting \"hello \\x41\"\r\nGET greeting\r\n\r\nEXISTS greeting 'not there'\n")
+        .expect("sent");
     let replies: Vec<_> = (0..3).map(|_| client.reply().expect("each has a reply")).collect();
     assert_eq!(replies, [&b"+OK\r\n"[..], b"$7\r\nhello A\r\n", b":1\r\n"]);
     client.send("GET \"unbalanced\r\n").expect("sent");
@@ -189,7 +189,8 @@ fn a_deep_pipeline_is_answered_in_order() {
 #[test]
 fn a_request_may_arrive_byte_by_byte() {
     let (_nodes, _ringway, mut client) = four();
-    let batch = [encode(&["SET", "slow", "value"]), encode(&["MGET", "slow", "x"]), b"PING\r\n".to_vec()].concat();
+    let batch =
+        [encode(&["SET", "slow", "value"]), encode(&["MGET", "slow", "x"]), b"PING\r\n".to_vec()].concat();
     for byte in batch {
         client.send([byte]).expect("sent");
     }
@@ -378,7 +379,10 @@ fn custom_commands_are_forwarded_by_their_key() {
     let (_ringway, mut client) = Ringway::serve(config).into_client();
     // A plain Redis does not know it, and says so itself.
     let refusal = client.cmd(&["JSON.GET", "doc"]);
-    assert!(refusal.starts_with("-ERR unknown command 'JSON.GET', with args beginning with: 'doc'"), "{refusal}");
+    assert!(
+        refusal.starts_with("-ERR unknown command 'JSON.GET', with args beginning with: 'doc'"),
+        "{refusal}"
+    );
     let asked = nodes.iter().filter(|n| n.cmd(&["INFO", "errorstats"]).contains("errorstat_ERR:count=1"));
     assert_eq!(asked.count(), 1, "one node was asked");
 }
@@ -474,4 +478,21 @@ fn listens_on_several_addresses_and_unix_sockets() {
     let (status, _) = ringway.terminate();
     assert!(status.success());
     assert!(!dir.path().join("front.sock").exists(), "the socket's file goes with ringway");
+}
+
+/// Two clients are served by two workers, each with its own connection to a node, and a RESP3
+/// client adds one.
+#[test]
+fn clients_are_spread_over_workers() {
+    let node = Redis::start();
+    let mut ringway = Ringway::serve(Config::of([&node]));
+    let mut clients = [ringway.client(), ringway.client()];
+    for client in &mut clients {
+        assert_eq!(client.cmd(&["SET", "a", "1"]), "+OK\r\n");
+    }
+    assert_eq!(ringway.metric("ringway_node_connections", &[]), 2.0);
+    let mut three = ringway.client();
+    assert!(three.cmd(&["HELLO", "3"]).starts_with('%'));
+    assert_eq!(three.cmd(&["GET", "a"]), bulk("1"));
+    assert_eq!(ringway.metric("ringway_node_connections", &[]), 3.0);
 }

@@ -117,7 +117,18 @@ fn redis_cli_works() {
 fn redis_benchmark_works() {
     let (_nodes, mut ringway, host, port) = four();
     let said = run(Command::new("redis-benchmark")
-        .args(["-h", &host, "-p", &port, "-t", "ping,set,get,incr,lpush,lrange_100,mset", "-n", "4000", "-r", "1000"])
+        .args([
+            "-h",
+            &host,
+            "-p",
+            &port,
+            "-t",
+            "ping,set,get,incr,lpush,lrange_100,mset",
+            "-n",
+            "4000",
+            "-r",
+            "1000",
+        ])
         .args(["-P", "16", "-q"]));
     assert!(!said.to_lowercase().contains("error"), "{said}");
     assert!(said.contains("MSET (10 keys)"), "{said}");

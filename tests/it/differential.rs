@@ -59,8 +59,12 @@ fn script() -> impl Strategy<Value = Script> {
     let steps = prop::collection::vec(step, 1..60);
     let broken = prop::option::weighted(0.15, any::<prop::sample::Index>());
     let cuts = prop::collection::vec(1usize..300, 0..30);
-    (any::<bool>(), steps, broken, cuts)
-        .prop_map(|(resp3, steps, broken, cuts)| Script { resp3, steps, broken, cuts })
+    (any::<bool>(), steps, broken, cuts).prop_map(|(resp3, steps, broken, cuts)| Script {
+        resp3,
+        steps,
+        broken,
+        cuts,
+    })
 }
 
 /// Draws from one seed; the same seed draws the same.
@@ -101,7 +105,9 @@ impl Draw {
         match word {
             "s" | "l" | "h" | "t" | "z" | "x" => self.key(word).into(),
             "v" => self.value(),
-            "i" => self.one(&["0", "1", "-1", "2", "-3", "100", "9223372036854775807", "1.5", "abc", ""]).into(),
+            "i" => {
+                self.one(&["0", "1", "-1", "2", "-3", "100", "9223372036854775807", "1.5", "abc", ""]).into()
+            }
             "n" => self.one(&["0", "1", "2", "3", "7", "40"]).into(),
             "f" => self.one(&["1", "-2.5", "3e2", "inf", "0.1", "nan", "x"]).into(),
             "m" => self.one(&["a", "b", "c", "field", ""]).into(),
@@ -239,7 +245,8 @@ fn compare(cases: u32, nodes: [&Redis; 2], ours: &str, theirs: &str) {
             }
         }
         let (commands, bytes) = write(&script);
-        let play = |at: &str| play(at, &script, &bytes).map_err(|e| TestCaseError::fail(format!("{at}: {e}")));
+        let play =
+            |at: &str| play(at, &script, &bytes).map_err(|e| TestCaseError::fail(format!("{at}: {e}")));
         let (ours, theirs) = (play(ours)?, play(theirs)?);
         prop_assert!(ours == theirs, "{}", difference(&commands, &ours, &theirs));
         Ok(())

@@ -9,8 +9,7 @@ use crate::harness::{
     Client, Config, Load, Redis, Ringway, SOON,
     fake::{Fake, Manner},
     load::{End, Op, Plan, Report, describe_all},
-    owners,
-    until,
+    owners, until,
 };
 
 /// How late a write may have been sent and still have met a node's death: the proxy sees it when
@@ -172,6 +171,21 @@ fn starts_without_some_nodes() {
     assert_ne!(nodes[3].cmd(&["DBSIZE"]), ":0\r\n");
 }
 
+/// `/readyz` is 503 while no node of a pool answers at all, and 200 as soon as one does.
+#[test]
+fn readiness_says_when_nothing_serves() {
+    let mut nodes = Redis::several(2);
+    nodes.iter_mut().for_each(Redis::kill);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool("health: {interval: 500ms}"));
+    until(SOON, "it is not ready", || ringway.http("/readyz").0 == 503);
+    assert!(ringway.http("/readyz").1.contains("cache"), "it names the pool");
+    assert_eq!(ringway.http("/healthz").0, 200);
+    nodes[0].restart_empty();
+    until(SOON, "it is ready", || ringway.http("/readyz").0 == 200);
+    let mut client = ringway.client();
+    until(SOON, "it serves", || client.cmd(&["SET", "a", "1"]) == "+OK\r\n");
+}
+
 /// A name that does not resolve costs nobody else anything, and the topology says what it is.
 #[test]
 fn a_name_that_does_not_resolve_is_one_node_away() {
@@ -196,7 +210,9 @@ fn eject_max_fails_open_and_says_so() {
         ringway.wait_away(name);
     }
     nodes[2].kill();
-    until(SOON, "the refusal is counted", || ringway.metric("ringway_ejections_refused_total", &[("node", "c")]) >= 1.0);
+    until(SOON, "the refusal is counted", || {
+        ringway.metric("ringway_ejections_refused_total", &[("node", "c")]) >= 1.0
+    });
     assert!(ringway.owns("c") && ringway.owns("d"));
     assert!(ringway.said().contains("kept, as more than 50 % of the pool's weight would be out"));
     assert_eq!(ringway.http("/readyz").0, 200);
@@ -223,7 +239,9 @@ fn the_last_node_stays() {
     let (mut ringway, mut client) = Ringway::serve(Config::of(&nodes)).into_client();
     set_all(&mut client, 5);
     nodes[0].kill();
-    until(SOON, "the refusal is counted", || ringway.metric("ringway_ejections_refused_total", &[("node", "a")]) >= 1.0);
+    until(SOON, "the refusal is counted", || {
+        ringway.metric("ringway_ejections_refused_total", &[("node", "a")]) >= 1.0
+    });
     assert!(ringway.owns("a"));
     let start = Instant::now();
     assert!(client.cmd(&["GET", "key:1"]).starts_with('-'));
@@ -309,7 +327,8 @@ fn a_lying_node_is_ejected_with_its_cause() {
         let nodes = Redis::several(2);
         let fake = Fake::start(manner);
         let config = Config::of(&nodes).node("fake", &fake.address());
-        let (mut ringway, mut client) = Ringway::serve(config.pool("health: {interval: 200ms}")).into_client();
+        let (mut ringway, mut client) =
+            Ringway::serve(config.pool("health: {interval: 200ms}")).into_client();
         let start = Instant::now();
         // Its own keys fail until it is out, the others' never; no reply takes longer than the deadline.
         until(SOON, &format!("{manner:?}: ejected"), || {
@@ -329,10 +348,18 @@ fn a_lying_node_is_ejected_with_its_cause() {
         });
         let page = ringway.http("/metrics").1;
         let count = |cause: &&str| {
-            crate::harness::ringway::sum(&page, "ringway_ejections_total", &[("node", "fake"), ("cause", cause)])
+            crate::harness::ringway::sum(
+                &page,
+                "ringway_ejections_total",
+                &[("node", "fake"), ("cause", cause)],
+            )
         };
         let lines: Vec<_> = page.lines().filter(|l| l.starts_with("ringway_ejections_total")).collect();
-        assert!(causes.iter().map(count).sum::<f64>() >= 1.0, "{manner:?}: {lines:?} after {:?}", start.elapsed());
+        assert!(
+            causes.iter().map(count).sum::<f64>() >= 1.0,
+            "{manner:?}: {lines:?} after {:?}",
+            start.elapsed()
+        );
         set_all(&mut client, 200);
         assert_eq!(ejections(&mut ringway, "a") + ejections(&mut ringway, "b"), 0.0, "{manner:?}");
     }

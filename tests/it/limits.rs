@@ -9,7 +9,8 @@ use std::{
 };
 
 use crate::harness::{
-    Client, Config, Redis, Ringway, SOON, client::text, encode, memory, peak_memory, ringway::program, signal, until,
+    Client, Config, Redis, Ringway, SOON, client::text, encode, memory, peak_memory, ringway::program,
+    signal, until,
 };
 
 const MIB: u64 = 1 << 20;
@@ -266,7 +267,9 @@ fn a_taken_port_is_one_clear_line() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let at = taken.local_addr().expect("it is bound").to_string();
     let node = Redis::start();
-    for config in [Config::of([&node]).listen(&at), Config::of([&node]).top(&format!("admin: {{listen: \"{at}\"}}"))] {
+    for config in
+        [Config::of([&node]).listen(&at), Config::of([&node]).top(&format!("admin: {{listen: \"{at}\"}}"))]
+    {
         let mut ringway = Ringway::spawn(config, &[program()]);
         let (status, _) = ringway.wait();
         assert_eq!(status.code(), Some(1));
@@ -283,7 +286,8 @@ fn a_taken_port_is_one_clear_line() {
 #[test]
 fn sigterm_finishes_what_is_in_flight() {
     let node = Redis::start();
-    let config = Config::of([&node]).top("drain_timeout: 8s").pool("request_timeout: 10s").pool("deadline: 10s");
+    let config =
+        Config::of([&node]).top("drain_timeout: 8s").pool("request_timeout: 10s").pool("deadline: 10s");
     let (mut ringway, mut client) = Ringway::serve(config).into_client();
     let mut idle = ringway.client();
     assert_eq!(client.cmd(&["SET", "a", "1"]), "+OK\r\n");
@@ -310,7 +314,8 @@ fn sigterm_finishes_what_is_in_flight() {
 #[test]
 fn draining_has_an_end() {
     let node = Redis::start();
-    let config = Config::of([&node]).top("drain_timeout: 1s").pool("request_timeout: 60s").pool("deadline: 60s");
+    let config =
+        Config::of([&node]).top("drain_timeout: 1s").pool("request_timeout: 60s").pool("deadline: 60s");
     let (mut ringway, mut client) = Ringway::serve(config).into_client();
     assert_eq!(client.cmd(&["SET", "a", "1"]), "+OK\r\n");
     node.stop();

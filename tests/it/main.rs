@@ -11,5 +11,7 @@ mod harness;
 mod limits;
 mod local;
 mod metrics;
+mod proof;
 mod reload;
 mod stalled;
+mod tidy;

@@ -84,7 +84,8 @@ fn promtool_finds_nothing_to_say() {
         .expect("promtool is installed (tests/run installs it)");
     promtool.stdin.take().expect("it is piped").write_all(page.as_bytes()).expect("promtool reads");
     let output = promtool.wait_with_output().expect("promtool ends");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.trim().is_empty(), "{said}");
 }
 

@@ -51,7 +51,8 @@ fn a_blocked_control_plane_stops_nobody() {
     let failed: Vec<_> = [report.failed(true), report.failed(false)].concat();
     let others: Vec<_> = failed.iter().copied().filter(|op| map[&*op.key] != 1).collect();
     assert!(others.is_empty(), "other nodes' requests failed: {}", describe_all(&others));
-    let meanwhile = report.ops.iter().filter(|op| op.sent > from && op.sent < during && map[&*op.key] != 1).count();
+    let meanwhile =
+        report.ops.iter().filter(|op| op.sent > from && op.sent < during && map[&*op.key] != 1).count();
     assert!(meanwhile > 100, "the others were asked meanwhile: {meanwhile}");
     let slowest = report.slowest(|op| map[&*op.key] == 1);
     assert!(slowest < Duration::from_secs(4), "the deadline is 2 s: {slowest:?}");

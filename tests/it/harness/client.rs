@@ -100,13 +100,17 @@ impl Client {
         self.reader.read_until(b'\n', reply)?;
         let line = &reply[start..];
         if !line.ends_with(b"\r\n") {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("closed after {:?}", text(line))));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("closed after {:?}", text(line)),
+            ));
         }
         let count: i64 = text(&line[1..line.len() - 2]).parse().unwrap_or(-1);
         match line[0] {
-            b'$' | b'=' | b'!' if count > BULK_MAX => {
-                Err(io::Error::new(io::ErrorKind::InvalidData, format!("an impossible length: {:?}", text(line))))
-            }
+            b'$' | b'=' | b'!' if count > BULK_MAX => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("an impossible length: {:?}", text(line)),
+            )),
             b'$' | b'=' | b'!' if count >= 0 => {
                 let (body, length) = (reply.len(), count as usize);
                 reply.resize(body + length + 2, 0);
@@ -143,13 +147,7 @@ impl Client {
         elements(&reply)
     }
 
-    /// The replies to a batch that is written at once, as texts.
-    pub(crate) fn pipeline(&mut self, commands: &[Vec<u8>]) -> Vec<String> {
-        self.send(commands.concat()).expect("the batch can be written");
-        commands.iter().map(|_| text(&self.reply().expect("each command has its reply"))).collect()
-    }
-
-    /// Whether the other side has closed and said no more than `last`.
+    /// What the other side still says until it closes.
     pub(crate) fn rest(&mut self) -> io::Result<String> {
         let mut rest = Vec::new();
         match self.reader.read_to_end(&mut rest) {

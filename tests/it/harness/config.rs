@@ -19,7 +19,8 @@ pub(crate) struct Config {
 impl Config {
     /// A pool of these nodes, named a, b, c ...
     pub(crate) fn of<'a>(nodes: impl IntoIterator<Item = &'a Redis>) -> Config {
-        let empty = Config { top: Vec::new(), listen: "127.0.0.1:0".into(), pool: Vec::new(), nodes: Vec::new() };
+        let empty =
+            Config { top: Vec::new(), listen: "127.0.0.1:0".into(), pool: Vec::new(), nodes: Vec::new() };
         nodes.into_iter().zip(NAMES).fold(empty, |config, (node, name)| config.node(name, &node.address()))
     }
 

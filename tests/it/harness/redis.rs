@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Client, SOON, signal, until};
+use super::{Client, SOON, signal};
 
 /// A redis-server without persistence. It dies with this value.
 pub(crate) struct Redis {
@@ -114,11 +114,6 @@ impl Redis {
             assert!(start.elapsed() < SOON, "redis-server on {} does not answer", self.address());
             std::thread::sleep(Duration::from_millis(5));
         }
-    }
-
-    /// Waits until it holds no connection but the one that asks.
-    pub(crate) fn wait_for_no_clients(&self) {
-        until(SOON, "nobody is connected to the node", || self.cmd(&["CLIENT", "LIST"]).matches("id=").count() == 1);
     }
 }
 

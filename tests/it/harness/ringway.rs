@@ -3,7 +3,6 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -66,11 +65,6 @@ impl Ringway {
         Ringway { child, dir, stdout, stderr }
     }
 
-    /// The directory of its configuration, for sockets and secrets.
-    pub(crate) fn dir(&self) -> PathBuf {
-        self.dir.path().to_owned()
-    }
-
     /// The configuration file.
     pub(crate) fn config_path(&self) -> String {
         self.dir.path().join("ringway.yaml").display().to_string()
@@ -85,11 +79,6 @@ impl Ringway {
     pub(crate) fn said(&self) -> String {
         let lock = |text: &Mutex<String>| text.lock().unwrap_or_else(PoisonError::into_inner).clone();
         format!("{}{}", lock(&self.stdout), lock(&self.stderr))
-    }
-
-    /// How often it said this.
-    pub(crate) fn said_times(&self, what: &str) -> usize {
-        self.said().matches(what).count()
     }
 
     /// The addresses on which pool `cache` listens, in the order of the configuration.
@@ -256,7 +245,9 @@ fn collect(mut from: impl Read + Send + 'static) -> Arc<Mutex<String>> {
     thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(n @ 1..) = from.read(&mut buffer) {
-            to.lock().unwrap_or_else(PoisonError::into_inner).push_str(&String::from_utf8_lossy(&buffer[..n]));
+            to.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push_str(&String::from_utf8_lossy(&buffer[..n]));
         }
     });
     text
