@@ -1,6 +1,17 @@
-//! Whole-process tests, with real servers.
+//! The tests of the whole program: the built `ringway` in front of real redis-servers.
 
+mod basics;
 mod cli;
+mod clients;
 mod commands;
+mod differential;
 mod embedded;
+mod failure;
+mod harness;
+mod limits;
 mod local;
+mod metrics;
+mod proof;
+mod reload;
+mod stalled;
+mod tidy;

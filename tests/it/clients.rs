@@ -1,0 +1,137 @@
+//! Clients as people use them, at their default settings, in front of four nodes.
+
+use std::{env, path::PathBuf, process::Command};
+
+use crate::harness::{Config, Redis, Ringway, client::text};
+
+/// Where the interpreters' packages are.
+fn environment() -> PathBuf {
+    let at = env::var_os("RINGWAY_TEST_ENV")
+        .expect("the clients of other languages are not installed: run tests/run, or set RINGWAY_TEST_ENV");
+    PathBuf::from(at)
+}
+
+fn script(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(name)
+}
+
+/// Four nodes, ringway, and its host and port.
+fn four() -> (Vec<Redis>, Ringway, String, String) {
+    let nodes = Redis::several(4);
+    let mut ringway = Ringway::serve(Config::of(&nodes));
+    let address = ringway.address();
+    let (host, port) = address.split_once(':').expect("host:port");
+    (nodes, ringway, host.to_owned(), port.to_owned())
+}
+
+/// Runs a program to its end; gives what it printed.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; tests/run installs it"));
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);
+    out
+}
+
+/// redis-py works at its defaults, with RESP2 and RESP3, pipelines, scripts and asyncio.
+#[test]
+fn redis_py_works() {
+    let (_nodes, _ringway, host, port) = four();
+    let python = environment().join("venv/bin/python");
+    let said = run(Command::new(python).arg(script("redis_py.py")).args([&host, &port]));
+    assert!(said.ends_with("ok\n"), "{said}");
+}
+
+/// ioredis works at its defaults, with pipelines, scripts and a scan stream.
+#[test]
+fn ioredis_works() {
+    let (_nodes, _ringway, host, port) = four();
+    let modules = environment().join("node");
+    let said = run(Command::new("node").arg(script("ioredis.mjs")).arg(modules).args([&host, &port]));
+    assert!(said.ends_with("ok\n"), "{said}");
+}
+
+/// node-redis works with RESP2 and RESP3.
+#[test]
+fn node_redis_works() {
+    let (_nodes, _ringway, host, port) = four();
+    let modules = environment().join("node");
+    let said = run(Command::new("node").arg(script("node-redis.mjs")).arg(modules).args([&host, &port]));
+    assert!(said.ends_with("ok\n"), "{said}");
+}
+
+/// The Rust client works: plain commands, pipelines, and many tasks on one multiplexed connection.
+#[test]
+fn the_rust_client_works() -> redis::RedisResult<()> {
+    let (_nodes, _ringway, host, port) = four();
+    for protocol in ["", "?protocol=resp3"] {
+        let client = redis::Client::open(format!("redis://{host}:{port}/{protocol}"))?;
+        let mut connection = client.get_connection()?;
+        let keys: Vec<String> = (0..100).map(|i| format!("key:{i}")).collect();
+        let mut mset = redis::cmd("MSET");
+        keys.iter().enumerate().for_each(|(i, key)| drop(mset.arg(key).arg(i)));
+        let () = mset.query(&mut connection)?;
+        let values: Vec<usize> = redis::cmd("MGET").arg(&keys).query(&mut connection)?;
+        assert_eq!(values, (0..100).collect::<Vec<_>>());
+        let mut pipeline = redis::pipe();
+        keys.iter().for_each(|key| drop(pipeline.cmd("INCR").arg(key)));
+        let values: Vec<usize> = pipeline.query(&mut connection)?;
+        assert_eq!(values, (1..101).collect::<Vec<_>>());
+        let runtime = tokio::runtime::Runtime::new()?;
+        runtime.block_on(async {
+            let connection = client.get_multiplexed_async_connection().await?;
+            let tasks = (0..200).map(|i| {
+                let mut connection = connection.clone();
+                tokio::spawn(async move {
+                    let key = format!("task:{i}");
+                    let () = redis::cmd("SET").arg(&key).arg(i).query_async(&mut connection).await?;
+                    redis::cmd("GET").arg(&key).query_async::<usize>(&mut connection).await
+                })
+            });
+            for (i, task) in tasks.collect::<Vec<_>>().into_iter().enumerate() {
+                assert_eq!(task.await.expect("the task ends")?, i);
+            }
+            redis::RedisResult::Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// redis-cli works: commands as arguments, from stdin, `--scan` and RESP3.
+#[test]
+fn redis_cli_works() {
+    let (_nodes, _ringway, host, port) = four();
+    let cli = |args: &[&str]| run(Command::new("redis-cli").args(["-h", &host, "-p", &port]).args(args));
+    assert_eq!(cli(&["SET", "a", "1"]), "OK\n");
+    assert_eq!(cli(&["-3", "GET", "a"]), "1\n");
+    for i in 0..50 {
+        assert_eq!(cli(&["SET", &format!("key:{i}"), "x"]), "OK\n");
+    }
+    let scanned = cli(&["--scan", "--pattern", "key:*"]);
+    let found: std::collections::HashSet<&str> = scanned.lines().collect();
+    assert_eq!(found.len(), 50);
+    assert!(cli(&["INFO"]).contains("redis_version:"));
+}
+
+/// redis-benchmark runs its loads to the end and sees no error.
+#[test]
+fn redis_benchmark_works() {
+    let (_nodes, mut ringway, host, port) = four();
+    let said = run(Command::new("redis-benchmark")
+        .args([
+            "-h",
+            &host,
+            "-p",
+            &port,
+            "-t",
+            "ping,set,get,incr,lpush,lrange_100,mset",
+            "-n",
+            "4000",
+            "-r",
+            "1000",
+        ])
+        .args(["-P", "16", "-q"]));
+    assert!(!said.to_lowercase().contains("error"), "{said}");
+    assert!(said.contains("MSET (10 keys)"), "{said}");
+    let refused = ringway.metric("ringway_requests_total", &[("outcome", "refused")]);
+    assert!(refused <= 1.0, "it asks for CONFIG GET at most: {refused}");
+}

@@ -1,0 +1,104 @@
+//! The admin port's numbers against what really happened.
+
+use std::{
+    io::Write,
+    process::{Command, Stdio},
+};
+
+use crate::harness::{Config, Load, Redis, Ringway, load::Plan, ringway::sum};
+
+/// After a kill under load each request was counted exactly once, the shares sum to 1, and the
+/// ejection has its cause.
+#[test]
+fn numbers_add_up_after_a_kill_under_load() {
+    let mut nodes = Redis::several(4);
+    let mut ringway = Ringway::serve(Config::of(&nodes));
+    let load = Load::start(&ringway.address(), &Plan { clients: 20, ..Plan::default() });
+    load.run(500);
+    nodes[3].kill();
+    ringway.wait_away("d");
+    load.run(2000);
+    let report = load.stop();
+    let page = ringway.http("/metrics").1;
+    let total = |labels: &[(&str, &str)]| sum(&page, "ringway_requests_total", labels) as usize;
+
+    assert_eq!(total(&[("pool", "cache")]), report.ops.len() + report.preloaded);
+    let writes = report.ops.iter().filter(|op| op.write).count() + report.preloaded;
+    assert_eq!(total(&[("class", "write")]), writes);
+    assert_eq!(total(&[("class", "read")]), report.ops.len() + report.preloaded - writes);
+    let failed = report.failed(true).len() + report.failed(false).len();
+    assert_eq!(total(&[]) - total(&[("outcome", "ok")]), failed);
+    assert!((sum(&page, "ringway_node_share", &[]) - 1.0).abs() < 1e-6);
+    assert_eq!(sum(&page, "ringway_node_share", &[("node", "d")]), 0.0);
+    assert_eq!(sum(&page, "ringway_ejections_total", &[]), 1.0);
+    assert_eq!(sum(&page, "ringway_ejections_total", &[("node", "d"), ("cause", "refused")]), 1.0);
+    assert_eq!(sum(&page, "ringway_epoch", &[]), ringway.epoch() as f64);
+    assert_eq!(sum(&page, "ringway_sessions_accepted_total", &[]), 20.0);
+    assert_eq!(sum(&page, "ringway_node_in_flight", &[]), 0.0);
+    assert_eq!(sum(&page, "ringway_parked_requests", &[]), 0.0);
+}
+
+/// A client's errors, refusals and local answers are counted in their own series.
+#[test]
+fn each_way_to_end_is_counted() {
+    let nodes = Redis::several(2);
+    let (mut ringway, mut client) = Ringway::serve(Config::of(&nodes)).into_client();
+    client.cmd(&["SET", "a", "1"]);
+    client.cmd(&["LPUSH", "a", "x"]);
+    client.cmd(&["MULTI"]);
+    client.cmd(&["NOSUCH"]);
+    client.cmd(&["PING"]);
+    client.cmd(&["DBSIZE"]);
+    client.cmd(&["EVAL", "return 1", "0"]);
+    let page = ringway.http("/metrics").1;
+    let one = |labels: &[(&str, &str)]| sum(&page, "ringway_requests_total", labels);
+    assert_eq!(one(&[]), 7.0, "{page}");
+    assert_eq!(one(&[("class", "write"), ("outcome", "error")]), 1.0);
+    assert_eq!(one(&[("outcome", "refused")]), 2.0);
+    assert_eq!(one(&[("class", "all_nodes"), ("outcome", "ok")]), 1.0);
+    assert_eq!(one(&[("class", "slow")]), 1.0);
+    assert_eq!(sum(&page, "ringway_refusals_total", &[("reason", "denied")]), 1.0);
+    assert_eq!(sum(&page, "ringway_refusals_total", &[("reason", "command")]), 1.0);
+    assert!(sum(&page, "ringway_client_received_bytes_total", &[]) > 100.0);
+    assert!(sum(&page, "ringway_node_sent_bytes_total", &[]) > 50.0);
+    assert!(sum(&page, "ringway_node_request_duration_seconds_count", &[]) >= 4.0);
+}
+
+/// The live page is what Prometheus wants, after traffic, a reload and an ejection.
+#[test]
+fn promtool_finds_nothing_to_say() {
+    let mut nodes = Redis::several(3);
+    let config = Config::of(&nodes);
+    let (mut ringway, mut client) = Ringway::serve(&config).into_client();
+    client.cmd(&["MSET", "a", "1", "b", "2", "c", "3"]);
+    assert_eq!(ringway.reload(&config), "ok");
+    nodes[0].kill();
+    ringway.wait_away("a");
+    let page = ringway.http("/metrics").1;
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is installed (tests/run installs it)");
+    promtool.stdin.take().expect("it is piped").write_all(page.as_bytes()).expect("promtool reads");
+    let output = promtool.wait_with_output().expect("promtool ends");
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}
+
+/// Health, readiness, an unknown path and a wrong method are answered as they should be.
+#[test]
+fn the_admin_port_answers() {
+    let nodes = Redis::several(2);
+    let mut ringway = Ringway::serve(Config::of(&nodes));
+    assert_eq!(ringway.http("/healthz").0, 200);
+    assert_eq!(ringway.http("/readyz").0, 200);
+    assert_eq!(ringway.http("/nothing").0, 404);
+    let topology = ringway.topology();
+    let shares = topology["pools"][0]["nodes"].as_array().expect("a list").iter();
+    let total: f64 = shares.map(|n| n["share"].as_f64().expect("a number")).sum();
+    assert!((total - 1.0).abs() < 1e-6, "{total}");
+}

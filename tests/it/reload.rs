@@ -1,0 +1,159 @@
+//! SIGHUP: another configuration under clients that stay.
+
+use crate::harness::{Config, Load, Redis, Ringway, load::Plan, owners, ringway::run};
+
+fn set_all(ringway: &mut Ringway, count: usize) {
+    let mut client = ringway.client();
+    for i in 0..count {
+        assert_eq!(client.cmd(&["SET", &format!("key:{i}"), "v"]), "+OK\r\n");
+    }
+}
+
+/// What lets a reload move as much as it likes.
+const FREE: &str = "reload: {max_share: 100%}";
+
+/// A node is added and taken away again under load: no request fails, each is one epoch, the new
+/// node takes only what becomes its own, and its leaving gives back exactly that.
+#[test]
+fn nodes_come_and_go_under_load() {
+    let nodes = Redis::several(4);
+    let three = Config::of(&nodes[..3]).top(FREE);
+    let four = Config::of(&nodes).top(FREE);
+    let mut ringway = Ringway::serve(&three);
+    set_all(&mut ringway, 300);
+    let before = owners(&nodes[..3]);
+    let mut client = ringway.client();
+    client.cmd(&["CLIENT", "SETNAME", "stays"]);
+    let load = Load::start(&ringway.address(), &Plan { clients: 10, keys: 5, ..Plan::default() });
+    let epoch = ringway.epoch();
+
+    load.run(300);
+    assert_eq!(ringway.reload(&four), "ok");
+    assert_eq!(ringway.epoch(), epoch + 1);
+    load.run(300);
+    assert_eq!(ringway.reload(&three), "ok");
+    assert_eq!(ringway.epoch(), epoch + 2);
+    load.run(300);
+    let report = load.stop();
+    report.assert_nothing_wrong();
+    assert!(report.failed(false).is_empty() && report.failed(true).is_empty());
+
+    // The connection is the same one.
+    assert_eq!(client.cmd(&["CLIENT", "GETNAME"]), "$5\r\nstays\r\n");
+    assert_eq!(ringway.reload(&four), "ok");
+    nodes.iter().for_each(|n| assert_eq!(n.cmd(&["FLUSHALL"]), "+OK\r\n"));
+    set_all(&mut ringway, 300);
+    let after = owners(&nodes);
+    let (mut taken, mut strayed) = (0, 0);
+    for (key, node) in after.iter().filter(|(key, _)| key.starts_with("key:")) {
+        taken += usize::from(*node == 3);
+        strayed += usize::from(*node != 3 && *node != before[key]);
+    }
+    assert_eq!(strayed, 0, "no key moved between nodes that stay");
+    assert!((30..150).contains(&taken), "the fourth of four took {taken} of 300");
+}
+
+/// A heavier node takes more, and only from the others.
+#[test]
+fn a_weight_moves_keys_to_the_heavier_node() {
+    let nodes = Redis::several(3);
+    let config = Config::of(&nodes).top(FREE);
+    let mut ringway = Ringway::serve(&config);
+    set_all(&mut ringway, 300);
+    let before = owners(&nodes);
+    let heavy = config.moved("a", &format!("{}, weight: 4", nodes[0].address()));
+    assert_eq!(ringway.reload(heavy), "ok");
+    nodes.iter().for_each(|n| assert_eq!(n.cmd(&["FLUSHALL"]), "+OK\r\n"));
+    set_all(&mut ringway, 300);
+    let after = owners(&nodes);
+    let count = |map: &std::collections::HashMap<String, usize>| map.values().filter(|n| **n == 0).count();
+    assert!(count(&after) > count(&before) + 50, "{} -> {}", count(&before), count(&after));
+    assert!(after.iter().all(|(key, node)| *node == 0 || *node == before[key]), "nothing else moved");
+    let share = ringway.node("a")["share"].as_f64().expect("a share is a number");
+    assert!((0.5..0.8).contains(&share), "4 of 6 units: {share}");
+}
+
+/// A node's address changes under its name: no key has another owner, and the others' connections
+/// stay.
+#[test]
+fn an_address_changes_and_no_key_moves() {
+    let nodes = Redis::several(4);
+    // With one worker, each node needs one connection.
+    let config = Config::of(&nodes[..3]).top("workers: 1");
+    let mut ringway = Ringway::serve(&config);
+    set_all(&mut ringway, 200);
+    let before = owners(&nodes[..3]);
+    let connects = ringway.metric("ringway_node_connects_total", &[("node", "a")]);
+    let epoch = ringway.epoch();
+    assert_eq!(ringway.reload(config.moved("b", &nodes[3].address())), "ok");
+    set_all(&mut ringway, 200);
+    assert!(ringway.epoch() <= epoch + 1);
+    let moved: std::collections::HashMap<_, _> =
+        owners(&nodes[3..]).into_iter().map(|(key, _)| (key, 1)).collect();
+    let expected = before.iter().filter(|(_, n)| **n == 1).map(|(k, n)| (k.clone(), *n)).collect();
+    assert_eq!(moved, expected, "the new address has the keys of the old one");
+    assert_eq!(ringway.metric("ringway_node_connects_total", &[("node", "a")]), connects);
+}
+
+/// A file with an error changes nothing: the error is logged with its key and counted, clients are
+/// served as before, and the next good file is taken.
+#[test]
+fn an_invalid_file_changes_nothing() {
+    let nodes = Redis::several(2);
+    let config = Config::of(&nodes);
+    let (mut ringway, mut client) = Ringway::serve(&config).into_client();
+    let topology = ringway.topology();
+    let bad = config.clone().pool("request_timeout: soon").pool("nonsense: 1");
+    assert_eq!(ringway.reload(&bad), "invalid");
+    assert_eq!(ringway.topology()["pools"][0]["epoch"], topology["pools"][0]["epoch"]);
+    let said = ringway.said();
+    assert!(said.contains("request_timeout") && said.contains("nonsense"), "both errors are told");
+    assert_eq!(client.cmd(&["SET", "a", "1"]), "+OK\r\n");
+    assert_eq!(ringway.reload("pools: ["), "invalid");
+    assert_eq!(ringway.reload(config.pool("deny_commands: [KEYS]")), "ok");
+    assert!(client.cmd(&["KEYS", "*"]).contains("deny_commands"));
+}
+
+/// A reload that would move more than `reload.max_share` is refused and says how much it is.
+#[test]
+fn a_reload_that_moves_too_much_is_refused() {
+    let nodes = Redis::several(4);
+    let (mut ringway, mut client) = Ringway::serve(Config::of(&nodes)).into_client();
+    let epoch = ringway.epoch();
+    assert_eq!(ringway.reload(Config::of(&nodes[..2])), "refused");
+    assert_eq!(ringway.epoch(), epoch);
+    assert!(ringway.said().contains("max_share"));
+    assert_eq!(ringway.pool()["nodes"].as_array().map(Vec::len), Some(4));
+    assert_eq!(client.cmd(&["SET", "a", "1"]), "+OK\r\n");
+}
+
+/// A reload that changes nothing is no epoch and closes nothing.
+#[test]
+fn the_same_file_again_is_no_epoch() {
+    let nodes = Redis::several(2);
+    let config = Config::of(&nodes);
+    let (mut ringway, mut client) = Ringway::serve(&config).into_client();
+    assert_eq!(client.cmd(&["SET", "a", "1"]), "+OK\r\n");
+    let (epoch, connects) = (ringway.epoch(), ringway.metric("ringway_node_connects_total", &[]));
+    assert_eq!(ringway.reload(&config), "ok");
+    assert_eq!(client.cmd(&["GET", "a"]), "$1\r\n1\r\n");
+    assert_eq!((ringway.epoch(), ringway.metric("ringway_node_connects_total", &[])), (epoch, connects));
+}
+
+/// `locate` names the node that ringway really sends each key to.
+#[test]
+fn locate_tells_where_keys_are() {
+    let nodes = Redis::several(4);
+    let mut ringway = Ringway::serve(Config::of(&nodes));
+    set_all(&mut ringway, 200);
+    let map = owners(&nodes);
+    let keys: Vec<&str> = map.keys().map(String::as_str).collect();
+    let path = ringway.config_path();
+    let output = run(&[&["locate", "--config", &path][..], &keys].concat());
+    let text = String::from_utf8(output.stdout).expect("locate prints text");
+    assert_eq!(text.lines().count(), keys.len());
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        assert_eq!(fields[2], crate::harness::config::NAMES[map[fields[0]]], "{line}");
+    }
+}

@@ -1,0 +1,59 @@
+//! The control plane hangs: the data plane does not care.
+
+use std::{
+    path::Path,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use ringway::{app::App, config};
+
+use crate::harness::{
+    Config, Load, Redis, SOON,
+    load::{Plan, describe_all},
+    owners, until,
+};
+
+/// With the control plane blocked for ten seconds while a node is killed, requests to the other
+/// nodes all succeed and those to the dead node end within their deadline; when control goes on,
+/// the node is ejected.
+#[test]
+fn a_blocked_control_plane_stops_nobody() {
+    let mut nodes = Redis::several(4);
+    let text = Config::of(&nodes).to_string();
+    let loaded = config::load_str(&text, "a test", Path::new(".")).expect("the configuration is good");
+    let app = App::start(loaded.settings).expect("it starts");
+    let address = app.addresses()[0].1.to_string();
+    let load = Load::start(&address, &Plan { clients: 20, ..Plan::default() });
+    let map = owners(&nodes);
+    load.run(500);
+
+    let (blocked, is_blocked) = mpsc::channel();
+    app.control().spawn(async move {
+        blocked.send(Instant::now()).expect("the test waits");
+        thread::sleep(Duration::from_secs(10));
+    });
+    let from = is_blocked.recv_timeout(SOON).expect("control is blocked");
+    nodes[1].kill();
+    until(SOON, "control is blocked for most of ten seconds", || from.elapsed() > Duration::from_secs(8));
+    let during = from + Duration::from_secs(8);
+    until(SOON, "control goes on", || from.elapsed() > Duration::from_secs(11));
+    load.run(500);
+    let report = load.stop();
+    let mut probe = crate::harness::Client::connect(&address);
+    for (key, _) in map.iter().filter(|(_, node)| **node == 1) {
+        assert_eq!(probe.cmd(&["SET", key, "moved"]), "+OK\r\n", "the node is ejected");
+    }
+    assert!(app.stop(), "it ends in time");
+
+    report.assert_nothing_wrong();
+    let failed: Vec<_> = [report.failed(true), report.failed(false)].concat();
+    let others: Vec<_> = failed.iter().copied().filter(|op| map[&*op.key] != 1).collect();
+    assert!(others.is_empty(), "other nodes' requests failed: {}", describe_all(&others));
+    let meanwhile =
+        report.ops.iter().filter(|op| op.sent > from && op.sent < during && map[&*op.key] != 1).count();
+    assert!(meanwhile > 100, "the others were asked meanwhile: {meanwhile}");
+    let slowest = report.slowest(|op| map[&*op.key] == 1);
+    assert!(slowest < Duration::from_secs(4), "the deadline is 2 s: {slowest:?}");
+}
