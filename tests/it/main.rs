@@ -13,5 +13,6 @@ mod local;
 mod metrics;
 mod proof;
 mod reload;
+mod scripts;
 mod stalled;
 mod tidy;
