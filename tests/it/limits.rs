@@ -184,8 +184,8 @@ fn slow_senders_keep_nobody_waiting() {
     let (mut ringway, mut other) = Ringway::serve(Config::of([&node]).top("workers: 1")).into_client();
     let request = encode(&["SET", "slow", "value"]);
     let mut slow: Vec<Client> = (0..50).map(|_| ringway.client()).collect();
-    for i in 0..request.len() - 1 {
-        slow.iter_mut().for_each(|c| c.send([request[i]]).expect("sent"));
+    for byte in &request[..request.len() - 1] {
+        slow.iter_mut().for_each(|c| c.send([*byte]).expect("sent"));
         assert_eq!(other.cmd(&["SET", "quick", "1"]), "+OK\r\n");
     }
     assert_eq!(other.cmd(&["EXISTS", "slow"]), ":0\r\n");
