@@ -84,6 +84,7 @@ impl App {
             blocks: (0..workers).map(|_| Default::default()).collect(),
             sessions: AtomicUsize::new(0),
             run_id: self.run_id.clone(),
+            scripts: Arc::default(),
             registry: Registry::default(),
         });
         let pool = membership::Pool { writer, spec: spec.clone(), bell: bell.clone() };

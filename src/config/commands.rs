@@ -6,7 +6,7 @@ use super::{
     units::{number, switch},
 };
 use crate::{
-    protocol::resp::table::{self, Table, TableError},
+    protocol::resp::table::{Table, TableError},
     topology::CustomCommand,
 };
 
@@ -33,9 +33,8 @@ fn denied(field: &Field<'_>, custom: &[CustomCommand]) -> Vec<String> {
         field.error(format!("has {} commands; {COMMANDS_MAX} are read", items.len()));
         return Vec::new();
     }
-    let custom: Vec<_> = custom.iter().map(in_table).collect();
     // `custom` took in only what makes a table.
-    let Ok(table) = Table::new(&custom, &[""; 0]) else { return Vec::new() };
+    let Ok(table) = Table::new(custom, &[""; 0]) else { return Vec::new() };
     let name = |text: &str| match table.named(text.as_bytes()) {
         Some(_) => Ok(text.to_ascii_uppercase()),
         None => Err(format!("`{text}` is not a command; write FLUSHALL, or CONFIG|SET for a subcommand")),
@@ -61,19 +60,13 @@ fn custom(section: Section<'_>) -> Vec<CustomCommand> {
             report.error(&place, "is here twice: the case of a command does not matter");
             continue;
         }
-        match Table::new(&[in_table(&command)], &[""; 0]) {
+        match Table::new(std::slice::from_ref(&command), &[""; 0]) {
             Ok(_) => commands.push(command),
             Err(TableError::Duplicate(_)) => report.error(&place, "is built in; leave it out"),
             Err(error) => report.error(&place, error.to_string()),
         }
     }
     commands
-}
-
-/// The command as the table takes it.
-fn in_table(command: &CustomCommand) -> table::CustomCommand {
-    let CustomCommand { name, first_key, last_key, step, read_only } = command.clone();
-    table::CustomCommand { name, first_key, last_key, step, read_only }
 }
 
 /// Where a command has its keys. `last_key` counts from the end when negative.

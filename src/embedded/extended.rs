@@ -134,7 +134,7 @@ fn from_decimal(negative: bool, mut digits: u128, mut decimals: i64) -> Result<E
         decimals += 1;
     }
     // What has more decimals than this is nothing beside the 17 that are written.
-    while digits != 0 && (decimals > i64::from(DIGITS_MAX) || (decimals > 0 && digits % 10 == 0)) {
+    while digits != 0 && (decimals > i64::from(DIGITS_MAX) || (decimals > 0 && digits.is_multiple_of(10))) {
         digits /= 10;
         decimals -= 1;
     }

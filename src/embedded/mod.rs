@@ -11,7 +11,6 @@
 
 mod commands;
 mod extended;
-mod glob;
 mod server;
 mod session;
 mod store;

@@ -80,7 +80,7 @@ impl Embedded {
         self.address
     }
 
-    /// Stops: no more clients, requests that have arrived are answered, then all is closed. When
+    /// Stops: no more clients, requests that were read are answered, then all is closed. When
     /// this returns the port is free and the keys are gone.
     pub async fn stop(self) {
         drop(self.stop);
@@ -210,4 +210,147 @@ async fn serve(stream: Stream, mut session: Session, shared: Arc<Shared>, mut st
     }
     // The client may be gone already.
     let _ = writer.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::protocol::resp::write;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn start(settings: Settings) -> Embedded {
+        Embedded::start(settings).expect("a free port")
+    }
+
+    /// Sends bytes and reads what is expected, no less.
+    async fn say(stream: &mut TcpStream, bytes: &str, expected: &str) {
+        let mut said = vec![0; expected.len()];
+        timeout(PATIENCE, async {
+            stream.write_all(bytes.as_bytes()).await.expect("the node reads");
+            stream.read_exact(&mut said).await.expect("the node answers");
+        })
+        .await
+        .expect("in time");
+        assert_eq!(said.escape_ascii().to_string(), expected.as_bytes().escape_ascii().to_string());
+    }
+
+    /// A fresh connection that gets this answer, as soon as there is one.
+    async fn until_said(node: SocketAddr, bytes: &str, expected: &str) {
+        let begun = Instant::now();
+        loop {
+            let mut said = vec![0; expected.len()];
+            if let Ok(mut stream) = TcpStream::connect(node).await
+                && stream.write_all(bytes.as_bytes()).await.is_ok()
+                && stream.read_exact(&mut said).await.is_ok()
+                && said == expected.as_bytes()
+            {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "never said {expected:?} to {bytes:?}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// A request written a byte at a time is answered, and the sessions of a node see the same keys.
+    #[tokio::test]
+    async fn sessions_share_the_keys() {
+        let node = start(Settings::default());
+        let mut one = TcpStream::connect(node.address()).await.expect("it listens");
+        let mut other = TcpStream::connect(node.address()).await.expect("it listens");
+        for byte in "*3\r\n$3\r\nSET\r\n$1\r\na\r\n$2\r\nhi\r".chars() {
+            say(&mut one, &byte.to_string(), "").await;
+        }
+        say(&mut one, "\n", "+OK\r\n").await;
+        say(&mut other, "GET a\r\n", "$2\r\nhi\r\n").await;
+    }
+
+    /// A client may write all of a large pipeline before it reads: neither side waits for the
+    /// other for ever.
+    #[tokio::test]
+    async fn a_pipeline_larger_than_the_sockets_passes() {
+        let node = start(Settings::default());
+        let mut stream = TcpStream::connect(node.address()).await.expect("it listens");
+        let (mut requests, mut replies) = (Vec::new(), Vec::new());
+        for i in 0..5000 {
+            let text = format!("{i:08192}");
+            write::request(&mut requests, ["ECHO", &text]);
+            write::bulk(&mut replies, text.as_bytes());
+        }
+        let mut said = vec![0; replies.len()];
+        timeout(PATIENCE, async {
+            stream.write_all(&requests).await.expect("it reads on while its replies wait");
+            stream.read_exact(&mut said).await.expect("it answers");
+        })
+        .await
+        .expect("in time");
+        assert!(said == replies, "the replies are not those of the requests, in order");
+    }
+
+    /// One client too many is told so, and a place that becomes free is given away.
+    #[tokio::test]
+    async fn clients_are_bounded() {
+        let node = start(Settings { clients_max: 1, ..Settings::default() });
+        let mut first = TcpStream::connect(node.address()).await.expect("it listens");
+        say(&mut first, "PING\r\n", "+PONG\r\n").await;
+        let mut second = TcpStream::connect(node.address()).await.expect("it listens");
+        say(&mut second, "", "-ERR max number of clients reached\r\n").await;
+        drop((first, second));
+        until_said(node.address(), "PING\r\n", "+PONG\r\n").await;
+    }
+
+    /// Expired keys go even if nobody asks for them.
+    #[tokio::test]
+    async fn expired_keys_are_swept() {
+        let node = start(Settings::default());
+        let mut stream = TcpStream::connect(node.address()).await.expect("it listens");
+        say(&mut stream, "PSETEX a 1 x\r\nSET b 1\r\n", "+OK\r\n+OK\r\n").await;
+        until_said(node.address(), "DBSIZE\r\n", ":1\r\n").await;
+    }
+
+    /// After a stop the port is free and the keys are gone; sessions see the end of their stream.
+    #[tokio::test]
+    async fn a_node_stops_and_starts_again() {
+        let node = start(Settings::default());
+        let mut stream = TcpStream::connect(node.address()).await.expect("it listens");
+        say(&mut stream, "SET a 1\r\n", "+OK\r\n").await;
+        let port = node.address().port();
+        let begun = Instant::now();
+        timeout(PATIENCE, node.stop()).await.expect("it stops");
+        assert!(begun.elapsed() < GRACE, "an idle session was aborted instead of ended");
+        assert_eq!(stream.read(&mut [0; 8]).await.expect("a clean end"), 0);
+        let again = start(Settings { port, ..Settings::default() });
+        let mut stream = TcpStream::connect(again.address()).await.expect("it listens");
+        say(&mut stream, "GET a\r\n", "$-1\r\n").await;
+    }
+
+    /// A client that never reads does not hold up a stop.
+    #[tokio::test]
+    async fn a_stop_is_bounded() {
+        let node = start(Settings::default());
+        let mut stream = TcpStream::connect(node.address()).await.expect("it listens");
+        let mut requests = Vec::new();
+        for _ in 0..5000 {
+            write::request(&mut requests, ["ECHO", &"x".repeat(8192)]);
+        }
+        timeout(PATIENCE, stream.write_all(&requests)).await.expect("in time").expect("it reads");
+        timeout(PATIENCE, node.stop()).await.expect("it stops all the same");
+    }
+
+    /// A node that is dropped stops too.
+    #[tokio::test]
+    async fn a_dropped_node_stops() {
+        let node = start(Settings::default());
+        let address = node.address();
+        drop(node);
+        let begun = Instant::now();
+        while TcpStream::connect(address).await.is_ok() {
+            assert!(begun.elapsed() < PATIENCE, "it still listens");
+            tokio::task::yield_now().await;
+        }
+    }
 }

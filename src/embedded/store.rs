@@ -417,7 +417,9 @@ mod tests {
             for step in 0.. {
                 prop_assert!(step < 1000, "the scan does not end");
                 let (next, found) = store.scan(cursor, count);
-                seen.extend(found.map(|e| e.key()[0]));
+                let found: Vec<u8> = found.map(|e| e.key()[0]).collect();
+                prop_assert!(found.len() <= count, "{} visited instead of {count}", found.len());
+                seen.extend(found);
                 cursor = next;
                 if cursor == 0 {
                     break;

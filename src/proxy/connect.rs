@@ -1,5 +1,6 @@
 //! How a pipeline gets its connection: dial, then say who we are and which version and database
-//! we want, and have all of it confirmed before the first request goes out.
+//! we want, teach the node the scripts that clients loaded, and have all of it confirmed before
+//! the first request goes out.
 
 use std::{io, sync::Arc};
 
@@ -28,14 +29,15 @@ pub(crate) struct ConnectError {
     text: String,
 }
 
-/// A reply to a handshake larger than this is none.
-const HANDSHAKE_BYTES_MAX: usize = 64 * 1024;
+/// Replies to a handshake that are larger than this are none.
+const HANDSHAKE_BYTES_MAX: usize = 1 << 20;
 
 /// Connects to the first target that answers.
 pub(crate) async fn connect(
     targets: &Arc<[Target]>,
     policy: &Policy,
     version: Version,
+    lessons: &(Vec<u8>, usize),
 ) -> Result<Connection, ConnectError> {
     let mut last =
         ConnectError { kind: Failure::ConnectTimeout, text: "the name does not resolve".to_owned() };
@@ -43,7 +45,7 @@ pub(crate) async fn connect(
         let attempt = async {
             let mut stream =
                 dial(target, policy.deadline.max(policy.request_timeout)).await.map_err(dial_error)?;
-            handshake(&mut stream, policy, version).await?;
+            handshake(&mut stream, greeting(policy, version), lessons).await?;
             let (read, write) = stream.into_split();
             Ok(Connection { read, write })
         };
@@ -93,8 +95,15 @@ pub(crate) fn greeting(policy: &Policy, version: Version) -> (Vec<u8>, usize) {
     (bytes, count)
 }
 
-async fn handshake(stream: &mut Stream, policy: &Policy, version: Version) -> Result<(), ConnectError> {
-    let (bytes, mut missing) = greeting(policy, version);
+/// Says the greeting, every word of which must be accepted, and then the lessons: a script that
+/// the node refuses is the business of who calls it.
+async fn handshake(
+    stream: &mut Stream,
+    (mut bytes, required): (Vec<u8>, usize),
+    lessons: &(Vec<u8>, usize),
+) -> Result<(), ConnectError> {
+    bytes.extend_from_slice(&lessons.0);
+    let mut missing = required + lessons.1;
     if missing == 0 {
         return Ok(());
     }
@@ -114,7 +123,7 @@ async fn handshake(stream: &mut Stream, policy: &Policy, version: Version) -> Re
             .map_err(|e| ConnectError { kind: Failure::Protocol, text: e.to_string() })?;
         seen += scan.used;
         if scan.done {
-            if reply[start] == b'-' {
+            if reply[start] == b'-' && missing > lessons.1 {
                 let text = String::from_utf8_lossy(reply[start + 1..seen].trim_ascii_end()).into_owned();
                 return Err(ConnectError { kind: Failure::Handshake, text });
             }

@@ -20,7 +20,7 @@ use crate::{
         local::{self, After},
         rule::{Gather, Local, Rule, Split},
         scan::{self, Cursor},
-        table::{CustomCommand, RefusalKind, Table},
+        table::{RefusalKind, Table},
         write,
     },
     topology::{Placement, Policy, Route},
@@ -41,19 +41,8 @@ struct Refused(Reason, String);
 
 /// The command table that a policy asks for.
 pub(crate) fn table(policy: &Policy) -> Table {
-    let custom: Vec<CustomCommand> = policy
-        .commands
-        .iter()
-        .map(|c| CustomCommand {
-            name: c.name.clone(),
-            first_key: c.first_key,
-            last_key: c.last_key,
-            step: c.step,
-            read_only: c.read_only,
-        })
-        .collect();
     // The configuration was checked with the same table.
-    Table::new(&custom, &policy.deny).unwrap_or_else(|error| {
+    Table::new(&policy.commands, &policy.deny).unwrap_or_else(|error| {
         tracing::error!(%error, "the pool's commands are ignored");
         Table::new(&[], &[""; 0]).expect("the built-in table is sound")
     })
@@ -322,6 +311,7 @@ impl Sending<'_> {
 
     fn all(&self, state: &mut State, request: &Request<'_>, kind: Gather) -> Result<(), Refused> {
         let serving = self.serving(kind.needs_all())?;
+        self.session.pool.handle.scripts.note(request);
         let frames = vec![request.frame.to_vec(); serving.len()];
         let parts = serving.into_iter().map(|index| (index, Vec::new())).collect();
         self.joint(state, JointKind::Gather(kind), 0, parts, frames, true)

@@ -5,6 +5,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 use super::{
     inflight::Fate,
     pipeline::{Expect, Pipeline},
+    scripts::Scripts,
     worker::Worker,
 };
 use crate::{
@@ -36,6 +37,7 @@ pub(crate) struct Link {
     pub(crate) node: Arc<Node>,
     pub(crate) standing: RefCell<Standing>,
     worker_index: usize,
+    pub(crate) scripts: Arc<Scripts>,
     /// By version, then by lane.
     lanes: [RefCell<Vec<Rc<Pipeline>>>; 2],
     /// Pipelines that take no new requests but still wait for replies.
@@ -49,11 +51,12 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    pub(crate) fn new(entry: &Entry, worker_index: usize) -> Rc<Link> {
+    pub(crate) fn new(entry: &Entry, worker_index: usize, scripts: &Arc<Scripts>) -> Rc<Link> {
         Rc::new(Link {
             node: entry.node.clone(),
             standing: RefCell::new(Standing { targets: entry.targets.clone(), health: entry.health }),
             worker_index,
+            scripts: scripts.clone(),
             lanes: Default::default(),
             leaving: RefCell::default(),
         })

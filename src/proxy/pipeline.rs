@@ -541,7 +541,9 @@ impl Core {
 async fn drive(pipeline: Rc<Pipeline>, link: Rc<Link>) {
     loop {
         let standing = link.standing.borrow().clone();
-        let attempt = connect::connect(&standing.targets, &pipeline.policy, pipeline.version);
+        // One large request runs no script.
+        let lessons = if pipeline.streamed.get() { Default::default() } else { link.scripts.lessons() };
+        let attempt = connect::connect(&standing.targets, &pipeline.policy, pipeline.version, &lessons);
         let connected = tokio::select! {
             connected = attempt => connected,
             () = pipeline.given_up() => return,

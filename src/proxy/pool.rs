@@ -11,6 +11,7 @@ use super::{
     dispatch,
     link::{Leaving, Link},
     pipeline::Expect,
+    scripts::Scripts,
     session::Session,
     worker::Worker,
 };
@@ -34,6 +35,8 @@ pub struct PoolHandle {
     pub sessions: AtomicUsize,
     /// Tells one start of the process from the next.
     pub run_id: Arc<str>,
+    /// What clients loaded, for each new connection to a node.
+    pub scripts: Arc<Scripts>,
     /// Who is connected, for `CLIENT LIST`.
     pub registry: super::facts::Registry,
 }
@@ -68,7 +71,7 @@ pub(crate) struct WorkerPool {
 impl WorkerPool {
     pub(crate) fn new(worker: Rc<Worker>, handle: Arc<PoolHandle>) -> WorkerPool {
         let topology = handle.reader.load();
-        let links = topology.nodes.iter().map(|e| Link::new(e, worker.index)).collect();
+        let links = topology.nodes.iter().map(|e| Link::new(e, worker.index, &handle.scripts)).collect();
         let bound = Bound { table: Rc::new(dispatch::table(&topology.policy)), topology, links };
         let pool = WorkerPool {
             cache: RefCell::new(handle.reader.cache()),
@@ -138,7 +141,7 @@ impl WorkerPool {
                     link.update(entry);
                     Rc::clone(link)
                 }
-                None => Link::new(entry, self.worker.index),
+                None => Link::new(entry, self.worker.index, &self.handle.scripts),
             })
             .collect();
         let table = if Arc::ptr_eq(&old.topology.policy, &topology.policy) {

@@ -3,6 +3,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+pub use crate::protocol::resp::table::CustomCommand;
 use crate::{
     net::{Address, ListenAddress},
     ring,
@@ -71,21 +72,6 @@ pub struct NodeAuth {
     pub user: Option<String>,
     /// Password.
     pub password: Secret,
-}
-
-/// A command of a module, or one newer than the built-in table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CustomCommand {
-    /// As clients send it, upper case.
-    pub name: String,
-    /// Position of the first key, counted with the command's name as 0.
-    pub first_key: u32,
-    /// Position of the last key; negative counts from the end. The same as `first_key` for one key.
-    pub last_key: i32,
-    /// From one key to the next.
-    pub step: u32,
-    /// Safe to repeat.
-    pub read_only: bool,
 }
 
 /// Bounds of one pool's data plane. Bytes and counts.

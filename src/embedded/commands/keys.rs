@@ -2,7 +2,8 @@
 
 use crate::protocol::resp::write;
 
-use super::{super::glob, Call, Outcome, Refusal};
+use super::{Call, Outcome, Refusal};
+use crate::protocol::resp::glob;
 
 pub(super) fn del(call: &mut Call<'_>) -> Outcome {
     let (request, now_ms) = (call.request, call.now_ms);
@@ -47,7 +48,7 @@ pub(super) fn randomkey(call: &mut Call<'_>) -> Outcome {
 
 /// The lone star matches all keys, the empty one too.
 fn is_chosen(pattern: &[u8], key: &[u8]) -> bool {
-    pattern == b"*" || glob::matches(pattern, key)
+    pattern == b"*" || glob::matches(pattern, key, false)
 }
 
 pub(super) fn keys(call: &mut Call<'_>) -> Outcome {

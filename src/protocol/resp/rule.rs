@@ -52,7 +52,7 @@ impl Gather {
     /// Whether an answer without the nodes that are away would be a silent wrong answer. Such a
     /// request is refused while a node is away.
     pub fn needs_all(self) -> bool {
-        !matches!(self, Gather::Any)
+        matches!(self, Gather::Sum | Gather::Ok | Gather::Keys)
     }
 }
 
