@@ -148,12 +148,13 @@ fn a_broken_mget_is_one_error_or_one_per_key() {
     let mut nodes = Redis::several(2);
     let config = Config::of(&nodes).pool("on_ejected: fail");
     let (mut one, mut client) = Ringway::serve(&config).into_client();
-    let (_each, mut other) = Ringway::serve(config.pool("per_key_errors: true")).into_client();
+    let (mut each, mut other) = Ringway::serve(config.pool("per_key_errors: true")).into_client();
     let keys: Vec<String> = (0..20).map(|i| format!("key:{i}")).collect();
     keys.iter().for_each(|key| assert_eq!(client.cmd(&["SET", key, "v"]), "+OK\r\n"));
     let map = owners(&nodes);
     nodes[1].kill();
     one.wait_away("b");
+    each.wait_away("b");
     let mget: Vec<&str> = std::iter::once("MGET").chain(keys.iter().map(String::as_str)).collect();
     let refusal = client.cmd(&mget);
     assert!(refusal.starts_with('-') && refusal.matches("\r\n").count() == 1, "{refusal}");
