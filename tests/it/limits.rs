@@ -145,6 +145,29 @@ fn a_client_that_pauses_gets_its_replies_later() {
     }
 }
 
+/// A client writes 100,000 requests and reads their 20 MB of replies late: it gets them all, and
+/// meanwhile nobody waits and no node is blamed.
+#[test]
+fn a_deep_pipeline_that_is_read_late_blames_nobody() {
+    const COUNT: usize = 100_000;
+    let (_nodes, mut ringway, mut other) = with_large_value();
+    other.cmd(&["SET", "k", &"x".repeat(200)]);
+    let mut late = ringway.client();
+    let mut sender = late.sender();
+    let writer = thread::spawn(move || sender.write_all(&encode(&["GET", "k"]).repeat(COUNT)));
+    // For longer than the request timeout.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(1) {
+        assert_others_served(&mut other);
+    }
+    for i in 0..COUNT {
+        let reply = late.reply().unwrap_or_else(|e| panic!("reply {i}: {e}"));
+        assert!(reply.starts_with(b"$200\r\n"), "reply {i}: {}", text(&reply));
+    }
+    writer.join().expect("the writer ends").expect("ringway takes all of it");
+    assert_no_node_blamed(&mut ringway);
+}
+
 /// A client that never reads, and asks for large values for ever, is bounded in memory and closed
 /// in the end; others on the same nodes and worker are served meanwhile, and no node is blamed.
 #[test]

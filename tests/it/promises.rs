@@ -124,8 +124,8 @@ fn a_scan_under_ejection_is_whole_or_an_error() {
     assert!(client.cmd(&["SCAN", "0"]).starts_with('*'), "a new walk is possible");
 }
 
-/// A script that was loaded is known wherever its keys go: on a node that comes back empty, and on
-/// the nodes that had no part in it.
+/// A script that was loaded is known wherever its keys go: also on a node that comes back empty,
+/// and also when it was loaded while that node was away.
 #[test]
 fn loaded_scripts_survive_a_nodes_return() {
     let mut nodes = Redis::several(2);
@@ -133,11 +133,14 @@ fn loaded_scripts_survive_a_nodes_return() {
     let sha = client.list(&["SCRIPT", "LOAD", "return KEYS[1]"]).swap_remove(0);
     nodes[0].kill();
     ringway.wait_away("a");
+    let late = client.list(&["SCRIPT", "LOAD", "return {KEYS[1]}"]).swap_remove(0);
     nodes[0].restart_empty();
     ringway.wait_back("a");
     for i in 0..50 {
         let key = format!("key:{i}");
-        assert_eq!(client.cmd(&["EVALSHA", &sha, "1", &key]), format!("${}\r\n{key}\r\n", key.len()));
+        let bulk = format!("${}\r\n{key}\r\n", key.len());
+        assert_eq!(client.cmd(&["EVALSHA", &sha, "1", &key]), bulk);
+        assert_eq!(client.cmd(&["EVALSHA", &late, "1", &key]), format!("*1\r\n{bulk}"));
     }
 }
 
