@@ -116,7 +116,7 @@ fn assert_others_served(client: &mut Client) {
     for i in 0..200 {
         let start = Instant::now();
         assert_eq!(client.cmd(&["SET", &format!("small:{i}"), "v"]), "+OK\r\n", "small:{i}");
-        assert!(start.elapsed() < Duration::from_secs(1), "another client waited {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_millis(1500), "another client waited {:?}", start.elapsed());
     }
 }
 
