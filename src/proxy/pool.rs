@@ -66,6 +66,7 @@ pub(crate) struct WorkerPool {
     pub(crate) sessions: RefCell<HashMap<u64, Rc<Session>>>,
     per_key_errors: Cell<bool>,
     aside_max: Cell<usize>,
+    depth_max: Cell<usize>,
 }
 
 impl WorkerPool {
@@ -81,6 +82,7 @@ impl WorkerPool {
             sessions: RefCell::default(),
             per_key_errors: Cell::default(),
             aside_max: Cell::default(),
+            depth_max: Cell::default(),
         };
         pool.obey(&pool.bound.borrow().topology.policy);
         pool
@@ -90,6 +92,7 @@ impl WorkerPool {
     fn obey(&self, policy: &Policy) {
         self.per_key_errors.set(policy.per_key_errors);
         self.aside_max.set(policy.limits.session_bytes_max / 2);
+        self.depth_max.set(policy.limits.pipeline_depth);
     }
 
     /// Whether a split MGET with a failed part answers an error for each of its keys.
@@ -102,6 +105,12 @@ impl WorkerPool {
     #[inline]
     pub(crate) fn aside_max(&self) -> usize {
         self.aside_max.get()
+    }
+
+    /// Requests of one session that may be in flight.
+    #[inline]
+    pub(crate) fn depth_max(&self) -> usize {
+        self.depth_max.get()
     }
 
     /// The policy that is bound.

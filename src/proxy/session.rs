@@ -32,6 +32,11 @@ use crate::{
 const READS_MAX: usize = 8;
 /// Replies that a client has not read beyond which no more of its requests are dispatched.
 const OUT_HIGH: usize = 1 << 20;
+/// Bytes of replies that a session may ask its nodes for at once. A node builds its replies before
+/// anybody reads them, so that a deep pipeline of large values would keep it from all others.
+const ASKED_MAX: usize = 16 << 20;
+/// What a reply is taken for before one was seen, in bytes.
+const REPLY_GUESS: usize = 128 * 1024;
 /// A client that takes nothing of what it is owed for this long is disconnected.
 const STALL_US: u32 = 10_000_000;
 /// A buffer larger than this is not kept for the next session.
@@ -63,6 +68,9 @@ pub(crate) struct State {
     broken: bool,
     /// Requests wait for room in the window.
     stalled: bool,
+    /// How large its replies are, on a moving average, and what came of the present one.
+    reply_bytes: usize,
+    piece_bytes: usize,
     /// Last time that the client took bytes, or had taken all.
     taken_us: u32,
     /// In the worker's wheel.
@@ -102,6 +110,8 @@ impl Session {
             leaving: false,
             broken: false,
             stalled: false,
+            reply_bytes: REPLY_GUESS,
+            piece_bytes: 0,
             taken_us: 0,
             watched: false,
             accounted: 0,
@@ -200,10 +210,9 @@ impl Session {
             }
         } else {
             input.extend(chunk);
-            let (mut bytes, mut decoder) = input.take();
-            let used = self.dispatch_all(&bound, &mut decoder, &bytes, input);
-            bytes.drain(..used);
-            input.put_back(bytes, decoder);
+            let (bytes, start, mut decoder) = input.take();
+            let used = self.dispatch_all(&bound, &mut decoder, &bytes[start..], input);
+            input.put_back(bytes, start + used, decoder);
         }
         let mut state = self.state.borrow_mut();
         if input.has_ended() && !state.stalled {
@@ -235,7 +244,7 @@ impl Session {
         let mut state = self.state.borrow_mut();
         state.stalled = false;
         while used < bytes.len() && !state.ending {
-            if self.is_full(&mut state, policy.limits.pipeline_depth) {
+            if self.is_full(&mut state) {
                 state.stalled = true;
                 break;
             }
@@ -286,12 +295,16 @@ impl Session {
         self.watch(&mut state, deadline_us);
     }
 
-    fn is_full(&self, state: &mut State, depth: usize) -> bool {
+    fn is_full(&self, state: &mut State) -> bool {
         if self.drain_first.take() {
             state.drain = true;
         }
         if state.drain && state.window.is_empty() {
             state.drain = false;
+        }
+        let depth = state.depth(self.pool.depth_max());
+        if state.window.len() >= depth {
+            self.settle(state);
         }
         state.drain || state.window.len() >= depth || state.held() >= OUT_HIGH
     }
@@ -326,7 +339,9 @@ impl Session {
             state.out = self.pool.worker.spare_buffer();
         }
         state.window.deliver(expect.seq, expect.part, piece, done, &mut state.out);
+        state.piece_bytes += piece.len();
         if done.is_some() {
+            state.learn_reply();
             self.settle(state);
         }
         self.mark_dirty();
@@ -423,7 +438,9 @@ impl Session {
         }
         let freed = state.held() < OUT_HIGH / 2;
         let unblock = if freed || state.broken { state.blocked.take() } else { None };
-        let resume = state.stalled && freed && !(state.drain && !state.window.is_empty());
+        let room = state.window.len() <= state.depth(self.pool.depth_max()) / 2
+            && (!state.drain || state.window.is_empty());
+        let resume = state.stalled && freed && room;
         let over = state.broken || (state.ending && state.window.is_empty() && state.out.is_empty());
         if let Some(pipeline) = unblock {
             pipeline.unblock();
@@ -485,6 +502,18 @@ impl Session {
 }
 
 impl State {
+    /// Takes the size of a reply into the average: a larger one at once, smaller ones by and by.
+    #[inline]
+    fn learn_reply(&mut self) {
+        let size = std::mem::take(&mut self.piece_bytes);
+        self.reply_bytes = size.max(self.reply_bytes - self.reply_bytes / 8 + size / 8);
+    }
+
+    /// Requests that may be in flight: fewer when the replies are large.
+    fn depth(&self, limit: usize) -> usize {
+        limit.min((ASKED_MAX / (self.reply_bytes + 1)).max(1))
+    }
+
     /// Bytes held for the client.
     fn held(&self) -> usize {
         self.out.len() - self.written + self.window.aside()

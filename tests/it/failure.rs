@@ -415,7 +415,7 @@ fn whole_keyspace_commands_refuse_while_a_node_is_away() {
     set_all(&mut client, 50);
     nodes[1].kill();
     ringway.wait_away("b");
-    for args in [&["DBSIZE"][..], &["KEYS", "*"], &["FLUSHALL"]] {
+    for args in [&["DBSIZE"][..], &["KEYS", "*"], &["FLUSHALL"], &["FUNCTION", "FLUSH"]] {
         let reply = client.cmd(args);
         assert!(reply.starts_with('-'), "{args:?}: {reply}");
     }

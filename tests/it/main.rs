@@ -14,5 +14,6 @@ mod metrics;
 mod promises;
 mod proof;
 mod reload;
+mod scripts;
 mod stalled;
 mod tidy;
