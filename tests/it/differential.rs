@@ -147,9 +147,11 @@ impl Draw {
     /// Its bytes: mostly an array, inline where it can be.
     fn bytes(&mut self, args: &[Vec<u8>]) -> Vec<u8> {
         let plain = |arg: &Vec<u8>| !arg.is_empty() && arg.iter().all(u8::is_ascii_alphanumeric);
+        // Whether a long line is refused depends on how much of it comes at once.
+        let is_short = args.iter().map(Vec::len).sum::<usize>() < 10_000;
         let noise = self.one(&["", "", "", "", "", "", "", "*0\r\n", "\r\n", "*-1\r\n"]);
         let mut bytes = noise.as_bytes().to_vec();
-        if args.iter().all(plain) && self.below(8) == 0 {
+        if is_short && args.iter().all(plain) && self.below(8) == 0 {
             bytes.extend(args.join(&b' '));
             bytes.extend(self.one(&["\r\n", "\n"]).as_bytes());
         } else {
