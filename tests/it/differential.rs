@@ -128,8 +128,9 @@ impl Draw {
                 None => args.push(self.word(word)),
             }
         }
-        // A member that is no integer would give a set the order of its server's random hash.
-        let is_free = args[0] != b"SADD";
+        // A member that is no integer would give a set the order of its server's random hash; and a
+        // command that answers at random, or by the clock, is only asked for the key `none`.
+        let is_free = args[0] != b"SADD" && !form.contains(" none");
         match self.below(24) {
             // HELLO alone greets, and a greeting names the server.
             0 if args.len() > 1 && args[0] != b"HELLO" => drop(args.pop()),
