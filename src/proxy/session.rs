@@ -13,7 +13,7 @@ use super::{
     dispatch::{self, Dispatched},
     input::Input,
     pipeline::{Expect, Pipeline},
-    pool::{Bound, WorkerPool},
+    pool::{Bound, Bounds, WorkerPool},
     window::{MergeContext, Window},
     worker::Memory,
 };
@@ -32,11 +32,11 @@ use crate::{
 const READS_MAX: usize = 8;
 /// Replies that a client has not read beyond which no more of its requests are dispatched.
 const OUT_HIGH: usize = 1 << 20;
-/// Bytes of replies that a session may ask its nodes for at once. A node builds its replies before
-/// anybody reads them, so that a deep pipeline of large values would keep it from all others.
-const ASKED_MAX: usize = 16 << 20;
-/// What a reply is taken for before one was seen, in bytes.
-const REPLY_GUESS: usize = 128 * 1024;
+/// What a reply is taken for before one was seen, in bytes: a session begins with few requests in
+/// flight and gets more as its replies turn out to be small.
+const REPLY_GUESS: usize = 1 << 20;
+/// A reply with more than this still to come waits at its node for the client, not in memory.
+const LARGE_REPLY: u64 = 4 << 20;
 /// A client that takes nothing of what it is owed for this long is disconnected.
 const STALL_US: u32 = 10_000_000;
 /// A buffer larger than this is not kept for the next session.
@@ -47,8 +47,8 @@ const KEEP_BYTES: usize = 64 * 1024;
 pub(crate) enum Flow {
     /// Go on.
     Ok,
-    /// The client holds more than it should.
-    Pause,
+    /// The client holds more than this many bytes.
+    Pause(usize),
 }
 
 /// What changes while a session lives.
@@ -75,7 +75,9 @@ pub(crate) struct State {
     taken_us: u32,
     /// In the worker's wheel.
     watched: bool,
-    /// What stands in the process's account of buffered bytes.
+    /// Bytes that were read and not dispatched, and what stands in the process's account of
+    /// buffered bytes.
+    pending: usize,
     accounted: usize,
     /// The pipeline that waits for this client to read.
     blocked: Option<Rc<Pipeline>>,
@@ -114,6 +116,7 @@ impl Session {
             piece_bytes: 0,
             taken_us: 0,
             watched: false,
+            pending: 0,
             accounted: 0,
             blocked: None,
         };
@@ -226,7 +229,7 @@ impl Session {
                 "ERR too many requests wait for their replies to be read",
             );
         }
-        self.account(&mut state, input.len());
+        state.pending = input.len();
         drop(state);
         self.mark_dirty();
     }
@@ -302,7 +305,7 @@ impl Session {
         if state.drain && state.window.is_empty() {
             state.drain = false;
         }
-        let depth = state.depth(self.pool.depth_max());
+        let depth = state.depth(self.pool.bounds());
         if state.window.len() >= depth {
             self.settle(state);
         }
@@ -320,16 +323,24 @@ impl Session {
     }
 
     /// Keeps the process's account of buffered bytes, and closes a session that would break it.
-    fn account(&self, state: &mut State, pending: usize) {
-        let held = pending + state.held();
-        if !state.client_account(held, &self.pool.worker.memory) && held > KEEP_BYTES {
-            self.close_with(state, Reason::Overload, "ERR ringway's buffered_bytes is used up");
+    fn account(&self, state: &mut State) {
+        let held = state.pending + state.held();
+        if !state.client_account(held, &self.pool.worker.memory) && held > KEEP_BYTES && !state.broken {
+            self.pool.block().refusals[Reason::Overload as usize].add(1);
+            tracing::debug!(pool = %self.pool.handle.name, session = self.id, "closed: buffered_bytes is used up");
+            state.broken = true;
         }
     }
 
-    /// A piece of a reply.
+    /// A piece of a reply, of which `left` bytes are known to follow.
     #[inline]
-    pub(crate) fn deliver(self: &Rc<Self>, expect: &Expect, piece: &[u8], done: Option<Outcome>) -> Flow {
+    pub(crate) fn deliver(
+        self: &Rc<Self>,
+        expect: &Expect,
+        piece: &[u8],
+        done: Option<Outcome>,
+        left: u64,
+    ) -> Flow {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         if state.broken {
@@ -345,9 +356,9 @@ impl Session {
             self.settle(state);
         }
         self.mark_dirty();
-        let is_head = state.window.head_seq() >= expect.seq;
-        let limit = if is_head { OUT_HIGH } else { self.pool.aside_max() };
-        if state.held() > limit { Flow::Pause } else { Flow::Ok }
+        // What is left of a large reply does not fit anyway.
+        let limit = if left > LARGE_REPLY { OUT_HIGH } else { self.pool.bounds().held };
+        if state.held() > limit { Flow::Pause(limit) } else { Flow::Ok }
     }
 
     #[inline]
@@ -397,10 +408,10 @@ impl Session {
     }
 
     /// Makes `pipeline` wait until this client has read; false when it need not.
-    pub(crate) fn block(self: &Rc<Self>, pipeline: &Rc<Pipeline>) -> bool {
+    pub(crate) fn block(self: &Rc<Self>, pipeline: &Rc<Pipeline>, limit: usize) -> bool {
         self.flush();
         let mut state = self.state.borrow_mut();
-        if state.broken || state.held() <= OUT_HIGH || state.blocked.is_some() {
+        if state.broken || state.held() <= limit || state.blocked.is_some() {
             return false;
         }
         state.blocked = Some(pipeline.clone());
@@ -433,12 +444,13 @@ impl Session {
             state.write_out(&mut Context::from_waker(waker), self);
         }
         self.waker.set(waker);
+        self.account(state);
         if !state.out.is_empty() {
             self.watch(state, STALL_US);
         }
         let freed = state.held() < OUT_HIGH / 2;
         let unblock = if freed || state.broken { state.blocked.take() } else { None };
-        let room = state.window.len() <= state.depth(self.pool.depth_max()) / 2
+        let room = state.window.len() <= state.depth(self.pool.bounds()) / 2
             && (!state.drain || state.window.is_empty());
         let resume = state.stalled && freed && room;
         let over = state.broken || (state.ending && state.window.is_empty() && state.out.is_empty());
@@ -510,8 +522,8 @@ impl State {
     }
 
     /// Requests that may be in flight: fewer when the replies are large.
-    fn depth(&self, limit: usize) -> usize {
-        limit.min((ASKED_MAX / (self.reply_bytes + 1)).max(1))
+    fn depth(&self, bounds: Bounds) -> usize {
+        bounds.depth.min((bounds.asked / (self.reply_bytes + 1)).max(1))
     }
 
     /// Bytes held for the client.

@@ -89,7 +89,11 @@ impl<'t> Reply<'t> {
         row.tips.iter().for_each(|tip| write::bulk(out, tip.as_bytes()));
         write::set(out, self.version, row.keys.len());
         row.keys.iter().for_each(|spec| self.key_spec(out, spec));
-        write::array(out, self.table.subcommands(command).count());
+        match self.table.subcommands(command).count() {
+            // An empty set, while what is not empty is an array: that is how Redis says it.
+            0 => write::set(out, self.version, 0),
+            n => write::array(out, n),
+        }
         self.table.subcommands(command).for_each(|sub| self.info(out, sub));
     }
 

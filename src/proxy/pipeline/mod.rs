@@ -422,7 +422,7 @@ impl Pipeline {
         let block = link.block();
         block.bytes_in.add(chunk.len() as u64);
         let mut answered = 0;
-        let mut slow: Option<Rc<Session>> = None;
+        let mut slow: Option<(Rc<Session>, usize)> = None;
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         core.progress_us = now_us;
@@ -442,8 +442,9 @@ impl Pipeline {
                 Outcome::Ok
             };
             let done = scan.done.then_some(outcome);
-            if expect.session.deliver(expect, &rest[..scan.used], done) == Flow::Pause {
-                slow = Some(expect.session.clone());
+            let left = if scan.done { 0 } else { core.scanner.outstanding() };
+            if let Flow::Pause(limit) = expect.session.deliver(expect, &rest[..scan.used], done, left) {
+                slow = Some((expect.session.clone(), limit));
             }
             if scan.done {
                 answered += 1;
@@ -459,8 +460,8 @@ impl Pipeline {
             block.in_flight.add(-answered);
             link.node.evidence.good();
         }
-        if let Some(session) = slow
-            && session.block(self)
+        if let Some((session, limit)) = slow
+            && session.block(self, limit)
         {
             core.blocked_by = Some(session);
             for expect in core.queue.tags() {
