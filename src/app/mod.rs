@@ -190,7 +190,8 @@ impl App {
             listening.stop();
         }
         self.workers.tell(|| Order::Drain);
-        let in_time = self.worker_threads.drain(..).fold(true, |all, t| t.join_until(deadline) && all);
+        let joined: Vec<bool> = self.worker_threads.drain(..).map(|t| t.join_until(deadline)).collect();
+        let in_time = joined.iter().all(|in_time| *in_time);
         drop(self.admin_stop.take());
         self.control.stop(ADMIN_STOP);
         self.embedded.stop();

@@ -1,6 +1,6 @@
 //! `ringway serve`: start, say where, follow signals, stop.
 
-use std::{io::IsTerminal, process::ExitCode, sync::Arc, time::Duration};
+use std::{io::IsTerminal, process::ExitCode, time::Duration};
 
 use tokio::{
     runtime::Builder,
@@ -30,7 +30,7 @@ pub fn serve(serve: Serve) -> ExitCode {
         tracing::warn!("{warning}");
     }
     let app = match App::start(loaded.settings.clone()) {
-        Ok(app) => Arc::new(app),
+        Ok(app) => app,
         Err(error) => {
             eprintln!("ringway: {error}");
             return ExitCode::FAILURE;
@@ -49,8 +49,7 @@ pub fn serve(serve: Serve) -> ExitCode {
         return ExitCode::FAILURE;
     }
     tracing::info!("draining: no new clients, what is in flight is finished");
-    let in_time = Arc::into_inner(app).is_none_or(App::stop);
-    if in_time {
+    if app.stop() {
         tracing::info!("stopped");
     } else {
         tracing::warn!("stopped at drain_timeout with sessions that were not finished");
@@ -93,7 +92,7 @@ fn banner(app: &App, settings: &Settings, source: &Source) -> String {
 }
 
 /// Returns when it is time to stop.
-async fn follow_signals(app: &Arc<App>, source: &Source) -> std::io::Result<()> {
+async fn follow_signals(app: &App, source: &Source) -> std::io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -116,7 +115,7 @@ async fn follow_signals(app: &Arc<App>, source: &Source) -> std::io::Result<()> 
     }
 }
 
-async fn reload(app: &Arc<App>, source: &Source) {
+async fn reload(app: &App, source: &Source) {
     let loaded = match source.load() {
         Ok(loaded) => loaded,
         Err(errors) => {

@@ -15,6 +15,8 @@ const BACKLOG_MAX: usize = 256 * 1024;
 #[derive(Default)]
 pub(crate) struct Input {
     pending: Vec<u8>,
+    /// Bytes at the start of `pending` that are done.
+    done: usize,
     decoder: RequestDecoder,
     bulk: Option<Bulk>,
     /// A large request is to be streamed once all before it is answered: reading pauses.
@@ -40,11 +42,11 @@ pub(crate) enum Begun {
 
 impl Input {
     pub(crate) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+        self.done == self.pending.len()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.pending.len()
+        self.pending.len() - self.done
     }
 
     /// Whether reading on makes sense.
@@ -72,16 +74,23 @@ impl Input {
         self.pending.extend_from_slice(chunk);
     }
 
-    /// Takes out what waits, to look at it.
-    pub(crate) fn take(&mut self) -> (Vec<u8>, RequestDecoder) {
+    /// Takes out what waits, to look at it: bytes, where they begin, and the decoder's progress.
+    pub(crate) fn take(&mut self) -> (Vec<u8>, usize, RequestDecoder) {
         self.hold = false;
-        (std::mem::take(&mut self.pending), std::mem::take(&mut self.decoder))
+        let start = std::mem::take(&mut self.done);
+        (std::mem::take(&mut self.pending), start, std::mem::take(&mut self.decoder))
     }
 
-    /// Puts back what still waits.
-    pub(crate) fn put_back(&mut self, bytes: Vec<u8>, decoder: RequestDecoder) {
-        if bytes.is_empty() {
+    /// Puts back what still waits, of which the bytes before `done` do not.
+    pub(crate) fn put_back(&mut self, mut bytes: Vec<u8>, done: usize, decoder: RequestDecoder) {
+        if done == bytes.len() {
             return;
+        }
+        // Moved seldom enough that a long queue costs no more than its length.
+        let moves = done > bytes.len() / 2;
+        self.done = if moves { 0 } else { done };
+        if moves {
+            bytes.drain(..done);
         }
         self.pending = bytes;
         self.decoder = decoder;

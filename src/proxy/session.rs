@@ -13,7 +13,7 @@ use super::{
     dispatch::{self, Dispatched},
     input::Input,
     pipeline::{Expect, Pipeline},
-    pool::{Bound, WorkerPool},
+    pool::{Bound, Bounds, WorkerPool},
     window::{MergeContext, Window},
     worker::Memory,
 };
@@ -32,6 +32,11 @@ use crate::{
 const READS_MAX: usize = 8;
 /// Replies that a client has not read beyond which no more of its requests are dispatched.
 const OUT_HIGH: usize = 1 << 20;
+/// What a reply is taken for before one was seen, in bytes: a session begins with few requests in
+/// flight and gets more as its replies turn out to be small.
+const REPLY_GUESS: usize = 1 << 20;
+/// A reply with more than this still to come waits at its node for the client, not in memory.
+const LARGE_REPLY: u64 = 4 << 20;
 /// A client that takes nothing of what it is owed for this long is disconnected.
 const STALL_US: u32 = 10_000_000;
 /// A buffer larger than this is not kept for the next session.
@@ -42,8 +47,8 @@ const KEEP_BYTES: usize = 64 * 1024;
 pub(crate) enum Flow {
     /// Go on.
     Ok,
-    /// The client holds more than it should.
-    Pause,
+    /// The client holds more than this many bytes.
+    Pause(usize),
 }
 
 /// What changes while a session lives.
@@ -63,11 +68,16 @@ pub(crate) struct State {
     broken: bool,
     /// Requests wait for room in the window.
     stalled: bool,
+    /// How large its replies are, on a moving average, and what came of the present one.
+    reply_bytes: usize,
+    piece_bytes: usize,
     /// Last time that the client took bytes, or had taken all.
     taken_us: u32,
     /// In the worker's wheel.
     watched: bool,
-    /// What stands in the process's account of buffered bytes.
+    /// Bytes that were read and not dispatched, and what stands in the process's account of
+    /// buffered bytes.
+    pending: usize,
     accounted: usize,
     /// The pipeline that waits for this client to read.
     blocked: Option<Rc<Pipeline>>,
@@ -102,8 +112,11 @@ impl Session {
             leaving: false,
             broken: false,
             stalled: false,
+            reply_bytes: REPLY_GUESS,
+            piece_bytes: 0,
             taken_us: 0,
             watched: false,
+            pending: 0,
             accounted: 0,
             blocked: None,
         };
@@ -200,10 +213,9 @@ impl Session {
             }
         } else {
             input.extend(chunk);
-            let (mut bytes, mut decoder) = input.take();
-            let used = self.dispatch_all(&bound, &mut decoder, &bytes, input);
-            bytes.drain(..used);
-            input.put_back(bytes, decoder);
+            let (bytes, start, mut decoder) = input.take();
+            let used = self.dispatch_all(&bound, &mut decoder, &bytes[start..], input);
+            input.put_back(bytes, start + used, decoder);
         }
         let mut state = self.state.borrow_mut();
         if input.has_ended() && !state.stalled {
@@ -217,7 +229,7 @@ impl Session {
                 "ERR too many requests wait for their replies to be read",
             );
         }
-        self.account(&mut state, input.len());
+        state.pending = input.len();
         drop(state);
         self.mark_dirty();
     }
@@ -235,7 +247,7 @@ impl Session {
         let mut state = self.state.borrow_mut();
         state.stalled = false;
         while used < bytes.len() && !state.ending {
-            if self.is_full(&mut state, policy.limits.pipeline_depth) {
+            if self.is_full(&mut state) {
                 state.stalled = true;
                 break;
             }
@@ -286,12 +298,16 @@ impl Session {
         self.watch(&mut state, deadline_us);
     }
 
-    fn is_full(&self, state: &mut State, depth: usize) -> bool {
+    fn is_full(&self, state: &mut State) -> bool {
         if self.drain_first.take() {
             state.drain = true;
         }
         if state.drain && state.window.is_empty() {
             state.drain = false;
+        }
+        let depth = state.depth(self.pool.bounds());
+        if state.window.len() >= depth {
+            self.settle(state);
         }
         state.drain || state.window.len() >= depth || state.held() >= OUT_HIGH
     }
@@ -307,16 +323,24 @@ impl Session {
     }
 
     /// Keeps the process's account of buffered bytes, and closes a session that would break it.
-    fn account(&self, state: &mut State, pending: usize) {
-        let held = pending + state.held();
-        if !state.client_account(held, &self.pool.worker.memory) && held > KEEP_BYTES {
-            self.close_with(state, Reason::Overload, "ERR ringway's buffered_bytes is used up");
+    fn account(&self, state: &mut State) {
+        let held = state.pending + state.held();
+        if !state.client_account(held, &self.pool.worker.memory) && held > KEEP_BYTES && !state.broken {
+            self.pool.block().refusals[Reason::Overload as usize].add(1);
+            tracing::debug!(pool = %self.pool.handle.name, session = self.id, "closed: buffered_bytes is used up");
+            state.broken = true;
         }
     }
 
-    /// A piece of a reply.
+    /// A piece of a reply, of which `left` bytes are known to follow.
     #[inline]
-    pub(crate) fn deliver(self: &Rc<Self>, expect: &Expect, piece: &[u8], done: Option<Outcome>) -> Flow {
+    pub(crate) fn deliver(
+        self: &Rc<Self>,
+        expect: &Expect,
+        piece: &[u8],
+        done: Option<Outcome>,
+        left: u64,
+    ) -> Flow {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         if state.broken {
@@ -326,13 +350,15 @@ impl Session {
             state.out = self.pool.worker.spare_buffer();
         }
         state.window.deliver(expect.seq, expect.part, piece, done, &mut state.out);
+        state.piece_bytes += piece.len();
         if done.is_some() {
+            state.learn_reply();
             self.settle(state);
         }
         self.mark_dirty();
-        let is_head = state.window.head_seq() >= expect.seq;
-        let limit = if is_head { OUT_HIGH } else { self.pool.aside_max() };
-        if state.held() > limit { Flow::Pause } else { Flow::Ok }
+        // What is left of a large reply does not fit anyway.
+        let limit = if left > LARGE_REPLY { OUT_HIGH } else { self.pool.bounds().held };
+        if state.held() > limit { Flow::Pause(limit) } else { Flow::Ok }
     }
 
     #[inline]
@@ -382,10 +408,10 @@ impl Session {
     }
 
     /// Makes `pipeline` wait until this client has read; false when it need not.
-    pub(crate) fn block(self: &Rc<Self>, pipeline: &Rc<Pipeline>) -> bool {
+    pub(crate) fn block(self: &Rc<Self>, pipeline: &Rc<Pipeline>, limit: usize) -> bool {
         self.flush();
         let mut state = self.state.borrow_mut();
-        if state.broken || state.held() <= OUT_HIGH || state.blocked.is_some() {
+        if state.broken || state.held() <= limit || state.blocked.is_some() {
             return false;
         }
         state.blocked = Some(pipeline.clone());
@@ -418,12 +444,15 @@ impl Session {
             state.write_out(&mut Context::from_waker(waker), self);
         }
         self.waker.set(waker);
+        self.account(state);
         if !state.out.is_empty() {
             self.watch(state, STALL_US);
         }
         let freed = state.held() < OUT_HIGH / 2;
         let unblock = if freed || state.broken { state.blocked.take() } else { None };
-        let resume = state.stalled && freed && !(state.drain && !state.window.is_empty());
+        let room = state.window.len() <= state.depth(self.pool.bounds()) / 2
+            && (!state.drain || state.window.is_empty());
+        let resume = state.stalled && freed && room;
         let over = state.broken || (state.ending && state.window.is_empty() && state.out.is_empty());
         if let Some(pipeline) = unblock {
             pipeline.unblock();
@@ -485,6 +514,18 @@ impl Session {
 }
 
 impl State {
+    /// Takes the size of a reply into the average: a larger one at once, smaller ones by and by.
+    #[inline]
+    fn learn_reply(&mut self) {
+        let size = std::mem::take(&mut self.piece_bytes);
+        self.reply_bytes = size.max(self.reply_bytes - self.reply_bytes / 8 + size / 8);
+    }
+
+    /// Requests that may be in flight: fewer when the replies are large.
+    fn depth(&self, bounds: Bounds) -> usize {
+        bounds.depth.min((bounds.asked / (self.reply_bytes + 1)).max(1))
+    }
+
     /// Bytes held for the client.
     fn held(&self) -> usize {
         self.out.len() - self.written + self.window.aside()

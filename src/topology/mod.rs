@@ -116,9 +116,11 @@ impl Topology {
         self.nodes.iter().position(|e| e.node.id == id)
     }
 
-    /// Whether any node owns keys.
+    /// Whether any node owns keys and is not known to be out of order. The last owners of a pool
+    /// are never taken from the ring, so owning alone says nothing.
     pub fn serves(&self) -> bool {
-        self.nodes.iter().any(|e| e.placement == Placement::Owns)
+        let works = |e: &Entry| !matches!(e.health, Health::Ejected | Health::Probation);
+        self.nodes.iter().any(|e| e.placement == Placement::Owns && works(e))
     }
 }
 

@@ -13,7 +13,8 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("protocol", &[]),
     ("net", &[]),
     ("metrics", &[]),
-    ("topology", &["ring", "metrics", "net"]),
+    // Commands that a configuration adds cross the border in the shape of the protocol's table.
+    ("topology", &["ring", "protocol", "metrics", "net"]),
     ("proxy", &["topology", "protocol", "net", "metrics"]),
     ("health", &["topology", "protocol", "net", "metrics"]),
     ("membership", &["topology", "ring", "health", "metrics", "net"]),

@@ -188,6 +188,12 @@ impl RequestDecoder {
     /// [`FrameError`]; the stream can't be read on after it.
     #[inline]
     pub fn decode(&mut self, bytes: &[u8], limits: &FrameLimits) -> Result<Step, FrameError> {
+        // A decoder that serves several streams must not carry one's error into the next.
+        self.step(bytes, limits).inspect_err(|_| self.reset())
+    }
+
+    #[inline]
+    fn step(&mut self, bytes: &[u8], limits: &FrameLimits) -> Result<Step, FrameError> {
         if self.at == At::Start {
             match bytes.first() {
                 None => return Ok(Step::Partial(1)),
@@ -648,6 +654,17 @@ mod tests {
         assert_eq!(requests(&[&long]), Err(FrameError::CountLine));
         let long = [&b"*1\r\n$"[..], &vec![b'1'; LINE_MAX + 1]].concat();
         assert_eq!(requests(&[&long]), Err(FrameError::LengthLine));
+    }
+
+    /// After an error the decoder reads the next stream as if nothing had been.
+    #[test]
+    fn an_error_leaves_nothing_behind() {
+        let mut decoder = RequestDecoder::default();
+        for bad in [&b"*2\r\n$3\r\nGET\r\n$-1\r\n"[..], b"*2\r\n$3\r\nGET\r\nx", b"get \"\n", b"*x\r\n"] {
+            assert!(decoder.decode(bad, &LIMITS).is_err());
+            assert_eq!(decoder.decode(b"*1\r\n$4\r\nPING\r\n", &LIMITS), Ok(Step::Request(14)));
+            assert_eq!(decoder.spans().len(), 1);
+        }
     }
 
     /// A client that has not authenticated gets small limits, and is told so.

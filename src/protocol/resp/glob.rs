@@ -1,7 +1,12 @@
 //! Redis's glob patterns: `*`, `?`, `[a-z]`, `[^a]` and `\` before a byte that stands for itself.
 
-/// Whether the text matches the pattern. Takes at most pattern x text steps, whatever the pattern.
+/// Whether the text matches the pattern. Commands for which `*` alone means everything, as `KEYS`,
+/// look at that themselves. Takes at most pattern x text steps, whatever the pattern.
 pub fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
+    if text.is_empty() {
+        // Redis does not look at the pattern of an empty text: not even stars match it.
+        return pattern.is_empty();
+    }
     let (mut p, mut t) = (pattern, text);
     // Where to go on after the last star: behind it, with one byte more of the text under it.
     let mut retry: Option<(&[u8], &[u8])> = None;
@@ -82,7 +87,7 @@ mod tests {
     #[test]
     fn a_table_of_patterns() {
         for (pattern, text, expected) in [
-            ("*", "", true),
+            ("*", "", false),
             ("*", "abc", true),
             ("", "", true),
             ("", "a", false),

@@ -79,10 +79,8 @@ fn said(world: &World, client: &mut ClientState, line: &str) -> String {
 /// The answers that the two versions write differently, and those that they write alike.
 #[test]
 fn a_table_of_answers() {
-    let (arity, name) = (
-        |command: &str| format!("-ERR wrong number of arguments for '{command}' command\r\n"),
-        "-ERR Client names cannot contain spaces, newlines or special characters.\r\n",
-    );
+    let arity = |command: &str| format!("-ERR wrong number of arguments for '{command}' command\r\n");
+    let name = "-ERR Client names cannot contain spaces, newlines or special characters.\r\n";
     let cases: &[(&str, &str, &str)] = &[
         ("PING", "+PONG\r\n", ""),
         ("PING hi", "$2\r\nhi\r\n", ""),

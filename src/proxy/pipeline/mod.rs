@@ -2,6 +2,8 @@
 //! back in the same order and go straight to the sessions. The queue outlives its connection: what
 //! was not sent, or only reads, waits in it for the next one or for a new owner.
 
+mod drive;
+
 use std::{
     cell::{Cell, RefCell},
     pin::Pin,
@@ -17,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    connect::{self, ConnectError, Connection},
+    connect::Connection,
     inflight::{Fate, InFlight},
     link::{Link, repeatable},
     session::{Flow, Session},
@@ -26,7 +28,7 @@ use super::{
 use crate::{
     metrics::{Class, Outcome, Reason},
     protocol::resp::{Version, frame::Scanner},
-    topology::{Failure, Health, Policy, VERDICT_GRACE},
+    topology::{Failure, Policy, VERDICT_GRACE},
 };
 
 /// Requests that one pipeline may hold; more are refused.
@@ -198,7 +200,7 @@ impl Pipeline {
             State::Connecting => {}
             State::Idle => {
                 core.state = State::Connecting;
-                tokio::task::spawn_local(drive(self.clone(), link));
+                tokio::task::spawn_local(drive::drive(self.clone(), link));
             }
             State::Over => return Err(Full::Unreachable),
         }
@@ -420,7 +422,7 @@ impl Pipeline {
         let block = link.block();
         block.bytes_in.add(chunk.len() as u64);
         let mut answered = 0;
-        let mut slow: Option<Rc<Session>> = None;
+        let mut slow: Option<(Rc<Session>, usize)> = None;
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         core.progress_us = now_us;
@@ -440,8 +442,9 @@ impl Pipeline {
                 Outcome::Ok
             };
             let done = scan.done.then_some(outcome);
-            if expect.session.deliver(expect, &rest[..scan.used], done) == Flow::Pause {
-                slow = Some(expect.session.clone());
+            let left = if scan.done { 0 } else { core.scanner.outstanding() };
+            if let Flow::Pause(limit) = expect.session.deliver(expect, &rest[..scan.used], done, left) {
+                slow = Some((expect.session.clone(), limit));
             }
             if scan.done {
                 answered += 1;
@@ -457,8 +460,8 @@ impl Pipeline {
             block.in_flight.add(-answered);
             link.node.evidence.good();
         }
-        if let Some(session) = slow
-            && session.block(self)
+        if let Some((session, limit)) = slow
+            && session.block(self, limit)
         {
             core.blocked_by = Some(session);
             for expect in core.queue.tags() {
@@ -533,107 +536,6 @@ impl Core {
         self.overdue = self.queue.tags().take_while(ripe).count().max(before);
         // A script that takes long says nothing of the node's health.
         if slow { 0 } else { (self.overdue - before) as u32 }
-    }
-}
-
-/// The task of a pipeline: connects, serves until the connection ends, and again while somebody
-/// waits.
-async fn drive(pipeline: Rc<Pipeline>, link: Rc<Link>) {
-    loop {
-        let standing = link.standing.borrow().clone();
-        // One large request runs no script.
-        let lessons = if pipeline.streamed.get() { Default::default() } else { link.scripts.lessons() };
-        let attempt = connect::connect(&standing.targets, &pipeline.policy, pipeline.version, &lessons);
-        let connected = tokio::select! {
-            connected = attempt => connected,
-            () = pipeline.given_up() => return,
-        };
-        match connected {
-            Ok(mut io) => {
-                serve(&pipeline, &link, &mut io).await;
-            }
-            Err(error) => pipeline.connect_failed(&error, &link),
-        }
-        let Some(pause) = pipeline.next_attempt() else { return };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = pipeline.given_up() => return,
-        }
-    }
-}
-
-async fn serve(pipeline: &Rc<Pipeline>, link: &Rc<Link>, io: &mut Connection) {
-    {
-        let mut core = pipeline.core.borrow_mut();
-        if core.state == State::Over {
-            return;
-        }
-        core.state = State::Ready;
-        core.progress_us = pipeline.worker.clock.refresh();
-        (core.failing_us, core.attempts) = (None, 0);
-    }
-    link.block().connects.add(1);
-    link.block().connections.add(1);
-    let end = std::future::poll_fn(|cx| pipeline.poll(cx, io, link)).await;
-    link.block().connections.add(-1);
-    tracing::debug!(node = %link.node.name, ?end, "connection ended");
-    if matches!(end, End::Evicted) {
-        io.write.reset_on_close();
-    } else {
-        pipeline.ended(&end, link);
-        pipeline.worker.flush_dirty();
-    }
-}
-
-impl Pipeline {
-    /// Waits until there is no reason to connect any more.
-    async fn given_up(&self) {
-        loop {
-            {
-                let mut core = self.core.borrow_mut();
-                if core.state == State::Over {
-                    return;
-                }
-                if core.queue.is_empty() {
-                    core.state = State::Idle;
-                    return;
-                }
-            }
-            self.nudge.notified().await;
-        }
-    }
-
-    fn connect_failed(&self, error: &ConnectError, link: &Link) {
-        let now_us = self.worker.clock.refresh();
-        link.node.evidence.failed(error.kind, 1);
-        tracing::debug!(node = %link.node.name, address = %link.node.address, %error, "can't connect");
-        let mut core = self.core.borrow_mut();
-        if core.state == State::Over {
-            return;
-        }
-        core.failing_us.get_or_insert(now_us);
-        core.attempts += 1;
-        core.attempt_us = now_us;
-        // Kept in the ring though it is out of order: nobody will take its place, so do not wait.
-        if link.standing.borrow().health == Health::Ejected || error.kind == Failure::Handshake {
-            self.refuse_all(link, &mut core);
-            drop(core);
-            self.worker.flush_dirty();
-        }
-    }
-
-    /// The pause before the next attempt to connect; `None` when nobody waits.
-    fn next_attempt(&self) -> Option<Duration> {
-        let mut core = self.core.borrow_mut();
-        if core.state == State::Over {
-            return None;
-        }
-        if core.queue.is_empty() {
-            core.state = State::Idle;
-            return None;
-        }
-        core.state = State::Connecting;
-        Some(core.backoff())
     }
 }
 
