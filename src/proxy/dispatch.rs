@@ -154,15 +154,14 @@ impl Sending<'_> {
     fn owner(&self, key: &[u8]) -> Result<usize, Refused> {
         match self.bound.topology.route(self.bound.topology.ring.hash(key)) {
             Route::Send(index) => Ok(index),
-            Route::Fail(index) => {
-                let text = format!("ERR {}: ejected, and this pool's keys do not move", self.node(index));
-                Err(Refused(Reason::NoOwner, text))
-            }
-            Route::NoOwner => {
-                let text = format!("ERR pool {} has no node that serves", self.bound.topology.pool);
-                Err(Refused(Reason::NoOwner, text))
-            }
+            Route::Fail(index) => Err(self.away(index).unwrap_or_else(|| self.nobody())),
+            Route::NoOwner => Err(self.nobody()),
         }
+    }
+
+    fn nobody(&self) -> Refused {
+        let text = format!("ERR pool {} has no node that serves", self.bound.topology.pool);
+        Refused(Reason::NoOwner, text)
     }
 
     fn keys(&self, request: &Request<'_>, keys: &mut Vec<u32>) -> Result<(), Refused> {
@@ -242,8 +241,11 @@ impl Sending<'_> {
         let count = keys.len();
         *self.session.pool.worker.keys.borrow_mut() = keys;
         let parts = planned?;
-        match parts.as_slice() {
-            [(index, _)] => self.forward(state, request.frame, *index),
+        let per_key = kind == Split::Values && self.bound.topology.policy.per_key_errors;
+        let away = parts.iter().find_map(|(index, _)| self.away(*index));
+        match (parts.as_slice(), away) {
+            (_, Some(refused)) if !per_key => Err(refused),
+            ([(index, _)], None) => self.forward(state, request.frame, *index),
             _ => {
                 let frames =
                     parts.iter().map(|(_, positions)| self.frame(request, kind, positions)).collect();
@@ -252,11 +254,26 @@ impl Sending<'_> {
         }
     }
 
-    /// The keys of a request by owner, each with its place among the keys.
+    /// Where a key is, though it may be refused there: its owner is away and its keys do not move.
+    fn place(&self, key: &[u8]) -> Result<usize, Refused> {
+        match self.bound.topology.route(self.bound.topology.ring.hash(key)) {
+            Route::Send(index) | Route::Fail(index) => Ok(index),
+            Route::NoOwner => self.owner(key),
+        }
+    }
+
+    /// The refusal of a node that is away.
+    fn away(&self, index: usize) -> Option<Refused> {
+        let is_away = self.bound.topology.nodes[index].placement == Placement::Away;
+        let text = || format!("ERR {}: ejected, and this pool's keys do not move", self.node(index));
+        is_away.then(|| Refused(Reason::NoOwner, text()))
+    }
+
+    /// The keys of a request by the node where they are, each with its place among the keys.
     fn parts(&self, request: &Request<'_>, keys: &[u32]) -> Result<Vec<(usize, Vec<u32>)>, Refused> {
         let mut parts: Vec<(usize, Vec<u32>)> = Vec::new();
         for (position, key) in keys.iter().enumerate() {
-            let index = self.owner(request.arg(*key as usize))?;
+            let index = self.place(request.arg(*key as usize))?;
             match parts.iter_mut().find(|p| p.0 == index) {
                 Some(part) => part.1.push(position as u32),
                 None => parts.push((index, vec![position as u32])),
@@ -299,7 +316,11 @@ impl Sending<'_> {
         let seq = state.window.push(slot);
         for (part, (index, frame)) in indexes.into_iter().zip(&frames).enumerate() {
             let expect = self.expect(seq, part as u32, pinned);
-            if let Err(Refused(reason, text)) = self.append(state, index, expect, frame) {
+            let sent = match self.away(index).filter(|_| !pinned) {
+                Some(refused) => Err(refused),
+                None => self.append(state, index, expect, frame),
+            };
+            if let Err(Refused(reason, text)) = sent {
                 let mut line = Vec::new();
                 write::error(&mut line, &text);
                 self.session.pool.block().refusals[reason as usize].add(1);
@@ -328,10 +349,7 @@ impl Sending<'_> {
                     format!("ERR {}: ejected, and {} needs all nodes", self.node(*index), self.command.name);
                 Err(Refused(Reason::NoOwner, text))
             }
-            _ if serving.is_empty() => Err(Refused(
-                Reason::NoOwner,
-                format!("ERR pool {} has no node that serves", self.bound.topology.pool),
-            )),
+            _ if serving.is_empty() => Err(self.nobody()),
             _ => Ok(serving),
         }
     }
@@ -462,6 +480,9 @@ fn reroute(bound: &Rc<Bound>, session: &Rc<Session>, expect: &Expect, bytes: &[u
         let mut keys = Vec::new();
         sending.keys(&request, &mut keys)?;
         let parts = sending.parts(&request, &keys)?;
+        if let Some(refused) = parts.iter().find_map(|(index, _)| sending.away(*index)) {
+            return Err(refused);
+        }
         if let [(index, _)] = parts.as_slice() {
             return append(bound, *index, version, expect.clone(), bytes);
         }

@@ -57,6 +57,19 @@ impl Bound {
     }
 }
 
+/// What one session may have under way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Bounds {
+    /// Bytes of replies that wait for the client. Beyond it the pipeline that brings more waits too.
+    pub(crate) held: usize,
+    /// Bytes of replies that are asked for at once, by their usual size. A node builds its replies
+    /// before anybody reads them, so that a deep pipeline of large values would keep it from all
+    /// others; and what is under way has to fit into `held`, or others' replies wait behind it.
+    pub(crate) asked: usize,
+    /// Requests in flight.
+    pub(crate) depth: usize,
+}
+
 /// One worker's part of a pool.
 pub(crate) struct WorkerPool {
     pub(crate) handle: Arc<PoolHandle>,
@@ -65,8 +78,7 @@ pub(crate) struct WorkerPool {
     bound: RefCell<Rc<Bound>>,
     pub(crate) sessions: RefCell<HashMap<u64, Rc<Session>>>,
     per_key_errors: Cell<bool>,
-    aside_max: Cell<usize>,
-    depth_max: Cell<usize>,
+    bounds: Cell<Bounds>,
 }
 
 impl WorkerPool {
@@ -81,8 +93,7 @@ impl WorkerPool {
             bound: RefCell::new(Rc::new(bound)),
             sessions: RefCell::default(),
             per_key_errors: Cell::default(),
-            aside_max: Cell::default(),
-            depth_max: Cell::default(),
+            bounds: Cell::default(),
         };
         pool.obey(&pool.bound.borrow().topology.policy);
         pool
@@ -91,8 +102,8 @@ impl WorkerPool {
     /// Takes over what is asked for with every reply.
     fn obey(&self, policy: &Policy) {
         self.per_key_errors.set(policy.per_key_errors);
-        self.aside_max.set(policy.limits.session_bytes_max / 2);
-        self.depth_max.set(policy.limits.pipeline_depth);
+        let (held, depth) = (policy.limits.session_bytes_max, policy.limits.pipeline_depth);
+        self.bounds.set(Bounds { held, asked: held / 4, depth });
     }
 
     /// Whether a split MGET with a failed part answers an error for each of its keys.
@@ -101,16 +112,10 @@ impl WorkerPool {
         self.per_key_errors.get()
     }
 
-    /// Bytes of replies that may be kept aside for one session.
+    /// What one session may have under way.
     #[inline]
-    pub(crate) fn aside_max(&self) -> usize {
-        self.aside_max.get()
-    }
-
-    /// Requests of one session that may be in flight.
-    #[inline]
-    pub(crate) fn depth_max(&self) -> usize {
-        self.depth_max.get()
+    pub(crate) fn bounds(&self) -> Bounds {
+        self.bounds.get()
     }
 
     /// The policy that is bound.

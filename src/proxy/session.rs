@@ -13,7 +13,7 @@ use super::{
     dispatch::{self, Dispatched},
     input::Input,
     pipeline::{Expect, Pipeline},
-    pool::{Bound, WorkerPool},
+    pool::{Bound, Bounds, WorkerPool},
     window::{MergeContext, Window},
     worker::Memory,
 };
@@ -32,11 +32,11 @@ use crate::{
 const READS_MAX: usize = 8;
 /// Replies that a client has not read beyond which no more of its requests are dispatched.
 const OUT_HIGH: usize = 1 << 20;
-/// Bytes of replies that a session may ask its nodes for at once. A node builds its replies before
-/// anybody reads them, so that a deep pipeline of large values would keep it from all others.
-const ASKED_MAX: usize = 16 << 20;
-/// What a reply is taken for before one was seen, in bytes.
-const REPLY_GUESS: usize = 128 * 1024;
+/// What a reply is taken for before one was seen, in bytes: a session begins with few requests in
+/// flight and gets more as its replies turn out to be small.
+const REPLY_GUESS: usize = 1 << 20;
+/// A reply with more than this still to come waits at its node for the client, not in memory.
+const LARGE_REPLY: u64 = 4 << 20;
 /// A client that takes nothing of what it is owed for this long is disconnected.
 const STALL_US: u32 = 10_000_000;
 /// A buffer larger than this is not kept for the next session.
@@ -48,7 +48,18 @@ pub(crate) enum Flow {
     /// Go on.
     Ok,
     /// The client holds more than it should.
-    Pause,
+    Pause(Behind),
+}
+
+/// A reply that came, and how many bytes the client may hold after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// The request.
+    seq: u64,
+    /// Of what the client could read, once the reply's turn has come.
+    unread: usize,
+    /// Kept aside, before its turn.
+    aside: usize,
 }
 
 /// What changes while a session lives.
@@ -76,7 +87,9 @@ pub(crate) struct State {
     taken_us: u32,
     /// When the worker's wheel looks at it next; its other entries in the wheel are void.
     watched: Option<u32>,
-    /// What stands in the process's account of buffered bytes.
+    /// Bytes that were read and not dispatched, and what stands in the process's account of
+    /// buffered bytes.
+    pending: usize,
     accounted: usize,
     /// The pipelines that wait for this client to read, each with the request whose reply it
     /// brought.
@@ -116,6 +129,7 @@ impl Session {
             piece_bytes: 0,
             taken_us: 0,
             watched: None,
+            pending: 0,
             accounted: 0,
             blocked: Vec::new(),
         };
@@ -139,6 +153,7 @@ impl Session {
         state.client_account(0, &self.pool.worker.memory);
         let blocked = std::mem::take(&mut state.blocked);
         (state.window, state.out, state.written, state.write) = (Window::default(), Vec::new(), 0, None);
+        state.pending = 0;
         drop(state);
         blocked.iter().for_each(|(pipeline, _)| pipeline.unblock());
     }
@@ -231,7 +246,7 @@ impl Session {
                 "ERR too many requests wait for their replies to be read",
             );
         }
-        self.account(&mut state, input.len());
+        state.pending = input.len();
         drop(state);
         self.mark_dirty();
     }
@@ -307,7 +322,7 @@ impl Session {
         if state.drain && state.window.is_empty() {
             state.drain = false;
         }
-        let depth = state.depth(self.pool.depth_max());
+        let depth = state.depth(self.pool.bounds());
         if state.window.len() >= depth {
             self.settle(state);
         }
@@ -328,16 +343,24 @@ impl Session {
     }
 
     /// Keeps the process's account of buffered bytes, and closes a session that would break it.
-    fn account(&self, state: &mut State, pending: usize) {
-        let held = pending + state.held();
-        if !state.client_account(held, &self.pool.worker.memory) && held > KEEP_BYTES {
-            self.close_with(state, Reason::Overload, "ERR ringway's buffered_bytes is used up");
+    fn account(&self, state: &mut State) {
+        let held = state.pending + state.held();
+        if !state.client_account(held, &self.pool.worker.memory) && held > KEEP_BYTES && !state.broken {
+            self.pool.block().refusals[Reason::Overload as usize].add(1);
+            tracing::debug!(pool = %self.pool.handle.name, session = self.id, "closed: buffered_bytes is used up");
+            state.broken = true;
         }
     }
 
-    /// A piece of a reply.
+    /// A piece of a reply, of which `left` bytes are known to follow.
     #[inline]
-    pub(crate) fn deliver(self: &Rc<Self>, expect: &Expect, piece: &[u8], done: Option<Outcome>) -> Flow {
+    pub(crate) fn deliver(
+        self: &Rc<Self>,
+        expect: &Expect,
+        piece: &[u8],
+        done: Option<Outcome>,
+        left: u64,
+    ) -> Flow {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         if state.broken {
@@ -354,16 +377,20 @@ impl Session {
         }
         self.mark_dirty();
         self.bound_merge(state, expect.seq);
-        if state.is_behind(expect.seq, self.pool.aside_max()) { Flow::Pause } else { Flow::Ok }
+        let held = self.pool.bounds().held;
+        // What is left of a large reply does not fit anyway.
+        let limit = if left > LARGE_REPLY { OUT_HIGH } else { held };
+        let behind = Behind { seq: expect.seq, unread: limit, aside: limit.min(held / 2) };
+        if state.is_behind(behind) { Flow::Pause(behind) } else { Flow::Ok }
     }
 
     /// A merge needs all its parts, so nobody can be made to wait for the client: one that would
     /// hold more than the session may is refused.
     fn bound_merge(&self, state: &mut State, seq: u64) {
-        if state.window.aside() <= 2 * self.pool.aside_max() || state.window.head_seq() != seq {
+        let limit = self.pool.bounds().held;
+        if state.window.aside() <= limit || state.window.head_seq() != seq {
             return;
         }
-        let limit = self.pool.policy().limits.session_bytes_max;
         let line = format!("-ERR the reply is larger than limits.session_bytes_max, {limit} bytes\r\n");
         if state.window.replace(seq, line.as_bytes(), Outcome::Refused) {
             self.pool.block().refusals[Reason::Overload as usize].add(1);
@@ -417,15 +444,14 @@ impl Session {
         self.drain_first.set(true);
     }
 
-    /// Makes `pipeline`, which brought a reply to request `seq`, wait until this client has read;
-    /// false when it need not.
-    pub(crate) fn block(self: &Rc<Self>, pipeline: &Rc<Pipeline>, seq: u64) -> bool {
+    /// Makes `pipeline` wait until this client has read; false when it need not.
+    pub(crate) fn block(self: &Rc<Self>, pipeline: &Rc<Pipeline>, behind: Behind) -> bool {
         self.flush();
         let mut state = self.state.borrow_mut();
-        if state.broken || !state.is_behind(seq, self.pool.aside_max()) {
+        if state.broken || !state.is_behind(behind) {
             return false;
         }
-        state.blocked.push((pipeline.clone(), seq));
+        state.blocked.push((pipeline.clone(), behind.seq));
         true
     }
 
@@ -460,12 +486,13 @@ impl Session {
             state.write_out(&mut Context::from_waker(waker), self);
         }
         self.waker.set(waker);
+        self.account(state);
         if !state.out.is_empty() {
             self.watch(state, STALL_US);
         }
         let freed = state.held() < OUT_HIGH / 2;
-        let unblock = state.unblocked(self.pool.aside_max());
-        let room = state.window.len() <= state.depth(self.pool.depth_max()) / 2
+        let unblock = state.unblocked();
+        let room = state.window.len() <= state.depth(self.pool.bounds()) / 2
             && (!state.drain || state.window.is_empty());
         let resume = state.stalled && freed && room;
         let over = state.broken || (state.ending && state.window.is_empty() && state.out.is_empty());
@@ -536,8 +563,8 @@ impl State {
     }
 
     /// Requests that may be in flight: fewer when the replies are large.
-    fn depth(&self, limit: usize) -> usize {
-        limit.min((ASKED_MAX / (self.reply_bytes + 1)).max(1))
+    fn depth(&self, bounds: Bounds) -> usize {
+        bounds.depth.min((bounds.asked / (self.reply_bytes + 1)).max(1))
     }
 
     /// Bytes held for the client.
@@ -550,19 +577,23 @@ impl State {
         self.out.len() - self.written
     }
 
-    /// Whether whoever brings a reply to request `seq` has to wait: at the head for the client, and
-    /// before its turn for those that are ahead.
-    fn is_behind(&self, seq: u64, aside_max: usize) -> bool {
-        if self.window.head_seq() >= seq { self.unread() > OUT_HIGH } else { self.window.aside() > aside_max }
+    /// Whether whoever brought that reply has to wait: at the head for the client, and before its
+    /// turn for those that are ahead.
+    fn is_behind(&self, behind: Behind) -> bool {
+        if self.window.head_seq() >= behind.seq {
+            self.unread() > behind.unread
+        } else {
+            self.window.aside() > behind.aside
+        }
     }
 
     /// The pipelines that may go on. One whose turn has come must, however much is kept aside: the
     /// head may wait for it.
-    fn unblocked(&mut self, aside_max: usize) -> Vec<Rc<Pipeline>> {
+    fn unblocked(&mut self) -> Vec<Rc<Pipeline>> {
         if self.blocked.is_empty() {
             return Vec::new();
         }
-        let (head, little) = (self.window.head_seq(), self.window.aside() < aside_max / 2);
+        let (head, little) = (self.window.head_seq(), self.window.aside() < OUT_HIGH / 2);
         let (reads, broken) = (self.unread() < OUT_HIGH / 2, self.broken);
         let free = |seq: u64| broken || (reads && (little || head >= seq));
         let blocked = std::mem::take(&mut self.blocked).into_iter();

@@ -68,12 +68,16 @@ fn the_rust_client_works() -> redis::RedisResult<()> {
         let mut connection = client.get_connection()?;
         let keys: Vec<String> = (0..100).map(|i| format!("key:{i}")).collect();
         let mut mset = redis::cmd("MSET");
-        keys.iter().enumerate().for_each(|(i, key)| drop(mset.arg(key).arg(i)));
+        for (i, key) in keys.iter().enumerate() {
+            mset.arg(key).arg(i);
+        }
         let () = mset.query(&mut connection)?;
         let values: Vec<usize> = redis::cmd("MGET").arg(&keys).query(&mut connection)?;
         assert_eq!(values, (0..100).collect::<Vec<_>>());
         let mut pipeline = redis::pipe();
-        keys.iter().for_each(|key| drop(pipeline.cmd("INCR").arg(key)));
+        for key in &keys {
+            pipeline.cmd("INCR").arg(key);
+        }
         let values: Vec<usize> = pipeline.query(&mut connection)?;
         assert_eq!(values, (1..101).collect::<Vec<_>>());
         let runtime = tokio::runtime::Runtime::new()?;

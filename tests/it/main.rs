@@ -11,6 +11,7 @@ mod harness;
 mod limits;
 mod local;
 mod metrics;
+mod promises;
 mod proof;
 mod reload;
 mod scripts;

@@ -89,7 +89,7 @@ fn an_address_changes_and_no_key_moves() {
     set_all(&mut ringway, 200);
     assert!(ringway.epoch() <= epoch + 1);
     let moved: std::collections::HashMap<_, _> =
-        owners(&nodes[3..]).into_iter().map(|(key, _)| (key, 1)).collect();
+        owners(&nodes[3..]).into_keys().map(|key| (key, 1)).collect();
     let expected = before.iter().filter(|(_, n)| **n == 1).map(|(k, n)| (k.clone(), *n)).collect();
     assert_eq!(moved, expected, "the new address has the keys of the old one");
     assert_eq!(ringway.metric("ringway_node_connects_total", &[("node", "a")]), connects);

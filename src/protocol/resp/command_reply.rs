@@ -41,6 +41,11 @@ pub fn answer(table: &Table, request: &Request<'_>, version: Version, out: &mut 
         b"count" => write::integer(out, table.offered().count() as i64),
         b"docs" if request.len() == 2 => reply.docs(out, &table.offered().collect::<Vec<_>>()),
         b"docs" => reply.docs(out, &names().filter_map(|name| reply.offered(name)).collect::<Vec<_>>()),
+        // Redis 7.0 asks for a whole request here, newer servers for its first word.
+        sub @ (b"getkeys" | b"getkeysandflags") if request.len() < 4 => {
+            let name = String::from_utf8_lossy(sub);
+            write::error(out, format!("ERR wrong number of arguments for 'command|{name}' command"));
+        }
         b"getkeys" => reply.keys(out, &request.without(2), false),
         b"getkeysandflags" => reply.keys(out, &request.without(2), true),
         b"help" => {
@@ -89,7 +94,11 @@ impl<'t> Reply<'t> {
         row.tips.iter().for_each(|tip| write::bulk(out, tip.as_bytes()));
         write::set(out, self.version, row.keys.len());
         row.keys.iter().for_each(|spec| self.key_spec(out, spec));
-        write::array(out, self.table.subcommands(command).count());
+        match self.table.subcommands(command).count() {
+            // An empty set, while what is not empty is an array: that is how Redis says it.
+            0 => write::set(out, self.version, 0),
+            n => write::array(out, n),
+        }
         self.table.subcommands(command).for_each(|sub| self.info(out, sub));
     }
 

@@ -22,7 +22,7 @@ use super::{
     connect::Connection,
     inflight::{Fate, InFlight},
     link::{Link, repeatable},
-    session::{Flow, Session},
+    session::{Behind, Flow, Session},
     worker::Worker,
 };
 use crate::{
@@ -445,8 +445,8 @@ impl Pipeline {
             link.node.evidence.good();
         }
         cut?;
-        if let Some((session, seq)) = slow
-            && session.block(self, seq)
+        if let Some((session, slow)) = slow
+            && session.block(self, slow)
         {
             core.blocked_by = Some(session);
             for expect in core.queue.tags() {
@@ -516,14 +516,14 @@ impl Core {
     }
 
     /// Gives each whole or partial reply of a chunk to its session. Tells how many are whole, and
-    /// the last session that has more than it should, with its request.
+    /// the last session that has more than it should, and of what.
     fn hand_out(
         &mut self,
         chunk: &[u8],
         now_us: u32,
         block: &NodeBlock,
         answered: &mut i64,
-        slow: &mut Option<(Rc<Session>, u64)>,
+        slow: &mut Option<(Rc<Session>, Behind)>,
     ) -> Result<(), String> {
         let mut rest = chunk;
         while !rest.is_empty() {
@@ -541,8 +541,9 @@ impl Core {
                 Outcome::Ok
             };
             let done = scan.done.then_some(outcome);
-            if expect.session.deliver(expect, &rest[..scan.used], done) == Flow::Pause {
-                *slow = Some((expect.session.clone(), expect.seq));
+            let left = if scan.done { 0 } else { self.scanner.outstanding() };
+            if let Flow::Pause(behind) = expect.session.deliver(expect, &rest[..scan.used], done, left) {
+                *slow = Some((expect.session.clone(), behind));
             }
             if scan.done {
                 *answered += 1;

@@ -251,6 +251,7 @@ fn a_merge_that_is_too_large() {
 /// at the nodes, and all of it arrives in order.
 #[test]
 fn one_node_far_ahead_of_the_other() {
+    const SMALL: usize = 100;
     const COUNT: usize = 120;
     play(async {
         let (a, b) = (ScriptedNode::new("a").await, ScriptedNode::new("b").await);
@@ -259,29 +260,32 @@ fn one_node_far_ahead_of_the_other() {
         let world = World::new(&[&a, &b], policy);
         let (of_a, of_b) = (world.key("a"), world.key("b"));
         let mut client = world.client().await;
-        for _ in 0..COUNT {
-            client.sends(&["GET", &of_a]).await;
-            client.sends(&["GET", &of_b]).await;
-        }
         let value = bulk(&vec![b'x'; 64 * 1024]);
-        let answers = |node: ScriptedNode, key: &str| {
+        let answers = |node: ScriptedNode, key: &str, small: usize| {
             let (request, value) = (words(&["GET", key]), value.clone());
+            let left = Rc::new(Cell::new(small));
             spawn_local(async move {
                 // A connection whose client is behind is given up for a fresh one.
                 while let Ok((mut stream, _)) = node.listener.accept().await {
-                    let (mut got, value) = (request.clone(), value.clone());
+                    let (mut got, value, left) = (request.clone(), value.clone(), left.clone());
                     spawn_local(async move {
                         while stream.read_exact(&mut got).await.is_ok() {
-                            stream.write_all(&value).await.expect("a node can write");
+                            let small = left.replace(left.get().saturating_sub(1)) > 0;
+                            let reply = if small { b":1\r\n" } else { value.as_slice() };
+                            stream.write_all(reply).await.expect("a node can write");
                         }
                     });
                 }
             })
         };
         let node = world.node("b");
-        answers(b, &of_b);
+        answers(b, &of_b, SMALL);
+        // Small replies first, so that many requests are sent at once.
+        client.sends_raw(&words(&["GET", &of_b]).repeat(SMALL)).await;
+        client.gets(":1\r\n".repeat(SMALL)).await;
+        client.sends_raw(&[words(&["GET", &of_a]), words(&["GET", &of_b])].concat().repeat(COUNT)).await;
         until("b is ahead", || node.blocks[0].bytes_in.value() > 2 * MIB as u64).await;
-        answers(a, &of_a);
+        answers(a, &of_a, 0);
         client.gets(&value.repeat(2 * COUNT)).await;
         client.ends().await;
         assert!(world.is_innocent("a") && world.is_innocent("b"));

@@ -30,12 +30,6 @@ impl Config {
         self
     }
 
-    /// Without one node.
-    pub(crate) fn without(mut self, name: &str) -> Config {
-        self.nodes.retain(|n| n.0 != name);
-        self
-    }
-
     /// With another address for a node.
     pub(crate) fn moved(mut self, name: &str, address: &str) -> Config {
         self.nodes.iter_mut().filter(|n| n.0 == name).for_each(|n| n.1 = address.to_owned());

@@ -147,6 +147,12 @@ impl Ringway {
         sum(&self.http("/metrics").1, name, labels)
     }
 
+    /// Waits until a metric is this: the log and the counters of a change come after the change.
+    pub(crate) fn wait_metric(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let what = format!("{name} {labels:?} is {value}");
+        until(SOON, &what, || self.metric(name, labels) == value);
+    }
+
     /// `/v1/topology`.
     pub(crate) fn topology(&mut self) -> Value {
         serde_json::from_str(&self.http("/v1/topology").1).expect("the topology is JSON")
