@@ -267,6 +267,12 @@ impl Pipeline {
         self.nudge.notify_one();
     }
 
+    /// Retires; its sessions send nothing elsewhere before it has answered them.
+    pub(crate) fn step_aside(&self) {
+        self.core.borrow().queue.tags().for_each(|expect| expect.session.drain_first());
+        self.retire();
+    }
+
     /// Whether it is closed for good.
     pub(crate) fn is_over(&self) -> bool {
         let core = self.core.borrow();
@@ -449,9 +455,7 @@ impl Pipeline {
             && session.block(self, slow)
         {
             core.blocked_by = Some(session);
-            for expect in core.queue.tags() {
-                expect.session.drain_first();
-            }
+            core.queue.tags().for_each(|expect| expect.session.drain_first());
             link.detach(self);
         }
         Ok(())

@@ -91,6 +91,33 @@ fn hello_drains_first() {
     });
 }
 
+/// A reload that changes the database: what is in flight is answered by the old connection, what
+/// follows it waits for that and goes through a new one.
+#[test]
+fn another_database() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let mut client = world.client().await;
+        client.sends(&["GET", "k"]).await;
+        let mut old = a.accepts().await;
+        old.gets(&["GET", "k"]).await;
+        world.publish(|next| next.policy = Arc::new(Policy { db: 1, ..patient() }));
+        client.sends(&["GET", "l"]).await;
+        old.says(":1\r\n").await;
+        client.gets(":1\r\n").await;
+        let mut new = a.accepts().await;
+        new.gets(&["SELECT", "1"]).await;
+        new.says("+OK\r\n").await;
+        new.gets(&["GET", "l"]).await;
+        new.says(":2\r\n").await;
+        client.gets(":2\r\n").await;
+        old.sees_the_end().await;
+        assert!(world.is_innocent("a"));
+        client.ends().await;
+    });
+}
+
 /// A drain serves what is in flight, ends idle sessions at once, and then the worker ends.
 #[test]
 fn a_drain() {
