@@ -13,16 +13,21 @@
 //! | [`ring`] | key -> order of nodes. Pure |
 //! | [`protocol`] | bytes <-> meaning. Pure, sans-I/O |
 //! | [`net`] | addresses, dialling, resolving, listening |
-//! | [`metrics`] | what is counted, and how it is shown |
+//! | [`metrics`] | what is counted, and how it is shown: one table |
 //! | [`topology`] | the border: everything that crosses between the data plane and the control plane |
 //! | [`proxy`] | the hot path: session -> dispatch -> pipeline |
 //! | [`health`] | evidence -> verdict |
 //! | [`membership`] | who is in the ring. The one writer |
 //! | [`admin`] | HTTP routes over a read of the topology |
-//! | [`embedded`] | the in-process node |
+//! | [`embedded`] | the in-process node; to the proxy a node like any other |
 //! | [`config`] | text -> settings |
-//! | [`cli`] | one file per command |
-//! | [`app`] | builds all rooms and hands each its end of each channel |
+//! | [`cli`] | one file per command, each but `serve` offline |
+//! | [`app`] | builds all rooms, hands each its end of each channel, reloads and drains |
+//!
+//! Around them: `main.rs` is a page; `config.yaml` is what is served when nothing else is given;
+//! `docs/` says what users may rely on, and tests hold its tables to the source; `tests/it` runs
+//! whole processes against real servers; `fuzz/` has a target for each parser of bytes from
+//! outside.
 //!
 //! ## The border
 //! One snapshot goes down ([`topology::Topology`], behind one `ArcSwap` per pool), evidence goes
@@ -40,8 +45,9 @@
 //!
 //! ## Life of a failure: node n2 dies with requests in flight
 //! The pipeline sees the error and splits what is in flight: not wholly written is *unsent*, the
-//! rest *may have been applied*. Unsent and read-only requests are parked until the topology
-//! points somewhere, the others are refused at once. The evidence is counted and the bell rung;
+//! rest *may have been applied*. Unsent and read-only requests are parked, for a bounded time, until
+//! the topology points somewhere; the others are refused at once. The evidence is counted and the
+//! bell rung;
 //! [`health`] probes, and its verdict goes to [`membership`], which plans the next topology (or
 //! refuses: `eject_max`), publishes it as a new epoch with a cause and the share that moved, and
 //! parked requests go to the new owners. Probes go on; after `rise` good ones the node owns again
@@ -49,7 +55,7 @@
 //!
 //! ## Invariants
 //! * One reply per request, in the order of the requests, from an owner of the key.
-//! * A node that leaves moves only its own keys; its return restores the exact map.
+//! * A node that is away moves only its own keys; its return restores the exact map.
 //! * A request that may have been applied is never sent a second time unless it only reads.
 //! * Nothing queues without a bound: sessions, frames, windows, pipelines, parked requests, waits.
 //! * Every change of owner is one epoch, with a cause.

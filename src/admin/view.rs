@@ -80,7 +80,10 @@ pub(super) fn topology_json(state: &AdminState) -> serde_json::Result<Vec<u8>> {
     let snapshots = snapshots(state);
     let pools = snapshots.iter().map(|(_, topology)| pool_part(topology)).collect();
     let (boot_id, draining) = (&*state.boot_id, state.is_draining());
-    serde_json::to_vec(&TopologyPage { boot_id, version: VERSION, draining, pools })
+    // People read it with curl: indented, and the prompt comes on a line of its own.
+    let mut page = serde_json::to_vec_pretty(&TopologyPage { boot_id, version: VERSION, draining, pools })?;
+    page.push(b'\n');
+    Ok(page)
 }
 
 /// The text of `/metrics`.

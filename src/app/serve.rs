@@ -14,6 +14,7 @@ use crate::{
     cli::{LogFormat, Serve},
     config::{Settings, Source},
     metrics::count_reload,
+    net::Address,
     topology::PoolSpec,
 };
 
@@ -76,7 +77,9 @@ fn banner(app: &App, settings: &Settings, source: &Source) -> String {
     for (pool, address) in app.addresses() {
         let spec = settings.pools.iter().find(|p| p.name == pool);
         let nodes = spec.map_or(0, |p: &PoolSpec| p.nodes.len());
-        text += &format!("pool {pool} listens on {address} (redis, {nodes} nodes)\n");
+        let is_embedded = |p: &PoolSpec| p.nodes.iter().any(|n| n.address == Address::Embedded);
+        let note = if spec.is_some_and(is_embedded) { "; embedded ones keep strings, in memory" } else { "" };
+        text += &format!("pool {pool} listens on {address} (redis, {nodes} nodes{note})\n");
         first.get_or_insert(address);
     }
     let admin = app.admin_address();
@@ -130,7 +133,7 @@ async fn reload(app: &App, source: &Source) {
         Ok(done) => {
             count_reload(if done.refused.is_empty() { "ok" } else { "refused" });
             for (pool, moved) in &done.moved {
-                tracing::info!(%pool, moved_share = moved, "reloaded");
+                tracing::info!(%pool, moved = format!("{moved:.6}"), "reloaded");
             }
             for why in &done.refused {
                 tracing::error!("reload refused, the old settings stay: {why}");

@@ -298,7 +298,7 @@ pub fn reload(
     if prepared.moved > max_share && !yes {
         let why = format!(
             "pool {}: this would move {:.1} % of the key space, more than reload.max_share ({:.1} %): \
-             if that is meant, say yes to it",
+             if that is meant, raise reload.max_share for this reload",
             now.pool,
             prepared.moved * 100.0,
             max_share * 100.0

@@ -323,7 +323,7 @@ fn a_reload_that_moves_much_is_refused() {
     assert!(prepared.moved > 0.15, "{}", prepared.moved);
     let ask = |max_share, yes| reload(&pool.topology, &pool.ledger, &prepared, &pool.births, max_share, yes);
     let Outcome::Refused { why } = ask(0.1, false) else { panic!("it moves a third") };
-    assert!(why.contains("cache") && why.contains("10.0 %") && why.contains("yes"), "{why}");
+    assert!(why.contains("cache") && why.contains("10.0 %") && why.contains("raise reload.max_share"), "{why}");
     assert!(matches!(ask(0.1, true), Outcome::Publish(_)));
     assert!(matches!(ask(0.9, false), Outcome::Publish(_)));
 }

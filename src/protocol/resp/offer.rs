@@ -163,3 +163,60 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("restore-asking", Rule::Refuse(INTERNAL)),
     ("sync", Rule::Refuse(INTERNAL)),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::super::local::EXCEPTIONS;
+    use super::*;
+
+    const DOCS: &str = include_str!("../../../docs/redis.md");
+
+    /// The part of docs/redis.md under a heading.
+    fn section(heading: &str) -> &'static str {
+        let (_, rest) = DOCS.split_once(&format!("# {heading}\n")).expect("it has this heading");
+        rest.split("\n#").next().unwrap_or(rest)
+    }
+
+    /// What the documentation calls a command.
+    fn documented(name: &str) -> String {
+        format!("`{}`", name.to_uppercase().replace('|', " "))
+    }
+
+    /// docs/redis.md names each command that is not simply forwarded, under the heading of what
+    /// becomes of it.
+    #[test]
+    fn the_documentation_has_every_rule() {
+        for (name, rule) in RULES {
+            let heading = match rule {
+                Rule::Keyed => continue,
+                Rule::Split(_) => "Split by key",
+                Rule::All(_) | Rule::Scan => "All nodes",
+                Rule::Local(_) => "Answered here",
+                Rule::Refuse(_) => "Refused",
+            };
+            let word = documented(name);
+            assert!(section(heading).contains(&word), "{word} is missing under {heading}");
+        }
+    }
+
+    /// docs/redis.md says which commands for all nodes are refused while one is away.
+    #[test]
+    fn the_documentation_says_what_needs_all_nodes() {
+        let part = section("All nodes").split_once("While a node is away").map_or("", |(_, rest)| rest);
+        let refused = part.split("The others").next().unwrap_or_default();
+        for (name, rule) in RULES {
+            let Rule::All(gather) = rule else { continue };
+            assert_eq!(refused.contains(&documented(name)), gather.needs_all(), "{name}");
+        }
+    }
+
+    /// docs/redis.md lists every exception to byte-for-byte parity.
+    #[test]
+    fn the_documentation_has_every_exception() {
+        let table = section("Where the bytes differ from a server's");
+        for (name, _) in EXCEPTIONS {
+            let word = documented(name);
+            assert!(table.contains(&word), "{word} is missing");
+        }
+    }
+}
