@@ -151,11 +151,14 @@ impl StdStream {
 }
 
 impl WriteHalf {
-    /// Makes the coming close a reset: what the kernel still holds is thrown away, not sent later.
-    pub fn reset_on_close(&self) {
+    /// Gives the half up and makes the coming close, that of the other half, a reset: what the
+    /// kernel still holds is thrown away, not sent later.
+    pub fn reset_on_close(self) {
         if let WriteHalf::Tcp(half) = self {
             // A socket that can't be told is closed the ordinary way.
             let _ = SockRef::from(half.as_ref()).set_linger(Some(Duration::ZERO));
+            // Dropped, it would first end the stream in good order.
+            half.forget();
         }
     }
 }

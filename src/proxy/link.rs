@@ -117,6 +117,17 @@ impl Link {
         self.leaving.borrow_mut().push(pipeline.clone());
     }
 
+    /// Connections are to be made or shared in another way: requests under way are answered where
+    /// they are, what follows them gets new pipelines.
+    pub(crate) fn renew(&self) {
+        for lanes in &self.lanes {
+            for pipeline in lanes.take() {
+                pipeline.step_aside();
+                self.leaving.borrow_mut().push(pipeline);
+            }
+        }
+    }
+
     fn all(&self) -> Vec<Rc<Pipeline>> {
         let mut all = self.leaving.borrow().clone();
         for lanes in &self.lanes {

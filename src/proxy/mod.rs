@@ -22,6 +22,8 @@ mod pipeline;
 mod pool;
 mod scripts;
 mod session;
+#[cfg(test)]
+mod tests;
 mod wheel;
 mod window;
 mod worker;

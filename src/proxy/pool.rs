@@ -166,6 +166,10 @@ impl WorkerPool {
         let bound = Rc::new(Bound { topology, table, links });
         *self.bound.borrow_mut() = bound.clone();
         self.obey(&bound.topology.policy);
+        let how = |p: &Policy| (p.auth.clone(), p.db, p.connections_per_node);
+        if how(&old.topology.policy) != how(&bound.topology.policy) {
+            bound.links.iter().for_each(|link| link.renew());
+        }
         // Collected before any is sent on, so that each sees all links in their new state.
         let mut moved: Vec<(Expect, Vec<u8>)> = Vec::new();
         for link in &old.links {

@@ -47,8 +47,19 @@ const KEEP_BYTES: usize = 64 * 1024;
 pub(crate) enum Flow {
     /// Go on.
     Ok,
-    /// The client holds more than this many bytes.
-    Pause(usize),
+    /// The client holds more than it should.
+    Pause(Behind),
+}
+
+/// A reply that came, and how many bytes the client may hold after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// The request.
+    seq: u64,
+    /// Of what the client could read, once the reply's turn has come.
+    unread: usize,
+    /// Kept aside, before its turn.
+    aside: usize,
 }
 
 /// What changes while a session lives.
@@ -56,7 +67,8 @@ pub(crate) struct State {
     pub(crate) window: Window,
     out: Vec<u8>,
     written: usize,
-    write: WriteHalf,
+    /// Closed with the session, though requests in flight still know it.
+    write: Option<WriteHalf>,
     pub(crate) client: Box<ClientState>,
     /// No request is dispatched before the window is empty.
     pub(crate) drain: bool,
@@ -73,14 +85,15 @@ pub(crate) struct State {
     piece_bytes: usize,
     /// Last time that the client took bytes, or had taken all.
     taken_us: u32,
-    /// In the worker's wheel.
-    watched: bool,
+    /// When the worker's wheel looks at it next; its other entries in the wheel are void.
+    watched: Option<u32>,
     /// Bytes that were read and not dispatched, and what stands in the process's account of
     /// buffered bytes.
     pending: usize,
     accounted: usize,
-    /// The pipeline that waits for this client to read.
-    blocked: Option<Rc<Pipeline>>,
+    /// The pipelines that wait for this client to read, each with the request whose reply it
+    /// brought.
+    blocked: Vec<(Rc<Pipeline>, u64)>,
 }
 
 /// The session.
@@ -105,7 +118,7 @@ impl Session {
             window: Window::default(),
             out: Vec::new(),
             written: 0,
-            write,
+            write: Some(write),
             client: Box::new(client),
             drain: false,
             ending: false,
@@ -115,10 +128,10 @@ impl Session {
             reply_bytes: REPLY_GUESS,
             piece_bytes: 0,
             taken_us: 0,
-            watched: false,
+            watched: None,
             pending: 0,
             accounted: 0,
-            blocked: None,
+            blocked: Vec::new(),
         };
         Rc::new(Session {
             id,
@@ -138,11 +151,11 @@ impl Session {
         let mut state = self.state.borrow_mut();
         state.broken = true;
         state.client_account(0, &self.pool.worker.memory);
-        let blocked = state.blocked.take();
+        let blocked = std::mem::take(&mut state.blocked);
+        (state.window, state.out, state.written, state.write) = (Window::default(), Vec::new(), 0, None);
+        state.pending = 0;
         drop(state);
-        if let Some(pipeline) = blocked {
-            pipeline.unblock();
-        }
+        blocked.iter().for_each(|(pipeline, _)| pipeline.unblock());
     }
 
     fn poll(self: &Rc<Self>, cx: &mut Context<'_>, read: &mut ReadHalf, input: &mut Input) -> Poll<()> {
@@ -161,7 +174,7 @@ impl Session {
 
     /// Reads and dispatches; true when the connection is gone.
     fn poll_reads(self: &Rc<Self>, cx: &mut Context<'_>, read: &mut ReadHalf, input: &mut Input) -> bool {
-        if !input.is_empty() {
+        if !input.is_empty() && !self.state.borrow().ending {
             self.process(input, &[]);
         }
         let mut scratch = self.pool.worker.scratch.borrow_mut();
@@ -173,11 +186,15 @@ impl Session {
             match Pin::new(&mut *read).poll_read(cx, &mut buffer) {
                 Poll::Pending => {
                     let mut state = self.state.borrow_mut();
-                    state.ending |= state.leaving && input.is_empty();
+                    state.ending |= state.leaving && input.is_empty() && !input.is_streaming();
                     return false;
                 }
                 Poll::Ready(Err(_)) => return true,
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                    if input.is_streaming() {
+                        // The rest of its request will never come.
+                        return true;
+                    }
                     // A client may close its sending side and still wait for replies.
                     let mut state = self.state.borrow_mut();
                     input.end();
@@ -265,7 +282,7 @@ impl Session {
                     if input.may_stream(needed) {
                         let begun = dispatch::begin_bulk(self, &mut state, bound, decoder, rest);
                         used += input.begin(begun, rest, decoder);
-                        state.stalled = input.is_streaming() || used < bytes.len();
+                        state.stalled = input.is_streaming();
                     }
                     break;
                 }
@@ -314,6 +331,9 @@ impl Session {
 
     /// Answers an error and closes once it is written.
     fn close_with(&self, state: &mut State, reason: Reason, text: &str) {
+        if state.ending {
+            return;
+        }
         let mut line = Vec::new();
         write::error(&mut line, text);
         self.pool.block().refusals[reason as usize].add(1);
@@ -356,9 +376,26 @@ impl Session {
             self.settle(state);
         }
         self.mark_dirty();
+        self.bound_merge(state, expect.seq);
+        let held = self.pool.bounds().held;
         // What is left of a large reply does not fit anyway.
-        let limit = if left > LARGE_REPLY { OUT_HIGH } else { self.pool.bounds().held };
-        if state.held() > limit { Flow::Pause(limit) } else { Flow::Ok }
+        let limit = if left > LARGE_REPLY { OUT_HIGH } else { held };
+        let behind = Behind { seq: expect.seq, unread: limit, aside: limit.min(held / 2) };
+        if state.is_behind(behind) { Flow::Pause(behind) } else { Flow::Ok }
+    }
+
+    /// A merge needs all its parts, so nobody can be made to wait for the client: one that would
+    /// hold more than the session may is refused.
+    fn bound_merge(&self, state: &mut State, seq: u64) {
+        let limit = self.pool.bounds().held;
+        if state.window.aside() <= limit || state.window.head_seq() != seq {
+            return;
+        }
+        let line = format!("-ERR the reply is larger than limits.session_bytes_max, {limit} bytes\r\n");
+        if state.window.replace(seq, line.as_bytes(), Outcome::Refused) {
+            self.pool.block().refusals[Reason::Overload as usize].add(1);
+            self.settle(state);
+        }
     }
 
     #[inline]
@@ -408,14 +445,19 @@ impl Session {
     }
 
     /// Makes `pipeline` wait until this client has read; false when it need not.
-    pub(crate) fn block(self: &Rc<Self>, pipeline: &Rc<Pipeline>, limit: usize) -> bool {
+    pub(crate) fn block(self: &Rc<Self>, pipeline: &Rc<Pipeline>, behind: Behind) -> bool {
         self.flush();
         let mut state = self.state.borrow_mut();
-        if state.broken || state.held() <= limit || state.blocked.is_some() {
+        if state.broken || !state.is_behind(behind) {
             return false;
         }
-        state.blocked = Some(pipeline.clone());
+        state.blocked.push((pipeline.clone(), behind.seq));
         true
+    }
+
+    /// `pipeline` does not wait any more: its connection is gone.
+    pub(crate) fn release(&self, pipeline: &Pipeline) {
+        self.state.borrow_mut().blocked.retain(|(blocked, _)| !std::ptr::eq(&raw const **blocked, pipeline));
     }
 
     /// Puts the session on the worker's list of those that are written after this batch.
@@ -449,27 +491,26 @@ impl Session {
             self.watch(state, STALL_US);
         }
         let freed = state.held() < OUT_HIGH / 2;
-        let unblock = if freed || state.broken { state.blocked.take() } else { None };
+        let unblock = state.unblocked();
         let room = state.window.len() <= state.depth(self.pool.bounds()) / 2
             && (!state.drain || state.window.is_empty());
         let resume = state.stalled && freed && room;
         let over = state.broken || (state.ending && state.window.is_empty() && state.out.is_empty());
-        if let Some(pipeline) = unblock {
-            pipeline.unblock();
-        }
+        unblock.iter().for_each(|pipeline| pipeline.unblock());
         if resume || over {
             self.wake();
         }
     }
 
-    /// Watches the deadline of the head, and the client that takes nothing. Called by the wheel;
-    /// gives when to look again, in microseconds from now.
-    pub(crate) fn check(self: &Rc<Self>, now_us: u32) -> Option<u32> {
+    /// Watches the deadline of the head, and the client that takes nothing. Called by the wheel,
+    /// with the time for which it was put in.
+    pub(crate) fn check(self: &Rc<Self>, now_us: u32, due_us: u32) {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        if state.broken {
-            return None;
+        if state.broken || state.watched != Some(due_us) {
+            return;
         }
+        state.watched = None;
         if !state.out.is_empty() && now_us.wrapping_sub(state.taken_us) > STALL_US {
             self.pool.block().refusals[Reason::SlowClient as usize].add(1);
             state.broken = true;
@@ -490,19 +531,19 @@ impl Session {
         }
         let next = state.window.head_due().map(|due_us| due_us.wrapping_sub(now_us));
         let next = if state.out.is_empty() { next } else { Some(next.unwrap_or(STALL_US).min(STALL_US)) };
-        state.watched = next.is_some() && !state.broken;
-        let again = next.filter(|_| state.watched);
+        if let Some(after_us) = next.filter(|_| !state.broken) {
+            self.watch(state, after_us);
+        }
         drop(guard);
         self.mark_dirty();
-        again
     }
 
-    /// Has the wheel look at this session, if it does not yet.
+    /// Has the wheel look at this session after this time, if it does not look sooner.
     #[inline]
     pub(crate) fn watch(self: &Rc<Self>, state: &mut State, after_us: u32) {
-        if !state.watched {
-            state.watched = true;
-            self.pool.worker.watch(self, after_us);
+        let due_us = self.pool.worker.clock.now_us().wrapping_add(after_us);
+        if state.watched.is_none_or(|at| (due_us.wrapping_sub(at) as i32) < 0) {
+            state.watched = Some(self.pool.worker.watch(self, after_us));
         }
     }
 
@@ -528,7 +569,37 @@ impl State {
 
     /// Bytes held for the client.
     fn held(&self) -> usize {
-        self.out.len() - self.written + self.window.aside()
+        self.unread() + self.window.aside()
+    }
+
+    /// Bytes that the client could read.
+    fn unread(&self) -> usize {
+        self.out.len() - self.written
+    }
+
+    /// Whether whoever brought that reply has to wait: at the head for the client, and before its
+    /// turn for those that are ahead.
+    fn is_behind(&self, behind: Behind) -> bool {
+        if self.window.head_seq() >= behind.seq {
+            self.unread() > behind.unread
+        } else {
+            self.window.aside() > behind.aside
+        }
+    }
+
+    /// The pipelines that may go on. One whose turn has come must, however much is kept aside: the
+    /// head may wait for it.
+    fn unblocked(&mut self) -> Vec<Rc<Pipeline>> {
+        if self.blocked.is_empty() {
+            return Vec::new();
+        }
+        let (head, little) = (self.window.head_seq(), self.window.aside() < OUT_HIGH / 2);
+        let (reads, broken) = (self.unread() < OUT_HIGH / 2, self.broken);
+        let free = |seq: u64| broken || (reads && (little || head >= seq));
+        let blocked = std::mem::take(&mut self.blocked).into_iter();
+        let (freed, waiting): (Vec<_>, Vec<_>) = blocked.partition(|(_, seq)| free(*seq));
+        self.blocked = waiting;
+        freed.into_iter().map(|(pipeline, _)| pipeline).collect()
     }
 
     fn client_account(&mut self, held: usize, memory: &Memory) -> bool {
@@ -537,7 +608,8 @@ impl State {
 
     fn write_out(&mut self, cx: &mut Context<'_>, session: &Session) {
         while self.written < self.out.len() && !self.broken {
-            match Pin::new(&mut self.write).poll_write(cx, &self.out[self.written..]) {
+            let Some(write) = &mut self.write else { break };
+            match Pin::new(write).poll_write(cx, &self.out[self.written..]) {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     self.written += n;
                     self.taken_us = session.pool.worker.clock.now_us();

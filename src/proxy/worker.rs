@@ -91,7 +91,8 @@ pub(crate) struct Worker {
     /// Sessions that have something to write.
     pub(crate) dirty: RefCell<Vec<Rc<Session>>>,
     spare: RefCell<Vec<Vec<u8>>>,
-    wheel: RefCell<Wheel<Weak<Session>>>,
+    /// Sessions to look at, each with the time that it was put in for.
+    wheel: RefCell<Wheel<(Weak<Session>, u32)>>,
     pools: RefCell<HashMap<u64, Rc<WorkerPool>>>,
 }
 
@@ -136,9 +137,12 @@ impl Worker {
         }
     }
 
-    /// Looks at a session after this time.
-    pub(crate) fn watch(&self, session: &Rc<Session>, after_us: u32) {
-        self.wheel.borrow_mut().insert(self.clock.now_us(), after_us, Rc::downgrade(session));
+    /// Looks at a session after this time; gives when that is.
+    pub(crate) fn watch(&self, session: &Rc<Session>, after_us: u32) -> u32 {
+        let now_us = self.clock.now_us();
+        let due_us = now_us.wrapping_add(after_us);
+        self.wheel.borrow_mut().insert(now_us, after_us, (Rc::downgrade(session), due_us));
+        due_us
     }
 
     fn tick(&self) {
@@ -149,9 +153,9 @@ impl Worker {
         }
         let mut due = Vec::new();
         self.wheel.borrow_mut().due(now_us, &mut due);
-        for session in due.iter().filter_map(Weak::upgrade) {
-            if let Some(after_us) = session.check(now_us) {
-                self.watch(&session, after_us);
+        for (session, due_us) in due {
+            if let Some(session) = session.upgrade() {
+                session.check(now_us, due_us);
             }
         }
         self.flush_dirty();

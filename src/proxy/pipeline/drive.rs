@@ -25,9 +25,7 @@ pub(super) async fn drive(pipeline: Rc<Pipeline>, link: Rc<Link>) {
             () = pipeline.given_up() => return,
         };
         match connected {
-            Ok(mut io) => {
-                serve(&pipeline, &link, &mut io).await;
-            }
+            Ok(io) => serve(&pipeline, &link, io).await,
             Err(error) => pipeline.connect_failed(&error, &link),
         }
         let Some(pause) = pipeline.next_attempt() else { return };
@@ -38,7 +36,7 @@ pub(super) async fn drive(pipeline: Rc<Pipeline>, link: Rc<Link>) {
     }
 }
 
-async fn serve(pipeline: &Rc<Pipeline>, link: &Rc<Link>, io: &mut Connection) {
+async fn serve(pipeline: &Rc<Pipeline>, link: &Rc<Link>, mut io: Connection) {
     {
         let mut core = pipeline.core.borrow_mut();
         if core.state == State::Over {
@@ -50,7 +48,7 @@ async fn serve(pipeline: &Rc<Pipeline>, link: &Rc<Link>, io: &mut Connection) {
     }
     link.block().connects.add(1);
     link.block().connections.add(1);
-    let end = std::future::poll_fn(|cx| pipeline.poll(cx, io, link)).await;
+    let end = std::future::poll_fn(|cx| pipeline.poll(cx, &mut io, link)).await;
     link.block().connections.add(-1);
     tracing::debug!(node = %link.node.name, ?end, "connection ended");
     if matches!(end, End::Evicted) {

@@ -22,11 +22,11 @@ use super::{
     connect::Connection,
     inflight::{Fate, InFlight},
     link::{Link, repeatable},
-    session::{Flow, Session},
+    session::{Behind, Flow, Session},
     worker::Worker,
 };
 use crate::{
-    metrics::{Class, Outcome, Reason},
+    metrics::{Class, NodeBlock, Outcome, Reason},
     protocol::resp::{Version, frame::Scanner},
     topology::{Failure, Policy, VERDICT_GRACE},
 };
@@ -192,17 +192,18 @@ impl Pipeline {
         if core.queue.is_empty() {
             core.progress_us = self.worker.clock.now_us();
         }
+        let Some(link) = self.link.upgrade().filter(|_| core.state != State::Over) else {
+            return Err(Full::Unreachable);
+        };
         core.queue.push(expect, bytes);
-        let Some(link) = self.link.upgrade() else { return Err(Full::Unreachable) };
         link.block().in_flight.add(1);
         match core.state {
             State::Ready => self.wake(),
-            State::Connecting => {}
+            State::Connecting | State::Over => {}
             State::Idle => {
                 core.state = State::Connecting;
                 tokio::task::spawn_local(drive::drive(self.clone(), link));
             }
-            State::Over => return Err(Full::Unreachable),
         }
         Ok(())
     }
@@ -235,7 +236,13 @@ impl Pipeline {
 
     /// Adds to the open request; `last` closes it.
     pub(crate) fn feed(&self, bytes: &[u8], last: bool) {
-        self.core.borrow_mut().queue.extend_last(bytes);
+        let mut core = self.core.borrow_mut();
+        if core.queue.unwritten().is_empty() {
+            // Until now it was the client's turn.
+            core.progress_us = self.worker.clock.now_us();
+        }
+        core.queue.extend_last(bytes);
+        drop(core);
         if last {
             self.feeder.borrow_mut().take();
         }
@@ -258,6 +265,12 @@ impl Pipeline {
         self.retired.set(true);
         self.wake();
         self.nudge.notify_one();
+    }
+
+    /// Retires; its sessions send nothing elsewhere before it has answered them.
+    pub(crate) fn step_aside(&self) {
+        self.core.borrow().queue.tags().for_each(|expect| expect.session.drain_first());
+        self.retire();
     }
 
     /// Whether it is closed for good.
@@ -314,7 +327,7 @@ impl Pipeline {
         {
             let core = &mut *self.core.borrow_mut();
             match core.state {
-                State::Ready if core.blocked_by.is_none() => {
+                State::Ready if core.blocked_by.is_none() && !self.is_starved(core) => {
                     let failed = core.count_overdue(now_us, policy);
                     if failed > 0 {
                         link.node.evidence.failed(Failure::Timeout, failed);
@@ -332,10 +345,15 @@ impl Pipeline {
             }
         }
         for expect in refused {
-            let text =
-                format!("{}: no reply within {} ms", link.describe(), policy.request_timeout.as_millis());
+            let waited = timeout(&expect, policy).as_millis();
+            let text = format!("{}: no reply within {waited} ms", link.describe());
             expect.session.fail(&expect, &text, Reason::Timeout, Outcome::Timeout);
         }
+    }
+
+    /// Whether the client has to send before the node can go on.
+    fn is_starved(&self, core: &Core) -> bool {
+        core.queue.unwritten().is_empty() && self.feeder.borrow().is_some()
     }
 
     /// Nobody can connect: what waits is refused.
@@ -422,51 +440,22 @@ impl Pipeline {
         let block = link.block();
         block.bytes_in.add(chunk.len() as u64);
         let mut answered = 0;
-        let mut slow: Option<(Rc<Session>, usize)> = None;
+        let mut slow = None;
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         core.progress_us = now_us;
-        let mut rest = chunk;
-        while !rest.is_empty() {
-            if !core.queue.head_is_written() {
-                return Err(format!(
-                    "bytes without a request: {}",
-                    rest[..rest.len().min(32)].escape_ascii()
-                ));
-            }
-            let scan = core.scanner.advance(rest).map_err(|e| e.to_string())?;
-            let Some(expect) = core.queue.front() else { break };
-            let outcome = if core.scanner.first() == b'-' || core.scanner.first() == b'!' {
-                Outcome::Error
-            } else {
-                Outcome::Ok
-            };
-            let done = scan.done.then_some(outcome);
-            let left = if scan.done { 0 } else { core.scanner.outstanding() };
-            if let Flow::Pause(limit) = expect.session.deliver(expect, &rest[..scan.used], done, left) {
-                slow = Some((expect.session.clone(), limit));
-            }
-            if scan.done {
-                answered += 1;
-                block.requests[expect.class as usize][outcome as usize].add(1);
-                block.latency.record(now_us.wrapping_sub(expect.sent_us));
-                core.queue.pop();
-                core.overdue = core.overdue.saturating_sub(1);
-            }
-            rest = &rest[scan.used..];
-        }
+        let cut = core.hand_out(chunk, now_us, block, &mut answered, &mut slow);
         core.stalled_us = None;
         if answered > 0 {
             block.in_flight.add(-answered);
             link.node.evidence.good();
         }
-        if let Some((session, limit)) = slow
-            && session.block(self, limit)
+        cut?;
+        if let Some((session, slow)) = slow
+            && session.block(self, slow)
         {
             core.blocked_by = Some(session);
-            for expect in core.queue.tags() {
-                expect.session.drain_first();
-            }
+            core.queue.tags().for_each(|expect| expect.session.drain_first());
             link.detach(self);
         }
         Ok(())
@@ -477,7 +466,10 @@ impl Pipeline {
         let taken = {
             let mut core = self.core.borrow_mut();
             core.scanner = Scanner::default();
-            (core.overdue, core.stalled_us, core.blocked_by) = (0, None, None);
+            (core.overdue, core.stalled_us) = (0, None);
+            if let Some(session) = core.blocked_by.take() {
+                session.release(self);
+            }
             core.queue.take()
         };
         let (word, kind) = match end {
@@ -510,6 +502,14 @@ impl Pipeline {
     }
 }
 
+fn is_slow(expect: &Expect) -> bool {
+    expect.class == Class::Slow || expect.class == Class::All
+}
+
+fn timeout(expect: &Expect, policy: &Policy) -> Duration {
+    if is_slow(expect) { policy.slow_timeout } else { policy.request_timeout }
+}
+
 impl Core {
     /// The pause before the next attempt to connect.
     fn backoff(&self) -> Duration {
@@ -519,14 +519,56 @@ impl Core {
         }
     }
 
+    /// Gives each whole or partial reply of a chunk to its session. Tells how many are whole, and
+    /// the last session that has more than it should, and of what.
+    fn hand_out(
+        &mut self,
+        chunk: &[u8],
+        now_us: u32,
+        block: &NodeBlock,
+        answered: &mut i64,
+        slow: &mut Option<(Rc<Session>, Behind)>,
+    ) -> Result<(), String> {
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            if !self.queue.head_is_written() {
+                return Err(format!(
+                    "bytes without a request: {}",
+                    rest[..rest.len().min(32)].escape_ascii()
+                ));
+            }
+            let scan = self.scanner.advance(rest).map_err(|e| e.to_string())?;
+            let Some(expect) = self.queue.front() else { break };
+            let outcome = if self.scanner.first() == b'-' || self.scanner.first() == b'!' {
+                Outcome::Error
+            } else {
+                Outcome::Ok
+            };
+            let done = scan.done.then_some(outcome);
+            let left = if scan.done { 0 } else { self.scanner.outstanding() };
+            if let Flow::Pause(behind) = expect.session.deliver(expect, &rest[..scan.used], done, left) {
+                *slow = Some((expect.session.clone(), behind));
+            }
+            if scan.done {
+                *answered += 1;
+                block.requests[expect.class as usize][outcome as usize].add(1);
+                block.latency.record(now_us.wrapping_sub(expect.sent_us));
+                self.queue.pop();
+                self.overdue = self.overdue.saturating_sub(1);
+            }
+            rest = &rest[scan.used..];
+        }
+        Ok(())
+    }
+
     /// Counts entries that became overdue: no progress for their timeout, and sent that long ago.
     fn count_overdue(&mut self, now_us: u32, policy: &Policy) -> u32 {
         let Some(head) = self.queue.front() else {
             self.stalled_us = None;
             return 0;
         };
-        let slow = head.class == Class::Slow || head.class == Class::All;
-        let timeout = if slow { policy.slow_timeout } else { policy.request_timeout }.as_micros() as u32;
+        let slow = is_slow(head);
+        let timeout = timeout(head, policy).as_micros() as u32;
         if now_us.wrapping_sub(self.progress_us) < timeout {
             return 0;
         }

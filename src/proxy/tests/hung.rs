@@ -1,0 +1,207 @@
+//! Nodes that do not answer: timeouts, deadlines, and ejection.
+
+use std::time::Instant;
+
+use super::*;
+
+fn hasty() -> Policy {
+    Policy { request_timeout: Duration::from_millis(80), ..patient() }
+}
+
+/// A hung node: each request is overdue once, refused after the grace, its late reply reaches
+/// nobody, and the connection goes on.
+#[test]
+fn overdue_once_and_late_replies_dropped() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], hasty());
+        let (mut one, mut two) = (world.client().await, world.client().await);
+        one.sends(&["GET", "k"]).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["GET", "k"]).await;
+        two.sends(&["SET", "k", "v"]).await;
+        peer.gets(&["SET", "k", "v"]).await;
+        let refusal = format!("-ERR {}: no reply within 80 ms\r\n", a.describe());
+        one.gets(&refusal).await;
+        two.gets(&refusal).await;
+        assert_eq!(world.failures("a", Failure::Timeout), 2);
+        one.sends(&["GET", "l"]).await;
+        peer.gets(&["GET", "l"]).await;
+        peer.says("$4\r\nlate\r\n+OK\r\n:3\r\n").await;
+        one.gets(":3\r\n").await;
+        two.sends(&["GET", "m"]).await;
+        peer.gets(&["GET", "m"]).await;
+        peer.says(":4\r\n").await;
+        two.gets(":4\r\n").await;
+        assert_eq!(world.failures("a", Failure::Timeout), 2);
+        assert_eq!(world.node("a").evidence.streak(), 0);
+        assert_eq!(world.node("a").blocks[0].connects.value(), 1);
+        assert_eq!(world.node("a").blocks[0].in_flight.value(), 0);
+        one.ends().await;
+        two.ends().await;
+    });
+}
+
+/// An ejection while requests are in flight: reads go to the new owners and in their order, writes
+/// are refused, and the old connection is reset so that nothing is applied later.
+#[test]
+fn an_ejection_moves_reads() {
+    play(async {
+        let (a, b) = (ScriptedNode::new("a").await, ScriptedNode::new("b").await);
+        let world = World::new(&[&a, &b], patient());
+        let [k, l] = world.keys(&["a", "b"]);
+        let mut client = world.client().await;
+        let sent = [vec!["GET", &k], vec!["SET", &k, "v"], vec!["GET", &l], vec!["GET", &k]];
+        for args in &sent {
+            client.sends(args).await;
+        }
+        let mut to_a = a.accepts().await;
+        for args in &sent {
+            to_a.gets(args).await;
+        }
+        world.eject("a");
+        let mut to_b = b.accepts().await;
+        for args in [["GET", &k], ["GET", &l], ["GET", &k]] {
+            to_b.gets(&args).await;
+        }
+        client.sends(&["SET", &k, "w"]).await;
+        to_b.gets(&["SET", &k, "w"]).await;
+        to_b.says(":1\r\n:2\r\n:3\r\n+OK\r\n").await;
+        client.gets(":1\r\n").await;
+        let refusal = format!("-ERR {}: ejected; the command may have been applied\r\n", a.describe());
+        client.gets(refusal).await;
+        client.gets(":2\r\n:3\r\n+OK\r\n").await;
+        let mut byte = [0];
+        let end = soon("a reset", to_a.0.read(&mut byte)).await;
+        assert_eq!(end.expect_err("not an ordinary close").kind(), std::io::ErrorKind::ConnectionReset);
+        assert_eq!(world.node("a").blocks[0].in_flight.value(), 0);
+        assert_eq!(world.node("b").blocks[0].in_flight.value(), 0);
+        client.ends().await;
+    });
+}
+
+/// A part of a split request whose keys have several owners after an ejection becomes several, and
+/// the values come in the client's order; so does a request that was not split before.
+#[test]
+fn an_ejection_divides_parts() {
+    play(async {
+        let (a, b) = (ScriptedNode::new("a").await, ScriptedNode::new("b").await);
+        let c = ScriptedNode::new("c").await;
+        let world = World::new(&[&a, &b, &c], patient());
+        let [ab, ab2] = world.keys(&["a", "b"]);
+        let [ac, ac2] = world.keys(&["a", "c"]);
+        let own = world.key("b");
+        let mut client = world.client().await;
+        client.sends(&["MGET", &ab, &own, &ac]).await;
+        client.sends(&["MGET", &ac2, &ab2]).await;
+        let (mut to_a, mut to_b) = (a.accepts().await, b.accepts().await);
+        to_a.gets(&["MGET", &ab, &ac]).await;
+        to_a.gets(&["MGET", &ac2, &ab2]).await;
+        to_b.gets(&["MGET", &own]).await;
+        world.eject("a");
+        let mut to_c = c.accepts().await;
+        to_b.gets(&["MGET", &ab]).await;
+        to_b.gets(&["MGET", &ab2]).await;
+        to_c.gets(&["MGET", &ac]).await;
+        to_c.gets(&["MGET", &ac2]).await;
+        to_b.says("*1\r\n$3\r\nown\r\n*1\r\n$2\r\nab\r\n*1\r\n$3\r\nab2\r\n").await;
+        to_c.says("*1\r\n$2\r\nac\r\n*1\r\n$3\r\nac2\r\n").await;
+        client.gets("*3\r\n$2\r\nab\r\n$3\r\nown\r\n$2\r\nac\r\n*2\r\n$3\r\nac2\r\n$3\r\nab2\r\n").await;
+        client.ends().await;
+    });
+}
+
+/// What waits for a connection that can't be made goes to the new owner, writes too: nothing of
+/// them was sent.
+#[test]
+fn an_ejection_moves_unsent_writes() {
+    play(async {
+        let (a, b) = (ScriptedNode::new("a").await, ScriptedNode::new("b").await);
+        let world = World::new(&[&a, &b], patient());
+        let [k] = world.keys(&["a", "b"]);
+        drop(a);
+        let mut client = world.client().await;
+        client.sends(&["SET", &k, "v"]).await;
+        until("refused", || world.failures("a", Failure::Refused) > 0).await;
+        world.eject("a");
+        let mut to_b = b.accepts().await;
+        to_b.gets(&["SET", &k, "v"]).await;
+        to_b.says("+OK\r\n").await;
+        client.gets("+OK\r\n").await;
+        client.ends().await;
+    });
+}
+
+/// A node that never answers costs a client its deadline and no more, however long the timeout is;
+/// the late reply reaches nobody.
+#[test]
+fn the_deadline_bounds_the_wait() {
+    let deadline = Duration::from_millis(150);
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], Policy { deadline, ..patient() });
+        let mut client = world.client().await;
+        let began = Instant::now();
+        client.sends(&["GET", "k"]).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["GET", "k"]).await;
+        client.gets("-ERR no reply within the deadline of 150 ms\r\n").await;
+        let waited = began.elapsed();
+        // Two ticks late by itself; the rest is for a busy machine.
+        assert!(waited >= deadline && waited < deadline + Duration::from_millis(250), "{waited:?}");
+        client.sends(&["GET", "l"]).await;
+        peer.gets(&["GET", "l"]).await;
+        peer.says(":1\r\n:2\r\n").await;
+        client.gets(":2\r\n").await;
+        assert!(world.is_innocent("a"));
+        client.ends().await;
+    });
+}
+
+/// A deadline is kept also when the session is being watched for something that is due much later.
+#[test]
+fn a_sooner_deadline_is_kept() {
+    let deadline = Duration::from_millis(150);
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], Policy { deadline, ..patient() });
+        let mut client = world.client().await;
+        client.sends(&["EVAL", "return 1", "1", "k"]).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["EVAL", "return 1", "1", "k"]).await;
+        peer.says(":1\r\n").await;
+        client.gets(":1\r\n").await;
+        let began = Instant::now();
+        client.sends(&["GET", "k"]).await;
+        peer.gets(&["GET", "k"]).await;
+        client.gets("-ERR no reply within the deadline of 150 ms\r\n").await;
+        assert!(began.elapsed() < deadline + Duration::from_millis(250), "{:?}", began.elapsed());
+        client.ends().await;
+    });
+}
+
+/// A script that takes long is no evidence, and requests behind it wait for it.
+#[test]
+fn a_slow_script_is_no_evidence() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let slow = Duration::from_millis(200);
+        let world = World::new(&[&a], Policy { slow_timeout: slow, ..hasty() });
+        let (mut one, mut two) = (world.client().await, world.client().await);
+        one.sends(&["EVAL", "s", "1", "k"]).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["EVAL", "s", "1", "k"]).await;
+        two.sends(&["GET", "k"]).await;
+        peer.gets(&["GET", "k"]).await;
+        tokio::time::sleep(slow / 2).await;
+        peer.says(":1\r\n:2\r\n").await;
+        one.gets(":1\r\n").await;
+        two.gets(":2\r\n").await;
+        one.sends(&["EVAL", "s", "1", "k"]).await;
+        peer.gets(&["EVAL", "s", "1", "k"]).await;
+        one.gets(format!("-ERR {}: no reply within 200 ms\r\n", a.describe())).await;
+        assert!(world.is_innocent("a"));
+        one.ends().await;
+        two.ends().await;
+    });
+}

@@ -1,0 +1,170 @@
+//! Lost connections: what is repeated, what is refused, and what it says of the node.
+
+use super::*;
+
+/// A connection is lost with requests in flight: the read is repeated once on a new connection,
+/// the write is refused as maybe applied by the node's name, and it is one failure.
+#[test]
+fn reads_again_writes_refused() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let (mut reader, mut writer) = (world.client().await, world.client().await);
+        reader.sends(&["GET", "k"]).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["GET", "k"]).await;
+        writer.sends(&["SET", "k", "v"]).await;
+        peer.gets(&["SET", "k", "v"]).await;
+        drop(peer);
+        writer
+            .gets(format!("-ERR {}: connection lost; the command may have been applied\r\n", a.describe()))
+            .await;
+        let mut again = a.accepts().await;
+        again.gets(&["GET", "k"]).await;
+        assert_eq!(world.failures("a", Failure::Lost), 1);
+        assert_eq!(world.node("a").blocks[0].retries.value(), 1);
+        // The second loss is the last: a read has one more try, not two.
+        drop(again);
+        reader.gets(format!("-ERR {}: connection lost\r\n", a.describe())).await;
+        assert_eq!(world.failures("a", Failure::Lost), 2);
+        reader.ends().await;
+        writer.ends().await;
+        assert_eq!(world.node("a").blocks[0].in_flight.value(), 0);
+    });
+}
+
+/// Writes of which the last byte was never written are sent on the next connection, in order;
+/// those before them are refused; each gets one reply.
+#[test]
+fn unsent_writes_are_sent_later() {
+    const COUNT: usize = 24;
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let mut client = world.client().await;
+        client.sends(&["GET", "first"]).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["GET", "first"]).await;
+        peer.says("$-1\r\n").await;
+        client.gets("$-1\r\n").await;
+        let value = "x".repeat(900_000);
+        let numbers: Vec<String> = (0..COUNT).map(|i| i.to_string()).collect();
+        let before = world.pool.blocks[0].bytes_in.value();
+        let mut total = 0;
+        for number in &numbers {
+            let request = words(&["SET", number, &value]);
+            total += request.len() as u64;
+            client.sends_raw(&request).await;
+        }
+        until("all is read", || world.pool.blocks[0].bytes_in.value() == before + total).await;
+        // What it has not read makes this a reset.
+        drop(peer);
+        let mut again = a.accepts().await;
+        let mut line = vec![0; words(&["SET", "0", &value]).len()];
+        soon("the first request", again.0.read_exact(&mut line)).await.expect("a request");
+        let first = numbers.iter().position(|n| words(&["SET", n, &value]).starts_with(&line[..40]));
+        let first = first.expect("one of the requests");
+        assert!(first > 0 && first < COUNT, "the sockets' buffers are too large or too small: {first}");
+        let left = words(&["SET", &numbers[first], &value]).len() - line.len();
+        soon("its end", again.0.read_exact(&mut vec![0; left])).await.expect("a request");
+        again.says("+OK\r\n").await;
+        for number in &numbers[first + 1..] {
+            again.gets(&["SET", number, &value]).await;
+            again.says("+OK\r\n").await;
+        }
+        for _ in 0..first {
+            let told = client.reply().await;
+            assert!(told.ends_with("connection lost; the command may have been applied\r\n"), "{told}");
+        }
+        for _ in first..COUNT {
+            client.gets("+OK\r\n").await;
+        }
+        client.ends().await;
+        assert_eq!(world.failures("a", Failure::Lost), 1);
+    });
+}
+
+/// A node may close a connection on which it owes nothing: the next request gets a new one, and
+/// nothing is held against the node.
+#[test]
+fn an_idle_close_is_no_failure() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let mut client = world.client().await;
+        for turn in 1..4 {
+            client.sends(&["SET", "k", "v"]).await;
+            let mut peer = a.accepts().await;
+            peer.gets(&["SET", "k", "v"]).await;
+            peer.says("+OK\r\n").await;
+            client.gets("+OK\r\n").await;
+            drop(peer);
+            until("the close is seen", || world.node("a").blocks[0].connections.value() == 0).await;
+            assert_eq!(world.node("a").blocks[0].connects.value(), turn);
+        }
+        assert!(world.is_innocent("a"));
+        client.ends().await;
+    });
+}
+
+/// A node where nobody listens: a request is refused by its name within the grace, not after its
+/// deadline; and once somebody listens again, requests are served.
+#[test]
+fn nobody_listens() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let (name, address) = (a.describe(), a.address());
+        drop(a);
+        let mut client = world.client().await;
+        client.sends(&["SET", "k", "v"]).await;
+        client.gets(format!("-ERR {name}: no connection\r\n")).await;
+        assert!(world.failures("a", Failure::Refused) >= 1);
+        let listener = TcpListener::bind(address).await.expect("the port is free");
+        let served = async {
+            loop {
+                client.sends(&["GET", "k"]).await;
+                if client.reply().await == "$1\r\nv\r\n" {
+                    return client;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let serves = async {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let mut peer = Peer(stream);
+            peer.gets(&["GET", "k"]).await;
+            peer.says("$1\r\nv\r\n").await;
+            peer
+        };
+        let (client, _peer) = soon("the node is back", async { tokio::join!(served, serves) }).await;
+        client.ends().await;
+    });
+}
+
+/// A read that is repeated keeps its place: a session's replies come in the order of its requests.
+#[test]
+fn order_over_a_loss() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let mut client = world.client().await;
+        for args in [&["SET", "k", "1"][..], &["GET", "k"], &["GET", "l"]] {
+            client.sends(args).await;
+        }
+        let mut peer = a.accepts().await;
+        for args in [&["SET", "k", "1"][..], &["GET", "k"], &["GET", "l"]] {
+            peer.gets(args).await;
+        }
+        drop(peer);
+        let mut again = a.accepts().await;
+        again.gets(&["GET", "k"]).await;
+        again.gets(&["GET", "l"]).await;
+        client.sends(&["SET", "k", "2"]).await;
+        again.gets(&["SET", "k", "2"]).await;
+        again.says(":1\r\n:2\r\n+OK\r\n").await;
+        assert!(client.reply().await.contains("may have been applied"));
+        client.gets(":1\r\n:2\r\n+OK\r\n").await;
+        client.ends().await;
+    });
+}

@@ -1,0 +1,184 @@
+//! Sessions: how they begin to speak another version, and how they end.
+
+use super::*;
+
+/// A client that closes with half a request: nothing is sent, and the session is gone.
+#[test]
+fn a_close_in_the_middle() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let mut client = world.client().await;
+        client.sends_raw(b"*2\r\n$3\r\nGET\r\n$100\r\nabc").await;
+        until("it is read", || world.pool.blocks[0].bytes_in.value() > 0).await;
+        drop(client);
+        until("the session is gone", || world.sessions() == 0).await;
+        assert_eq!(world.node("a").blocks[0].connects.value(), 0);
+    });
+}
+
+/// A client that sends no more still gets all replies, then the end.
+#[test]
+fn a_half_close() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let mut client = world.client().await;
+        for key in ["k", "l"] {
+            client.sends(&["GET", key]).await;
+        }
+        client.0.shutdown().await.expect("a client can end");
+        let mut peer = a.accepts().await;
+        for key in ["k", "l"] {
+            peer.gets(&["GET", key]).await;
+        }
+        peer.says(":1\r\n").await;
+        client.gets(":1\r\n").await;
+        peer.says(":2\r\n").await;
+        client.gets(":2\r\n").await;
+        client.sees_the_end().await;
+        until("the session is gone", || world.sessions() == 0).await;
+    });
+}
+
+/// A client that closes while it is owed a reply: the reply is dropped, and the connection to the
+/// node serves the next one.
+#[test]
+fn a_close_before_the_reply() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let mut client = world.client().await;
+        client.sends(&["GET", "k"]).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["GET", "k"]).await;
+        drop(client);
+        let mut next = world.client().await;
+        next.sends(&["GET", "l"]).await;
+        peer.gets(&["GET", "l"]).await;
+        peer.says(":1\r\n:2\r\n").await;
+        next.gets(":2\r\n").await;
+        until("the session is gone", || world.sessions() == 1).await;
+        next.ends().await;
+        assert!(world.is_innocent("a"));
+    });
+}
+
+/// HELLO 3 is answered when all before it is, and what follows it goes through a connection of the
+/// new version.
+#[test]
+fn hello_drains_first() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let mut client = world.client().await;
+        for args in [&["GET", "k"][..], &["HELLO", "3"], &["GET", "l"]] {
+            client.sends(args).await;
+        }
+        let mut two = a.accepts().await;
+        two.gets(&["GET", "k"]).await;
+        two.says("$-1\r\n").await;
+        client.gets("$-1\r\n").await;
+        let hello = client.reply().await;
+        assert!(hello.starts_with('%') && hello.contains("proto\r\n:3\r\n"), "{hello}");
+        let mut three = a.accepts().await;
+        three.gets(&["HELLO", "3"]).await;
+        three.says("%1\r\n+proto\r\n:3\r\n").await;
+        three.gets(&["GET", "l"]).await;
+        three.says("_\r\n").await;
+        client.gets("_\r\n").await;
+        client.ends().await;
+    });
+}
+
+/// A reload that changes the database: what is in flight is answered by the old connection, what
+/// follows it waits for that and goes through a new one.
+#[test]
+fn another_database() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let mut client = world.client().await;
+        client.sends(&["GET", "k"]).await;
+        let mut old = a.accepts().await;
+        old.gets(&["GET", "k"]).await;
+        world.publish(|next| next.policy = Arc::new(Policy { db: 1, ..patient() }));
+        client.sends(&["GET", "l"]).await;
+        old.says(":1\r\n").await;
+        client.gets(":1\r\n").await;
+        let mut new = a.accepts().await;
+        new.gets(&["SELECT", "1"]).await;
+        new.says("+OK\r\n").await;
+        new.gets(&["GET", "l"]).await;
+        new.says(":2\r\n").await;
+        client.gets(":2\r\n").await;
+        old.sees_the_end().await;
+        assert!(world.is_innocent("a"));
+        client.ends().await;
+    });
+}
+
+/// A drain serves what is in flight, ends idle sessions at once, and then the worker ends.
+#[test]
+fn a_drain() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let (mut busy, mut idle) = (world.client().await, world.client().await);
+        idle.sends(&["PING"]).await;
+        idle.gets("+PONG\r\n").await;
+        busy.sends(&["SET", "k", "v"]).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["SET", "k", "v"]).await;
+        world.order(Order::Drain);
+        idle.sees_the_end().await;
+        assert!(!world.worker.is_finished());
+        peer.says("+OK\r\n").await;
+        busy.gets("+OK\r\n").await;
+        busy.sees_the_end().await;
+        soon("the worker ends", world.worker).await.expect("without a panic");
+    });
+}
+
+/// A drain lets a large request that has begun arrive whole.
+#[test]
+fn a_drain_during_a_large_request() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let mut client = world.client().await;
+        let request = frame(&[b"SET", b"k", &vec![b'x'; 3 << 20]]);
+        client.sends_raw(&request[..200_000]).await;
+        let mut private = a.accepts().await;
+        private.gets_raw(&request[..200_000]).await;
+        world.order(Order::Drain);
+        let rest = &request[200_000..];
+        tokio::join!(client.sends_raw(rest), private.gets_raw(rest));
+        private.says("+OK\r\n").await;
+        client.gets("+OK\r\n").await;
+        client.sees_the_end().await;
+        soon("the worker ends", world.worker).await.expect("without a panic");
+    });
+}
+
+/// A client that sends more than it may while it reads nothing is closed with one reason.
+#[test]
+fn too_much_waits() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let mut policy = patient();
+        policy.limits.session_bytes_max = 64 * 1024;
+        policy.limits.pipeline_depth = 1;
+        let world = World::new(&[&a], policy);
+        let mut client = world.client().await;
+        client.sends_raw(&words(&["GET", "k"]).repeat(20_000)).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["GET", "k"]).await;
+        let refused = || world.pool.blocks[0].refusals[crate::metrics::Reason::SlowClient as usize].value();
+        until("it is refused", || refused() > 0).await;
+        peer.says(":1\r\n").await;
+        client.gets(":1\r\n-ERR too many requests wait for their replies to be read\r\n").await;
+        assert_eq!(refused(), 1);
+        until("the session is gone", || world.sessions() == 0).await;
+    });
+}
