@@ -2,7 +2,7 @@
 //! we want, teach the node the scripts that clients loaded, and have all of it confirmed before
 //! the first request goes out.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -43,14 +43,14 @@ pub(crate) async fn connect(
         ConnectError { kind: Failure::ConnectTimeout, text: "the name does not resolve".to_owned() };
     for target in targets.iter() {
         let attempt = async {
-            let mut stream =
-                dial(target, policy.deadline.max(policy.request_timeout)).await.map_err(dial_error)?;
-            handshake(&mut stream, greeting(policy, version), lessons).await?;
-            let (read, write) = stream.into_split();
-            Ok(Connection { read, write })
+            let user_timeout = policy.deadline.max(policy.request_timeout);
+            let mut stream = dial(target, user_timeout).await.map_err(dial_error)?;
+            let (bytes, count) = greeting(policy, version);
+            converse(&mut stream, &bytes, count, true).await?;
+            Ok(stream)
         };
         last = match timeout(policy.connect_timeout, attempt).await {
-            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Ok(stream)) => return teach(stream, lessons, policy.slow_timeout).await,
             Ok(Err(error)) => error,
             Err(_) => {
                 let text =
@@ -95,22 +95,27 @@ pub(crate) fn greeting(policy: &Policy, version: Version) -> (Vec<u8>, usize) {
     (bytes, count)
 }
 
-/// Says the greeting, every word of which must be accepted, and then the lessons: a script that
+/// Gives a new connection what clients loaded; that may take as long as a script may. A script that
 /// the node refuses is the business of who calls it.
-async fn handshake(
-    stream: &mut Stream,
-    (mut bytes, required): (Vec<u8>, usize),
-    lessons: &(Vec<u8>, usize),
-) -> Result<(), ConnectError> {
-    bytes.extend_from_slice(&lessons.0);
-    let mut missing = required + lessons.1;
-    if missing == 0 {
-        return Ok(());
-    }
+async fn teach(
+    mut stream: Stream,
+    (bytes, count): &(Vec<u8>, usize),
+    patience: Duration,
+) -> Result<Connection, ConnectError> {
+    let text = || "it takes too long to load the scripts that clients loaded".to_owned();
+    timeout(patience, converse(&mut stream, bytes, *count, false))
+        .await
+        .unwrap_or_else(|_| Err(ConnectError { kind: Failure::ConnectTimeout, text: text() }))?;
+    let (read, write) = stream.into_split();
+    Ok(Connection { read, write })
+}
+
+/// Sends `count` requests and reads as many replies; with `strict` the first error ends it.
+async fn converse(stream: &mut Stream, bytes: &[u8], count: usize, strict: bool) -> Result<(), ConnectError> {
     let lost = |error: io::Error| ConnectError { kind: Failure::Lost, text: error.to_string() };
-    stream.write_all(&bytes).await.map_err(lost)?;
+    stream.write_all(bytes).await.map_err(lost)?;
     let mut scanner = Scanner::default();
-    let (mut reply, mut start, mut seen) = (Vec::new(), 0, 0);
+    let (mut reply, mut start, mut seen, mut missing) = (Vec::new(), 0, 0, count);
     while missing > 0 {
         if seen == reply.len() {
             let n = stream.read_buf(&mut reply).await.map_err(lost)?;
@@ -123,7 +128,7 @@ async fn handshake(
             .map_err(|e| ConnectError { kind: Failure::Protocol, text: e.to_string() })?;
         seen += scan.used;
         if scan.done {
-            if reply[start] == b'-' && missing > lessons.1 {
+            if strict && reply[start] == b'-' {
                 let text = String::from_utf8_lossy(reply[start + 1..seen].trim_ascii_end()).into_owned();
                 return Err(ConnectError { kind: Failure::Handshake, text });
             }

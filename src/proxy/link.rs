@@ -1,6 +1,6 @@
 //! One worker's connections to one node: a pipeline for each protocol version and lane.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::HashSet, rc::Rc, sync::Arc};
 
 use super::{
     inflight::Fate,
@@ -180,6 +180,25 @@ impl Link {
         }
         self.leaving.borrow_mut().retain(|p| !p.is_over());
     }
+}
+
+/// Which requests stand before a write of the same session that may have been applied: a read among
+/// them that the same node answered again would see what its session wrote after it.
+pub(crate) fn overtaken<B>(taken: &[(Expect, Fate, B)]) -> Vec<bool> {
+    let mut writers = HashSet::new();
+    let mut flags: Vec<bool> = taken
+        .iter()
+        .rev()
+        .map(|(expect, fate, _)| {
+            let overtaken = writers.contains(&expect.session.id);
+            if *fate == Fate::MaybeApplied && !expect.read_only {
+                writers.insert(expect.session.id);
+            }
+            overtaken
+        })
+        .collect();
+    flags.reverse();
+    flags
 }
 
 /// Whether a request whose connection broke may be sent again, and counts the try.

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{
     dispatch::{self, Dispatched},
     input::Input,
-    pipeline::{Expect, Pipeline},
+    pipeline::{Expect, MAYBE, Pipeline},
     pool::{Bound, Bounds, WorkerPool},
     window::{MergeContext, Window},
     worker::Memory,
@@ -83,8 +83,8 @@ pub(crate) struct State {
     /// How large its replies are, on a moving average, and what came of the present one.
     reply_bytes: usize,
     piece_bytes: usize,
-    /// Last time that the client took bytes, or had taken all.
-    taken_us: u32,
+    /// Since when the client takes nothing of what it is owed; none when it is owed nothing.
+    taken_us: Option<u32>,
     /// When the worker's wheel looks at it next; its other entries in the wheel are void.
     watched: Option<u32>,
     /// Bytes that were read and not dispatched, and what stands in the process's account of
@@ -127,7 +127,7 @@ impl Session {
             stalled: false,
             reply_bytes: REPLY_GUESS,
             piece_bytes: 0,
-            taken_us: 0,
+            taken_us: None,
             watched: None,
             pending: 0,
             accounted: 0,
@@ -243,7 +243,7 @@ impl Session {
             self.close_with(
                 &mut state,
                 Reason::SlowClient,
-                "ERR too many requests wait for their replies to be read",
+                "ERR limits.session_bytes_max is used up by what this session has sent and not read",
             );
         }
         state.pending = input.len();
@@ -511,25 +511,26 @@ impl Session {
             return;
         }
         state.watched = None;
-        if !state.out.is_empty() && now_us.wrapping_sub(state.taken_us) > STALL_US {
+        if state.taken_us.is_some_and(|since| now_us.wrapping_sub(since) > STALL_US) {
             self.pool.block().refusals[Reason::SlowClient as usize].add(1);
             state.broken = true;
         }
         let waited = self.pool.policy().deadline.as_millis();
-        let deadline = format!("-ERR no reply within the deadline of {waited} ms\r\n");
-        while let Some(due_us) = state.window.head_due() {
+        while let Some((due_us, class)) = state.window.head_due() {
             if (now_us.wrapping_sub(due_us) as i32) < 0 {
                 break;
             }
             let seq = state.window.head_seq();
-            if !state.window.replace(seq, deadline.as_bytes(), Outcome::Timeout) {
+            let applied = if class == Class::Read { "" } else { MAYBE };
+            let line = format!("-ERR no reply within the deadline of {waited} ms{applied}\r\n");
+            if !state.window.replace(seq, line.as_bytes(), Outcome::Timeout) {
                 state.broken = true;
                 break;
             }
             self.pool.block().refusals[Reason::Timeout as usize].add(1);
             self.settle(state);
         }
-        let next = state.window.head_due().map(|due_us| due_us.wrapping_sub(now_us));
+        let next = state.window.head_due().map(|(due_us, _)| due_us.wrapping_sub(now_us));
         let next = if state.out.is_empty() { next } else { Some(next.unwrap_or(STALL_US).min(STALL_US)) };
         if let Some(after_us) = next.filter(|_| !state.broken) {
             self.watch(state, after_us);
@@ -612,14 +613,18 @@ impl State {
             match Pin::new(write).poll_write(cx, &self.out[self.written..]) {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     self.written += n;
-                    self.taken_us = session.pool.worker.clock.now_us();
+                    self.taken_us = Some(session.pool.worker.clock.now_us());
                     session.pool.block().bytes_out.add(n as u64);
                 }
                 Poll::Ready(_) => self.broken = true,
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.taken_us.get_or_insert(session.pool.worker.clock.now_us());
+                    break;
+                }
             }
         }
         if self.written == self.out.len() {
+            self.taken_us = None;
             let mut out = std::mem::take(&mut self.out);
             out.clear();
             self.written = 0;

@@ -30,7 +30,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Memory, Order, PoolHandle, Registry, dispatch, link::Link, pool::Bound, run};
+use super::{Memory, Order, PoolHandle, Registry, dispatch, link::Link, pipeline::MAYBE, pool::Bound, run};
 use crate::{
     metrics::{NodeBlock, PoolBlock},
     net::{Stream, Target},

@@ -113,9 +113,9 @@ impl Window {
 
     /// When the head's deadline is; none once its reply has begun, for then the node's progress
     /// and the client's are watched.
-    pub(crate) fn head_due(&self) -> Option<u32> {
+    pub(crate) fn head_due(&self) -> Option<(u32, Class)> {
         let began = |slot: &&Slot| !matches!(slot.reply, Reply::Forward { began: true, done: None, .. });
-        self.slots.front().filter(began).map(|slot| slot.due_us)
+        self.slots.front().filter(began).map(|slot| (slot.due_us, slot.class))
     }
 
     /// The slot that was opened last.

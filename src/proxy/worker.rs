@@ -94,6 +94,8 @@ pub(crate) struct Worker {
     /// Sessions to look at, each with the time that it was put in for.
     wheel: RefCell<Wheel<(Weak<Session>, u32)>>,
     pools: RefCell<HashMap<u64, Rc<WorkerPool>>>,
+    /// Pools that go when their last session has.
+    closed: RefCell<Vec<u64>>,
 }
 
 impl Worker {
@@ -109,6 +111,7 @@ impl Worker {
             spare: RefCell::default(),
             wheel: RefCell::new(Wheel::new(0)),
             pools: RefCell::default(),
+            closed: RefCell::default(),
         }
     }
 
@@ -147,6 +150,7 @@ impl Worker {
 
     fn tick(&self) {
         let now_us = self.clock.refresh();
+        self.drop_closed();
         let pools: Vec<_> = self.pools.borrow().values().cloned().collect();
         for pool in pools {
             pool.tick(now_us);
@@ -206,6 +210,18 @@ impl Worker {
         }
     }
 
+    /// Lets go of closed pools that nobody uses any more.
+    fn drop_closed(&self) {
+        self.closed.borrow_mut().retain(|id| {
+            let mut pools = self.pools.borrow_mut();
+            let used = pools.get(id).is_some_and(|pool| !pool.sessions.borrow().is_empty());
+            if !used {
+                pools.remove(id);
+            }
+            used
+        });
+    }
+
     fn is_empty(&self) -> bool {
         self.pools.borrow().values().all(|p| p.sessions.borrow().is_empty())
     }
@@ -236,8 +252,8 @@ pub async fn run(index: usize, memory: Arc<Memory>, mut orders: mpsc::UnboundedR
                 None => return,
                 Some(Order::Serve { pool, stream, id }) => worker.serve(&pool, stream, id),
                 Some(Order::Close(id)) => {
+                    worker.closed.borrow_mut().push(id);
                     worker.end_sessions(|pool| pool == id);
-                    worker.pools.borrow_mut().remove(&id);
                 }
                 Some(Order::Drain) => {
                     draining = true;

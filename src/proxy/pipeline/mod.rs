@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     connect::Connection,
     inflight::{Fate, InFlight},
-    link::{Link, repeatable},
+    link::{Link, overtaken, repeatable},
     session::{Behind, Flow, Session},
     worker::Worker,
 };
@@ -31,6 +31,8 @@ use crate::{
     topology::{Failure, Policy, VERDICT_GRACE},
 };
 
+/// What a refusal adds when the node may have executed a write.
+pub(crate) const MAYBE: &str = "; the command may have been applied";
 /// Requests that one pipeline may hold; more are refused.
 const REQUESTS_MAX: usize = 1 << 16;
 /// Bytes that one pipeline may hold; more are refused.
@@ -346,7 +348,8 @@ impl Pipeline {
         }
         for expect in refused {
             let waited = timeout(&expect, policy).as_millis();
-            let text = format!("{}: no reply within {waited} ms", link.describe());
+            let applied = if expect.read_only { "" } else { MAYBE };
+            let text = format!("{}: no reply within {waited} ms{applied}", link.describe());
             expect.session.fail(&expect, &text, Reason::Timeout, Outcome::Timeout);
         }
     }
@@ -482,17 +485,18 @@ impl Pipeline {
             link.node.evidence.failed(kind, 1);
         }
         let mut gone = 0;
-        for (mut expect, fate, bytes) in taken {
+        let overtaken = overtaken(&taken);
+        for ((mut expect, fate, bytes), overtaken) in taken.into_iter().zip(overtaken) {
             if !expect.session.awaits(&expect) {
                 gone += 1;
-            } else if self.is_repeatable(&mut expect, fate) {
+            } else if !overtaken && self.is_repeatable(&mut expect, fate) {
                 if fate == Fate::MaybeApplied {
                     link.block().retries.add(1);
                 }
                 self.core.borrow_mut().queue.push(expect, &bytes);
             } else {
                 gone += 1;
-                let applied = if expect.read_only { "" } else { "; the command may have been applied" };
+                let applied = if expect.read_only { "" } else { MAYBE };
                 let text = format!("{}: {word}{applied}", link.describe());
                 expect.session.fail(&expect, &text, Reason::MaybeApplied, Outcome::Lost);
             }
@@ -574,10 +578,12 @@ impl Core {
         }
         self.stalled_us.get_or_insert(now_us);
         let before = self.overdue;
-        let ripe = |e: &&Expect| now_us.wrapping_sub(e.sent_us) >= timeout;
+        let ripe =
+            |e: &&Expect| now_us.wrapping_sub(e.sent_us) >= self::timeout(e, policy).as_micros() as u32;
         self.overdue = self.queue.tags().take_while(ripe).count().max(before);
-        // A script that takes long says nothing of the node's health.
-        if slow { 0 } else { (self.overdue - before) as u32 }
+        // A script that takes long says nothing of the node's health, nor do those behind it.
+        let counts = |e: &&Expect| !slow && !is_slow(e);
+        self.queue.tags().take(self.overdue).skip(before).filter(counts).count() as u32
     }
 }
 

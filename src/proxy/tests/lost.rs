@@ -168,3 +168,33 @@ fn order_over_a_loss() {
         client.ends().await;
     });
 }
+
+/// A read is not repeated when a later write of its own session may have been applied: it would
+/// see what the session wrote after it. A read of another session is.
+#[test]
+fn nobody_reads_from_the_future() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let (mut both, mut reader) = (world.client().await, world.client().await);
+        both.sends(&["GET", "k"]).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["GET", "k"]).await;
+        both.sends(&["SET", "k", "v"]).await;
+        peer.gets(&["SET", "k", "v"]).await;
+        both.sends(&["GET", "k"]).await;
+        peer.gets(&["GET", "k"]).await;
+        reader.sends(&["GET", "other"]).await;
+        peer.gets(&["GET", "other"]).await;
+        drop(peer);
+        both.gets(format!("-ERR {}: connection lost\r\n", a.describe())).await;
+        both.gets(format!("-ERR {}: connection lost; the command may have been applied\r\n", a.describe()))
+            .await;
+        let mut again = a.accepts().await;
+        again.gets(&["GET", "k"]).await;
+        again.gets(&["GET", "other"]).await;
+        again.says("$1\r\nv\r\n$-1\r\n").await;
+        both.gets("$1\r\nv\r\n").await;
+        reader.gets("$-1\r\n").await;
+    });
+}

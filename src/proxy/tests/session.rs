@@ -177,7 +177,7 @@ fn too_much_waits() {
         let refused = || world.pool.blocks[0].refusals[crate::metrics::Reason::SlowClient as usize].value();
         until("it is refused", || refused() > 0).await;
         peer.says(":1\r\n").await;
-        client.gets(":1\r\n-ERR too many requests wait for their replies to be read\r\n").await;
+        client.gets(":1\r\n-ERR limits.session_bytes_max is used up by what this session has sent and not read\r\n").await;
         assert_eq!(refused(), 1);
         until("the session is gone", || world.sessions() == 0).await;
     });
