@@ -159,7 +159,7 @@ impl Link {
 
     fn evict(&self, pipeline: &Rc<Pipeline>, moved: &mut Vec<(Expect, Vec<u8>)>) {
         for (mut expect, fate, bytes) in pipeline.reset() {
-            if pipeline.is_repeatable(&mut expect, fate) {
+            if pipeline.is_repeatable(&mut expect, fate, false) {
                 moved.push((expect, bytes));
             } else {
                 let text = format!("{}: ejected; the command may have been applied", self.describe());
@@ -201,10 +201,12 @@ pub(crate) fn overtaken<B>(taken: &[(Expect, Fate, B)]) -> Vec<bool> {
     flags
 }
 
-/// Whether a request whose connection broke may be sent again, and counts the try.
-pub(crate) fn repeatable(expect: &mut Expect, fate: Fate) -> bool {
+/// Whether a request whose connection broke may be sent again, and counts the try unless it is
+/// `free`.
+pub(crate) fn repeatable(expect: &mut Expect, fate: Fate, free: bool) -> bool {
     match fate {
         Fate::Unsent => true,
+        Fate::MaybeApplied if expect.read_only && free => true,
         Fate::MaybeApplied if expect.read_only && expect.tries > 0 => {
             expect.tries -= 1;
             true

@@ -44,7 +44,7 @@ async fn serve(pipeline: &Rc<Pipeline>, link: &Rc<Link>, mut io: Connection) {
         }
         core.state = State::Ready;
         core.progress_us = pipeline.worker.clock.refresh();
-        (core.failing_us, core.attempts) = (None, 0);
+        (core.failing_us, core.heard) = (None, false);
     }
     link.block().connects.add(1);
     link.block().connections.add(1);

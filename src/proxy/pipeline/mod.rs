@@ -92,6 +92,10 @@ struct Core {
     stalled_us: Option<u32>,
     /// Since when connecting fails.
     failing_us: Option<u32>,
+    /// Whether this connection has said anything yet.
+    heard: bool,
+    /// Since when connections break before they say anything, as they do while a node is dying.
+    fruitless_us: Option<u32>,
     attempts: u32,
     attempt_us: u32,
     /// The client that must read before more replies are read.
@@ -150,6 +154,8 @@ impl Pipeline {
             overdue: 0,
             stalled_us: None,
             failing_us: None,
+            heard: false,
+            fruitless_us: None,
             attempts: 0,
             attempt_us: 0,
             blocked_by: None,
@@ -307,9 +313,10 @@ impl Pipeline {
         }
     }
 
-    /// Whether a request may be sent once more; forgets what came of its reply.
-    pub(crate) fn is_repeatable(&self, expect: &mut Expect, fate: Fate) -> bool {
-        !self.streamed.get() && repeatable(expect, fate) && expect.session.forget(expect)
+    /// Whether a request may be sent once more, and with `free` at no cost; forgets what came of its
+    /// reply.
+    pub(crate) fn is_repeatable(&self, expect: &mut Expect, fate: Fate, free: bool) -> bool {
+        !self.streamed.get() && repeatable(expect, fate, free) && expect.session.forget(expect)
     }
 
     /// A client reads again.
@@ -447,6 +454,7 @@ impl Pipeline {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         core.progress_us = now_us;
+        (core.heard, core.fruitless_us, core.attempts) = (true, None, 0);
         let cut = core.hand_out(chunk, now_us, block, &mut answered, &mut slow);
         core.stalled_us = None;
         if answered > 0 {
@@ -464,6 +472,19 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Whether a lost connection costs a read none of its tries: it had not said anything, and that
+    /// has not gone on for longer than a verdict takes.
+    fn is_patient(&self, core: &mut Core) -> bool {
+        if core.heard || self.policy.retries == 0 {
+            return false;
+        }
+        let now_us = self.worker.clock.now_us();
+        core.attempts += 1;
+        core.attempt_us = now_us;
+        let since = *core.fruitless_us.get_or_insert(now_us);
+        !self.gave_up(since)
+    }
+
     /// The connection is gone: what may be repeated waits for the next one, the rest is refused.
     fn ended(&self, end: &End, link: &Link) {
         let taken = {
@@ -473,8 +494,9 @@ impl Pipeline {
             if let Some(session) = core.blocked_by.take() {
                 session.release(self);
             }
-            core.queue.take()
+            (core.queue.take(), self.is_patient(&mut core))
         };
+        let (taken, free) = taken;
         let (word, kind) = match end {
             End::Protocol(text) => {
                 (format!("sent something that is not a reply ({text})"), Failure::Protocol)
@@ -489,7 +511,7 @@ impl Pipeline {
         for ((mut expect, fate, bytes), overtaken) in taken.into_iter().zip(overtaken) {
             if !expect.session.awaits(&expect) {
                 gone += 1;
-            } else if !overtaken && self.is_repeatable(&mut expect, fate) {
+            } else if !overtaken && self.is_repeatable(&mut expect, fate, free) {
                 if fate == Fate::MaybeApplied {
                     link.block().retries.add(1);
                 }

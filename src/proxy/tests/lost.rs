@@ -1,6 +1,7 @@
 //! Lost connections: what is repeated, what is refused, and what it says of the node.
 
 use super::*;
+use crate::topology::VERDICT_GRACE;
 
 /// A connection is lost with requests in flight: the read is repeated once on a new connection,
 /// the write is refused as maybe applied by the node's name, and it is one failure.
@@ -23,10 +24,18 @@ fn reads_again_writes_refused() {
         again.gets(&["GET", "k"]).await;
         assert_eq!(world.failures("a", Failure::Lost), 1);
         assert_eq!(world.node("a").blocks[0].retries.value(), 1);
-        // The second loss is the last: a read has one more try, not two.
+        // A connection that breaks before it has said anything is how a dying node looks: it costs
+        // no try, but not for longer than a verdict takes.
         drop(again);
+        let mut third = a.accepts().await;
+        third.gets(&["GET", "k"]).await;
+        tokio::time::sleep(VERDICT_GRACE).await;
+        drop(third);
+        let mut last = a.accepts().await;
+        last.gets(&["GET", "k"]).await;
+        drop(last);
         reader.gets(format!("-ERR {}: connection lost\r\n", a.describe())).await;
-        assert_eq!(world.failures("a", Failure::Lost), 2);
+        assert_eq!(world.failures("a", Failure::Lost), 4);
         reader.ends().await;
         writer.ends().await;
         assert_eq!(world.node("a").blocks[0].in_flight.value(), 0);
