@@ -70,8 +70,10 @@ pub(crate) struct Part {
 }
 
 /// The window.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Window {
+    /// Bytes of a reply that are held until it is whole.
+    hold: usize,
     base: u64,
     slots: VecDeque<Slot>,
     /// Bytes kept aside.
@@ -85,7 +87,19 @@ pub(crate) struct MergeContext {
     pub(crate) per_key_errors: bool,
 }
 
+impl Default for Window {
+    fn default() -> Window {
+        Window { hold: HOLD_BYTES, base: 0, slots: VecDeque::new(), aside: 0 }
+    }
+}
+
 impl Window {
+    /// A window in which every reply begins with its first byte.
+    #[cfg(test)]
+    pub(crate) fn without_hold() -> Window {
+        Window { hold: 0, ..Window::default() }
+    }
+
     /// Opens a slot and gives its number.
     #[inline]
     pub(crate) fn push(&mut self, slot: Slot) -> u64 {
@@ -154,14 +168,22 @@ impl Window {
         done: Option<Outcome>,
         out: &mut Vec<u8>,
     ) {
-        let is_head = seq == self.base;
+        let (is_head, hold) = (seq == self.base, self.hold);
         let Some(slot) = self.slot(seq) else { return };
         match &mut slot.reply {
             Reply::Forward { done: Some(_), .. } | Reply::Ready(..) => {}
-            Reply::Forward { began, done: d, .. } if is_head => {
+            Reply::Forward { aside, began, done: d } if is_head => {
+                if done.is_none() && !*began && aside.len() + piece.len() <= hold {
+                    aside.extend_from_slice(piece);
+                    self.aside += piece.len();
+                    return;
+                }
+                let kept = aside.len();
+                out.append(aside);
                 out.extend_from_slice(piece);
                 *began = true;
                 *d = done;
+                self.aside -= kept;
             }
             Reply::Forward { aside, done: d, .. } => {
                 aside.extend_from_slice(piece);
@@ -253,7 +275,8 @@ impl Window {
         while let Some(slot) = self.slots.front_mut() {
             let outcome = match &mut slot.reply {
                 Reply::Forward { aside, done, began } => {
-                    if !aside.is_empty() {
+                    let whole_or_large = done.is_some() || aside.len() > self.hold;
+                    if !aside.is_empty() && whole_or_large {
                         self.aside -= aside.len();
                         out.append(aside);
                         *aside = Vec::new();
@@ -327,6 +350,10 @@ impl Window {
         self.push(Slot { class, due_us, reply: Reply::Ready(bytes, outcome) });
     }
 }
+
+/// A reply is held until it is whole or larger than this: half of one can't be taken back from the
+/// client when its node dies, and then its session could only be closed.
+const HOLD_BYTES: usize = 16 * 1024;
 
 /// A window that had more slots than this is given back when it is empty.
 const KEEP_SLOTS: usize = 16;

@@ -37,6 +37,8 @@ pub(crate) const MAYBE: &str = "; the command may have been applied";
 const REQUESTS_MAX: usize = 1 << 16;
 /// Bytes that one pipeline may hold; more are refused.
 const BYTES_MAX: usize = 64 << 20;
+/// No server sends a longer string, so this is no reply.
+const REPLY_BYTES_MAX: u64 = 4 << 30;
 /// Reads in a row before other tasks get their turn.
 const READS_MAX: usize = 8;
 /// First and longest pause between two attempts to connect.
@@ -564,6 +566,9 @@ impl Core {
                 ));
             }
             let scan = self.scanner.advance(rest).map_err(|e| e.to_string())?;
+            if self.scanner.outstanding() > REPLY_BYTES_MAX {
+                return Err(format!("a reply of {} bytes", self.scanner.outstanding()));
+            }
             let Some(expect) = self.queue.front() else { break };
             let outcome = if self.scanner.first() == b'-' || self.scanner.first() == b'!' {
                 Outcome::Error

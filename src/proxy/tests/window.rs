@@ -34,7 +34,7 @@ fn settle(window: &mut Window, out: &mut Vec<u8>) -> usize {
 /// The head's reply goes straight out, piece by piece; what overtakes it waits.
 #[test]
 fn the_head_goes_straight_out() {
-    let (mut window, mut out) = (Window::default(), Vec::new());
+    let (mut window, mut out) = (Window::without_hold(), Vec::new());
     let (one, two) = (window.push(forward()), window.push(forward()));
     window.deliver(two, 0, b":2\r\n", Some(Outcome::Ok), &mut out);
     assert_eq!((settle(&mut window, &mut out), window.aside()), (0, 4));
@@ -46,11 +46,32 @@ fn the_head_goes_straight_out() {
     assert!(window.is_empty());
 }
 
+/// A small reply is held until it is whole, so that it can be asked for again; a large one begins.
+#[test]
+fn small_replies_are_held() {
+    let (mut window, mut out) = (Window::default(), Vec::new());
+    let (one, two) = (window.push(forward()), window.push(forward()));
+    window.deliver(one, 0, b"$5\r\nhe", None, &mut out);
+    assert_eq!((settle(&mut window, &mut out), window.aside(), out.len()), (0, 6, 0));
+    assert!(window.forget(one, 0));
+    assert_eq!(window.aside(), 0);
+    window.deliver(one, 0, b"$5\r\nh", None, &mut out);
+    window.deliver(one, 0, b"ello\r\n", Some(Outcome::Ok), &mut out);
+    assert_eq!((settle(&mut window, &mut out), window.aside()), (1, 0));
+    assert_eq!(out, b"$5\r\nhello\r\n");
+    out.clear();
+    window.deliver(two, 0, &[b'x'; 10_000], None, &mut out);
+    assert!(out.is_empty());
+    window.deliver(two, 0, &[b'x'; 10_000], None, &mut out);
+    assert_eq!((out.len(), window.aside()), (20_000, 0));
+    assert!(!window.forget(two, 0));
+}
+
 /// Once the head's reply has begun it can be neither failed, replaced nor asked again, and it has
 /// no deadline any more.
 #[test]
 fn a_reply_that_has_begun() {
-    let (mut window, mut out) = (Window::default(), Vec::new());
+    let (mut window, mut out) = (Window::without_hold(), Vec::new());
     let seq = window.push(forward());
     assert_eq!(window.head_due().map(|due| due.0), Some(0));
     window.deliver(seq, 0, b"$5\r\nhe", None, &mut out);
@@ -168,7 +189,7 @@ struct Model {
 impl Model {
     fn new(bound: &Rc<Bound>) -> Model {
         let (out, expected) = (Vec::new(), Vec::new());
-        let (bound, window) = (bound.clone(), Window::default());
+        let (bound, window) = (bound.clone(), Window::without_hold());
         Model { bound, window, slots: Vec::new(), head: 0, out, expected, ended: 0 }
     }
 
