@@ -4,7 +4,7 @@ use std::{io::IsTerminal, process::ExitCode, time::Duration};
 
 use tokio::{
     runtime::Builder,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::interval,
 };
 use tracing_subscriber::EnvFilter;
@@ -29,6 +29,16 @@ pub fn serve(serve: Serve) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    // Signals are taken from the beginning: one that comes early waits.
+    let started = Builder::new_current_thread().enable_all().build();
+    let (runtime, signals) = match started.and_then(|r| r.block_on(async { Signals::take() }).map(|s| (r, s)))
+    {
+        Ok(started) => started,
+        Err(error) => {
+            eprintln!("ringway: can't follow signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let app = match App::start(loaded.settings.clone()) {
         Ok(app) => app,
         Err(error) => {
@@ -37,17 +47,7 @@ pub fn serve(serve: Serve) -> ExitCode {
         }
     };
     print!("{}", banner(&app, &loaded.settings, &source));
-    let runtime = match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("ringway: can't start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    if let Err(error) = runtime.block_on(follow_signals(&app, &source)) {
-        eprintln!("ringway: can't follow signals: {error}");
-        return ExitCode::FAILURE;
-    }
+    runtime.block_on(follow(signals, &app, &source));
     tracing::info!("draining: no new clients, what is in flight is finished");
     if app.stop() {
         tracing::info!("stopped");
@@ -91,19 +91,33 @@ fn banner(app: &App, settings: &Settings, source: &Source) -> String {
     text
 }
 
+/// What the process is told from outside.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn take() -> std::io::Result<Signals> {
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
 /// Returns when it is time to stop.
-async fn follow_signals(app: &App, source: &Source) -> std::io::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+async fn follow(mut signals: Signals, app: &App, source: &Source) {
     let mut looks = interval(WATCH_INTERVAL);
     let mut seen = source.fingerprint().ok();
     loop {
         // Signals are kept until they are taken, and a look that is missed comes again.
         tokio::select! {
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
-            _ = hangup.recv() => reload(app, source).await,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.terminate.recv() => return,
+            _ = signals.hangup.recv() => reload(app, source).await,
             _ = looks.tick() => {
                 let now = source.fingerprint().ok();
                 if app.watches() && now.is_some() && now != seen {
