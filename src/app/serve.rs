@@ -1,6 +1,10 @@
 //! `ringway serve`: start, say where, follow signals, stop.
 
-use std::{io::IsTerminal, process::ExitCode, time::Duration};
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 use tokio::{
     runtime::Builder,
@@ -46,7 +50,8 @@ pub fn serve(serve: Serve) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    print!("{}", banner(&app, &loaded.settings, &source));
+    // Nobody has to read it.
+    let _ = std::io::stdout().write_all(banner(&app, &loaded.settings, &source).as_bytes());
     runtime.block_on(follow(signals, &app, &source));
     tracing::info!("draining: no new clients, what is in flight is finished");
     if app.stop() {
