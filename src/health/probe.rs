@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    net::{Stream, Target, dial},
+    net::{Stream, Target, dial, is_ours},
     protocol::resp::{frame, write},
     topology::{Cause, NodeAuth, Policy},
 };
@@ -243,13 +243,6 @@ impl Reply {
             _ => Ok(None),
         }
     }
-}
-
-/// Our own fault, not the node's: no descriptors, no local ports, no memory.
-fn is_ours(error: &io::Error) -> bool {
-    // EMFILE, ENFILE, ENOMEM, ENOBUFS.
-    const OURS: [i32; 4] = [24, 23, 12, 105];
-    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error().is_some_and(|n| OURS.contains(&n))
 }
 
 fn dial_cause(error: &io::Error) -> Cause {

@@ -62,6 +62,14 @@ impl Drop for SocketFile {
     }
 }
 
+/// Whether a failure to connect is this process's own, and says nothing of the other side: no
+/// descriptors, no local ports, no memory.
+pub fn is_ours(error: &io::Error) -> bool {
+    // EMFILE, ENFILE, ENOMEM, ENOBUFS.
+    const OURS: [i32; 4] = [24, 23, 12, 105];
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error().is_some_and(|n| OURS.contains(&n))
+}
+
 /// Idle time before the first keepalive probe of a connection to a node.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 

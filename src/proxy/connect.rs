@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    net::{ReadHalf, Stream, Target, WriteHalf, dial},
+    net::{ReadHalf, Stream, Target, WriteHalf, dial, is_ours},
     protocol::resp::{Version, frame::Scanner, write},
     topology::{Failure, Policy},
 };
@@ -25,7 +25,8 @@ pub(crate) struct Connection {
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct ConnectError {
-    pub(crate) kind: Failure,
+    /// The node's failure; none when it is this process's own.
+    pub(crate) kind: Option<Failure>,
     text: String,
 }
 
@@ -40,7 +41,7 @@ pub(crate) async fn connect(
     lessons: &(Vec<u8>, usize),
 ) -> Result<Connection, ConnectError> {
     let mut last =
-        ConnectError { kind: Failure::ConnectTimeout, text: "the name does not resolve".to_owned() };
+        ConnectError { kind: Some(Failure::ConnectTimeout), text: "the name does not resolve".to_owned() };
     for target in targets.iter() {
         let attempt = async {
             let user_timeout = policy.deadline.max(policy.request_timeout);
@@ -55,7 +56,7 @@ pub(crate) async fn connect(
             Err(_) => {
                 let text =
                     format!("{target}: no connection within {} ms", policy.connect_timeout.as_millis());
-                ConnectError { kind: Failure::ConnectTimeout, text }
+                ConnectError { kind: Some(Failure::ConnectTimeout), text }
             }
         };
     }
@@ -65,7 +66,7 @@ pub(crate) async fn connect(
 fn dial_error(error: io::Error) -> ConnectError {
     let refused = matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
     let kind = if refused { Failure::Refused } else { Failure::ConnectTimeout };
-    ConnectError { kind, text: error.to_string() }
+    ConnectError { kind: (!is_ours(&error)).then_some(kind), text: error.to_string() }
 }
 
 /// The commands that a connection begins with, and how many there are.
@@ -105,14 +106,14 @@ async fn teach(
     let text = || "it takes too long to load the scripts that clients loaded".to_owned();
     timeout(patience, converse(&mut stream, bytes, *count, false))
         .await
-        .unwrap_or_else(|_| Err(ConnectError { kind: Failure::ConnectTimeout, text: text() }))?;
+        .unwrap_or_else(|_| Err(ConnectError { kind: Some(Failure::ConnectTimeout), text: text() }))?;
     let (read, write) = stream.into_split();
     Ok(Connection { read, write })
 }
 
 /// Sends `count` requests and reads as many replies; with `strict` the first error ends it.
 async fn converse(stream: &mut Stream, bytes: &[u8], count: usize, strict: bool) -> Result<(), ConnectError> {
-    let lost = |error: io::Error| ConnectError { kind: Failure::Lost, text: error.to_string() };
+    let lost = |error: io::Error| ConnectError { kind: Some(Failure::Lost), text: error.to_string() };
     stream.write_all(bytes).await.map_err(lost)?;
     let mut scanner = Scanner::default();
     let (mut reply, mut start, mut seen, mut missing) = (Vec::new(), 0, 0, count);
@@ -125,12 +126,12 @@ async fn converse(stream: &mut Stream, bytes: &[u8], count: usize, strict: bool)
         }
         let scan = scanner
             .advance(&reply[seen..])
-            .map_err(|e| ConnectError { kind: Failure::Protocol, text: e.to_string() })?;
+            .map_err(|e| ConnectError { kind: Some(Failure::Protocol), text: e.to_string() })?;
         seen += scan.used;
         if scan.done {
             if strict && reply[start] == b'-' {
                 let text = String::from_utf8_lossy(reply[start + 1..seen].trim_ascii_end()).into_owned();
-                return Err(ConnectError { kind: Failure::Handshake, text });
+                return Err(ConnectError { kind: Some(Failure::Handshake), text });
             }
             start = seen;
             missing -= 1;

@@ -9,6 +9,7 @@ use super::{
     link::Link,
     pipeline::{Expect, Full},
     pool::Bound,
+    scripts::Scripts,
     session::{Session, State},
     window::{Joint, JointKind, Part, Reply, Slot},
 };
@@ -311,7 +312,7 @@ impl Sending<'_> {
             .into_iter()
             .map(|(index, positions)| Part { positions, ..Part::new(self.bound, index) })
             .collect();
-        let joint = Joint { kind, keys, parts, bound: self.bound.clone() };
+        let joint = Joint { kind, keys, parts, bound: self.bound.clone(), lesson: None };
         let slot = Slot { class: self.class, due_us: self.due_us, reply: Reply::Joint(Box::new(joint)) };
         let seq = state.window.push(slot);
         for (part, (index, frame)) in indexes.into_iter().zip(&frames).enumerate() {
@@ -332,10 +333,15 @@ impl Sending<'_> {
 
     fn all(&self, state: &mut State, request: &Request<'_>, kind: Gather) -> Result<(), Refused> {
         let serving = self.serving(kind.needs_all())?;
-        self.session.pool.handle.scripts.note(request);
         let frames = vec![request.frame.to_vec(); serving.len()];
         let parts = serving.into_iter().map(|index| (index, Vec::new())).collect();
-        self.joint(state, JointKind::Gather(kind), 0, parts, frames, true)
+        self.joint(state, JointKind::Gather(kind), 0, parts, frames, true)?;
+        if Scripts::concerns(request)
+            && let Some(Reply::Joint(joint)) = state.window.last().map(|slot| &mut slot.reply)
+        {
+            joint.lesson = Some(request.frame.into());
+        }
+        Ok(())
     }
 
     /// The nodes that serve; refused when all are needed and one is away.

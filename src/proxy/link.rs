@@ -1,6 +1,11 @@
 //! One worker's connections to one node: a pipeline for each protocol version and lane.
 
-use std::{cell::RefCell, collections::HashSet, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashSet,
+    rc::Rc,
+    sync::Arc,
+};
 
 use super::{
     inflight::Fate,
@@ -25,6 +30,9 @@ pub(crate) enum Leaving {
     Evict,
 }
 
+/// Between two warnings of one kind, in microseconds.
+const WARN_EVERY_US: u32 = 10_000_000;
+
 /// What the topology says of a node, as far as its pipelines care.
 #[derive(Clone, Debug)]
 pub(crate) struct Standing {
@@ -40,6 +48,8 @@ pub(crate) struct Link {
     pub(crate) scripts: Arc<Scripts>,
     /// By version, then by lane.
     lanes: [RefCell<Vec<Rc<Pipeline>>>; 2],
+    /// When something that repeats itself was last warned about.
+    warned_us: Cell<Option<u32>>,
     /// Pipelines that take no new requests but still wait for replies.
     leaving: RefCell<Vec<Rc<Pipeline>>>,
 }
@@ -58,6 +68,7 @@ impl Link {
             worker_index,
             scripts: scripts.clone(),
             lanes: Default::default(),
+            warned_us: Cell::new(None),
             leaving: RefCell::default(),
         })
     }
@@ -107,14 +118,16 @@ impl Link {
         pipeline
     }
 
-    /// Takes a pipeline out of its lane: the requests in it are answered, others get a new one.
-    pub(crate) fn detach(&self, pipeline: &Rc<Pipeline>) {
+    /// Takes a pipeline out of its lane: the requests in it are answered, others get the new one that
+    /// is given back.
+    pub(crate) fn detach(&self, pipeline: &Rc<Pipeline>) -> Option<Rc<Pipeline>> {
         let lanes = &mut *self.lanes[pipeline.version as usize].borrow_mut();
-        let Some(at) = lanes.iter().position(|p| Rc::ptr_eq(p, pipeline)) else { return };
+        let at = lanes.iter().position(|p| Rc::ptr_eq(p, pipeline))?;
         let fresh = pipeline.fresh();
-        lanes[at] = fresh;
+        lanes[at] = fresh.clone();
         pipeline.retire();
         self.leaving.borrow_mut().push(pipeline.clone());
+        Some(fresh)
     }
 
     /// Connections are to be made or shared in another way: requests under way are answered where
@@ -168,9 +181,28 @@ impl Link {
         }
     }
 
+    /// Whether enough time has passed since the last warning.
+    pub(crate) fn may_warn(&self, now_us: u32) -> bool {
+        let quiet = self.warned_us.get().is_none_or(|at| now_us.wrapping_sub(at) >= WARN_EVERY_US);
+        if quiet {
+            self.warned_us.set(Some(now_us));
+        }
+        quiet
+    }
+
     /// The node as messages name it.
     pub(crate) fn describe(&self) -> String {
         format!("ERR node {} ({})", self.node.name, self.node.address)
+    }
+
+    /// Whether a pipeline that is leaving waits for replies that do not come.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.leaving.borrow().iter().any(|p| p.is_stalled())
+    }
+
+    /// Whether nothing is under way any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.leaving.borrow().is_empty() && self.lanes.iter().all(|l| l.borrow().is_empty())
     }
 
     /// Looks after timeouts.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     metrics::PoolBlock,
     protocol::resp::table::Table,
-    topology::{Health, NodeId, Placement, Policy, Route, Topology, TopologyCache, TopologyReader},
+    topology::{Entry, Health, NodeId, Placement, Policy, Route, Topology, TopologyCache, TopologyReader},
 };
 
 /// A pool as all workers and the control plane share it.
@@ -77,6 +77,8 @@ pub(crate) struct WorkerPool {
     cache: RefCell<TopologyCache>,
     bound: RefCell<Rc<Bound>>,
     pub(crate) sessions: RefCell<HashMap<u64, Rc<Session>>>,
+    /// Links to nodes that are not in the pool any more, while something is under way there.
+    leaving: RefCell<Vec<Rc<Link>>>,
     per_key_errors: Cell<bool>,
     bounds: Cell<Bounds>,
 }
@@ -92,6 +94,7 @@ impl WorkerPool {
             worker,
             bound: RefCell::new(Rc::new(bound)),
             sessions: RefCell::default(),
+            leaving: RefCell::default(),
             per_key_errors: Cell::default(),
             bounds: Cell::default(),
         };
@@ -172,8 +175,9 @@ impl WorkerPool {
         }
         // Collected before any is sent on, so that each sees all links in their new state.
         let mut moved: Vec<(Expect, Vec<u8>)> = Vec::new();
+        let entries: HashMap<NodeId, &Entry> = bound.topology.nodes.iter().map(|e| (e.node.id, e)).collect();
         for link in &old.links {
-            let leaving = match bound.topology.position(link.node.id).map(|i| &bound.topology.nodes[i]) {
+            let leaving = match entries.get(&link.node.id) {
                 None => Some(Leaving::Retire),
                 Some(e) if e.placement == Placement::Owns => None,
                 Some(e) if e.health == Health::Healthy => Some(Leaving::Retire),
@@ -181,6 +185,9 @@ impl WorkerPool {
             };
             if let Some(leaving) = leaving {
                 link.leave(leaving, &mut moved);
+            }
+            if !entries.contains_key(&link.node.id) {
+                self.leaving.borrow_mut().push(link.clone());
             }
         }
         for (expect, bytes) in moved {
@@ -194,6 +201,26 @@ impl WorkerPool {
         let bound = self.bound();
         for link in &bound.links {
             link.tick(now_us, &bound.topology.policy);
+        }
+        let mut moved = Vec::new();
+        self.leaving.borrow_mut().retain(|link| {
+            link.tick(now_us, &bound.topology.policy);
+            if link.is_stalled() {
+                // It hangs and has left: nothing more can come of its connections.
+                link.leave(Leaving::Evict, &mut moved);
+            }
+            !link.is_over()
+        });
+        for (expect, bytes) in moved {
+            dispatch::send_again(&bound, expect, &bytes);
+        }
+    }
+
+    /// The pool is gone and has no sessions any more: closes its connections.
+    pub(crate) fn close(&self) {
+        let mut nobodys = Vec::new();
+        for link in self.bound.borrow().links.iter().chain(self.leaving.borrow().iter()) {
+            link.leave(Leaving::Retire, &mut nobodys);
         }
     }
 }

@@ -9,7 +9,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::protocol::resp::{frame::Request, write};
+use crate::protocol::resp::{
+    frame::{FrameLimits, Request, RequestDecoder},
+    write,
+};
 
 /// Bytes that are remembered; the oldest are forgotten first.
 const BYTES_MAX: usize = 1 << 20;
@@ -40,8 +43,20 @@ impl Scripts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of a `SCRIPT` or `FUNCTION` command that goes to all nodes.
-    pub(crate) fn note(&self, request: &Request<'_>) {
+    /// Whether a command that goes to all nodes has to do with scripts or functions.
+    pub(crate) fn concerns(request: &Request<'_>) -> bool {
+        ["SCRIPT", "FUNCTION"].iter().any(|word| request.arg(0).eq_ignore_ascii_case(word.as_bytes()))
+    }
+
+    /// Takes note of a `SCRIPT` or `FUNCTION` command that all nodes have accepted.
+    pub(crate) fn note(&self, frame: &[u8]) {
+        let mut decoder = RequestDecoder::default();
+        let limits =
+            FrameLimits { bulk_bytes: usize::MAX >> 1, request_bytes: usize::MAX, args_max: usize::MAX };
+        if decoder.decode(frame, &limits).is_err() {
+            return;
+        }
+        let request = Request::new(frame, decoder.spans());
         let word = |i: usize| request.arg(i).to_ascii_uppercase();
         match (&word(0)[..], &word(1)[..]) {
             (b"SCRIPT", b"LOAD") => {
@@ -92,15 +107,11 @@ fn library(code: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::resp::frame::{FrameLimits, RequestDecoder};
 
     fn note(scripts: &Scripts, args: &[&str]) {
         let mut frame = Vec::new();
         write::request(&mut frame, args);
-        let mut decoder = RequestDecoder::default();
-        let limits = FrameLimits { bulk_bytes: 1 << 22, request_bytes: 1 << 23, args_max: 10 };
-        decoder.decode(&frame, &limits).expect("a request");
-        scripts.note(&Request::new(&frame, decoder.spans()));
+        scripts.note(&frame);
     }
 
     fn taught(scripts: &Scripts) -> String {

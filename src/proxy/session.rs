@@ -36,7 +36,7 @@ const OUT_HIGH: usize = 1 << 20;
 /// flight and gets more as its replies turn out to be small.
 const REPLY_GUESS: usize = 1 << 20;
 /// A reply with more than this still to come waits at its node for the client, not in memory.
-const LARGE_REPLY: u64 = 4 << 20;
+pub(crate) const LARGE_REPLY: u64 = 4 << 20;
 /// A client that takes nothing of what it is owed for this long is disconnected.
 const STALL_US: u32 = 10_000_000;
 /// A buffer larger than this is not kept for the next session.
@@ -238,8 +238,10 @@ impl Session {
         if input.has_ended() && !state.stalled {
             state.ending = true;
         }
-        let limit = bound.topology.policy.limits.session_bytes_max;
-        if input.len() > limit {
+        let limits = &bound.topology.policy.limits;
+        // One request that is not whole yet has a bound of its own.
+        let limit = if state.stalled { limits.session_bytes_max } else { limits.request_bytes };
+        if input.len() > limit.max(limits.session_bytes_max) {
             self.close_with(
                 &mut state,
                 Reason::SlowClient,

@@ -43,6 +43,8 @@ pub(crate) struct Joint {
     pub(crate) parts: Vec<Part>,
     /// The topology under which it was sent: it says who owns what a node answers.
     pub(crate) bound: Rc<Bound>,
+    /// A command that teaches the nodes something, to be remembered when all have accepted it.
+    pub(crate) lesson: Option<Box<[u8]>>,
 }
 
 /// How the parts become one reply.
@@ -323,8 +325,13 @@ impl Window {
         let Some(slot) = self.slot(seq) else { return Vec::new() };
         if matches!(slot.reply, Reply::Forward { .. }) {
             let whole = Part { positions: (0..keys as u32).collect(), ..Part::new(bound, 0) };
-            let joint =
-                Joint { kind: JointKind::Split(kind), keys, parts: vec![whole], bound: bound.clone() };
+            let joint = Joint {
+                kind: JointKind::Split(kind),
+                keys,
+                parts: vec![whole],
+                bound: bound.clone(),
+                lesson: None,
+            };
             slot.reply = Reply::Joint(Box::new(joint));
         }
         let Reply::Joint(joint) = &mut slot.reply else { return Vec::new() };
@@ -384,6 +391,11 @@ impl Joint {
             }
         };
         let failed = self.parts.iter().filter_map(|p| p.done).find(|o| *o != Outcome::Ok);
+        if merged == Merged::Whole
+            && let (Some(lesson), Some(link)) = (&self.lesson, self.bound.links.first())
+        {
+            link.scripts.note(lesson);
+        }
         match merged {
             Merged::Failed => failed.unwrap_or(Outcome::Error),
             Merged::Whole | Merged::Partly => Outcome::Ok,

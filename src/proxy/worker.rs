@@ -215,8 +215,8 @@ impl Worker {
         self.closed.borrow_mut().retain(|id| {
             let mut pools = self.pools.borrow_mut();
             let used = pools.get(id).is_some_and(|pool| !pool.sessions.borrow().is_empty());
-            if !used {
-                pools.remove(id);
+            if !used && let Some(pool) = pools.remove(id) {
+                pool.close();
             }
             used
         });

@@ -111,6 +111,24 @@ fn with_large_value() -> (Vec<Redis>, Ringway, Client) {
     (nodes, ringway, client)
 }
 
+/// A client that does not read a reply of many megabytes keeps nobody waiting, whoever stands
+/// behind it on the same connection.
+#[test]
+fn a_huge_reply_that_is_not_read_keeps_nobody_waiting() {
+    let node = Redis::start();
+    let config = Config::of([&node]).top("workers: 1");
+    let (mut ringway, mut other) = Ringway::serve(config).into_client();
+    assert_eq!(other.cmd(&["SET", "huge", &"x".repeat(40 << 20)]), "+OK\r\n");
+    let mut greedy: Vec<Client> = (0..3).map(|_| ringway.client()).collect();
+    for client in &mut greedy {
+        client.send(encode(&["GET", "huge"])).expect("sent");
+    }
+    for _ in 0..5 {
+        assert_others_served(&mut other);
+    }
+    assert_no_node_blamed(&mut ringway);
+}
+
 /// Other clients' requests to all nodes are answered, quickly.
 fn assert_others_served(client: &mut Client) {
     for i in 0..200 {
@@ -272,6 +290,9 @@ fn out_of_descriptors_it_goes_on() {
     for _ in 0..50 {
         assert_eq!(first.cmd(&["GET", "a"]), "$1\r\n1\r\n");
     }
+    // A large value wants a connection of its own, which can't be had now.
+    let large = first.cmd(&["SET", "a", &"x".repeat(2 << 20)]);
+    assert!(large == "+OK\r\n" || large.starts_with("-ERR node a"), "{large}");
     drop(crowd);
     until(SOON, "new clients are served again", || {
         Client::try_connect(&address).is_ok_and(|mut c| {

@@ -1,6 +1,8 @@
 //! SIGHUP: another configuration under clients that stay.
 
-use crate::harness::{Config, Load, Redis, Ringway, load::Plan, owners, ringway::run};
+use std::net::TcpListener;
+
+use crate::harness::{Client, Config, Load, Redis, Ringway, SOON, load::Plan, owners, ringway::run, until};
 
 fn set_all(ringway: &mut Ringway, count: usize) {
     let mut client = ringway.client();
@@ -156,4 +158,32 @@ fn locate_tells_where_keys_are() {
         let fields: Vec<&str> = line.split('\t').collect();
         assert_eq!(fields[2], crate::harness::config::NAMES[map[fields[0]]], "{line}");
     }
+}
+
+/// A pool that a reload removes leaves no connection behind at its nodes, however often it comes
+/// and goes.
+#[test]
+fn a_removed_pool_leaves_nothing_behind() {
+    let (node, other) = (Redis::start(), Redis::start());
+    let free =
+        TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").to_string();
+    let with = |pool: &str, listen: &str, node: &Redis| {
+        let address = node.address();
+        format!("  {pool}:\n    listen: \"{listen}\"\n    nodes: [{{name: n, address: \"{address}\"}}]\n")
+    };
+    let one = format!("admin: {{listen: \"127.0.0.1:0\"}}\npools:\n{}", with("cache", "127.0.0.1:0", &node));
+    let two = format!("{one}{}", with("comes", &free, &other));
+    let mut ringway = Ringway::serve(&one);
+    let connections = |node: &Redis| node.cmd(&["CLIENT", "LIST"]).matches("addr=").count();
+    let before = connections(&other);
+    for _ in 0..3 {
+        ringway.reload(&two);
+        let pools = |ringway: &mut Ringway| ringway.topology()["pools"].as_array().map_or(0, Vec::len);
+        until(SOON, "the pool is there", || pools(&mut ringway) == 2);
+        assert_eq!(Client::connect(&free).cmd(&["SET", "k", "v"]), "+OK\r\n");
+        assert!(connections(&other) > before);
+        ringway.reload(&one);
+        until(SOON, "the pool is gone", || pools(&mut ringway) == 1);
+    }
+    until(SOON, "its connections are closed", || connections(&other) == before);
 }

@@ -43,3 +43,23 @@ fn a_node_is_taught_before_it_owns() {
     runs_everywhere(&mut client, &digest);
     assert_ne!(spare.cmd(&["DBSIZE"]), ":0\r\n", "the new node owns keys");
 }
+
+/// A library that the nodes refused is not taught to them later, and the first one through a fresh
+/// ringway is taken as it is.
+#[test]
+fn a_refused_library_is_not_taught() {
+    let nodes = Redis::several(2);
+    let (_ringway, mut client) = Ringway::serve(Config::of(&nodes)).into_client();
+    let library = |said: &str| {
+        format!("#!lua name=lib\nredis.register_function('twice', function() return '{said}' end)")
+    };
+    assert_eq!(client.cmd(&["FUNCTION", "LOAD", &library("good")]), "$3\r\nlib\r\n");
+    let refusal = client.cmd(&["FUNCTION", "LOAD", &library("evil")]);
+    assert!(refusal.starts_with("-ERR"), "{refusal}");
+    for node in &nodes {
+        assert!(node.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).starts_with(':'));
+    }
+    for i in 0..20 {
+        assert_eq!(client.cmd(&["FCALL", "twice", "1", &format!("key:{i}")]), "$4\r\ngood\r\n");
+    }
+}

@@ -79,7 +79,13 @@ impl Pipeline {
 
     fn connect_failed(&self, error: &ConnectError, link: &Link) {
         let now_us = self.worker.clock.refresh();
-        link.node.evidence.failed(error.kind, 1);
+        match error.kind {
+            Some(kind) => link.node.evidence.failed(kind, 1),
+            None if link.may_warn(now_us) => {
+                tracing::warn!(node = %link.node.name, %error, "can't connect, and the node is not to blame")
+            }
+            None => {}
+        }
         tracing::debug!(node = %link.node.name, address = %link.node.address, %error, "can't connect");
         let mut core = self.core.borrow_mut();
         if core.state == State::Over {
@@ -89,7 +95,7 @@ impl Pipeline {
         core.attempts += 1;
         core.attempt_us = now_us;
         // Kept in the ring though it is out of order: nobody will take its place, so do not wait.
-        if link.standing.borrow().health == Health::Ejected || error.kind == Failure::Handshake {
+        if link.standing.borrow().health == Health::Ejected || error.kind == Some(Failure::Handshake) {
             self.refuse_all(link, &mut core);
             drop(core);
             self.worker.flush_dirty();

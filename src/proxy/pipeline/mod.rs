@@ -6,6 +6,7 @@ mod drive;
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashSet,
     pin::Pin,
     rc::{Rc, Weak},
     sync::Arc,
@@ -22,7 +23,7 @@ use super::{
     connect::Connection,
     inflight::{Fate, InFlight},
     link::{Link, overtaken, repeatable},
-    session::{Behind, Flow, Session},
+    session::{Behind, Flow, LARGE_REPLY, Session},
     worker::Worker,
 };
 use crate::{
@@ -90,6 +91,8 @@ struct Core {
     progress_us: u32,
     /// Entries at the head that were counted as timed out.
     overdue: usize,
+    /// How many of them were refused to their clients.
+    refused: usize,
     /// Since when the head is overdue.
     stalled_us: Option<u32>,
     /// Since when connecting fails.
@@ -154,6 +157,7 @@ impl Pipeline {
             scanner: Scanner::default(),
             progress_us: 0,
             overdue: 0,
+            refused: 0,
             stalled_us: None,
             failing_us: None,
             heard: false,
@@ -265,6 +269,11 @@ impl Pipeline {
         drop(self.reset());
     }
 
+    /// Whether it waits for a reply that does not come.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.core.borrow().stalled_us.is_some()
+    }
+
     /// Bytes that are not written yet.
     pub(crate) fn backlog(&self) -> usize {
         self.core.borrow().queue.unwritten().len()
@@ -346,7 +355,8 @@ impl Pipeline {
                     let grace = VERDICT_GRACE.as_micros() as u32;
                     if core.stalled_us.is_some_and(|since| now_us.wrapping_sub(since) >= grace) {
                         // They keep their place in the queue: a late reply finds nobody.
-                        refused.extend(core.queue.tags().take(core.overdue).cloned());
+                        refused.extend(core.queue.tags().take(core.overdue).skip(core.refused).cloned());
+                        core.refused = core.overdue;
                     }
                 }
                 State::Connecting if core.failing_us.is_some_and(|since| self.gave_up(since)) => {
@@ -469,7 +479,15 @@ impl Pipeline {
         {
             core.blocked_by = Some(session);
             core.queue.tags().for_each(|expect| expect.session.drain_first());
-            link.detach(self);
+            if let Some(fresh) = link.detach(self) {
+                for (expect, bytes) in core.take_movable() {
+                    block.in_flight.add(-1);
+                    if fresh.append(expect.clone(), &bytes).is_err() {
+                        let text = format!("{}: too many requests wait for it", link.describe());
+                        expect.session.fail(&expect, &text, Reason::Overload, Outcome::Refused);
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -492,7 +510,7 @@ impl Pipeline {
         let taken = {
             let mut core = self.core.borrow_mut();
             core.scanner = Scanner::default();
-            (core.overdue, core.stalled_us) = (0, None);
+            (core.overdue, core.refused, core.stalled_us) = (0, 0, None);
             if let Some(session) = core.blocked_by.take() {
                 session.release(self);
             }
@@ -576,7 +594,11 @@ impl Core {
                 Outcome::Ok
             };
             let done = scan.done.then_some(outcome);
-            let left = if scan.done { 0 } else { self.scanner.outstanding() };
+            let left = match self.scanner.outstanding() {
+                // With others behind it, it is taken in as far as the session may hold it.
+                n if scan.done || (n > LARGE_REPLY && self.others_wait()) => n.min(LARGE_REPLY),
+                n => n,
+            };
             if let Flow::Pause(behind) = expect.session.deliver(expect, &rest[..scan.used], done, left) {
                 *slow = Some((expect.session.clone(), behind));
             }
@@ -586,10 +608,30 @@ impl Core {
                 block.latency.record(now_us.wrapping_sub(expect.sent_us));
                 self.queue.pop();
                 self.overdue = self.overdue.saturating_sub(1);
+                self.refused = self.refused.saturating_sub(1);
             }
             rest = &rest[scan.used..];
         }
         Ok(())
+    }
+
+    /// Whether other sessions' requests stand behind the head.
+    fn others_wait(&self) -> bool {
+        let head = self.queue.front().map(|e| e.session.id);
+        self.queue.tags().any(|e| Some(e.session.id) != head)
+    }
+
+    /// Takes out requests that may go another way: nothing of them was written, nor of any other
+    /// request of their session.
+    fn take_movable(&mut self) -> Vec<(Expect, Vec<u8>)> {
+        let taken = self.queue.take_unwritten();
+        let bound: HashSet<u64> = self.queue.tags().map(|e| e.session.id).collect();
+        let (stay, go): (Vec<_>, Vec<_>) =
+            taken.into_iter().partition(|(e, _)| bound.contains(&e.session.id));
+        for (expect, bytes) in stay {
+            self.queue.push(expect, &bytes);
+        }
+        go
     }
 
     /// Counts entries that became overdue: no progress for their timeout, and sent that long ago.
