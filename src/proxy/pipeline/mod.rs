@@ -2,16 +2,15 @@
 //! back in the same order and go straight to the sessions. The queue outlives its connection: what
 //! was not sent, or only reads, waits in it for the next one or for a new owner.
 
+mod core;
 mod drive;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashSet,
     pin::Pin,
     rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use tokio::{
@@ -19,15 +18,16 @@ use tokio::{
     sync::Notify,
 };
 
+use self::core::{Core, timeout};
 use super::{
     connect::Connection,
     inflight::{Fate, InFlight},
     link::{Link, overtaken, repeatable},
-    session::{Behind, Flow, LARGE_REPLY, Session},
+    session::Session,
     worker::Worker,
 };
 use crate::{
-    metrics::{Class, NodeBlock, Outcome, Reason},
+    metrics::{Class, Outcome, Reason},
     protocol::resp::{Version, frame::Scanner},
     topology::{Failure, Policy, VERDICT_GRACE},
 };
@@ -38,12 +38,8 @@ pub(crate) const MAYBE: &str = "; the command may have been applied";
 const REQUESTS_MAX: usize = 1 << 16;
 /// Bytes that one pipeline may hold; more are refused.
 const BYTES_MAX: usize = 64 << 20;
-/// No server sends a longer string, so this is no reply.
-const REPLY_BYTES_MAX: u64 = 4 << 30;
 /// Reads in a row before other tasks get their turn.
 const READS_MAX: usize = 8;
-/// First and longest pause between two attempts to connect.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// Who waits for a reply, and what may be done when it does not come.
 #[derive(Clone, Debug)]
@@ -81,30 +77,6 @@ enum State {
     Ready,
     /// Gone for good.
     Over,
-}
-
-struct Core {
-    state: State,
-    queue: InFlight<Expect>,
-    scanner: Scanner,
-    /// Last byte from the node, or when it began to owe a reply.
-    progress_us: u32,
-    /// Entries at the head that were counted as timed out.
-    overdue: usize,
-    /// How many of them were refused to their clients.
-    refused: usize,
-    /// Since when the head is overdue.
-    stalled_us: Option<u32>,
-    /// Since when connecting fails.
-    failing_us: Option<u32>,
-    /// Whether this connection has said anything yet.
-    heard: bool,
-    /// Since when connections break before they say anything, as they do while a node is dying.
-    fruitless_us: Option<u32>,
-    attempts: u32,
-    attempt_us: u32,
-    /// The client that must read before more replies are read.
-    blocked_by: Option<Rc<Session>>,
 }
 
 /// The pipeline.
@@ -545,114 +517,6 @@ impl Pipeline {
         }
         link.block().in_flight.add(-gone);
         self.feeder.borrow_mut().take();
-    }
-}
-
-fn is_slow(expect: &Expect) -> bool {
-    expect.class == Class::Slow || expect.class == Class::All
-}
-
-fn timeout(expect: &Expect, policy: &Policy) -> Duration {
-    if is_slow(expect) { policy.slow_timeout } else { policy.request_timeout }
-}
-
-impl Core {
-    /// The pause before the next attempt to connect.
-    fn backoff(&self) -> Duration {
-        match self.attempts {
-            0 => Duration::ZERO,
-            n => (BACKOFF.0 * (1 << n.min(6))).min(BACKOFF.1),
-        }
-    }
-
-    /// Gives each whole or partial reply of a chunk to its session. Tells how many are whole, and
-    /// the last session that has more than it should, and of what.
-    fn hand_out(
-        &mut self,
-        chunk: &[u8],
-        now_us: u32,
-        block: &NodeBlock,
-        answered: &mut i64,
-        slow: &mut Option<(Rc<Session>, Behind)>,
-    ) -> Result<(), String> {
-        let mut rest = chunk;
-        while !rest.is_empty() {
-            if !self.queue.head_is_written() {
-                return Err(format!(
-                    "bytes without a request: {}",
-                    rest[..rest.len().min(32)].escape_ascii()
-                ));
-            }
-            let scan = self.scanner.advance(rest).map_err(|e| e.to_string())?;
-            if self.scanner.outstanding() > REPLY_BYTES_MAX {
-                return Err(format!("a reply of {} bytes", self.scanner.outstanding()));
-            }
-            let Some(expect) = self.queue.front() else { break };
-            let outcome = if self.scanner.first() == b'-' || self.scanner.first() == b'!' {
-                Outcome::Error
-            } else {
-                Outcome::Ok
-            };
-            let done = scan.done.then_some(outcome);
-            let left = match self.scanner.outstanding() {
-                // With others behind it, it is taken in as far as the session may hold it.
-                n if scan.done || (n > LARGE_REPLY && self.others_wait()) => n.min(LARGE_REPLY),
-                n => n,
-            };
-            if let Flow::Pause(behind) = expect.session.deliver(expect, &rest[..scan.used], done, left) {
-                *slow = Some((expect.session.clone(), behind));
-            }
-            if scan.done {
-                *answered += 1;
-                block.requests[expect.class as usize][outcome as usize].add(1);
-                block.latency.record(now_us.wrapping_sub(expect.sent_us));
-                self.queue.pop();
-                self.overdue = self.overdue.saturating_sub(1);
-                self.refused = self.refused.saturating_sub(1);
-            }
-            rest = &rest[scan.used..];
-        }
-        Ok(())
-    }
-
-    /// Whether other sessions' requests stand behind the head.
-    fn others_wait(&self) -> bool {
-        let head = self.queue.front().map(|e| e.session.id);
-        self.queue.tags().any(|e| Some(e.session.id) != head)
-    }
-
-    /// Takes out requests that may go another way: nothing of them was written, nor of any other
-    /// request of their session.
-    fn take_movable(&mut self) -> Vec<(Expect, Vec<u8>)> {
-        let taken = self.queue.take_unwritten();
-        let bound: HashSet<u64> = self.queue.tags().map(|e| e.session.id).collect();
-        let (stay, go): (Vec<_>, Vec<_>) =
-            taken.into_iter().partition(|(e, _)| bound.contains(&e.session.id));
-        for (expect, bytes) in stay {
-            self.queue.push(expect, &bytes);
-        }
-        go
-    }
-
-    /// Counts entries that became overdue: no progress for their timeout, and sent that long ago.
-    fn count_overdue(&mut self, now_us: u32, policy: &Policy) -> u32 {
-        let Some(head) = self.queue.front() else {
-            self.stalled_us = None;
-            return 0;
-        };
-        let slow = is_slow(head);
-        let timeout = timeout(head, policy).as_micros() as u32;
-        if now_us.wrapping_sub(self.progress_us) < timeout {
-            return 0;
-        }
-        self.stalled_us.get_or_insert(now_us);
-        let before = self.overdue;
-        let ripe =
-            |e: &&Expect| now_us.wrapping_sub(e.sent_us) >= self::timeout(e, policy).as_micros() as u32;
-        self.overdue = self.queue.tags().take_while(ripe).count().max(before);
-        // A script that takes long says nothing of the node's health, nor do those behind it.
-        let counts = |e: &&Expect| !slow && !is_slow(e);
-        self.queue.tags().take(self.overdue).skip(before).filter(counts).count() as u32
     }
 }
 

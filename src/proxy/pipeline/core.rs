@@ -1,0 +1,157 @@
+//! The state of a pipeline and what follows from it without a socket: handing out replies, and
+//! which requests are overdue or may go another way.
+
+use std::{collections::HashSet, rc::Rc, time::Duration};
+
+use super::{
+    super::{
+        inflight::InFlight,
+        session::{Behind, Flow, LARGE_REPLY, Session},
+    },
+    Expect, State,
+};
+use crate::{
+    metrics::{Class, NodeBlock, Outcome},
+    protocol::resp::frame::Scanner,
+    topology::Policy,
+};
+
+/// No server sends a longer string, so this is no reply.
+const REPLY_BYTES_MAX: u64 = 4 << 30;
+/// First and longest pause between two attempts to connect.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// What changes while a pipeline lives.
+pub(super) struct Core {
+    pub(super) state: State,
+    pub(super) queue: InFlight<Expect>,
+    pub(super) scanner: Scanner,
+    /// Last byte from the node, or when it began to owe a reply.
+    pub(super) progress_us: u32,
+    /// Entries at the head that were counted as timed out.
+    pub(super) overdue: usize,
+    /// How many of them were refused to their clients.
+    pub(super) refused: usize,
+    /// Since when the head is overdue.
+    pub(super) stalled_us: Option<u32>,
+    /// Since when connecting fails.
+    pub(super) failing_us: Option<u32>,
+    /// Whether this connection has said anything yet.
+    pub(super) heard: bool,
+    /// Since when connections break before they say anything, as they do while a node is dying.
+    pub(super) fruitless_us: Option<u32>,
+    pub(super) attempts: u32,
+    pub(super) attempt_us: u32,
+    /// The client that must read before more replies are read.
+    pub(super) blocked_by: Option<Rc<Session>>,
+}
+
+impl Core {
+    /// The pause before the next attempt to connect.
+    pub(super) fn backoff(&self) -> Duration {
+        match self.attempts {
+            0 => Duration::ZERO,
+            n => (BACKOFF.0 * (1 << n.min(6))).min(BACKOFF.1),
+        }
+    }
+
+    /// Gives each whole or partial reply of a chunk to its session. Tells how many are whole, and
+    /// the last session that has more than it should, and of what.
+    pub(super) fn hand_out(
+        &mut self,
+        chunk: &[u8],
+        now_us: u32,
+        block: &NodeBlock,
+        answered: &mut i64,
+        slow: &mut Option<(Rc<Session>, Behind)>,
+    ) -> Result<(), String> {
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            if !self.queue.head_is_written() {
+                return Err(format!(
+                    "bytes without a request: {}",
+                    rest[..rest.len().min(32)].escape_ascii()
+                ));
+            }
+            let scan = self.scanner.advance(rest).map_err(|e| e.to_string())?;
+            if self.scanner.outstanding() > REPLY_BYTES_MAX {
+                return Err(format!("a reply of {} bytes", self.scanner.outstanding()));
+            }
+            let Some(expect) = self.queue.front() else { break };
+            let outcome = if self.scanner.first() == b'-' || self.scanner.first() == b'!' {
+                Outcome::Error
+            } else {
+                Outcome::Ok
+            };
+            let done = scan.done.then_some(outcome);
+            let left = match self.scanner.outstanding() {
+                // With others behind it, it is taken in as far as the session may hold it.
+                n if scan.done || (n > LARGE_REPLY && self.others_wait()) => n.min(LARGE_REPLY),
+                n => n,
+            };
+            if let Flow::Pause(behind) = expect.session.deliver(expect, &rest[..scan.used], done, left) {
+                *slow = Some((expect.session.clone(), behind));
+            }
+            if scan.done {
+                *answered += 1;
+                block.requests[expect.class as usize][outcome as usize].add(1);
+                block.latency.record(now_us.wrapping_sub(expect.sent_us));
+                self.queue.pop();
+                self.overdue = self.overdue.saturating_sub(1);
+                self.refused = self.refused.saturating_sub(1);
+            }
+            rest = &rest[scan.used..];
+        }
+        Ok(())
+    }
+
+    /// Whether other sessions' requests stand behind the head.
+    pub(super) fn others_wait(&self) -> bool {
+        let head = self.queue.front().map(|e| e.session.id);
+        self.queue.tags().any(|e| Some(e.session.id) != head)
+    }
+
+    /// Takes out requests that may go another way: nothing of them was written, nor of any other
+    /// request of their session.
+    pub(super) fn take_movable(&mut self) -> Vec<(Expect, Vec<u8>)> {
+        let taken = self.queue.take_unwritten();
+        let bound: HashSet<u64> = self.queue.tags().map(|e| e.session.id).collect();
+        let (stay, go): (Vec<_>, Vec<_>) =
+            taken.into_iter().partition(|(e, _)| bound.contains(&e.session.id));
+        for (expect, bytes) in stay {
+            self.queue.push(expect, &bytes);
+        }
+        go
+    }
+
+    /// Counts entries that became overdue: no progress for their timeout, and sent that long ago.
+    pub(super) fn count_overdue(&mut self, now_us: u32, policy: &Policy) -> u32 {
+        let Some(head) = self.queue.front() else {
+            self.stalled_us = None;
+            return 0;
+        };
+        let slow = is_slow(head);
+        let timeout = timeout(head, policy).as_micros() as u32;
+        if now_us.wrapping_sub(self.progress_us) < timeout {
+            return 0;
+        }
+        self.stalled_us.get_or_insert(now_us);
+        let before = self.overdue;
+        let ripe =
+            |e: &&Expect| now_us.wrapping_sub(e.sent_us) >= self::timeout(e, policy).as_micros() as u32;
+        self.overdue = self.queue.tags().take_while(ripe).count().max(before);
+        // A script that takes long says nothing of the node's health, nor do those behind it.
+        let counts = |e: &&Expect| !slow && !is_slow(e);
+        self.queue.tags().take(self.overdue).skip(before).filter(counts).count() as u32
+    }
+}
+
+/// Whether it may rightly take long.
+fn is_slow(expect: &Expect) -> bool {
+    expect.class == Class::Slow || expect.class == Class::All
+}
+
+/// How long its reply may take.
+pub(super) fn timeout(expect: &Expect, policy: &Policy) -> Duration {
+    if is_slow(expect) { policy.slow_timeout } else { policy.request_timeout }
+}
