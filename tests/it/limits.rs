@@ -379,3 +379,26 @@ fn ctrl_c_ends_it() {
     signal("INT", ringway.pid());
     assert_eq!(ringway.wait().0.code(), Some(0));
 }
+
+/// What all sessions hold together is bounded: the one that would pass `buffered_bytes` is closed,
+/// the others are served.
+#[test]
+fn all_sessions_share_a_bound() {
+    let node = Redis::start();
+    let config = Config::of([&node]).top("buffered_bytes: 8MiB").pool("limits: {session_bytes_max: 8MiB}");
+    let (mut ringway, mut other) = Ringway::serve(config).into_client();
+    let half = &encode(&["MSET", "k", &"x".repeat(20 << 20)])[..6 << 20];
+    let mut holders: Vec<Client> = (0..2).map(|_| ringway.client()).collect();
+    for holder in &mut holders {
+        // The one that is closed may not take all of it.
+        let _ = holder.send(half);
+    }
+    ringway.wait_metric("ringway_refusals_total", &[("reason", "overload")], 1.0);
+    assert_eq!(other.cmd(&["SET", "a", "1"]), "+OK\r\n");
+    until(SOON, "one is closed", || ringway.metric("ringway_sessions", &[]) == 2.0);
+    drop(holders);
+    until(SOON, "what they held is given back", || {
+        let mut next = ringway.client();
+        next.cmd(&["MSET", "k", &"x".repeat(6 << 20)]) == "+OK\r\n"
+    });
+}
