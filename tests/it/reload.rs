@@ -187,3 +187,27 @@ fn a_removed_pool_leaves_nothing_behind() {
     }
     until(SOON, "its connections are closed", || connections(&other) == before);
 }
+
+/// A node that hangs while a reload removes it costs its clients `request_timeout`, not their whole
+/// deadline, and its connections are closed.
+#[test]
+fn a_hung_node_that_is_removed_is_let_go() {
+    let nodes = Redis::several(2);
+    let config = |nodes: &[Redis]| {
+        let calm = "health: {interval: 20s, timeout: 10s, failures: 1000, fall: 100}";
+        Config::of(nodes).top(FREE).pool("deadline: 30s").pool("request_timeout: 2s").pool(calm)
+    };
+    let mut ringway = Ringway::serve(config(&nodes));
+    set_all(&mut ringway, 100);
+    let of_b = owners(&nodes).into_iter().find(|(_, node)| *node == 1).expect("b owns a key").0;
+    nodes[1].stop();
+    let mut client = ringway.client();
+    client.send(crate::harness::encode(&["SET", &of_b, "w"])).expect("sent");
+    let in_flight = [("node", "b")];
+    ringway.wait_metric("ringway_node_in_flight", &in_flight, 1.0);
+    let start = std::time::Instant::now();
+    assert_eq!(ringway.reload(config(&nodes[..1])), "ok");
+    let reply = client.reply().expect("a reply");
+    assert!(reply.starts_with(b"-ERR node b"), "{}", reply.escape_ascii());
+    assert!(start.elapsed().as_secs() < 15, "after {:?}", start.elapsed());
+}
