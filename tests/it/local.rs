@@ -142,7 +142,7 @@ fn compare(server: &RedisServer, password: Option<&str>, script: &[&str]) {
     };
     let mut stream = server.connect();
     let world = World(settings);
-    let mut client = ClientState::new(0, String::new(), String::new(), world.now(), password.is_some());
+    let mut client = ClientState::new(0, None, None, world.now().as_secs(), password.is_some());
     for line in script {
         // "_" stands for a space within an argument, "''" for nothing.
         let words: Vec<String> = line.split(' ').map(|w| w.replace('_', " ").replace("''", "")).collect();

@@ -107,6 +107,7 @@ impl Command {
         !self.denied && !matches!(self.rule, Rule::Refuse(_))
     }
 
+    #[inline]
     pub(super) fn accepts(&self, args: usize) -> bool {
         let least = self.arity.unsigned_abs() as usize;
         args == least || (self.arity < 0 && args > least)

@@ -4,6 +4,7 @@
 //!
 //! A reply without the shape that its command has is an error that names the node, never a merge.
 
+use super::frame::whole_value;
 use super::rule::{Gather, Split};
 use super::value::{Elements, Value};
 use super::{Version, write};
@@ -181,6 +182,9 @@ fn values(keys: usize, parts: &[Part<'_>], per_key_errors: bool, out: &mut Vec<u
 
 /// Puts each element of a part where the client asked for it.
 fn place<'a>(part: &Part<'a>, places: &mut [&'a [u8]]) -> Result<(), Fault<'a>> {
+    if place_strings(part, places).is_some() {
+        return Ok(());
+    }
     let elements = array(value(part)?)?;
     if elements.left() != part.positions.len() as u64 {
         return Err(Fault::Shape);
@@ -191,6 +195,21 @@ fn place<'a>(part: &Part<'a>, places: &mut [&'a [u8]]) -> Result<(), Fault<'a>> 
         placed += 1;
     }
     if placed == part.positions.len() { Ok(()) } else { Err(Fault::Shape) }
+}
+
+/// The same for an array of strings and nulls, as nearly all are, in one pass. None for anything
+/// else; some places may be set then.
+fn place_strings<'a>(part: &Part<'a>, places: &mut [&'a [u8]]) -> Option<()> {
+    let mut head = Vec::with_capacity(8);
+    write::array(&mut head, part.positions.len());
+    let mut rest = part.reply.strip_prefix(head.as_slice())?;
+    for at in part.positions {
+        let is_string = rest.first() == Some(&b'$');
+        let (raw, behind) = rest.split_at(whole_value(rest).filter(|_| is_string)?);
+        *places.get_mut(*at as usize)? = raw;
+        rest = behind;
+    }
+    rest.is_empty().then_some(())
 }
 
 /// All keys of all parts, but for those that the answering node does not own.

@@ -10,6 +10,7 @@ pub mod info;
 mod keys;
 pub mod local;
 pub mod merge;
+mod name;
 mod offer;
 pub mod rule;
 pub mod scan;

@@ -4,6 +4,7 @@
 use super::{
     commands::{BUILT_IN, Command},
     frame::Request,
+    name::{Name, Shorts},
     rule::Rule,
 };
 
@@ -73,6 +74,9 @@ pub struct Table {
     names: Vec<Name>,
     /// Open addressing over `names`: an index + 1, or 0.
     slots: Vec<u32>,
+    /// The same for names of up to eight bytes that stand for a command a client may use: most of
+    /// what is ever asked.
+    short: Shorts,
 }
 
 impl Table {
@@ -82,7 +86,12 @@ impl Table {
     /// # Errors
     /// The first [`TableError`].
     pub fn new(custom: &[CustomCommand], deny: &[impl AsRef<str>]) -> Result<Table, TableError> {
-        let mut table = Table { commands: BUILT_IN.clone(), names: Vec::new(), slots: Vec::new() };
+        let mut table = Table {
+            commands: BUILT_IN.clone(),
+            names: Vec::new(),
+            slots: Vec::new(),
+            short: Shorts::default(),
+        };
         for command in custom {
             if Name::new(None, command.name.as_bytes()).is_none() || !is_word(&command.name) {
                 return Err(TableError::Name(command.name.clone()));
@@ -112,7 +121,10 @@ impl Table {
     /// The refusal to answer with; the session goes on, but for [`RefusalKind::Http`].
     #[inline]
     pub fn lookup<'t>(&'t self, request: &Request<'_>) -> Result<&'t Command, Refusal> {
-        self.lookup_head(request, request.len())
+        match self.short.find(request.arg(0)).and_then(|at| self.commands.get(at)) {
+            Some(command) if command.accepts(request.len()) => Ok(command),
+            _ => self.lookup_head(request, request.len()),
+        }
     }
 
     /// The same for a request of `args` arguments of which only the head has arrived: its first
@@ -182,6 +194,12 @@ impl Table {
 
     fn index(&mut self) {
         self.slots = vec![0; (self.commands.len() * 2).next_power_of_two()];
+        let offered = |(at, command): (usize, &Command)| {
+            let is_own = command.parent.is_none() && !command.is_container && command.is_offered();
+            is_own.then(|| (at, command.name.clone()))
+        };
+        let offered: Vec<_> = self.commands.iter().enumerate().filter_map(offered).collect();
+        self.short = Shorts::new(offered.iter().map(|(at, name)| (*at, name.as_bytes())));
         for (at, command) in self.commands.iter().enumerate() {
             let word = command.name.rsplit('|').next().unwrap_or_default();
             let name = Name::new(command.parent, word.as_bytes()).expect("names in the table are short");
@@ -218,43 +236,6 @@ fn places_are_sound(custom: &CustomCommand) -> bool {
         && args_max.contains(&custom.step)
         && (custom.last_key < 0 || custom.last_key as u32 >= custom.first_key)
         && custom.last_key.unsigned_abs() <= 1 << 20
-}
-
-/// A name as it is compared: in lower case, with its length (a NUL is no padding) and container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Name {
-    words: [u64; 4],
-    len: u8,
-    /// Index of the container + 1, or 0.
-    container: u16,
-}
-
-impl Name {
-    #[inline]
-    fn new(container: Option<u16>, name: &[u8]) -> Option<Name> {
-        let mut bytes = [0u8; 32];
-        if name.is_empty() || name.len() > bytes.len() {
-            return None;
-        }
-        for (lower, byte) in bytes.iter_mut().zip(name) {
-            *lower = byte.to_ascii_lowercase();
-        }
-        let mut words = [0; 4];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        Some(Name { words, len: name.len() as u8, container: container.map_or(0, |at| at + 1) })
-    }
-
-    #[inline]
-    fn hash(&self) -> usize {
-        let mut hash = u64::from(self.container);
-        for word in self.words {
-            hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            hash ^= hash >> 32;
-        }
-        hash as usize
-    }
 }
 
 /// Redis quotes so much of what it does not know.

@@ -88,12 +88,31 @@ pub(super) use twemproxy::md5 as ketama_point;
 #[inline]
 pub fn tagged(key: &[u8], tag: Option<(u8, u8)>) -> &[u8] {
     let Some((open, close)) = tag else { return key };
-    let Some(start) = key.iter().position(|&b| b == open) else { return key };
+    match find(key, open) {
+        None => key,
+        Some(start) => inside(key, start, close),
+    }
+}
+
+/// What stands between the opening byte at `start` and the next closing one.
+fn inside(key: &[u8], start: usize, close: u8) -> &[u8] {
     let rest = &key[start + 1..];
-    match rest.iter().position(|&b| b == close) {
+    match find(rest, close) {
         None | Some(0) => key,
         Some(end) => &rest[..end],
     }
+}
+
+/// Where a byte stands first; eight bytes at a time, since most keys have none.
+#[inline]
+fn find(bytes: &[u8], byte: u8) -> Option<usize> {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let (words, tail) = bytes.as_chunks::<8>();
+    // A byte is zero when taking one away borrows from its top bit, unless that was set already.
+    let has_zero = |word: u64| word.wrapping_sub(EACH) & !word & (EACH * 0x80) != 0;
+    let word = words.iter().position(|word| has_zero(u64::from_le_bytes(*word) ^ (EACH * u64::from(byte))));
+    let from = word.map_or(bytes.len() - tail.len(), |word| word * 8);
+    bytes[from..].iter().position(|b| *b == byte).map(|at| from + at)
 }
 
 /// Spreads a hash of fewer than 64 bits over 64 before `vnode` and `maglev`: the output step of

@@ -1,6 +1,8 @@
 //! A session as CLIENT sees it, and CLIENT's subcommands.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::{Facts, wrong_arity};
@@ -16,57 +18,74 @@ const NAME_MAX: usize = 1024;
 pub struct ClientState {
     /// The session's number, unique in the process.
     pub id: u64,
-    /// The client's address.
-    pub peer: String,
-    /// The address that it reached.
-    pub local: String,
-    /// When it came, since the Unix epoch.
-    pub created: Duration,
+    /// The client's address; none behind a unix socket.
+    pub peer: Option<SocketAddr>,
+    /// The address that it reached; none for a unix socket.
+    pub local: Option<SocketAddr>,
+    /// When it came, in seconds since the Unix epoch.
+    pub created_s: u64,
     /// What it speaks.
     pub version: Version,
     /// Whether it may ask for anything.
     pub authenticated: bool,
-    /// `CLIENT SETNAME`; empty for none.
-    pub name: String,
-    /// `CLIENT SETINFO LIB-NAME`; empty for none.
-    pub lib_name: String,
-    /// `CLIENT SETINFO LIB-VER`; empty for none.
-    pub lib_ver: String,
     /// `CLIENT NO-EVICT`
     pub no_evict: bool,
     /// `CLIENT NO-TOUCH`
     pub no_touch: bool,
+    /// Most clients name nothing, and there are many clients.
+    names: Option<Arc<Names>>,
 }
+
+/// What a client calls itself and its library; empty for nothing.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    /// `CLIENT SETNAME`
+    pub(super) client: String,
+    /// `CLIENT SETINFO LIB-NAME`
+    pub(super) library: String,
+    /// `CLIENT SETINFO LIB-VER`
+    pub(super) version: String,
+}
+
+static NO_NAMES: LazyLock<Names> = LazyLock::new(Names::default);
 
 impl ClientState {
     /// A client that has just come. It must authenticate if the pool wants a password.
     pub fn new(
         id: u64,
-        peer: String,
-        local: String,
-        created: Duration,
+        peer: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+        created_s: u64,
         password_wanted: bool,
     ) -> ClientState {
         ClientState {
             id,
             peer,
             local,
-            created,
+            created_s,
             version: Version::default(),
             authenticated: !password_wanted,
-            name: String::new(),
-            lib_name: String::new(),
-            lib_ver: String::new(),
             no_evict: false,
             no_touch: false,
+            names: None,
         }
+    }
+
+    pub(super) fn names(&self) -> &Names {
+        self.names.as_deref().unwrap_or(&NO_NAMES)
+    }
+
+    pub(super) fn names_mut(&mut self) -> &mut Names {
+        Arc::make_mut(self.names.get_or_insert_default())
     }
 
     /// As it came, but for what its library said of itself.
     pub(super) fn reset(&mut self, password_wanted: bool) {
         self.version = Version::default();
         self.authenticated = !password_wanted;
-        self.name.clear();
+        if self.names.is_some() {
+            self.names_mut().client.clear();
+        }
         self.no_evict = false;
         self.no_touch = false;
     }
@@ -79,17 +98,19 @@ impl ClientState {
             (false, true) => "T",
             (true, true) => "eT",
         };
+        let address = |address: Option<SocketAddr>| address.map_or("unix".to_owned(), |a| a.to_string());
+        let names = self.names();
         format!(
             "id={} addr={} laddr={} name={} age={} flags={flags} db=0 sub=0 psub=0 ssub=0 multi=-1 \
              user=default redir=-1 resp={} lib-name={} lib-ver={}",
             self.id,
-            self.peer,
-            self.local,
-            self.name,
-            now.saturating_sub(self.created).as_secs(),
+            address(self.peer),
+            address(self.local),
+            names.client,
+            now.as_secs().saturating_sub(self.created_s),
             if self.version == Version::Resp2 { 2 } else { 3 },
-            self.lib_name,
-            self.lib_ver,
+            names.library,
+            names.version,
         )
     }
 }
@@ -99,7 +120,7 @@ impl ClientState {
 /// # Errors
 /// The text for a name that can't stand in CLIENT LIST.
 pub(super) fn set_name(client: &mut ClientState, name: &[u8]) -> Result<(), String> {
-    client.name = checked("Client names", name)?;
+    client.names_mut().client = checked("Client names", name)?;
     Ok(())
 }
 
@@ -120,7 +141,7 @@ const MANY: usize = usize::MAX;
 
 const SUBCOMMANDS: &[Subcommand] = &[
     ("capa", 3, MANY, |a| write::simple(a.out, "OK")),
-    ("getname", 2, 2, |a| match a.client.name.as_str() {
+    ("getname", 2, 2, |a| match a.client.names().client.as_str() {
         "" => write::null(a.out, a.client.version),
         name => write::bulk(a.out, name.as_bytes()),
     }),
@@ -243,10 +264,10 @@ pub(super) fn answer(request: &Request<'_>, client: &mut ClientState, facts: &dy
 fn set_info(a: &mut Asked<'_>) {
     let (option, value) = (a.request.arg(2), a.request.arg(3));
     if option.eq_ignore_ascii_case(b"lib-name") {
-        let set = checked("lib-name", value).map(|text| a.client.lib_name = text);
+        let set = checked("lib-name", value).map(|text| a.client.names_mut().library = text);
         a.ok_or(set);
     } else if option.eq_ignore_ascii_case(b"lib-ver") {
-        let set = checked("lib-ver", value).map(|text| a.client.lib_ver = text);
+        let set = checked("lib-ver", value).map(|text| a.client.names_mut().version = text);
         a.ok_or(set);
     } else {
         write::error(a.out, [b"ERR Unrecognized option '", option, b"'"].concat());

@@ -5,7 +5,13 @@
 //! Requests follow Redis's own reader (`networking.c`): arrays of bulk strings, or inline lines;
 //! its error texts too. Replies follow the RESP3 specification, of which RESP2 is a part.
 
+mod inline;
+mod scanner;
+
 use super::write;
+use inline::split_inline;
+pub(super) use scanner::whole_value;
+pub use scanner::{Scan, Scanner};
 
 /// Where one argument of a request stands, relative to the start of the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +44,16 @@ impl<'a> Request<'a> {
     #[inline]
     pub fn arg(&self, i: usize) -> &'a [u8] {
         self.spans.get(i).map_or(&[], |s| &self.frame[s.start as usize..(s.start + s.len) as usize])
+    }
+
+    /// The bytes of the arguments from `first`, which is 1 or more, to `last`, their headers included:
+    /// as they stand in the frame of another request.
+    pub fn raw(&self, first: usize, last: usize) -> &'a [u8] {
+        let end = |i: usize| self.spans.get(i).map(|s| (s.start + s.len) as usize + 2);
+        match (first.checked_sub(1).and_then(end), end(last)) {
+            (Some(start), Some(end)) => self.frame.get(start..end).unwrap_or(&[]),
+            _ => &[],
+        }
     }
 
     /// The same bytes without their first `n` arguments: the request inside `COMMAND GETKEYS`.
@@ -141,6 +157,14 @@ enum At {
     Body(u32),
 }
 
+/// The header of one argument.
+enum Header {
+    /// The argument's length, and where it begins.
+    Whole { len: u32, end: usize },
+    /// The frame has at least this many bytes in all.
+    Partial(usize),
+}
+
 /// Cuts requests. Between [`Step::Partial`] and the next call, the same bytes must be given again
 /// with more behind them.
 #[derive(Debug, Default)]
@@ -188,11 +212,36 @@ impl RequestDecoder {
     /// [`FrameError`]; the stream can't be read on after it.
     #[inline]
     pub fn decode(&mut self, bytes: &[u8], limits: &FrameLimits) -> Result<Step, FrameError> {
+        if !self.is_partial()
+            && let Some(len) = self.small(bytes, limits)
+        {
+            return Ok(Step::Request(len));
+        }
         // A decoder that serves several streams must not carry one's error into the next.
         self.step(bytes, limits).inspect_err(|_| self.reset())
     }
 
+    /// The length of a request that is small and whole, as nearly all are: counts and lengths have
+    /// at most four digits. What is anything else is left to the reader that resumes.
     #[inline]
+    fn small(&mut self, bytes: &[u8], limits: &FrameLimits) -> Option<usize> {
+        let (count, mut at) = short_header(b'*', bytes)?;
+        if count == 0 || count > limits.args_max || limits.bulk_bytes < 10_000 {
+            return None;
+        }
+        self.spans.clear();
+        for _ in 0..count {
+            let (len, head) = short_header(b'$', bytes.get(at..)?)?;
+            let start = at + head;
+            at = start + len + 2;
+            if !bytes.get(start..at)?.ends_with(b"\r\n") {
+                return None;
+            }
+            self.spans.push(Span { start: start as u32, len: len as u32 });
+        }
+        (at <= limits.request_bytes).then_some(at)
+    }
+
     fn step(&mut self, bytes: &[u8], limits: &FrameLimits) -> Result<Step, FrameError> {
         if self.at == At::Start {
             match bytes.first() {
@@ -213,7 +262,9 @@ impl RequestDecoder {
         let Some((line, end)) = self.line(bytes, 1) else {
             return if bytes.len() > LINE_MAX { Err(FrameError::CountLine) } else { Ok(None) };
         };
-        let n = number(line).ok_or(FrameError::MultibulkLength)?;
+        // Redis takes any byte for the line feed; a proxy and its nodes must not read the same bytes in
+        // two ways, so here nothing else is one.
+        let n = number(line).filter(|_| bytes[end - 1] == b'\n').ok_or(FrameError::MultibulkLength)?;
         self.scanned = end;
         if n <= 0 {
             return Ok(Some(0));
@@ -233,54 +284,63 @@ impl RequestDecoder {
     }
 
     fn arguments(&mut self, bytes: &[u8], limits: &FrameLimits) -> Result<Step, FrameError> {
-        loop {
-            match self.at {
-                At::Start => return Ok(Step::Partial(bytes.len() + 1)),
-                At::Header => {
-                    match bytes.get(self.scanned) {
-                        None => return Ok(Step::Partial(self.scanned + 4)),
-                        Some(b'$') => {}
-                        Some(other) => return Err(FrameError::ExpectedBulk(*other)),
+        // What is known is written back only where the bytes end.
+        let mut at = self.scanned;
+        let mut body = if let At::Body(len) = self.at { Some(len) } else { None };
+        while self.missing > 0 {
+            let len = match body.take() {
+                Some(len) => len,
+                None => match self.header(bytes, at, limits)? {
+                    Header::Whole { len, end } => {
+                        at = end;
+                        len
                     }
-                    let Some((line, end)) = self.line(bytes, self.scanned + 1) else {
-                        if bytes.len() - self.scanned > LINE_MAX {
-                            return Err(FrameError::LengthLine);
-                        }
-                        return Ok(Step::Partial(bytes.len() + 1));
-                    };
-                    let len = number(line).filter(|n| *n >= 0).ok_or(FrameError::BulkLength)?;
-                    if len as u64 > limits.bulk_bytes as u64 {
-                        let small = limits.bulk_bytes == FrameLimits::UNAUTHENTICATED.bulk_bytes;
-                        return Err(if small {
-                            FrameError::UnauthenticatedBulk
-                        } else {
-                            FrameError::BulkLength
-                        });
+                    Header::Partial(needed) => {
+                        (self.at, self.scanned) = (At::Header, at);
+                        return Ok(Step::Partial(needed));
                     }
-                    if end + len as usize + 2 > limits.request_bytes.min(u32::MAX as usize) {
-                        return Err(FrameError::RequestBytes(limits.request_bytes));
-                    }
-                    self.scanned = end;
-                    self.at = At::Body(len as u32);
-                }
-                At::Body(len) => {
-                    let end = self.scanned + len as usize;
-                    match bytes.get(end..end + 2) {
-                        None => return Ok(Step::Partial(end + 2)),
-                        Some(b"\r\n") => {}
-                        Some(_) => return Err(FrameError::ExpectedLineBreak),
-                    }
-                    self.spans.push(Span { start: self.scanned as u32, len });
-                    self.scanned = end + 2;
-                    self.missing -= 1;
-                    if self.missing == 0 {
-                        self.at = At::Start;
-                        return Ok(Step::Request(std::mem::take(&mut self.scanned)));
-                    }
-                    self.at = At::Header;
+                },
+            };
+            let end = at + len as usize;
+            match bytes.get(end..end + 2) {
+                Some(b"\r\n") => {}
+                Some(_) => return Err(FrameError::ExpectedLineBreak),
+                None => {
+                    (self.at, self.scanned) = (At::Body(len), at);
+                    return Ok(Step::Partial(end + 2));
                 }
             }
+            self.spans.push(Span { start: at as u32, len });
+            at = end + 2;
+            self.missing -= 1;
         }
+        (self.at, self.scanned) = (At::Start, 0);
+        Ok(Step::Request(at))
+    }
+
+    /// Reads `$N` at `at`.
+    fn header(&self, bytes: &[u8], at: usize, limits: &FrameLimits) -> Result<Header, FrameError> {
+        let (len, end) = match bytes.get(at..) {
+            Some([b'$', rest @ ..]) => match self.line(bytes, at + 1) {
+                None if rest.len() >= LINE_MAX => return Err(FrameError::LengthLine),
+                None => return Ok(Header::Partial(bytes.len() + 1)),
+                Some((line, end)) => {
+                    let whole = number(line).filter(|_| bytes[end - 1] == b'\n');
+                    let len = whole.and_then(|n| usize::try_from(n).ok());
+                    (len.ok_or(FrameError::BulkLength)?, end)
+                }
+            },
+            Some([other, ..]) => return Err(FrameError::ExpectedBulk(*other)),
+            _ => return Ok(Header::Partial(at + 4)),
+        };
+        if len > limits.bulk_bytes {
+            let small = limits.bulk_bytes == FrameLimits::UNAUTHENTICATED.bulk_bytes;
+            return Err(if small { FrameError::UnauthenticatedBulk } else { FrameError::BulkLength });
+        }
+        if end + len + 2 > limits.request_bytes.min(u32::MAX as usize) {
+            return Err(FrameError::RequestBytes(limits.request_bytes));
+        }
+        Ok(Header::Whole { len: len as u32, end })
     }
 
     /// The text of the line that begins at `from`, and where the next one begins.
@@ -325,6 +385,38 @@ fn decimal_digits(n: usize) -> usize {
     n.checked_ilog10().map_or(1, |d| d as usize + 1)
 }
 
+/// Reads `$N` or `*N` and its line break from the first eight bytes of a header, when N has up to
+/// four digits, as nearly all have: N, and where the next line begins. None for what takes a closer
+/// look.
+#[inline]
+fn short_header(kind: u8, bytes: &[u8]) -> Option<(usize, usize)> {
+    const LINE_BREAK: u16 = u16::from_le_bytes(*b"\r\n");
+    let word = u64::from_le_bytes(*bytes.first_chunk()?);
+    if word as u8 != kind {
+        return None;
+    }
+    let digit = |at: u32| ((word >> (8 * at)) as u8).wrapping_sub(b'0') as usize;
+    let ends = |at: u32| (word >> (8 * at)) as u16 == LINE_BREAK;
+    let [a, b, c, d] = [digit(1), digit(2), digit(3), digit(4)];
+    if a > 9 {
+        None
+    } else if ends(2) {
+        Some((a, 4))
+    } else if a == 0 || b > 9 {
+        None
+    } else if ends(3) {
+        Some((a * 10 + b, 5))
+    } else if c > 9 {
+        None
+    } else if ends(4) {
+        Some((a * 100 + b * 10 + c, 6))
+    } else if d <= 9 && ends(5) {
+        Some((a * 1000 + b * 100 + c * 10 + d, 7))
+    } else {
+        None
+    }
+}
+
 /// A decimal number as Redis reads it: no sign but `-`, no leading zeros.
 pub fn number(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
@@ -345,243 +437,6 @@ pub fn number(text: &[u8]) -> Option<i64> {
         n = n.checked_mul(10)?.checked_sub(i64::from(d))?;
     }
     if negative { Some(n) } else { n.checked_neg() }
-}
-
-/// Splits an inline request as Redis's `sdssplitargs` does: white space, "..." with escapes,
-/// '...' with `\'`. `None` for quotes that do not close or are followed by text.
-fn split_inline(line: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut args = Vec::new();
-    let mut rest = line;
-    loop {
-        rest = rest.trim_ascii_start();
-        if rest.is_empty() {
-            return Some(args);
-        }
-        let mut arg = Vec::new();
-        while let Some((&byte, after)) = rest.split_first() {
-            rest = after;
-            match byte {
-                b'"' => rest = quoted(rest, &mut arg)?,
-                b'\'' => rest = single_quoted(rest, &mut arg)?,
-                0 | b' ' | b'\n' | b'\r' | b'\t' => break,
-                _ => arg.push(byte),
-            }
-        }
-        args.push(arg);
-    }
-}
-
-/// After a closing quote only white space or the end may stand.
-fn after_quote(rest: &[u8]) -> Option<&[u8]> {
-    rest.first().is_none_or(u8::is_ascii_whitespace).then_some(rest)
-}
-
-fn quoted<'a>(mut rest: &'a [u8], arg: &mut Vec<u8>) -> Option<&'a [u8]> {
-    loop {
-        match rest {
-            [b'\\', b'x', h, l, after @ ..] if h.is_ascii_hexdigit() && l.is_ascii_hexdigit() => {
-                let digit = |b: u8| (b as char).to_digit(16).unwrap_or(0) as u8;
-                arg.push(digit(*h) << 4 | digit(*l));
-                rest = after;
-            }
-            [b'\\', escaped, after @ ..] => {
-                arg.push(match escaped {
-                    b'n' => b'\n',
-                    b'r' => b'\r',
-                    b't' => b'\t',
-                    b'b' => 8,
-                    b'a' => 7,
-                    other => *other,
-                });
-                rest = after;
-            }
-            [b'"', after @ ..] => return after_quote(after),
-            [byte, after @ ..] => {
-                arg.push(*byte);
-                rest = after;
-            }
-            [] => return None,
-        }
-    }
-}
-
-fn single_quoted<'a>(mut rest: &'a [u8], arg: &mut Vec<u8>) -> Option<&'a [u8]> {
-    loop {
-        match rest {
-            [b'\\', b'\'', after @ ..] => {
-                arg.push(b'\'');
-                rest = after;
-            }
-            [b'\'', after @ ..] => return after_quote(after),
-            [byte, after @ ..] => {
-                arg.push(*byte);
-                rest = after;
-            }
-            [] => return None,
-        }
-    }
-}
-
-/// How far a scanner got in a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scan {
-    /// Bytes of the chunk that belong to this value.
-    pub used: usize,
-    /// Whether the value ends there. If not, all of the chunk was used.
-    pub done: bool,
-}
-
-/// Set in the count of digits once the carriage return behind them was read.
-const RETURNED: u8 = 0x80;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reading {
-    Kind,
-    Line,
-    Number { kind: u8, n: i64, negative: bool, digits: u8 },
-    Body(u64),
-}
-
-/// Finds where a value ends, a chunk at a time, in constant memory: each byte can be passed on at
-/// once. It reads replies, and requests too, which are arrays of bulk strings.
-#[derive(Clone, Debug)]
-pub struct Scanner {
-    reading: Reading,
-    /// Values that still have to begin, nested ones included.
-    values: u64,
-    between: bool,
-    first: u8,
-}
-
-impl Default for Scanner {
-    fn default() -> Scanner {
-        Scanner { reading: Reading::Kind, values: 1, between: true, first: 0 }
-    }
-}
-
-impl Scanner {
-    /// The first byte of the value that is being read, or was read last: `-` tells an error.
-    pub fn first(&self) -> u8 {
-        self.first
-    }
-
-    /// Whether it stands between two values.
-    pub fn is_between(&self) -> bool {
-        self.between
-    }
-
-    /// Bytes that must still come, as far as is known.
-    pub fn outstanding(&self) -> u64 {
-        match self.reading {
-            Reading::Body(left) => left,
-            _ => 1,
-        }
-    }
-
-    /// Reads on. After a whole value it stands ready for the next one.
-    ///
-    /// # Errors
-    /// [`FrameError::ReplyKind`] and [`FrameError::ReplyLength`]; the stream can't be read on.
-    #[inline]
-    pub fn advance(&mut self, chunk: &[u8]) -> Result<Scan, FrameError> {
-        let mut at = 0;
-        while at < chunk.len() {
-            match self.reading {
-                Reading::Kind => {
-                    let kind = chunk[at];
-                    at += 1;
-                    if self.between {
-                        self.first = kind;
-                        self.between = false;
-                    }
-                    self.reading = match kind {
-                        b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Reading::Line,
-                        b'$' | b'*' | b'%' | b'~' | b'=' | b'!' | b'>' | b'|' => {
-                            Reading::Number { kind, n: 0, negative: false, digits: 0 }
-                        }
-                        other => return Err(FrameError::ReplyKind(other)),
-                    };
-                    self.values -= 1;
-                }
-                Reading::Line => match chunk[at..].iter().position(|b| *b == b'\n') {
-                    None => return Ok(Scan { used: chunk.len(), done: false }),
-                    Some(i) => {
-                        at += i + 1;
-                        if self.value_ended() {
-                            return Ok(Scan { used: at, done: true });
-                        }
-                    }
-                },
-                Reading::Number { .. } => {
-                    at += 1;
-                    if self.digit(chunk[at - 1])? && self.value_ended() {
-                        return Ok(Scan { used: at, done: true });
-                    }
-                }
-                Reading::Body(left) => {
-                    let here = left.min((chunk.len() - at) as u64);
-                    at += here as usize;
-                    self.reading = Reading::Body(left - here);
-                    if left == here && self.value_ended() {
-                        return Ok(Scan { used: at, done: true });
-                    }
-                }
-            }
-        }
-        Ok(Scan { used: at, done: false })
-    }
-
-    /// A value without parts ended: is the whole one at its end? Stands ready for the next.
-    fn value_ended(&mut self) -> bool {
-        self.reading = Reading::Kind;
-        if self.values == 0 {
-            self.values = 1;
-            self.between = true;
-            return true;
-        }
-        false
-    }
-
-    /// One byte of a length or count line; true when that line was all of the value.
-    fn digit(&mut self, byte: u8) -> Result<bool, FrameError> {
-        let Reading::Number { kind, n, negative, digits } = self.reading else {
-            return Ok(false);
-        };
-        match byte {
-            b'0'..=b'9' if digits < 18 => {
-                let n = n * 10 + i64::from(byte - b'0');
-                self.reading = Reading::Number { kind, n, negative, digits: digits + 1 };
-                Ok(false)
-            }
-            b'-' if digits == 0 && !negative => {
-                self.reading = Reading::Number { kind, n, negative: true, digits };
-                Ok(false)
-            }
-            b'\r' if (1..=18).contains(&digits) => {
-                self.reading = Reading::Number { kind, n, negative, digits: digits | RETURNED };
-                Ok(false)
-            }
-            b'\n' if digits > RETURNED => self.count_read(kind, n as u64, negative),
-            _ => Err(FrameError::ReplyLength),
-        }
-    }
-
-    fn count_read(&mut self, kind: u8, n: u64, negative: bool) -> Result<bool, FrameError> {
-        let more = match kind {
-            _ if negative => 0,
-            b'$' | b'=' | b'!' => {
-                self.reading = Reading::Body(n + 2);
-                return Ok(false);
-            }
-            b'%' => n * 2,
-            // An attribute stands before its value and does not count as one.
-            b'|' => n * 2 + 1,
-            _ => n,
-        };
-        self.values = self.values.checked_add(more).ok_or(FrameError::ReplyLength)?;
-        self.reading = Reading::Kind;
-        Ok(self.values == 0)
-    }
 }
 
 #[cfg(test)]
@@ -644,6 +499,10 @@ mod tests {
             (b"*1\r\n$-1\r\n", Err(FrameError::BulkLength)),
             (b"*1\r\n$536870912\r\n", Err(FrameError::BulkLength)),
             (b"*1\r\n:1\r\n", Err(FrameError::ExpectedBulk(b':'))),
+            (b"*1\rX$4\r\nPING\r\n", Err(FrameError::MultibulkLength)),
+            (b"*3\r$$4\r\nMGET\r\n", Err(FrameError::MultibulkLength)),
+            (b"*1\r\n$4\rXPING\r\n", Err(FrameError::BulkLength)),
+            (b"*1\r\n$20000\rX", Err(FrameError::BulkLength)),
             (b"*1\r\n$1\r\nabc", Err(FrameError::ExpectedLineBreak)),
             (&big, Err(FrameError::InlineLine)),
         ];

@@ -1,0 +1,191 @@
+//! Where a value ends, in a stream that arrives in any pieces.
+
+use super::{FrameError, short_header};
+
+/// How far a scanner got in a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// Bytes of the chunk that belong to this value.
+    pub used: usize,
+    /// Whether the value ends there. If not, all of the chunk was used.
+    pub done: bool,
+}
+
+/// How long the value at the start is, when it is a string, a status or a number and all of it is
+/// there, as with nearly all replies.
+#[inline]
+pub(in crate::protocol::resp) fn whole_value(chunk: &[u8]) -> Option<usize> {
+    match chunk {
+        [b'$', b'-', b'1', b'\r', b'\n', ..] => Some(5),
+        [b'$', ..] => {
+            let (len, head) = short_header(b'$', chunk)?;
+            let end = head + len + 2;
+            (end <= chunk.len()).then_some(end)
+        }
+        [b'+' | b'-' | b':', rest @ ..] => rest.iter().position(|b| *b == b'\n').map(|at| at + 2),
+        _ => None,
+    }
+}
+
+/// Set in the count of digits once the carriage return behind them was read.
+const RETURNED: u8 = 0x80;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    Kind,
+    Line,
+    Number { kind: u8, n: i64, negative: bool, digits: u8 },
+    Body(u64),
+}
+
+/// Finds where a value ends, a chunk at a time, in constant memory: each byte can be passed on at
+/// once. It reads replies, and requests too, which are arrays of bulk strings.
+#[derive(Clone, Debug)]
+pub struct Scanner {
+    reading: Reading,
+    /// Values that still have to begin, nested ones included.
+    values: u64,
+    between: bool,
+    first: u8,
+}
+
+impl Default for Scanner {
+    fn default() -> Scanner {
+        Scanner { reading: Reading::Kind, values: 1, between: true, first: 0 }
+    }
+}
+
+impl Scanner {
+    /// The first byte of the value that is being read, or was read last: `-` tells an error.
+    pub fn first(&self) -> u8 {
+        self.first
+    }
+
+    /// Whether it stands between two values.
+    pub fn is_between(&self) -> bool {
+        self.between
+    }
+
+    /// Bytes that must still come, as far as is known.
+    pub fn outstanding(&self) -> u64 {
+        match self.reading {
+            Reading::Body(left) => left,
+            _ => 1,
+        }
+    }
+
+    /// Reads on. After a whole value it stands ready for the next one.
+    ///
+    /// # Errors
+    /// [`FrameError::ReplyKind`] and [`FrameError::ReplyLength`]; the stream can't be read on.
+    #[inline]
+    pub fn advance(&mut self, chunk: &[u8]) -> Result<Scan, FrameError> {
+        match whole_value(chunk) {
+            Some(used) if self.between => {
+                self.first = chunk[0];
+                Ok(Scan { used, done: true })
+            }
+            _ => self.read_on(chunk),
+        }
+    }
+
+    fn read_on(&mut self, chunk: &[u8]) -> Result<Scan, FrameError> {
+        let mut at = 0;
+        while at < chunk.len() {
+            match self.reading {
+                Reading::Kind => {
+                    let kind = chunk[at];
+                    at += 1;
+                    if self.between {
+                        self.first = kind;
+                        self.between = false;
+                    }
+                    self.reading = match kind {
+                        b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Reading::Line,
+                        b'$' | b'*' | b'%' | b'~' | b'=' | b'!' | b'>' | b'|' => {
+                            Reading::Number { kind, n: 0, negative: false, digits: 0 }
+                        }
+                        other => return Err(FrameError::ReplyKind(other)),
+                    };
+                    self.values -= 1;
+                }
+                Reading::Line => match chunk[at..].iter().position(|b| *b == b'\n') {
+                    None => return Ok(Scan { used: chunk.len(), done: false }),
+                    Some(i) => {
+                        at += i + 1;
+                        if self.value_ended() {
+                            return Ok(Scan { used: at, done: true });
+                        }
+                    }
+                },
+                Reading::Number { .. } => {
+                    at += 1;
+                    if self.digit(chunk[at - 1])? && self.value_ended() {
+                        return Ok(Scan { used: at, done: true });
+                    }
+                }
+                Reading::Body(left) => {
+                    let here = left.min((chunk.len() - at) as u64);
+                    at += here as usize;
+                    self.reading = Reading::Body(left - here);
+                    if left == here && self.value_ended() {
+                        return Ok(Scan { used: at, done: true });
+                    }
+                }
+            }
+        }
+        Ok(Scan { used: at, done: false })
+    }
+
+    /// A value without parts ended: is the whole one at its end? Stands ready for the next.
+    fn value_ended(&mut self) -> bool {
+        self.reading = Reading::Kind;
+        if self.values == 0 {
+            self.values = 1;
+            self.between = true;
+            return true;
+        }
+        false
+    }
+
+    /// One byte of a length or count line; true when that line was all of the value.
+    fn digit(&mut self, byte: u8) -> Result<bool, FrameError> {
+        let Reading::Number { kind, n, negative, digits } = self.reading else {
+            return Ok(false);
+        };
+        match byte {
+            b'0'..=b'9' if digits < 18 => {
+                let n = n * 10 + i64::from(byte - b'0');
+                self.reading = Reading::Number { kind, n, negative, digits: digits + 1 };
+                Ok(false)
+            }
+            b'-' if digits == 0 && !negative => {
+                self.reading = Reading::Number { kind, n, negative: true, digits };
+                Ok(false)
+            }
+            b'\r' if (1..=18).contains(&digits) => {
+                self.reading = Reading::Number { kind, n, negative, digits: digits | RETURNED };
+                Ok(false)
+            }
+            b'\n' if digits > RETURNED => self.count_read(kind, n as u64, negative),
+            _ => Err(FrameError::ReplyLength),
+        }
+    }
+
+    fn count_read(&mut self, kind: u8, n: u64, negative: bool) -> Result<bool, FrameError> {
+        let more = match kind {
+            _ if negative => 0,
+            b'$' | b'=' | b'!' => {
+                self.reading = Reading::Body(n + 2);
+                return Ok(false);
+            }
+            b'%' => n * 2,
+            // An attribute stands before its value and does not count as one.
+            b'|' => n * 2 + 1,
+            _ => n,
+        };
+        self.values = self.values.checked_add(more).ok_or(FrameError::ReplyLength)?;
+        self.reading = Reading::Kind;
+        Ok(self.values == 0)
+    }
+}
