@@ -1,6 +1,7 @@
 //! Opening and closing pools: listeners, topology, health, and what the admin port shows of them.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
@@ -16,7 +17,7 @@ use crate::{
     membership::{self, Births, first_topology},
     net::{Address, ListenAddress, Listener, Target, resolve},
     proxy::{self, Order, PoolHandle, Registry},
-    topology::{self, PoolSpec},
+    topology::{self, NodeSpec, PoolSpec},
 };
 
 /// How long a start waits for the names of nodes; one that does not resolve by then is ejected
@@ -71,11 +72,11 @@ impl App {
         let workers = state.settings.workers;
         let births = Births { ids: self.ids.clone(), workers, bell: bell.clone() };
         let targets = self.locate(spec);
-        let by_name = |name: &str| {
-            let found = spec.nodes.iter().position(|n| &*n.name == name);
-            found.map_or_else(|| Arc::from([]), |i| targets[i].clone())
-        };
-        let first = first_topology(spec, &births, |node| by_name(&node.name));
+        let by_name: HashMap<&str, &Arc<[Target]>> =
+            spec.nodes.iter().map(|n| &*n.name).zip(&targets).collect();
+        let found =
+            |node: &NodeSpec| by_name.get(&*node.name).map_or_else(|| Arc::from([]), |t| Arc::clone(t));
+        let first = first_topology(spec, &births, found);
         let (writer, reader) = topology::channel(first);
         let handle = Arc::new(PoolHandle {
             name: spec.name.clone(),

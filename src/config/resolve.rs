@@ -15,7 +15,7 @@ use super::{
 use crate::{net::ListenAddress, topology::PoolSpec};
 
 const WORKERS_MAX: usize = 1024;
-const POOLS_MAX: usize = 256;
+const POOLS_MAX: usize = 1024;
 const HOUR_MS: u64 = 3_600_000;
 /// What to say of a text without a single key.
 const EMPTY: &str = "is empty; a configuration needs `pools:` with a listener and nodes";

@@ -36,6 +36,21 @@ fn pool_with(extra: &str) -> String {
     )
 }
 
+/// A thousand pools are read; one more than the bound is an error that names it.
+#[test]
+fn a_thousand_pools() {
+    let text = |count: usize| {
+        let pool = |i: usize| {
+            let nodes = "[{name: a, address: h:1}, {name: b, address: h:2}]";
+            format!("  p{i}:\n    listen: 127.0.0.1:{}\n    nodes: {nodes}\n", i + 1)
+        };
+        "pools:\n".to_owned() + &(0..count).map(pool).collect::<String>()
+    };
+    assert_eq!(resolved(&text(1000)).map(|loaded| loaded.settings.pools.len()), Ok(1000));
+    let message = resolved(&text(1025)).expect_err("one too many");
+    assert!(message.contains("p1024") && message.contains("1024 that are read"), "{message}");
+}
+
 /// The shipped file is the documented one: a pool `cache` of three embedded nodes on 6380, the
 /// admin port on 9400, all else by default, nothing to warn about.
 #[test]

@@ -8,7 +8,7 @@ mod probe;
 mod resolve;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::pending,
     sync::{
         Arc,
@@ -134,19 +134,25 @@ impl Ward {
     /// Follows the topology: nodes that came are watched, nodes that left are not.
     fn admit(&mut self) {
         let topology = self.reader.load();
-        self.patients.retain(|id, patient| {
-            let stays = topology.position(*id).is_some();
-            if !stays {
-                patient.task.abort();
-            }
-            stays
-        });
         for entry in topology.nodes.iter() {
             match self.patients.get_mut(&entry.node.id) {
                 Some(patient) => patient.detector.configure(topology.health.clone()),
                 None => self.admit_one(&topology, entry),
             }
         }
+        // All nodes of the topology are watched now, so most publishes, which take no node away, need no
+        // second look.
+        if self.patients.len() == topology.nodes.len() {
+            return;
+        }
+        let here: HashSet<NodeId> = topology.nodes.iter().map(|e| e.node.id).collect();
+        self.patients.retain(|id, patient| {
+            let stays = here.contains(id);
+            if !stays {
+                patient.task.abort();
+            }
+            stays
+        });
     }
 
     fn admit_one(&mut self, topology: &Topology, entry: &Entry) {

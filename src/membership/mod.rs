@@ -21,7 +21,7 @@ pub use record::{History, Record};
 
 use crate::{
     net::{Address, Target, resolve},
-    topology::{Change, Inbox, NodeSpec, PoolSpec, Topology, TopologyWriter},
+    topology::{Change, Entry, Inbox, NodeSpec, PoolSpec, Topology, TopologyWriter},
 };
 
 /// Changes that may wait; more wait at their senders.
@@ -314,8 +314,9 @@ fn pool_of(change: &Change) -> &str {
 async fn locate(now: &Topology, spec: &PoolSpec, embedded: &Embedded) -> Vec<Arc<[Target]>> {
     let mut found: Vec<Arc<[Target]>> = spec.nodes.iter().map(|_| Arc::new([]) as _).collect();
     let mut asked = JoinSet::new();
+    let by_name: HashMap<&str, &Entry> = now.nodes.iter().map(|e| (&*e.node.name, e)).collect();
     for (i, node) in spec.nodes.iter().enumerate() {
-        let known = now.nodes.iter().find(|e| e.node.name == node.name && e.node.address == node.address);
+        let known = by_name.get(&*node.name).filter(|e| e.node.address == node.address);
         if let Some(entry) = known {
             found[i] = entry.targets.clone();
         } else if node.address == Address::Embedded {

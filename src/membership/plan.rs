@@ -5,7 +5,10 @@
 //! pool's weight at most `eject_max` is away, and never the last node; a node that leaves moves
 //! only its own keys; when all are back, each key is where it was.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use super::build::{Births, Prepared};
 use crate::{
@@ -212,19 +215,22 @@ fn turn(now: &Topology, ledger: &Ledger, at: usize, from: &[Health], to: Health)
     Outcome::Publish(Box::new(Step { next, ledger: ledger.clone(), events }))
 }
 
-/// Who went away, and who owns again without having been restored.
+/// Who went away, and who owns again without having been restored. Only who is away now or was can be
+/// told of, a few of perhaps many thousands: names of no others are looked up.
 fn told(before: &[Entry], after: &[Entry], ledger: &Ledger) -> Vec<Event> {
+    let is_away = |e: &&Entry| e.placement == Placement::Away;
+    let away: HashSet<&str> = before.iter().filter(is_away).map(|e| &*e.node.name).collect();
     let mut events = Vec::new();
     for entry in after {
-        let was = before.iter().find(|e| e.node.name == entry.node.name).map(|e| e.placement);
-        let node = entry.node.name.clone();
-        match (was, entry.placement, entry.health) {
-            (Some(Placement::Away), Placement::Owns, Health::Ejected | Health::Probation) => {
-                events.push(Event::Readmitted { node });
+        let was_away = || away.contains(&*entry.node.name);
+        let node = || entry.node.name.clone();
+        match (entry.placement, entry.health) {
+            (Placement::Owns, Health::Ejected | Health::Probation) if was_away() => {
+                events.push(Event::Readmitted { node: node() });
             }
-            (Some(Placement::Owns), Placement::Away, _) => {
+            (Placement::Away, _) if !was_away() => {
                 if let Some(Out { cause, evidence, .. }) = ledger.out.get(&entry.node.id).cloned() {
-                    events.push(Event::Ejected { node, cause, evidence });
+                    events.push(Event::Ejected { node: node(), cause, evidence });
                 }
             }
             _ => {}
@@ -268,7 +274,8 @@ fn settle(nodes: &mut [Entry], eject_max: f64, ledger: &Ledger) {
             Health::Probation => nodes[*i].placement == Placement::Away,
         })
         .collect();
-    out.sort_by_key(|i| {
+    // Cached: the ledger is asked once for each, not once for each comparison.
+    out.sort_by_cached_key(|i| {
         let entry = &nodes[*i];
         (entry.placement == Placement::Owns, ledger.out.get(&entry.node.id).map(|o| o.turn))
     });
@@ -313,7 +320,8 @@ pub fn reload(
             ledger.out.insert(after, out);
         }
     });
-    ledger.out.retain(|id, _| nodes.iter().any(|e| e.node.id == *id));
+    let ids: HashSet<NodeId> = nodes.iter().map(|e| e.node.id).collect();
+    ledger.out.retain(|id, _| ids.contains(id));
     settle(&mut nodes, spec.health.eject_max, &ledger);
     let is_same = same_nodes(&now.nodes, &nodes);
     let has_moved = !is_same || prepared.moved > 0.0 || other_action(now, &nodes, spec);
@@ -386,6 +394,9 @@ pub fn moved(before: &Topology, after: &Topology) -> f64 {
     let owns = |topology: &Topology, i: usize| topology.nodes[i].placement == Placement::Owns;
     if after.policy.on_ejected == OnEjected::Rehash {
         let (a, b) = (|i| owns(before, i), |i| owns(after, i));
+        if Arc::ptr_eq(&before.ring, &after.ring) {
+            return after.ring.moved(a, b);
+        }
         return diff((&before.ring, &a), (&after.ring, &b)).moved;
     }
     if !Arc::ptr_eq(&before.ring, &after.ring) {

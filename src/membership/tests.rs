@@ -315,6 +315,21 @@ fn a_reload_keeps_the_guard() {
     assert_guarded(&pool.topology);
 }
 
+/// A reload that puts the nodes into another order, or another one before them, tells of no ejection
+/// that it did not bring: who was away is known by name, not by place.
+#[test]
+fn a_reload_in_another_order_tells_nothing_twice() {
+    let mut pool = Planned::new(&spec(&[1, 1, 1, 1], 0.5));
+    pool.eject("n0");
+    pool.eject("n2");
+    let mut next = spec(&[1, 1, 1, 1], 0.5);
+    next.nodes.reverse();
+    next.nodes.insert(0, node(7, 1));
+    assert_eq!(told(pool.reload(next)), ["reloaded"]);
+    let away = |name: &str| pool.entry(name).placement == Placement::Away;
+    assert_eq!(["n7", "n3", "n2", "n1", "n0"].map(away), [false, false, true, false, true]);
+}
+
 /// A reload that moves more than was agreed is refused with its share, and done when it is meant.
 #[test]
 fn a_reload_that_moves_much_is_refused() {

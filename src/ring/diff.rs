@@ -64,6 +64,30 @@ pub fn diff(old: (&Ring, Serves), new: (&Ring, Serves)) -> Diff {
     tally.finish(sampled)
 }
 
+/// The share of the key space whose owner changes when other members of the same ring serve: what
+/// [`diff`] says of it, in one pass that keeps nothing.
+pub(super) fn moved(ring: &Ring, before: Serves, after: Serves) -> f64 {
+    if ring.settings.hash.bits() <= COUNTABLE_BITS {
+        return diff((ring, before), (ring, after)).moved;
+    }
+    let table = &ring.table;
+    let serves: Vec<[bool; 2]> = (0..ring.members.len()).map(|i| [before(i), after(i)]).collect();
+    // As in `Owners`: from the last position back, each takes over from the one behind it.
+    let first = |when: usize| (0..table.len()).map(|p| table.owner(p)).find(|&owner| serves[owner][when]);
+    let (mut old, mut new) = (first(0), first(1));
+    let mut width = 0;
+    for position in (0..table.len()).rev() {
+        let owner = table.owner(position);
+        let [then, now] = serves[owner];
+        old = if then { Some(owner) } else { old };
+        new = if now { Some(owner) } else { new };
+        if old != new {
+            width += table.width(position);
+        }
+    }
+    width as f64 / table.space() as f64
+}
+
 /// The share of the key space that each member owns when only those serve that `serves` names.
 pub(super) fn shares(ring: &Ring, serves: Serves) -> Vec<f64> {
     let owners = Owners::new(ring, serves);

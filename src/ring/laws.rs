@@ -151,6 +151,20 @@ proptest! {
         prop_assert!(there.moves.iter().all(|t| back.moves.iter().any(|b| (&b.from, &b.to, b.share) == (&t.to, &t.from, t.share))));
     }
 
+    /// The quick way to what moves when other members of one ring serve says what the diff says.
+    #[test]
+    fn moved_is_the_diffs(
+        s in settings(),
+        m in members(1..8),
+        then in prop::collection::vec(any::<bool>(), 8),
+        now in prop::collection::vec(any::<bool>(), 8),
+    ) {
+        let ring = Ring::build(&s, &m);
+        let slow = diff((&ring, &|i| then[i]), (&ring, &|i| now[i])).moved;
+        let quick = ring.moved(|i| then[i], |i| now[i]);
+        prop_assert!((slow - quick).abs() < 1e-12, "{} is {}", quick, slow);
+    }
+
     /// A node that joins a `vnode` ring takes, by the exact diff, what becomes its own share.
     #[test]
     fn a_joining_node_takes_its_share(points in 1u32..40, m in members(2..8)) {

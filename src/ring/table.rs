@@ -81,14 +81,30 @@ impl Table {
             Table::Circle(circle) if !circle.points.is_empty() => Some((self.space(), 0)),
             _ => None,
         };
-        let slots = self.len().max(1) as u128;
-        let (each, rest) = (self.space() / slots, self.space() % slots);
-        (0..self.len())
-            .map(move |p| match self {
-                Table::Circle(circle) => (circle.position(p) + 1, p),
-                Table::Slots(_) => (each * (p as u128 + 1) + rest.min(p as u128 + 1), p),
-            })
-            .chain(last)
+        (0..self.len()).map(|p| (self.end(p), p)).chain(last)
+    }
+
+    /// Where the range of a position ends (exclusive). A circle's first position has what lies behind
+    /// the last one too.
+    fn end(&self, p: usize) -> u128 {
+        match self {
+            Table::Circle(circle) => circle.position(p) + 1,
+            Table::Slots(slots) => {
+                let count = slots.owners.len() as u128;
+                let (each, rest) = (self.space() / count, self.space() % count);
+                each * (p as u128 + 1) + rest.min(p as u128 + 1)
+            }
+        }
+    }
+
+    /// How many hashes fall on a position.
+    pub(super) fn width(&self, p: usize) -> u128 {
+        let before = p.checked_sub(1);
+        let own = self.end(p) - before.map_or(0, |before| self.end(before));
+        match self {
+            Table::Circle(circle) if p == 0 => own + self.space() - self.end(circle.points.len() - 1),
+            _ => own,
+        }
     }
 
     /// Bytes on the heap.
