@@ -39,7 +39,7 @@ impl Level {
 
 /// What kind of command a request was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
+#[repr(u8)]
 pub enum Class {
     /// Only reads.
     Read,
@@ -71,7 +71,7 @@ impl Class {
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
+#[repr(u8)]
 pub enum Outcome {
     /// A reply that is no error.
     Ok,
@@ -104,7 +104,7 @@ impl Outcome {
 
 /// Why ringway refused a request or closed a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
+#[repr(u8)]
 pub enum Reason {
     /// The command table does not know the command, or its arguments can't be right.
     Command,

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -141,19 +142,19 @@ impl StdStream {
         }
     }
 
-    /// Our end as text: `ip:port`, or the word `unix`.
-    pub fn local(&self) -> String {
+    /// Our end; none for a unix socket.
+    pub fn local(&self) -> Option<SocketAddr> {
         match self {
-            StdStream::Tcp(s) => s.local_addr().map_or_else(|_| "unknown".to_owned(), |a| a.to_string()),
-            StdStream::Unix(_) => "unix".to_owned(),
+            StdStream::Tcp(s) => s.local_addr().ok(),
+            StdStream::Unix(_) => None,
         }
     }
 
-    /// The peer as text: `ip:port`, or the word `unix`.
-    pub fn peer(&self) -> String {
+    /// The peer; none for a unix socket, or when it is gone already.
+    pub fn peer(&self) -> Option<SocketAddr> {
         match self {
-            StdStream::Tcp(s) => s.peer_addr().map_or_else(|_| "unknown".to_owned(), |a| a.to_string()),
-            StdStream::Unix(_) => "unix".to_owned(),
+            StdStream::Tcp(s) => s.peer_addr().ok(),
+            StdStream::Unix(_) => None,
         }
     }
 }
@@ -275,10 +276,9 @@ impl Listener {
     /// Where it listens: with port 0 in the settings, the port that the kernel chose.
     pub fn address(&self) -> ListenAddress {
         match self {
-            Listener::Tcp(listener) => listener.local_addr().map_or_else(
-                |_| ListenAddress::Tcp(std::net::SocketAddr::from(([0, 0, 0, 0], 0))),
-                ListenAddress::Tcp,
-            ),
+            Listener::Tcp(listener) => listener
+                .local_addr()
+                .map_or_else(|_| ListenAddress::Tcp(SocketAddr::from(([0, 0, 0, 0], 0))), ListenAddress::Tcp),
             Listener::Unix(_, file) => ListenAddress::Unix(file.0.clone()),
         }
     }

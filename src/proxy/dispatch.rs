@@ -1,7 +1,10 @@
 //! Plan -> nodes: one, split, or all; or a refusal. The only place that decides where a request
 //! goes.
 
-use std::rc::Rc;
+use std::{
+    rc::Rc,
+    sync::{Arc, LazyLock},
+};
 
 use super::{
     facts,
@@ -21,7 +24,7 @@ use crate::{
         local::{self, After},
         rule::{Gather, Local, Rule, Split},
         scan::{self, Cursor},
-        table::{RefusalKind, Table},
+        table::{Refusal, RefusalKind, Table},
         write,
     },
     topology::{Placement, Policy, Route},
@@ -36,27 +39,28 @@ pub(crate) enum Dispatched {
     DrainFirst,
 }
 
+/// The buffer in which parts are written is kept up to this size.
+const FRAME_KEEP_BYTES: usize = 256 * 1024;
+
 /// A refusal: why, and what the client is told.
 #[derive(Debug)]
 struct Refused(Reason, String);
 
-/// The command table that a policy asks for.
-pub(crate) fn table(policy: &Policy) -> Table {
-    // The configuration was checked with the same table.
-    Table::new(&policy.commands, &policy.deny).unwrap_or_else(|error| {
-        tracing::error!(%error, "the pool's commands are ignored");
-        Table::new(&[], &[""; 0]).expect("the built-in table is sound")
-    })
-}
+/// The table of a policy that changes nothing: one for all pools, as it takes more memory than the
+/// rest of a small pool.
+static BUILT_IN: LazyLock<Arc<Table>> =
+    LazyLock::new(|| Arc::new(Table::new(&[], &[""; 0]).expect("the built-in table is sound")));
 
-/// The bounds of a request.
-pub(crate) fn frame_limits(policy: &Policy) -> FrameLimits {
-    let limits = &policy.limits;
-    FrameLimits {
-        bulk_bytes: limits.bulk_bytes,
-        request_bytes: limits.request_bytes,
-        args_max: limits.args_max,
+/// The command table that a policy asks for.
+pub(crate) fn table(policy: &Policy) -> Arc<Table> {
+    if policy.commands.is_empty() && policy.deny.is_empty() {
+        return BUILT_IN.clone();
     }
+    // The configuration was checked with the same table.
+    Table::new(&policy.commands, &policy.deny).map(Arc::new).unwrap_or_else(|error| {
+        tracing::error!(%error, "the pool's commands are ignored");
+        BUILT_IN.clone()
+    })
 }
 
 /// What the parts of one request have in common.
@@ -76,33 +80,19 @@ pub(crate) fn dispatch(
     bound: &Rc<Bound>,
     request: &Request<'_>,
 ) -> Dispatched {
-    let policy = &bound.topology.policy;
     let command = match bound.table.lookup(request) {
         Ok(command) => command,
-        Err(refusal) if refusal.kind == RefusalKind::Http => {
-            session.pool.block().refusals[Reason::Protocol as usize].add(1);
-            state.ending = true;
-            return Dispatched::Done;
-        }
         Err(refusal) => {
-            let reason = match refusal.kind {
-                RefusalKind::Denied | RefusalKind::NotOffered => Reason::Denied,
-                _ => Reason::Command,
-            };
-            refuse(session, state, Refused(reason, refusal.text));
+            no_command(session, state, refusal);
             return Dispatched::Done;
         }
     };
-    if policy.client_auth.is_some() && !state.client.authenticated && !allowed_before_auth(command.rule) {
+    if bound.terms.guarded && !state.client.authenticated && !allowed_before_auth(command.rule) {
         refuse(session, state, Refused(Reason::Auth, local::NOAUTH.to_owned()));
         return Dispatched::Done;
     }
     let class = class(command);
-    let patience = match class {
-        Class::Slow | Class::All => policy.deadline.max(policy.slow_timeout),
-        _ => policy.deadline,
-    };
-    let patience_us = patience.as_micros().min(1 << 30) as u32;
+    let patience_us = bound.terms.patience_us[class as usize];
     let due_us = session.pool.worker.clock.now_us().wrapping_add(patience_us);
     let sending = Sending { session, bound, command, class, due_us };
     let sent = match command.rule {
@@ -114,10 +104,24 @@ pub(crate) fn dispatch(
         Rule::Refuse(text) => Err(Refused(Reason::Denied, format!("ERR {text}"))),
     };
     match sent {
-        Ok(()) => session.watch(state, patience_us),
+        Ok(()) => session.watch_until(state, due_us),
         Err(refused) => refuse(session, state, refused),
     }
     Dispatched::Done
+}
+
+#[cold]
+fn no_command(session: &Session, state: &mut State, refusal: Refusal) {
+    let reason = match refusal.kind {
+        RefusalKind::Http => {
+            session.pool.block().refusals[Reason::Protocol as usize].add(1);
+            state.ending = true;
+            return;
+        }
+        RefusalKind::Denied | RefusalKind::NotOffered => Reason::Denied,
+        _ => Reason::Command,
+    };
+    refuse(session, state, Refused(reason, refusal.text));
 }
 
 fn allowed_before_auth(rule: Rule) -> bool {
@@ -137,11 +141,12 @@ fn class(command: &Command) -> Class {
     }
 }
 
+#[cold]
 fn refuse(session: &Session, state: &mut State, Refused(reason, text): Refused) {
     let mut line = Vec::new();
     write::error(&mut line, &text);
     session.pool.block().refusals[reason as usize].add(1);
-    state.window.ready(Class::Local, 0, line, Outcome::Refused);
+    state.window.ready(Class::Local, 0, &line, Outcome::Refused);
 }
 
 impl Sending<'_> {
@@ -219,19 +224,19 @@ impl Sending<'_> {
             class: self.class,
             read_only: self.command.read_only,
             pinned,
-            tries: self.bound.topology.policy.retries.min(u32::from(u8::MAX)) as u8,
+            tries: self.bound.terms.tries,
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn append(&self, state: &State, index: usize, expect: Expect, frame: &[u8]) -> Result<(), Refused> {
         append(self.bound, index, state.client.version, expect, frame)
     }
 
     /// Passes a request on as it is.
-    #[inline]
+    #[inline(always)]
     fn forward(&self, state: &mut State, frame: &[u8], index: usize) -> Result<(), Refused> {
-        let reply = Reply::Forward { aside: Vec::new(), done: None, began: false };
+        let reply = Reply::Waiting;
         let seq = state.window.push(Slot { class: self.class, due_us: self.due_us, reply });
         self.append(state, index, self.expect(seq, 0, false), frame).inspect_err(|_| state.window.unpush())
     }
@@ -248,9 +253,8 @@ impl Sending<'_> {
             (_, Some(refused)) if !per_key => Err(refused),
             ([(index, _)], None) => self.forward(state, request.frame, *index),
             _ => {
-                let frames =
-                    parts.iter().map(|(_, positions)| self.frame(request, kind, positions)).collect();
-                self.joint(state, JointKind::Split(kind), count, parts, frames, false)
+                let write = |positions: &[u32], out: &mut Vec<u8>| frame(request, kind, positions, out);
+                self.joint(state, JointKind::Split(kind), count, parts, false, write)
             }
         }
     }
@@ -283,59 +287,53 @@ impl Sending<'_> {
         Ok(parts)
     }
 
-    /// The request that one node gets: the same command with its keys only.
-    fn frame(&self, request: &Request<'_>, kind: Split, positions: &[u32]) -> Vec<u8> {
-        let width = if kind == Split::Pairs { 2 } else { 1 };
-        let mut frame = Vec::new();
-        write::array(&mut frame, 1 + positions.len() * width);
-        write::bulk(&mut frame, request.arg(0));
-        for position in positions {
-            for i in 0..width {
-                write::bulk(&mut frame, request.arg(1 + *position as usize * width + i));
-            }
-        }
-        frame
-    }
-
-    /// Opens a slot for several parts and sends them. A part that can't be sent fails by itself.
+    /// Sends several parts and opens a slot for them. A part that can't be sent fails by itself.
+    /// `write` writes the request of a part, by the positions of its keys.
     fn joint(
         &self,
         state: &mut State,
         kind: JointKind,
         keys: usize,
         parts: Vec<(usize, Vec<u32>)>,
-        frames: Vec<Vec<u8>>,
         pinned: bool,
+        write: impl Fn(&[u32], &mut Vec<u8>),
     ) -> Result<(), Refused> {
-        let indexes: Vec<usize> = parts.iter().map(|p| p.0).collect();
-        let parts = parts
-            .into_iter()
-            .map(|(index, positions)| Part { positions, ..Part::new(self.bound, index) })
-            .collect();
-        let joint = Joint { kind, keys, parts, bound: self.bound.clone(), lesson: None };
-        let slot = Slot { class: self.class, due_us: self.due_us, reply: Reply::Joint(Box::new(joint)) };
-        let seq = state.window.push(slot);
-        for (part, (index, frame)) in indexes.into_iter().zip(&frames).enumerate() {
-            let expect = self.expect(seq, part as u32, pinned);
+        let seq = state.window.push(Slot { class: self.class, due_us: self.due_us, reply: Reply::Waiting });
+        let frame = &mut *self.session.pool.worker.frame.borrow_mut();
+        let mut joint = Joint {
+            kind,
+            keys,
+            parts: Vec::with_capacity(parts.len()),
+            bound: self.bound.clone(),
+            lesson: None,
+        };
+        for (part, (index, positions)) in parts.into_iter().enumerate() {
+            frame.clear();
+            write(&positions, frame);
             let sent = match self.away(index).filter(|_| !pinned) {
                 Some(refused) => Err(refused),
-                None => self.append(state, index, expect, frame),
+                None => self.append(state, index, self.expect(seq, part as u32, pinned), frame),
             };
+            let mut part = Part { positions, ..Part::new(self.bound, index) };
             if let Err(Refused(reason, text)) = sent {
-                let mut line = Vec::new();
-                write::error(&mut line, &text);
                 self.session.pool.block().refusals[reason as usize].add(1);
-                state.window.fail(seq, part as u32, &line, Outcome::Refused);
+                write::error(&mut part.reply, &text);
+                part.done = Some(Outcome::Refused);
             }
+            joint.parts.push(part);
         }
+        if frame.capacity() > FRAME_KEEP_BYTES {
+            *frame = Vec::new();
+        }
+        state.window.join(seq, joint);
         Ok(())
     }
 
     fn all(&self, state: &mut State, request: &Request<'_>, kind: Gather) -> Result<(), Refused> {
         let serving = self.serving(kind.needs_all())?;
-        let frames = vec![request.frame.to_vec(); serving.len()];
         let parts = serving.into_iter().map(|index| (index, Vec::new())).collect();
-        self.joint(state, JointKind::Gather(kind), 0, parts, frames, true)?;
+        let write = |_: &[u32], out: &mut Vec<u8>| out.extend_from_slice(request.frame);
+        self.joint(state, JointKind::Gather(kind), 0, parts, true, write)?;
         if Scripts::concerns(request)
             && let Some(Reply::Joint(joint)) = state.window.last().map(|slot| &mut slot.reply)
         {
@@ -378,10 +376,9 @@ impl Sending<'_> {
         if entry.placement != Placement::Owns {
             return Err(Refused(Reason::NoOwner, scan::away(&entry.node.name)));
         }
-        let mut frame = Vec::new();
-        scan::request(request, cursor.inner, &mut frame);
         let kind = JointKind::Scan { ordinal, next: from(ordinal + 1) };
-        self.joint(state, kind, 0, vec![(index, Vec::new())], vec![frame], true)
+        let write = |_: &[u32], out: &mut Vec<u8>| scan::request(request, cursor.inner, out);
+        self.joint(state, kind, 0, vec![(index, Vec::new())], true, write)
     }
 
     fn local(&self, state: &mut State, request: &Request<'_>, kind: Local) -> Dispatched {
@@ -392,7 +389,7 @@ impl Sending<'_> {
         let mut reply = Vec::new();
         let after = facts::answer(self.session, state, self.bound, request, kind, &mut reply);
         let outcome = if reply.first() == Some(&b'-') { Outcome::Error } else { Outcome::Ok };
-        state.window.ready(Class::Local, self.due_us, reply, outcome);
+        state.window.ready(Class::Local, self.due_us, &reply, outcome);
         if after == After::Close {
             state.ending = true;
         }
@@ -400,7 +397,18 @@ impl Sending<'_> {
     }
 }
 
-#[inline]
+/// The request that one node gets: the same command with its keys only.
+fn frame(request: &Request<'_>, kind: Split, positions: &[u32], out: &mut Vec<u8>) {
+    let width = if kind == Split::Pairs { 2 } else { 1 };
+    write::array(out, 1 + positions.len() * width);
+    write::bulk(out, request.arg(0));
+    for position in positions {
+        let first = 1 + *position as usize * width;
+        out.extend_from_slice(request.raw(first, first + width - 1));
+    }
+}
+
+#[inline(always)]
 fn append(
     bound: &Rc<Bound>,
     index: usize,
@@ -411,13 +419,16 @@ fn append(
     let link: &Rc<Link> = &bound.links[index];
     let session = &expect.session;
     let pipeline = link.pipeline(&session.pool.worker, &bound.topology.policy, version, session.id);
-    pipeline.append(expect, frame).map_err(|full| {
-        let (reason, why) = match full {
-            Full::Overload => (Reason::Overload, "too many requests wait for it"),
-            Full::Unreachable => (Reason::NoOwner, "no connection"),
-        };
-        Refused(reason, format!("{}: {why}", link.describe()))
-    })
+    pipeline.append(expect, frame, link).map_err(|full| not_taken(link, full))
+}
+
+#[cold]
+fn not_taken(link: &Link, full: Full) -> Refused {
+    let (reason, why) = match full {
+        Full::Overload => (Reason::Overload, "too many requests wait for it"),
+        Full::Unreachable => (Reason::NoOwner, "no connection"),
+    };
+    Refused(reason, format!("{}: {why}", link.describe()))
 }
 
 /// Begins to stream a large request whose owner is known already.
@@ -447,11 +458,11 @@ pub(crate) fn begin_bulk(
     let Ok(index) = sending.owner(request.arg(key)) else { return Begun::No };
     let link = &bound.links[index];
     let pipeline = link.private(&session.pool.worker, policy, state.client.version);
-    let reply = Reply::Forward { aside: Vec::new(), done: None, began: false };
+    let reply = Reply::Waiting;
     let seq = state.window.push(Slot { class: sending.class, due_us, reply });
     let expect = Expect { tries: 0, read_only: false, ..sending.expect(seq, 0, true) };
     pipeline.open(session.clone());
-    if pipeline.append(expect, bytes).is_err() {
+    if pipeline.append(expect, bytes, link).is_err() {
         state.window.unpush();
         return Begun::No;
     }
@@ -492,8 +503,14 @@ fn reroute(bound: &Rc<Bound>, session: &Rc<Session>, expect: &Expect, bytes: &[u
         if let [(index, _)] = parts.as_slice() {
             return append(bound, *index, version, expect.clone(), bytes);
         }
-        let frames: Vec<_> =
-            parts.iter().map(|(_, positions)| sending.frame(&request, kind, positions)).collect();
+        let frames: Vec<_> = parts
+            .iter()
+            .map(|(_, positions)| {
+                let mut bytes = Vec::new();
+                frame(&request, kind, positions, &mut bytes);
+                bytes
+            })
+            .collect();
         let joined =
             session.state.borrow_mut().window.divide(expect.seq, expect.part, kind, bound, keys.len(), parts);
         for ((part, index), frame) in joined.into_iter().zip(frames) {

@@ -3,9 +3,9 @@
 
 use std::{
     cell::OnceCell,
-    collections::BTreeMap,
+    collections::HashMap,
     rc::Rc,
-    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,6 +14,7 @@ use super::{
     session::{Session, State},
 };
 use crate::{
+    net::StdStream,
     protocol::resp::{
         Version, command_reply,
         frame::Request,
@@ -27,26 +28,35 @@ use crate::{
 /// The sessions of a pool over all workers. Touched when a client comes, leaves or names itself,
 /// never for a request to a node.
 #[derive(Debug, Default)]
-pub struct Registry(Mutex<BTreeMap<u64, ClientState>>);
+pub struct Registry(Mutex<HashMap<u64, Arc<ClientState>>>);
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, ClientState>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<ClientState>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn enter(&self, client: &ClientState) {
+    pub(crate) fn enter(&self, client: &Arc<ClientState>) {
         self.lock().insert(client.id, client.clone());
     }
 
     pub(crate) fn leave(&self, id: u64) {
-        self.lock().remove(&id);
+        let mut clients = self.lock();
+        clients.remove(&id);
+        shrink(&mut clients);
+    }
+}
+
+/// Gives back what a map of sessions needed when there were many more of them.
+pub(crate) fn shrink<T>(map: &mut HashMap<u64, T>) {
+    if map.capacity() > 64 && map.len() < map.capacity() / 8 {
+        map.shrink_to(map.len() * 2);
     }
 }
 
 /// The state of a client that has just come.
-pub(crate) fn client_state(pool: &Rc<WorkerPool>, id: u64, peer: String, local: String) -> ClientState {
+pub(crate) fn client_state(pool: &Rc<WorkerPool>, id: u64, stream: &StdStream) -> Arc<ClientState> {
     let password_wanted = pool.bound().topology.policy.client_auth.is_some();
-    ClientState::new(id, peer, local, unix_time(), password_wanted)
+    Arc::new(ClientState::new(id, stream.peer(), stream.local(), unix_time().as_secs(), password_wanted))
 }
 
 /// Answers a request that no node sees.
@@ -58,9 +68,12 @@ pub(crate) fn answer(
     kind: Local,
     out: &mut Vec<u8>,
 ) -> After {
-    let facts = Answering { session, bound, settings: OnceCell::new(), port: port(&state.client.local) };
-    let after = local::answer(kind, request, &mut state.client, &facts, out);
+    let port = state.client.local.map_or(0, |address| address.port());
+    let facts = Answering { session, bound, settings: OnceCell::new(), port };
+    let mut client = ClientState::clone(&state.client);
+    let after = local::answer(kind, request, &mut client, &facts, out);
     if matches!(kind, Local::Client | Local::Hello | Local::Auth | Local::Reset) {
+        state.client = Arc::new(client);
         session.pool.handle.registry.enter(&state.client);
     }
     after
@@ -75,10 +88,6 @@ struct Answering<'a> {
 
 fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn port(local: &str) -> u16 {
-    local.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(0)
 }
 
 /// When the process first answered anything about itself; near enough to its start.

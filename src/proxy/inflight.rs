@@ -41,7 +41,7 @@ impl<T> Default for InFlight<T> {
 
 impl<T> InFlight<T> {
     /// Appends a request.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, tag: T, bytes: &[u8]) {
         self.log.extend_from_slice(bytes);
         self.entries.push_back(Entry { tag, len: bytes.len() });

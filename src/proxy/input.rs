@@ -4,29 +4,37 @@
 use std::rc::Rc;
 
 use super::pipeline::Pipeline;
-use crate::protocol::resp::frame::{RequestDecoder, Scanner};
+use crate::protocol::resp::frame::{FrameError, RequestDecoder, Scan, Scanner};
 
 /// A request that is larger than this gets a connection of its own, and is not held whole.
 pub(crate) const BULK_LANE: usize = 1 << 20;
 /// Bytes of a streamed request that may wait for the node.
 const BACKLOG_MAX: usize = 256 * 1024;
 
-/// The input of one session.
+/// The input of one session. Most of the time it is empty, and takes next to no memory then.
 #[derive(Default)]
 pub(crate) struct Input {
-    pending: Vec<u8>,
-    /// Bytes at the start of `pending` that are done.
-    done: usize,
-    decoder: RequestDecoder,
-    bulk: Option<Bulk>,
+    /// There when it holds something.
+    waiting: Option<Box<Waiting>>,
+    bulk: Option<Box<Bulk>>,
     /// A large request is to be streamed once all before it is answered: reading pauses.
     hold: bool,
     ended: bool,
 }
 
+/// Bytes that wait.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    pub(crate) bytes: Vec<u8>,
+    /// Bytes at the start that are done.
+    pub(crate) done: usize,
+    /// How far the first request has been read.
+    pub(crate) decoder: RequestDecoder,
+}
+
 /// A request on its way through.
-pub(crate) struct Bulk {
-    pub(crate) pipeline: Rc<Pipeline>,
+struct Bulk {
+    pipeline: Rc<Pipeline>,
     scanner: Scanner,
 }
 
@@ -41,15 +49,17 @@ pub(crate) enum Begun {
 }
 
 impl Input {
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.done == self.pending.len()
+        self.waiting.is_none()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.pending.len() - self.done
+        self.waiting.as_ref().map_or(0, |w| w.bytes.len() - w.done)
     }
 
     /// Whether reading on makes sense.
+    #[inline]
     pub(crate) fn wants_more(&self) -> bool {
         !self.ended && !self.hold && self.bulk.as_ref().is_none_or(|b| b.pipeline.backlog() < BACKLOG_MAX)
     }
@@ -65,35 +75,31 @@ impl Input {
 
     /// Keeps what was left of a chunk, with the decoder's progress in it.
     pub(crate) fn keep(&mut self, rest: &[u8], decoder: &mut RequestDecoder) {
-        self.pending.extend_from_slice(rest);
-        std::mem::swap(&mut self.decoder, decoder);
+        let waiting = self.waiting.get_or_insert_default();
+        waiting.bytes.extend_from_slice(rest);
+        std::mem::swap(&mut waiting.decoder, decoder);
         decoder.reset();
     }
 
-    pub(crate) fn extend(&mut self, chunk: &[u8]) {
-        self.pending.extend_from_slice(chunk);
-    }
-
-    /// Takes out what waits, to look at it: bytes, where they begin, and the decoder's progress.
-    pub(crate) fn take(&mut self) -> (Vec<u8>, usize, RequestDecoder) {
+    /// Takes out what waits, with this behind it, to look at it.
+    pub(crate) fn take(&mut self, chunk: &[u8]) -> Box<Waiting> {
         self.hold = false;
-        let start = std::mem::take(&mut self.done);
-        (std::mem::take(&mut self.pending), start, std::mem::take(&mut self.decoder))
+        let mut waiting = self.waiting.take().unwrap_or_default();
+        waiting.bytes.extend_from_slice(chunk);
+        waiting
     }
 
-    /// Puts back what still waits, of which the bytes before `done` do not.
-    pub(crate) fn put_back(&mut self, mut bytes: Vec<u8>, done: usize, decoder: RequestDecoder) {
-        if done == bytes.len() {
+    /// Puts back what still waits.
+    pub(crate) fn put_back(&mut self, mut waiting: Box<Waiting>) {
+        if waiting.done == waiting.bytes.len() {
             return;
         }
         // Moved seldom enough that a long queue costs no more than its length.
-        let moves = done > bytes.len() / 2;
-        self.done = if moves { 0 } else { done };
-        if moves {
-            bytes.drain(..done);
+        if waiting.done > waiting.bytes.len() / 2 {
+            waiting.bytes.drain(..waiting.done);
+            waiting.done = 0;
         }
-        self.pending = bytes;
-        self.decoder = decoder;
+        self.waiting = Some(waiting);
     }
 
     /// Whether a request of at least this many bytes should be streamed.
@@ -107,39 +113,54 @@ impl Input {
     }
 
     /// Notes what became of an attempt to stream; gives how many bytes of `rest` are done.
-    pub(crate) fn begin(&mut self, begun: Begun, rest: &[u8], decoder: &mut RequestDecoder) -> usize {
+    ///
+    /// # Errors
+    /// What is streamed is no request: see [`Input::feed_bulk`].
+    pub(crate) fn begin(
+        &mut self,
+        begun: Begun,
+        rest: &[u8],
+        decoder: &mut RequestDecoder,
+    ) -> Result<usize, FrameError> {
         match begun {
-            Begun::No => 0,
+            Begun::No => Ok(0),
             Begun::Later => {
                 self.hold = true;
-                0
+                Ok(0)
             }
             Begun::Yes(pipeline) => {
-                let mut scanner = Scanner::default();
-                // The decoder has read this far, so the scanner can't fail here.
-                let _ = scanner.advance(rest);
                 decoder.reset();
-                self.bulk = Some(Bulk { pipeline, scanner });
-                rest.len()
+                let mut bulk = Box::new(Bulk { pipeline, scanner: Scanner::default() });
+                let scanned = bulk.scanner.advance(rest);
+                self.bulk = Some(bulk);
+                scanned.map(|_| rest.len()).map_err(|_| {
+                    self.abandon();
+                    FrameError::BulkLength
+                })
             }
         }
     }
 
     /// Passes a chunk on to the streamed request. `None` when there is none; else whether the
     /// request ended in it. What follows the request is kept.
-    pub(crate) fn feed_bulk(&mut self, chunk: &[u8]) -> Option<bool> {
-        let bulk = self.bulk.as_mut()?;
-        let (used, done) = match bulk.scanner.advance(chunk) {
-            Ok(scan) => (scan.used, scan.done),
-            // Not a request any more: the node sees the same bytes and refuses them.
-            Err(_) => (chunk.len(), false),
+    ///
+    /// # Errors
+    /// It is not a request any more: its connection is reset, for where it ends nobody knows, and
+    /// what comes after it must not reach the node unread.
+    pub(crate) fn feed_bulk(&mut self, chunk: &[u8]) -> Result<Option<bool>, FrameError> {
+        let Some(bulk) = &mut self.bulk else { return Ok(None) };
+        let Ok(Scan { used, done }) = bulk.scanner.advance(chunk) else {
+            self.abandon();
+            return Err(FrameError::BulkLength);
         };
         bulk.pipeline.feed(&chunk[..used], done);
         if done {
             self.bulk = None;
-            self.pending.extend_from_slice(&chunk[used..]);
+            if used < chunk.len() {
+                self.keep(&chunk[used..], &mut RequestDecoder::default());
+            }
         }
-        Some(done)
+        Ok(Some(done))
     }
 
     /// The client is gone: a request that it did not finish can't be finished.

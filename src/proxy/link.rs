@@ -85,7 +85,7 @@ impl Link {
     }
 
     /// The pipeline of a lane, made if there is none.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pipeline(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
@@ -141,14 +141,6 @@ impl Link {
         }
     }
 
-    fn all(&self) -> Vec<Rc<Pipeline>> {
-        let mut all = self.leaving.borrow().clone();
-        for lanes in &self.lanes {
-            all.extend(lanes.borrow().iter().cloned());
-        }
-        all
-    }
-
     /// The node owns nothing any more. Requests that may be sent elsewhere go into `moved`; the
     /// others are refused, or wait for their replies when it retires.
     pub(crate) fn leave(&self, leaving: Leaving, moved: &mut Vec<(Expect, Vec<u8>)>) {
@@ -172,6 +164,9 @@ impl Link {
 
     fn evict(&self, pipeline: &Rc<Pipeline>, moved: &mut Vec<(Expect, Vec<u8>)>) {
         for (mut expect, fate, bytes) in pipeline.reset() {
+            if !expect.session.awaits(&expect) {
+                continue;
+            }
             if pipeline.is_repeatable(&mut expect, fate, false) {
                 moved.push((expect, bytes));
             } else {
@@ -207,10 +202,16 @@ impl Link {
 
     /// Looks after timeouts.
     pub(crate) fn tick(&self, now_us: u32, policy: &Policy) {
-        for pipeline in self.all() {
-            pipeline.tick(now_us, policy);
+        for pipelines in self.lanes.iter().chain([&self.leaving]) {
+            // One after the other: what a pipeline does may change the list.
+            let nth = |n: usize| pipelines.borrow().get(n).cloned();
+            for pipeline in (0..).map_while(nth) {
+                pipeline.tick(now_us, policy);
+            }
         }
-        self.leaving.borrow_mut().retain(|p| !p.is_over());
+        if !self.leaving.borrow().is_empty() {
+            self.leaving.borrow_mut().retain(|p| !p.is_over());
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod clock;
 mod connect;
 mod dispatch;
 mod facts;
+mod flow;
 mod inflight;
 mod input;
 mod link;

@@ -1,14 +1,14 @@
 //! What one worker keeps for one pool: the topology it is bound to, and its links to the nodes.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, LazyCell, RefCell},
     collections::HashMap,
     rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
 };
 
 use super::{
-    dispatch,
+    dispatch, facts,
     link::{Leaving, Link},
     pipeline::Expect,
     scripts::Scripts,
@@ -16,8 +16,8 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    metrics::PoolBlock,
-    protocol::resp::table::Table,
+    metrics::{Class, PoolBlock},
+    protocol::resp::{frame::FrameLimits, table::Table},
     topology::{Entry, Health, NodeId, Placement, Policy, Route, Topology, TopologyCache, TopologyReader},
 };
 
@@ -45,12 +45,54 @@ pub struct PoolHandle {
 #[derive(Debug)]
 pub(crate) struct Bound {
     pub(crate) topology: Arc<Topology>,
-    pub(crate) table: Rc<Table>,
+    pub(crate) table: Arc<Table>,
     /// One link per node of the topology, in its order.
     pub(crate) links: Vec<Rc<Link>>,
+    /// What the policy says, as each request needs it.
+    pub(crate) terms: Terms,
+}
+
+/// The part of a policy that is looked at with each request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// Whether clients must give a password.
+    pub(crate) guarded: bool,
+    /// Bounds of a request.
+    pub(crate) frame: FrameLimits,
+    /// How long a client waits at most, by the class of its command, in microseconds.
+    pub(crate) patience_us: [u32; Class::ALL.len()],
+    /// How often a request that only reads is sent again.
+    pub(crate) tries: u8,
+}
+
+impl Terms {
+    fn of(policy: &Policy) -> Terms {
+        let patience_us = Class::ALL.map(|class| {
+            let patience = match class {
+                Class::Slow | Class::All => policy.deadline.max(policy.slow_timeout),
+                Class::Read | Class::Write | Class::Local => policy.deadline,
+            };
+            patience.as_micros().min(1 << 30) as u32
+        });
+        Terms {
+            guarded: policy.client_auth.is_some(),
+            frame: FrameLimits {
+                bulk_bytes: policy.limits.bulk_bytes,
+                request_bytes: policy.limits.request_bytes,
+                args_max: policy.limits.args_max,
+            },
+            patience_us,
+            tries: policy.retries.min(u32::from(u8::MAX)) as u8,
+        }
+    }
 }
 
 impl Bound {
+    pub(crate) fn new(topology: Arc<Topology>, table: Arc<Table>, links: Vec<Rc<Link>>) -> Bound {
+        let terms = Terms::of(&topology.policy);
+        Bound { topology, table, links, terms }
+    }
+
     /// Whether this node owns this key.
     pub(crate) fn owns(&self, index: usize, key: &[u8]) -> bool {
         self.topology.route(self.topology.ring.hash(key)) == Route::Send(index)
@@ -87,7 +129,8 @@ impl WorkerPool {
     pub(crate) fn new(worker: Rc<Worker>, handle: Arc<PoolHandle>) -> WorkerPool {
         let topology = handle.reader.load();
         let links = topology.nodes.iter().map(|e| Link::new(e, worker.index, &handle.scripts)).collect();
-        let bound = Bound { table: Rc::new(dispatch::table(&topology.policy)), topology, links };
+        let table = dispatch::table(&topology.policy);
+        let bound = Bound::new(topology, table, links);
         let pool = WorkerPool {
             cache: RefCell::new(handle.reader.cache()),
             handle,
@@ -121,6 +164,13 @@ impl WorkerPool {
         self.bounds.get()
     }
 
+    /// A session has ended.
+    pub(crate) fn forget_session(&self, id: u64) {
+        let mut sessions = self.sessions.borrow_mut();
+        sessions.remove(&id);
+        facts::shrink(&mut sessions);
+    }
+
     /// The policy that is bound.
     pub(crate) fn policy(&self) -> Arc<Policy> {
         self.bound.borrow().topology.policy.clone()
@@ -149,11 +199,19 @@ impl WorkerPool {
 
     fn rebind(self: &Rc<Self>, topology: Arc<Topology>) -> Rc<Bound> {
         let old = self.bound.borrow().clone();
-        let known: HashMap<NodeId, &Rc<Link>> = old.links.iter().map(|l| (l.node.id, l)).collect();
+        // Nearly always each node stands where it stood.
+        let by_id = LazyCell::new(|| -> HashMap<NodeId, &Rc<Link>> {
+            old.links.iter().map(|link| (link.node.id, link)).collect()
+        });
+        let known = |at: usize, id: NodeId| match old.links.get(at) {
+            Some(link) if link.node.id == id => Some(link),
+            _ => by_id.get(&id).copied(),
+        };
         let links = topology
             .nodes
             .iter()
-            .map(|entry| match known.get(&entry.node.id) {
+            .enumerate()
+            .map(|(at, entry)| match known(at, entry.node.id) {
                 Some(link) => {
                     link.update(entry);
                     Rc::clone(link)
@@ -164,9 +222,9 @@ impl WorkerPool {
         let table = if Arc::ptr_eq(&old.topology.policy, &topology.policy) {
             old.table.clone()
         } else {
-            Rc::new(dispatch::table(&topology.policy))
+            dispatch::table(&topology.policy)
         };
-        let bound = Rc::new(Bound { topology, table, links });
+        let bound = Rc::new(Bound::new(topology, table, links));
         *self.bound.borrow_mut() = bound.clone();
         self.obey(&bound.topology.policy);
         let how = |p: &Policy| (p.auth.clone(), p.db, p.connections_per_node);
@@ -175,9 +233,15 @@ impl WorkerPool {
         }
         // Collected before any is sent on, so that each sees all links in their new state.
         let mut moved: Vec<(Expect, Vec<u8>)> = Vec::new();
-        let entries: HashMap<NodeId, &Entry> = bound.topology.nodes.iter().map(|e| (e.node.id, e)).collect();
-        for link in &old.links {
-            let leaving = match entries.get(&link.node.id) {
+        let by_id = LazyCell::new(|| -> HashMap<NodeId, &Entry> {
+            bound.topology.nodes.iter().map(|entry| (entry.node.id, entry)).collect()
+        });
+        for (at, link) in old.links.iter().enumerate() {
+            let entry = match bound.topology.nodes.get(at) {
+                Some(entry) if entry.node.id == link.node.id => Some(entry),
+                _ => by_id.get(&link.node.id).copied(),
+            };
+            let leaving = match entry {
                 None => Some(Leaving::Retire),
                 Some(e) if e.placement == Placement::Owns => None,
                 Some(e) if e.health == Health::Healthy => Some(Leaving::Retire),
@@ -186,7 +250,7 @@ impl WorkerPool {
             if let Some(leaving) = leaving {
                 link.leave(leaving, &mut moved);
             }
-            if !entries.contains_key(&link.node.id) {
+            if entry.is_none() {
                 self.leaving.borrow_mut().push(link.clone());
             }
         }
@@ -201,6 +265,9 @@ impl WorkerPool {
         let bound = self.bound();
         for link in &bound.links {
             link.tick(now_us, &bound.topology.policy);
+        }
+        if self.leaving.borrow().is_empty() {
+            return;
         }
         let mut moved = Vec::new();
         self.leaving.borrow_mut().retain(|link| {

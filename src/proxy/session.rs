@@ -4,6 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -11,17 +12,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     dispatch::{self, Dispatched},
-    input::Input,
+    flow::{Behind, Flow, OUT_HIGH, REPLY_GUESS},
+    input::{Input, Waiting},
     pipeline::{Expect, MAYBE, Pipeline},
-    pool::{Bound, Bounds, WorkerPool},
+    pool::{Bound, WorkerPool},
     window::{MergeContext, Window},
     worker::Memory,
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
-    net::{ReadHalf, WriteHalf},
+    net::Stream,
     protocol::resp::{
-        frame::{FrameLimits, Request, Step},
+        frame::{FrameError, FrameLimits, Request, Step},
         local::ClientState,
         write,
     },
@@ -30,11 +32,6 @@ use crate::{
 
 /// Reads in a row before other tasks get their turn.
 const READS_MAX: usize = 8;
-/// Replies that a client has not read beyond which no more of its requests are dispatched.
-const OUT_HIGH: usize = 1 << 20;
-/// What a reply is taken for before one was seen, in bytes: a session begins with few requests in
-/// flight and gets more as its replies turn out to be small.
-const REPLY_GUESS: usize = 1 << 20;
 /// A reply with more than this still to come waits at its node for the client, not in memory.
 pub(crate) const LARGE_REPLY: u64 = 4 << 20;
 /// A client that takes nothing of what it is owed for this long is disconnected.
@@ -42,34 +39,14 @@ const STALL_US: u32 = 10_000_000;
 /// A buffer larger than this is not kept for the next session.
 const KEEP_BYTES: usize = 64 * 1024;
 
-/// Whether the one that delivers replies may go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flow {
-    /// Go on.
-    Ok,
-    /// The client holds more than it should.
-    Pause(Behind),
-}
-
-/// A reply that came, and how many bytes the client may hold after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Behind {
-    /// The request.
-    seq: u64,
-    /// Of what the client could read, once the reply's turn has come.
-    unread: usize,
-    /// Kept aside, before its turn.
-    aside: usize,
-}
-
 /// What changes while a session lives.
 pub(crate) struct State {
     pub(crate) window: Window,
-    out: Vec<u8>,
-    written: usize,
+    pub(super) out: Vec<u8>,
+    pub(super) written: usize,
     /// Closed with the session, though requests in flight still know it.
-    write: Option<WriteHalf>,
-    pub(crate) client: Box<ClientState>,
+    stream: Option<Stream>,
+    pub(crate) client: Arc<ClientState>,
     /// No request is dispatched before the window is empty.
     pub(crate) drain: bool,
     /// No more requests are read; closes when all is answered and written.
@@ -77,12 +54,12 @@ pub(crate) struct State {
     /// What has arrived is still read, then it ends.
     leaving: bool,
     /// Gone: replies are dropped.
-    broken: bool,
+    pub(super) broken: bool,
     /// Requests wait for room in the window.
     stalled: bool,
     /// How large its replies are, on a moving average, and what came of the present one.
-    reply_bytes: usize,
-    piece_bytes: usize,
+    pub(super) reply_bytes: u32,
+    pub(super) piece_bytes: u32,
     /// Since when the client takes nothing of what it is owed; none when it is owed nothing.
     taken_us: Option<u32>,
     /// When the worker's wheel looks at it next; its other entries in the wheel are void.
@@ -93,7 +70,7 @@ pub(crate) struct State {
     accounted: usize,
     /// The pipelines that wait for this client to read, each with the request whose reply it
     /// brought.
-    blocked: Vec<(Rc<Pipeline>, u64)>,
+    pub(super) blocked: Box<[(Rc<Pipeline>, u64)]>,
 }
 
 /// The session.
@@ -113,13 +90,18 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    pub(crate) fn new(pool: &Rc<WorkerPool>, id: u64, write: WriteHalf, client: ClientState) -> Rc<Session> {
+    pub(crate) fn new(
+        pool: &Rc<WorkerPool>,
+        id: u64,
+        stream: Stream,
+        client: Arc<ClientState>,
+    ) -> Rc<Session> {
         let state = State {
             window: Window::default(),
             out: Vec::new(),
             written: 0,
-            write: Some(write),
-            client: Box::new(client),
+            stream: Some(stream),
+            client,
             drain: false,
             ending: false,
             leaving: false,
@@ -131,7 +113,7 @@ impl Session {
             watched: None,
             pending: 0,
             accounted: 0,
-            blocked: Vec::new(),
+            blocked: Box::default(),
         };
         Rc::new(Session {
             id,
@@ -144,27 +126,29 @@ impl Session {
     }
 
     /// Serves the client until it leaves.
-    pub(crate) async fn run(self: Rc<Self>, mut read: ReadHalf) {
+    pub(crate) async fn run(self: Rc<Self>) {
         let mut input = Input::default();
-        std::future::poll_fn(|cx| self.poll(cx, &mut read, &mut input)).await;
+        std::future::poll_fn(|cx| self.poll(cx, &mut input)).await;
         input.abandon();
         let mut state = self.state.borrow_mut();
         state.broken = true;
         state.client_account(0, &self.pool.worker.memory);
         let blocked = std::mem::take(&mut state.blocked);
-        (state.window, state.out, state.written, state.write) = (Window::default(), Vec::new(), 0, None);
+        (state.window, state.out, state.written, state.stream) = (Window::default(), Vec::new(), 0, None);
         state.pending = 0;
         drop(state);
         blocked.iter().for_each(|(pipeline, _)| pipeline.unblock());
     }
 
-    fn poll(self: &Rc<Self>, cx: &mut Context<'_>, read: &mut ReadHalf, input: &mut Input) -> Poll<()> {
+    fn poll(self: &Rc<Self>, cx: &mut Context<'_>, input: &mut Input) -> Poll<()> {
         let waker = self.waker.take().filter(|w| w.will_wake(cx.waker()));
         self.waker.set(Some(waker.unwrap_or_else(|| cx.waker().clone())));
         let worker = &self.pool.worker;
         worker.clock.refresh();
-        self.flush();
-        let finished = self.poll_reads(cx, read, input);
+        if !self.state.borrow().out.is_empty() {
+            self.flush();
+        }
+        let finished = self.poll_reads(cx, input);
         worker.flush_dirty();
         let state = self.state.borrow();
         let all_written = state.written == state.out.len();
@@ -173,19 +157,20 @@ impl Session {
     }
 
     /// Reads and dispatches; true when the connection is gone.
-    fn poll_reads(self: &Rc<Self>, cx: &mut Context<'_>, read: &mut ReadHalf, input: &mut Input) -> bool {
+    fn poll_reads(self: &Rc<Self>, cx: &mut Context<'_>, input: &mut Input) -> bool {
         if !input.is_empty() && !self.state.borrow().ending {
             self.process(input, &[]);
         }
         let mut scratch = self.pool.worker.scratch.borrow_mut();
         for _ in 0..READS_MAX {
-            if self.state.borrow().ending || !input.wants_more() {
+            let mut state = self.state.borrow_mut();
+            if state.ending || !input.wants_more() {
                 return false;
             }
             let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut *read).poll_read(cx, &mut buffer) {
+            let Some(stream) = &mut state.stream else { return true };
+            match Pin::new(stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => {
-                    let mut state = self.state.borrow_mut();
                     state.ending |= state.leaving && input.is_empty() && !input.is_streaming();
                     return false;
                 }
@@ -196,12 +181,12 @@ impl Session {
                         return true;
                     }
                     // A client may close its sending side and still wait for replies.
-                    let mut state = self.state.borrow_mut();
                     input.end();
                     state.ending = input.is_empty() || !state.stalled;
                     return state.window.is_empty() && state.written == state.out.len();
                 }
                 Poll::Ready(Ok(())) => {
+                    drop(state);
                     self.pool.block().bytes_in.add(buffer.filled().len() as u64);
                     self.process(input, buffer.filled());
                 }
@@ -215,12 +200,18 @@ impl Session {
     /// room.
     fn process(self: &Rc<Self>, input: &mut Input, chunk: &[u8]) {
         let bound = self.pool.bound();
-        if let Some(done) = input.feed_bulk(chunk) {
-            if done {
-                self.bulk_arrived(&bound.topology.policy);
+        match input.feed_bulk(chunk) {
+            Ok(None) => {}
+            Ok(Some(done)) => {
+                if done {
+                    self.bulk_arrived(&bound.topology.policy);
+                }
+                return self.mark_dirty();
             }
-            self.mark_dirty();
-            return;
+            Err(error) => {
+                self.bulk_broke(&mut self.state.borrow_mut(), &error);
+                return self.mark_dirty();
+            }
         }
         if input.is_empty() {
             let mut decoder = self.pool.worker.decoder.borrow_mut();
@@ -229,10 +220,10 @@ impl Session {
                 input.keep(&chunk[used..], &mut decoder);
             }
         } else {
-            input.extend(chunk);
-            let (bytes, start, mut decoder) = input.take();
-            let used = self.dispatch_all(&bound, &mut decoder, &bytes[start..], input);
-            input.put_back(bytes, start + used, decoder);
+            let mut waiting = input.take(chunk);
+            let Waiting { bytes, done, decoder } = &mut *waiting;
+            *done += self.dispatch_all(&bound, decoder, &bytes[*done..], input);
+            input.put_back(waiting);
         }
         let mut state = self.state.borrow_mut();
         if input.has_ended() && !state.stalled {
@@ -249,8 +240,12 @@ impl Session {
             );
         }
         state.pending = input.len();
-        drop(state);
-        self.mark_dirty();
+        let is_quiet = state.out.is_empty() && !state.window.is_ripe() && !state.stalled;
+        let is_quiet = is_quiet && !state.window.is_empty();
+        if !(is_quiet && state.pending == 0 && state.accounted == 0) {
+            drop(state);
+            self.mark_dirty();
+        }
     }
 
     /// Decodes and dispatches until bytes, room or patience end; gives how many bytes are done.
@@ -261,19 +256,23 @@ impl Session {
         bytes: &[u8],
         input: &mut Input,
     ) -> usize {
-        let policy = &bound.topology.policy;
         let mut used = 0;
         let mut state = self.state.borrow_mut();
         state.stalled = false;
+        state.drain |= self.drain_first.take();
+        let depth = state.depth(self.pool.bounds());
+        if state.window.is_bare() {
+            state.window.furnish(self.pool.worker.spare_space());
+        }
         while used < bytes.len() && !state.ending {
-            if self.is_full(&mut state) {
+            if self.is_full(&mut state, depth) {
                 state.stalled = true;
                 break;
             }
-            let stranger = policy.client_auth.is_some() && !state.client.authenticated;
-            let limits = if stranger { FrameLimits::UNAUTHENTICATED } else { dispatch::frame_limits(policy) };
+            let stranger = bound.terms.guarded && !state.client.authenticated;
+            let limits = if stranger { &FrameLimits::UNAUTHENTICATED } else { &bound.terms.frame };
             let rest = &bytes[used..];
-            let (request, len) = match decoder.decode(rest, &limits) {
+            let (request, len) = match decoder.decode(rest, limits) {
                 Ok(Step::Request(n)) => (Request::new(&rest[..n], decoder.spans()), n),
                 Ok(Step::Inline(n)) => (Request::new(decoder.inline(), decoder.spans()), n),
                 Ok(Step::Skip(n)) => {
@@ -283,7 +282,10 @@ impl Session {
                 Ok(Step::Partial(needed)) => {
                     if input.may_stream(needed) {
                         let begun = dispatch::begin_bulk(self, &mut state, bound, decoder, rest);
-                        used += input.begin(begun, rest, decoder);
+                        match input.begin(begun, rest, decoder) {
+                            Ok(done) => used += done,
+                            Err(error) => self.bulk_broke(&mut state, &error),
+                        }
                         state.stalled = input.is_streaming();
                     }
                     break;
@@ -305,6 +307,16 @@ impl Session {
         used
     }
 
+    /// What was streamed is no request: the only one in the window is refused, and the session ends.
+    fn bulk_broke(&self, state: &mut State, error: &FrameError) {
+        let mut line = Vec::new();
+        write::error(&mut line, format!("ERR {error}"));
+        self.pool.block().refusals[Reason::Protocol as usize].add(1);
+        let seq = state.window.head_seq();
+        state.broken |= !state.window.fail(seq, 0, &line, Outcome::Refused);
+        state.ending = true;
+    }
+
     /// A streamed request is complete: now its deadline begins.
     fn bulk_arrived(self: &Rc<Self>, policy: &Policy) {
         let mut state = self.state.borrow_mut();
@@ -317,14 +329,9 @@ impl Session {
         self.watch(&mut state, deadline_us);
     }
 
-    fn is_full(&self, state: &mut State) -> bool {
-        if self.drain_first.take() {
-            state.drain = true;
-        }
-        if state.drain && state.window.is_empty() {
-            state.drain = false;
-        }
-        let depth = state.depth(self.pool.bounds());
+    #[inline]
+    fn is_full(&self, state: &mut State, depth: usize) -> bool {
+        state.drain &= !state.window.is_empty();
         if state.window.len() >= depth {
             self.settle(state);
         }
@@ -339,7 +346,7 @@ impl Session {
         let mut line = Vec::new();
         write::error(&mut line, text);
         self.pool.block().refusals[reason as usize].add(1);
-        state.window.ready(Class::Local, 0, line, Outcome::Refused);
+        state.window.ready(Class::Local, 0, &line, Outcome::Refused);
         state.ending = true;
         tracing::debug!(pool = %self.pool.handle.name, session = self.id, reason = reason.word(), text, "session closed");
     }
@@ -369,13 +376,18 @@ impl Session {
             return Flow::Ok;
         }
         if state.out.capacity() == 0 {
-            state.out = self.pool.worker.spare_buffer();
+            state.out = self.pool.worker.spare_buffer(piece.len().saturating_add(left as usize));
         }
-        state.window.deliver(expect.seq, expect.part, piece, done, &mut state.out);
-        state.piece_bytes += piece.len();
-        if done.is_some() {
+        state.piece_bytes = state.piece_bytes.saturating_add(piece.len() as u32);
+        let ended = state.window.deliver(expect.seq, expect.part, piece, done, &mut state.out);
+        if let Some(outcome) = done {
             state.learn_reply();
-            self.settle(state);
+            if let Some(class) = ended {
+                self.pool.block().requests[class as usize][outcome as usize].add(1);
+            }
+            if state.window.is_ripe() {
+                self.settle(state);
+            }
         }
         self.mark_dirty();
         self.bound_merge(state, expect.seq);
@@ -400,7 +412,6 @@ impl Session {
         }
     }
 
-    #[inline]
     fn settle(&self, state: &mut State) {
         let block = self.pool.block();
         let context =
@@ -453,13 +464,17 @@ impl Session {
         if state.broken || !state.is_behind(behind) {
             return false;
         }
-        state.blocked.push((pipeline.clone(), behind.seq));
+        let mut blocked = std::mem::take(&mut state.blocked).into_vec();
+        blocked.push((pipeline.clone(), behind.seq));
+        state.blocked = blocked.into();
         true
     }
 
     /// `pipeline` does not wait any more: its connection is gone.
     pub(crate) fn release(&self, pipeline: &Pipeline) {
-        self.state.borrow_mut().blocked.retain(|(blocked, _)| !std::ptr::eq(&raw const **blocked, pipeline));
+        let mut state = self.state.borrow_mut();
+        let blocked = std::mem::take(&mut state.blocked).into_iter();
+        state.blocked = blocked.filter(|(b, _)| !std::ptr::eq(&raw const **b, pipeline)).collect();
     }
 
     /// Puts the session on the worker's list of those that are written after this batch.
@@ -482,23 +497,29 @@ impl Session {
         self.dirty.set(false);
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        self.settle(state);
+        if state.window.is_ripe() {
+            self.settle(state);
+        }
         let waker = self.waker.take();
         if let Some(waker) = &waker {
             state.write_out(&mut Context::from_waker(waker), self);
         }
         self.waker.set(waker);
         self.account(state);
+        if let Some(space) = state.window.clear_out() {
+            self.pool.worker.give_back_space(space);
+        }
         if !state.out.is_empty() {
             self.watch(state, STALL_US);
         }
-        let freed = state.held() < OUT_HIGH / 2;
-        let unblock = state.unblocked();
-        let room = state.window.len() <= state.depth(self.pool.bounds()) / 2
-            && (!state.drain || state.window.is_empty());
-        let resume = state.stalled && freed && room;
+        let unblock = if state.blocked.is_empty() { Vec::new() } else { state.unblocked() };
+        let resume = state.stalled && state.may_go_on(self.pool.bounds());
         let over = state.broken || (state.ending && state.window.is_empty() && state.out.is_empty());
         unblock.iter().for_each(|pipeline| pipeline.unblock());
+        if resume {
+            // It says again that it stalls when it does; else each flush would wake it for nothing.
+            state.stalled = false;
+        }
         if resume || over {
             self.wake();
         }
@@ -533,7 +554,9 @@ impl Session {
             self.settle(state);
         }
         let next = state.window.head_due().map(|(due_us, _)| due_us.wrapping_sub(now_us));
-        let next = if state.out.is_empty() { next } else { Some(next.unwrap_or(STALL_US).min(STALL_US)) };
+        // The head's reply may have begun, and then those behind it have to be looked at again.
+        let is_owed = !state.out.is_empty() || !state.window.is_empty();
+        let next = if is_owed { Some(next.unwrap_or(STALL_US).min(STALL_US)) } else { next };
         if let Some(after_us) = next.filter(|_| !state.broken) {
             self.watch(state, after_us);
         }
@@ -544,9 +567,15 @@ impl Session {
     /// Has the wheel look at this session after this time, if it does not look sooner.
     #[inline]
     pub(crate) fn watch(self: &Rc<Self>, state: &mut State, after_us: u32) {
-        let due_us = self.pool.worker.clock.now_us().wrapping_add(after_us);
+        self.watch_until(state, self.pool.worker.clock.now_us().wrapping_add(after_us));
+    }
+
+    /// The same with the time itself, on the worker's clock.
+    #[inline]
+    pub(crate) fn watch_until(self: &Rc<Self>, state: &mut State, due_us: u32) {
         if state.watched.is_none_or(|at| (due_us.wrapping_sub(at) as i32) < 0) {
-            state.watched = Some(self.pool.worker.watch(self, after_us));
+            self.pool.worker.watch(self, due_us);
+            state.watched = Some(due_us);
         }
     }
 
@@ -558,61 +587,14 @@ impl Session {
 }
 
 impl State {
-    /// Takes the size of a reply into the average: a larger one at once, smaller ones by and by.
-    #[inline]
-    fn learn_reply(&mut self) {
-        let size = std::mem::take(&mut self.piece_bytes);
-        self.reply_bytes = size.max(self.reply_bytes - self.reply_bytes / 8 + size / 8);
-    }
-
-    /// Requests that may be in flight: fewer when the replies are large.
-    fn depth(&self, bounds: Bounds) -> usize {
-        bounds.depth.min((bounds.asked / (self.reply_bytes + 1)).max(1))
-    }
-
-    /// Bytes held for the client.
-    fn held(&self) -> usize {
-        self.unread() + self.window.aside()
-    }
-
-    /// Bytes that the client could read.
-    fn unread(&self) -> usize {
-        self.out.len() - self.written
-    }
-
-    /// Whether whoever brought that reply has to wait: at the head for the client, and before its
-    /// turn for those that are ahead.
-    fn is_behind(&self, behind: Behind) -> bool {
-        if self.window.head_seq() >= behind.seq {
-            self.unread() > behind.unread
-        } else {
-            self.window.aside() > behind.aside
-        }
-    }
-
-    /// The pipelines that may go on. One whose turn has come must, however much is kept aside: the
-    /// head may wait for it.
-    fn unblocked(&mut self) -> Vec<Rc<Pipeline>> {
-        if self.blocked.is_empty() {
-            return Vec::new();
-        }
-        let (head, little) = (self.window.head_seq(), self.window.aside() < OUT_HIGH / 2);
-        let (reads, broken) = (self.unread() < OUT_HIGH / 2, self.broken);
-        let free = |seq: u64| broken || (reads && (little || head >= seq));
-        let blocked = std::mem::take(&mut self.blocked).into_iter();
-        let (freed, waiting): (Vec<_>, Vec<_>) = blocked.partition(|(_, seq)| free(*seq));
-        self.blocked = waiting;
-        freed.into_iter().map(|(pipeline, _)| pipeline).collect()
-    }
-
     fn client_account(&mut self, held: usize, memory: &Memory) -> bool {
         memory.settle(&mut self.accounted, held)
     }
 
     fn write_out(&mut self, cx: &mut Context<'_>, session: &Session) {
         while self.written < self.out.len() && !self.broken {
-            let Some(write) = &mut self.write else { break };
-            match Pin::new(write).poll_write(cx, &self.out[self.written..]) {
+            let Some(stream) = &mut self.stream else { break };
+            match Pin::new(stream).poll_write(cx, &self.out[self.written..]) {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     self.written += n;
                     self.taken_us = Some(session.pool.worker.clock.now_us());
@@ -630,7 +612,7 @@ impl State {
             let mut out = std::mem::take(&mut self.out);
             out.clear();
             self.written = 0;
-            session.pool.worker.give_back(out, KEEP_BYTES);
+            session.pool.worker.give_back(out);
         } else if self.written > OUT_HIGH {
             self.out.drain(..self.written);
             self.written = 0;

@@ -131,7 +131,8 @@ fn bound(names: &[&str]) -> Rc<Bound> {
     let topology = Arc::new(topology(&nodes, Policy::default()));
     let scripts = Arc::default();
     let links = topology.nodes.iter().map(|e| Link::new(e, 0, &scripts)).collect();
-    Rc::new(Bound { table: Rc::new(dispatch::table(&topology.policy)), topology, links })
+    let table = dispatch::table(&topology.policy);
+    Rc::new(Bound::new(topology, table, links))
 }
 
 /// One worker with one pool.

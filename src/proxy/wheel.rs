@@ -6,6 +6,8 @@
 pub(crate) const TICK_US: u32 = 10_000;
 
 const SLOTS: usize = 512;
+/// Entries for which each slot has memory, so that a quiet wheel never asks for more.
+const SLOT_KEEP: usize = 4;
 
 /// The wheel of one worker.
 #[derive(Debug)]
@@ -19,7 +21,7 @@ pub(crate) struct Wheel<T> {
 impl<T> Wheel<T> {
     /// A wheel that starts at this time.
     pub(crate) fn new(now_us: u32) -> Wheel<T> {
-        let slots = std::iter::repeat_with(Vec::new).take(SLOTS).collect();
+        let slots = std::iter::repeat_with(|| Vec::with_capacity(SLOT_KEEP)).take(SLOTS).collect();
         Wheel { slots, next: 0, next_us: now_us.wrapping_add(TICK_US) }
     }
 
@@ -37,7 +39,10 @@ impl<T> Wheel<T> {
     pub(crate) fn due(&mut self, now_us: u32, out: &mut Vec<T>) {
         let mut turned = 0;
         while (now_us.wrapping_sub(self.next_us) as i32) >= 0 && turned < SLOTS {
-            out.append(&mut self.slots[self.next]);
+            let slot = &mut self.slots[self.next];
+            out.append(slot);
+            // After a burst each slot would hold on to the most that it ever had.
+            slot.shrink_to(SLOT_KEEP);
             self.next = (self.next + 1) % SLOTS;
             self.next_us = self.next_us.wrapping_add(TICK_US);
             turned += 1;

@@ -1,9 +1,9 @@
 //! The replies that one session is owed, in the order of its requests: pure. The head's reply
 //! goes straight to the client's buffer; one that overtakes it is kept aside.
 
-use std::{collections::VecDeque, rc::Rc, sync::Arc};
+use std::rc::Rc;
 
-use super::pool::Bound;
+use super::{link::Link, pool::Bound};
 use crate::{
     metrics::{Class, Outcome},
     protocol::resp::{
@@ -24,14 +24,27 @@ pub(crate) struct Slot {
 }
 
 /// What is known of a reply.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) enum Reply {
-    /// One node's reply, passed on untouched. `aside` is what came before its turn.
-    Forward { aside: Vec<u8>, done: Option<Outcome>, began: bool },
+    /// One node's reply, to be passed on untouched. Nothing of it has come.
+    #[default]
+    Waiting,
+    /// It is known, and its turn has not come: it stands on the window's shelf.
+    Shelved { at: u32, len: u32, outcome: Outcome },
+    /// One node's reply that comes in pieces, or has no place on the shelf.
+    Pieces(Box<Pieces>),
     /// The replies of several nodes, to become one.
     Joint(Box<Joint>),
-    /// Known already.
-    Ready(Vec<u8>, Outcome),
+}
+
+/// A reply that is passed on untouched.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces {
+    /// What came before its turn, or before it was whole.
+    aside: Vec<u8>,
+    done: Option<Outcome>,
+    /// The client has part of it.
+    began: bool,
 }
 
 /// A request that went to several nodes, or whose reply has to be rewritten.
@@ -62,7 +75,7 @@ pub(crate) enum JointKind {
 /// One node's part of a request.
 #[derive(Debug)]
 pub(crate) struct Part {
-    pub(crate) node: Arc<str>,
+    pub(crate) link: Rc<Link>,
     /// The node's index in the topology under which it was sent.
     pub(crate) index: usize,
     /// Which of the request's keys it answers.
@@ -75,11 +88,25 @@ pub(crate) struct Part {
 #[derive(Debug)]
 pub(crate) struct Window {
     /// Bytes of a reply that are held until it is whole.
-    hold: usize,
+    hold: u32,
+    /// Replies that stand on the shelf.
+    shelved: u32,
+    /// The number of the head, and of the slot that is opened next.
     base: u64,
-    slots: VecDeque<Slot>,
+    next: u64,
+    space: Option<Box<Space>>,
     /// Bytes kept aside.
     aside: usize,
+}
+
+/// The memory of a window. A session that waits for nothing needs none, so it goes from session to
+/// session.
+#[derive(Debug, Default)]
+pub(crate) struct Space {
+    /// A ring of a power of two: slot `n` is at `n` modulo its length.
+    slots: Vec<Slot>,
+    /// Replies that are known before their turn, one behind the other.
+    shelf: Vec<u8>,
 }
 
 /// What a session needs to know to merge.
@@ -89,9 +116,45 @@ pub(crate) struct MergeContext {
     pub(crate) per_key_errors: bool,
 }
 
+/// A reply is held until it is whole or larger than this: half of one can't be taken back from the
+/// client when its node dies, and then its session could only be closed.
+const HOLD_BYTES: u32 = 16 * 1024;
+/// Bytes of the shelf. Replies for which there is no place have memory of their own. Tests have a
+/// short one, so that they come to its end.
+const SHELF_BYTES: usize = if cfg!(test) { 64 } else { 32 * 1024 };
+/// Slots that a ring begins with.
+const SLOTS_MIN: usize = 16;
+
+impl Space {
+    /// Bytes on the heap.
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot>() + self.shelf.capacity()
+    }
+
+    #[inline]
+    fn at(&mut self, seq: u64) -> Option<&mut Slot> {
+        let mask = self.slots.len().wrapping_sub(1);
+        self.slots.get_mut(seq as usize & mask)
+    }
+
+    /// Doubles the ring, in which the slots from `base` to `next` are taken.
+    #[cold]
+    fn grow(&mut self, base: u64, next: u64) {
+        let larger = (self.slots.len() * 2).max(SLOTS_MIN);
+        let vacant = || Slot { class: Class::Local, due_us: 0, reply: Reply::Waiting };
+        let mut slots: Vec<Slot> = std::iter::repeat_with(vacant).take(larger).collect();
+        for seq in base..next {
+            if let Some(slot) = self.at(seq) {
+                std::mem::swap(slot, &mut slots[seq as usize & (larger - 1)]);
+            }
+        }
+        self.slots = slots;
+    }
+}
+
 impl Default for Window {
     fn default() -> Window {
-        Window { hold: HOLD_BYTES, base: 0, slots: VecDeque::new(), aside: 0 }
+        Window { hold: HOLD_BYTES, shelved: 0, base: 0, next: 0, space: None, aside: 0 }
     }
 }
 
@@ -102,44 +165,76 @@ impl Window {
         Window { hold: 0, ..Window::default() }
     }
 
+    /// Whether it has no memory of its own yet.
+    #[inline]
+    pub(crate) fn is_bare(&self) -> bool {
+        self.space.is_none()
+    }
+
+    /// Gives it memory that another window has used.
+    pub(crate) fn furnish(&mut self, space: Box<Space>) {
+        debug_assert!(self.is_bare());
+        self.space = Some(space);
+    }
+
+    /// Takes its memory out, if it is empty.
+    #[inline]
+    pub(crate) fn clear_out(&mut self) -> Option<Box<Space>> {
+        if self.is_empty() { self.space.take() } else { None }
+    }
+
     /// Opens a slot and gives its number.
     #[inline]
     pub(crate) fn push(&mut self, slot: Slot) -> u64 {
-        self.slots.push_back(slot);
-        self.base + self.slots.len() as u64 - 1
+        let (base, seq) = (self.base, self.next);
+        let space = self.space.get_or_insert_default();
+        if (seq - base) as usize == space.slots.len() {
+            space.grow(base, seq);
+        }
+        if let Some(vacant) = space.at(seq) {
+            // Nothing is forgotten with what stood there: it is done, and has given its bytes up.
+            *vacant = slot;
+        }
+        self.next += 1;
+        seq
     }
 
     /// Takes back the slot that was opened last.
     pub(crate) fn unpush(&mut self) {
-        self.slots.pop_back();
+        self.next -= 1;
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.slots.len()
+        (self.next - self.base) as usize
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.next == self.base
     }
 
     /// Bytes kept aside.
+    #[inline]
     pub(crate) fn aside(&self) -> usize {
         self.aside
     }
 
     /// When the head's deadline is; none once its reply has begun, for then the node's progress
     /// and the client's are watched.
-    pub(crate) fn head_due(&self) -> Option<(u32, Class)> {
-        let began = |slot: &&Slot| !matches!(slot.reply, Reply::Forward { began: true, done: None, .. });
-        self.slots.front().filter(began).map(|slot| (slot.due_us, slot.class))
+    pub(crate) fn head_due(&mut self) -> Option<(u32, Class)> {
+        let slot = self.slot(self.base)?;
+        let began = matches!(&slot.reply, Reply::Pieces(pieces) if pieces.began && pieces.done.is_none());
+        (!began).then_some((slot.due_us, slot.class))
     }
 
     /// The slot that was opened last.
     pub(crate) fn last(&mut self) -> Option<&mut Slot> {
-        self.slots.back_mut()
+        self.slot(self.next.wrapping_sub(1))
     }
 
     /// The number of the head.
+    #[inline]
     pub(crate) fn head_seq(&self) -> u64 {
         self.base
     }
@@ -147,20 +242,24 @@ impl Window {
     /// The slot with this number, if it was not answered yet.
     #[inline]
     pub(crate) fn slot(&mut self, seq: u64) -> Option<&mut Slot> {
-        self.slots.get_mut(usize::try_from(seq.checked_sub(self.base)?).ok()?)
+        if seq.wrapping_sub(self.base) >= self.next - self.base {
+            return None;
+        }
+        self.space.as_mut()?.at(seq)
     }
 
     /// Whether a part of this request is still waited for.
     pub(crate) fn awaits(&mut self, seq: u64, part: u32) -> bool {
         self.slot(seq).is_some_and(|slot| match &slot.reply {
-            Reply::Forward { done, .. } => done.is_none(),
+            Reply::Waiting => true,
+            Reply::Pieces(pieces) => pieces.done.is_none(),
             Reply::Joint(joint) => joint.parts.get(part as usize).is_some_and(|p| p.done.is_none()),
-            Reply::Ready(..) => false,
+            Reply::Shelved { .. } => false,
         })
     }
 
     /// A piece of a node's reply came; `done` is set with its last piece. What is nobody's any
-    /// more is dropped.
+    /// more is dropped. Gives the class of the request if that was all of it, and it is done.
     #[inline]
     pub(crate) fn deliver(
         &mut self,
@@ -169,67 +268,85 @@ impl Window {
         piece: &[u8],
         done: Option<Outcome>,
         out: &mut Vec<u8>,
-    ) {
-        let (is_head, hold) = (seq == self.base, self.hold);
-        let Some(slot) = self.slot(seq) else { return };
-        match &mut slot.reply {
-            Reply::Forward { done: Some(_), .. } | Reply::Ready(..) => {}
-            Reply::Forward { aside, began, done: d } if is_head => {
-                if done.is_none() && !*began && aside.len() + piece.len() <= hold {
-                    aside.extend_from_slice(piece);
-                    self.aside += piece.len();
-                    return;
-                }
-                let kept = aside.len();
-                out.append(aside);
+    ) -> Option<Class> {
+        let is_head = seq == self.base;
+        if seq.wrapping_sub(self.base) >= self.next - self.base {
+            return None;
+        }
+        let space = self.space.as_mut()?;
+        let shelf = space.shelf.len();
+        let slot = space.at(seq)?;
+        match (done, &slot.reply) {
+            // Nearly every reply comes whole.
+            (Some(_), Reply::Waiting) if is_head => {
+                let class = slot.class;
                 out.extend_from_slice(piece);
-                *began = true;
-                *d = done;
-                self.aside -= kept;
+                self.base += 1;
+                Some(class)
             }
-            Reply::Forward { aside, done: d, .. } => {
-                aside.extend_from_slice(piece);
-                *d = done;
+            (Some(outcome), Reply::Waiting) if shelf + piece.len() <= SHELF_BYTES => {
+                slot.reply = Reply::Shelved { at: shelf as u32, len: piece.len() as u32, outcome };
+                space.shelf.extend_from_slice(piece);
+                self.shelved += 1;
                 self.aside += piece.len();
+                None
             }
-            Reply::Joint(joint) => {
-                let Some(part) = joint.parts.get_mut(part as usize).filter(|p| p.done.is_none()) else {
-                    return;
-                };
-                part.reply.extend_from_slice(piece);
-                part.done = done;
-                self.aside += piece.len();
+            _ => {
+                self.deliver_piece(seq, part, piece, done, out);
+                None
             }
         }
     }
 
-    /// A part of a request ended without a reply: `text` is the error line that the client gets.
+    fn deliver_piece(&mut self, seq: u64, part: u32, piece: &[u8], done: Option<Outcome>, out: &mut Vec<u8>) {
+        let (is_head, hold) = (seq == self.base, self.hold as usize);
+        let Some(slot) = self.slot(seq) else { return };
+        if matches!(slot.reply, Reply::Waiting) {
+            slot.reply = Reply::Pieces(Box::default());
+        }
+        let kept = match &mut slot.reply {
+            Reply::Waiting | Reply::Shelved { .. } => 0,
+            Reply::Joint(joint) => joint.deliver(part, piece, done),
+            Reply::Pieces(pieces) => pieces.deliver(piece, done, is_head, hold, out),
+        };
+        self.aside = self.aside.wrapping_add_signed(kept);
+    }
+
+    /// Makes a reply known, whatever came of it before.
+    fn know(&mut self, seq: u64, line: &[u8], outcome: Outcome) {
+        let Some(space) = &mut self.space else { return };
+        let shelf = space.shelf.len();
+        let Some(slot) = space.at(seq) else { return };
+        let freed = slot.reply.held();
+        if shelf + line.len() <= SHELF_BYTES {
+            slot.reply = Reply::Shelved { at: shelf as u32, len: line.len() as u32, outcome };
+            space.shelf.extend_from_slice(line);
+            self.shelved += 1;
+        } else {
+            let pieces = Pieces { aside: line.to_vec(), done: Some(outcome), began: false };
+            slot.reply = Reply::Pieces(Box::new(pieces));
+        }
+        self.aside = self.aside + line.len() - freed;
+    }
+
+    /// A part of a request ended without a reply: `line` is the error that the client gets.
     /// False when its reply had begun, so that the client can only be disconnected.
     pub(crate) fn fail(&mut self, seq: u64, part: u32, line: &[u8], outcome: Outcome) -> bool {
         let Some(slot) = self.slot(seq) else { return true };
-        let mut freed = 0;
-        let mut kept = 0;
-        let whole = match &mut slot.reply {
-            Reply::Ready(..) | Reply::Forward { done: Some(_), .. } => true,
-            Reply::Forward { began: true, .. } => false,
-            Reply::Forward { aside, .. } => {
-                freed = aside.len();
-                kept = line.len();
-                slot.reply = Reply::Ready(line.to_vec(), outcome);
-                true
-            }
+        match &mut slot.reply {
+            Reply::Shelved { .. } => {}
+            Reply::Pieces(pieces) if pieces.done.is_some() => {}
+            Reply::Pieces(pieces) if pieces.began => return false,
+            Reply::Waiting | Reply::Pieces(_) => self.know(seq, line, outcome),
             Reply::Joint(joint) => {
                 if let Some(part) = joint.parts.get_mut(part as usize).filter(|p| p.done.is_none()) {
-                    freed = part.reply.len();
-                    kept = line.len();
-                    part.reply = line.to_vec();
+                    let freed = std::mem::replace(&mut part.reply, line.to_vec()).len();
                     part.done = Some(outcome);
+                    self.aside = self.aside + line.len() - freed;
                 }
-                true
             }
-        };
-        self.aside = self.aside + kept - freed;
-        whole
+        }
+        true
     }
 
     /// The connection broke in the middle of a reply that will be asked for again: forgets the
@@ -237,13 +354,15 @@ impl Window {
     pub(crate) fn forget(&mut self, seq: u64, part: u32) -> bool {
         let Some(slot) = self.slot(seq) else { return true };
         let piece = match &mut slot.reply {
-            Reply::Forward { began: true, .. } => return false,
-            Reply::Forward { aside, .. } => aside,
+            Reply::Waiting | Reply::Shelved { .. } => return true,
+            // It is known, and is not asked for again.
+            Reply::Pieces(pieces) if pieces.done.is_some() => return true,
+            Reply::Pieces(pieces) if pieces.began => return false,
+            Reply::Pieces(pieces) => &mut pieces.aside,
             Reply::Joint(joint) => match joint.parts.get_mut(part as usize) {
-                Some(part) => &mut part.reply,
-                None => return true,
+                Some(part) if part.done.is_none() => &mut part.reply,
+                _ => return true,
             },
-            Reply::Ready(..) => return true,
         };
         let freed = std::mem::take(piece).len();
         self.aside -= freed;
@@ -254,15 +373,24 @@ impl Window {
     /// begun.
     pub(crate) fn replace(&mut self, seq: u64, line: &[u8], outcome: Outcome) -> bool {
         let Some(slot) = self.slot(seq) else { return true };
-        let freed = match &slot.reply {
-            Reply::Forward { began: true, done: None, .. } => return false,
-            Reply::Forward { aside, .. } => aside.len(),
-            Reply::Joint(joint) => joint.parts.iter().map(|p| p.reply.len()).sum(),
-            Reply::Ready(..) => return true,
-        };
-        slot.reply = Reply::Ready(line.to_vec(), outcome);
-        self.aside = self.aside - freed + line.len();
+        match &slot.reply {
+            Reply::Shelved { .. } => {}
+            Reply::Pieces(pieces) if pieces.began && pieces.done.is_none() => return false,
+            _ => self.know(seq, line, outcome),
+        }
         true
+    }
+
+    /// Whether the head can be written, or begun with.
+    #[inline]
+    pub(crate) fn is_ripe(&mut self) -> bool {
+        let (seq, hold) = (self.base, self.hold as usize);
+        self.slot(seq).is_some_and(|slot| match &slot.reply {
+            Reply::Waiting => false,
+            Reply::Shelved { .. } => true,
+            Reply::Pieces(pieces) => pieces.done.is_some() || pieces.aside.len() > hold,
+            Reply::Joint(joint) => joint.parts.iter().all(|p| p.done.is_some()),
+        })
     }
 
     /// Writes what is complete at the head, and begins with what is next; `count` is told how each
@@ -274,40 +402,41 @@ impl Window {
         out: &mut Vec<u8>,
         mut count: impl FnMut(Class, Outcome),
     ) {
-        while let Some(slot) = self.slots.front_mut() {
+        while self.is_ripe() {
+            let Some(space) = &mut self.space else { return };
+            let Some(slot) = space.at(self.base) else { return };
             let outcome = match &mut slot.reply {
-                Reply::Forward { aside, done, began } => {
-                    let whole_or_large = done.is_some() || aside.len() > self.hold;
-                    if !aside.is_empty() && whole_or_large {
-                        self.aside -= aside.len();
-                        out.append(aside);
-                        *aside = Vec::new();
-                        *began = true;
+                Reply::Waiting => return,
+                Reply::Shelved { at, len, outcome } => {
+                    let (at, len, outcome) = (*at as usize, *len as usize, *outcome);
+                    count(slot.class, outcome);
+                    out.extend_from_slice(&space.shelf[at..at + len]);
+                    self.aside -= len;
+                    self.shelved -= 1;
+                    if self.shelved == 0 {
+                        space.shelf.clear();
                     }
-                    match done {
-                        Some(outcome) => *outcome,
+                    self.base += 1;
+                    continue;
+                }
+                Reply::Pieces(pieces) => {
+                    self.aside -= pieces.aside.len();
+                    out.append(&mut pieces.aside);
+                    pieces.aside = Vec::new();
+                    pieces.began = true;
+                    match pieces.done {
+                        Some(outcome) => outcome,
                         None => return,
                     }
                 }
                 Reply::Joint(joint) => {
-                    if joint.parts.iter().any(|p| p.done.is_none()) {
-                        return;
-                    }
-                    self.aside -= joint.parts.iter().map(|p| p.reply.len()).sum::<usize>();
+                    self.aside -= joint.held();
                     joint.merge(context, out)
-                }
-                Reply::Ready(bytes, outcome) => {
-                    self.aside = self.aside.saturating_sub(bytes.len());
-                    out.append(bytes);
-                    *outcome
                 }
             };
             count(slot.class, outcome);
-            self.slots.pop_front();
+            slot.reply = Reply::Waiting;
             self.base += 1;
-        }
-        if self.slots.capacity() > KEEP_SLOTS && self.slots.is_empty() {
-            self.slots = VecDeque::new();
         }
     }
 
@@ -323,7 +452,7 @@ impl Window {
         parts: Vec<(usize, Vec<u32>)>,
     ) -> Vec<(u32, usize)> {
         let Some(slot) = self.slot(seq) else { return Vec::new() };
-        if matches!(slot.reply, Reply::Forward { .. }) {
+        if matches!(slot.reply, Reply::Waiting | Reply::Pieces(_)) {
             let whole = Part { positions: (0..keys as u32).collect(), ..Part::new(bound, 0) };
             let joint = Joint {
                 kind: JointKind::Split(kind),
@@ -351,33 +480,85 @@ impl Window {
         numbered
     }
 
-    /// A reply that is known at once: written now when nothing stands before it.
-    pub(crate) fn ready(&mut self, class: Class, due_us: u32, bytes: Vec<u8>, outcome: Outcome) {
-        self.aside += bytes.len();
-        self.push(Slot { class, due_us, reply: Reply::Ready(bytes, outcome) });
+    /// The request of this number was sent in parts. What was refused of them is known already.
+    pub(crate) fn join(&mut self, seq: u64, joint: Joint) {
+        let kept = joint.held();
+        if let Some(slot) = self.slot(seq) {
+            slot.reply = Reply::Joint(Box::new(joint));
+            self.aside += kept;
+        }
+    }
+
+    /// A reply that is known at once.
+    pub(crate) fn ready(&mut self, class: Class, due_us: u32, bytes: &[u8], outcome: Outcome) {
+        let seq = self.push(Slot { class, due_us, reply: Reply::Waiting });
+        self.know(seq, bytes, outcome);
     }
 }
 
-/// A reply is held until it is whole or larger than this: half of one can't be taken back from the
-/// client when its node dies, and then its session could only be closed.
-const HOLD_BYTES: usize = 16 * 1024;
+impl Reply {
+    /// Bytes of it that are kept aside, but for the shelf's.
+    fn held(&self) -> usize {
+        match self {
+            Reply::Waiting | Reply::Shelved { .. } => 0,
+            Reply::Pieces(pieces) => pieces.aside.len(),
+            Reply::Joint(joint) => joint.held(),
+        }
+    }
+}
 
-/// A window that had more slots than this is given back when it is empty.
-const KEEP_SLOTS: usize = 16;
+impl Pieces {
+    /// Takes a piece; gives how many bytes more are kept aside.
+    fn deliver(
+        &mut self,
+        piece: &[u8],
+        done: Option<Outcome>,
+        is_head: bool,
+        hold: usize,
+        out: &mut Vec<u8>,
+    ) -> isize {
+        if self.done.is_some() {
+            return 0;
+        }
+        self.done = done;
+        let is_held = done.is_none() && !self.began && self.aside.len() + piece.len() <= hold;
+        if !is_head || is_held {
+            self.aside.extend_from_slice(piece);
+            return piece.len() as isize;
+        }
+        let kept = self.aside.len();
+        out.append(&mut self.aside);
+        out.extend_from_slice(piece);
+        self.began = true;
+        -(kept as isize)
+    }
+}
 
 impl Part {
     pub(crate) fn new(bound: &Bound, index: usize) -> Part {
-        let node = bound.topology.nodes[index].node.name.clone();
-        Part { node, index, positions: Vec::new(), reply: Vec::new(), done: None }
+        Part { link: bound.links[index].clone(), index, positions: Vec::new(), reply: Vec::new(), done: None }
     }
 }
 
 impl Joint {
+    /// Bytes of its parts.
+    fn held(&self) -> usize {
+        self.parts.iter().map(|p| p.reply.len()).sum()
+    }
+
+    /// Takes a piece of a part's reply; gives how many bytes more are kept aside.
+    fn deliver(&mut self, part: u32, piece: &[u8], done: Option<Outcome>) -> isize {
+        let Some(part) = self.parts.get_mut(part as usize).filter(|p| p.done.is_none()) else { return 0 };
+        part.reply.extend_from_slice(piece);
+        part.done = done;
+        piece.len() as isize
+    }
+
     fn merge(&self, context: MergeContext, out: &mut Vec<u8>) -> Outcome {
         let parts: Vec<merge::Part<'_>> = self
             .parts
             .iter()
-            .map(|p| merge::Part { node: &p.node, reply: &p.reply, positions: &p.positions })
+            .map(|p| merge::Part { node: &p.link.node.name, reply: &p.reply, positions: &p.positions })
             .collect();
         let owns = |part: usize, key: &[u8]| self.bound.owns(self.parts[part].index, key);
         let merged = match self.kind {

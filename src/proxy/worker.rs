@@ -2,8 +2,7 @@
 //! counters with the rest of the process, and no locks.
 
 use std::{
-    cell::RefCell,
-    collections::HashMap,
+    cell::{Cell, RefCell},
     rc::{Rc, Weak},
     sync::{
         Arc,
@@ -24,13 +23,24 @@ use super::{
     pool::{PoolHandle, WorkerPool},
     session::Session,
     wheel::{TICK_US, Wheel},
+    window::Space,
 };
 use crate::{net::StdStream, protocol::resp::frame::RequestDecoder};
 
 /// Bytes that are read at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
-/// Buffers that wait for the next session that needs one.
+/// Buffers that wait for the next session that needs one, and how large they may be.
 const SPARE_MAX: usize = 256;
+const SPARE_BYTES: usize = 64 * 1024;
+/// The same for large replies: a buffer is made for so much at once, and may grow to twice that.
+const LARGE_MAX: usize = 8;
+const LARGE_BYTES: usize = 1 << 20;
+/// Memory of a window that is larger is not kept for the next session.
+const SPACE_BYTES_MAX: usize = 64 * 1024;
+/// Sessions that come due in one tick, for which memory is kept.
+const DUE_KEEP: usize = 1024;
+/// Between two times at which memory that nobody needs is freed.
+const TRIM_US: u32 = 1_000_000;
 
 /// What a worker is told.
 pub enum Order {
@@ -77,6 +87,42 @@ impl Memory {
     }
 }
 
+/// Memory that waits for the next one who needs some.
+#[derive(Debug)]
+struct Spare<T> {
+    pieces: Vec<T>,
+    /// The fewest that were here since it was trimmed: nobody has needed those.
+    idle: usize,
+}
+
+impl<T> Default for Spare<T> {
+    fn default() -> Spare<T> {
+        Spare { pieces: Vec::new(), idle: 0 }
+    }
+}
+
+impl<T: Default> Spare<T> {
+    #[inline]
+    fn take(&mut self) -> T {
+        let piece = self.pieces.pop().unwrap_or_default();
+        self.idle = self.idle.min(self.pieces.len());
+        piece
+    }
+
+    #[inline]
+    fn give(&mut self, piece: T, most: usize) {
+        if self.pieces.len() < most {
+            self.pieces.push(piece);
+        }
+    }
+
+    /// Frees half of what nobody has needed since the last time.
+    fn trim(&mut self) {
+        self.pieces.truncate(self.pieces.len() - self.idle.div_ceil(2));
+        self.idle = self.pieces.len();
+    }
+}
+
 /// The worker.
 pub(crate) struct Worker {
     pub(crate) index: usize,
@@ -88,12 +134,20 @@ pub(crate) struct Worker {
     pub(crate) decoder: RefCell<RequestDecoder>,
     /// Positions of a request's keys.
     pub(crate) keys: RefCell<Vec<u32>>,
+    /// The part of a request that goes to one node.
+    pub(crate) frame: RefCell<Vec<u8>>,
     /// Sessions that have something to write.
     pub(crate) dirty: RefCell<Vec<Rc<Session>>>,
-    spare: RefCell<Vec<Vec<u8>>>,
+    spare: RefCell<Spare<Vec<u8>>>,
+    spare_large: RefCell<Spare<Vec<u8>>>,
+    spare_spaces: RefCell<Spare<Box<Space>>>,
     /// Sessions to look at, each with the time that it was put in for.
     wheel: RefCell<Wheel<(Weak<Session>, u32)>>,
-    pools: RefCell<HashMap<u64, Rc<WorkerPool>>>,
+    trimmed_us: Cell<u32>,
+    /// Sessions that the wheel gave out, in memory that is used again.
+    due: RefCell<Vec<(Weak<Session>, u32)>>,
+    /// By the number of each.
+    pools: RefCell<Vec<(u64, Rc<WorkerPool>)>>,
     /// Pools that go when their last session has.
     closed: RefCell<Vec<u64>>,
 }
@@ -107,9 +161,14 @@ impl Worker {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             decoder: RefCell::default(),
             keys: RefCell::default(),
+            frame: RefCell::default(),
             dirty: RefCell::default(),
             spare: RefCell::default(),
+            spare_large: RefCell::default(),
+            spare_spaces: RefCell::default(),
             wheel: RefCell::new(Wheel::new(0)),
+            trimmed_us: Cell::new(0),
+            due: RefCell::default(),
             pools: RefCell::default(),
             closed: RefCell::default(),
         }
@@ -117,6 +176,9 @@ impl Worker {
 
     /// Writes all sessions that have something to write.
     pub(crate) fn flush_dirty(&self) {
+        if self.dirty.borrow().is_empty() {
+            return;
+        }
         let mut dirty = std::mem::take(&mut *self.dirty.borrow_mut());
         for session in dirty.drain(..) {
             session.flush();
@@ -127,75 +189,107 @@ impl Worker {
         }
     }
 
-    /// A buffer to write into.
-    pub(crate) fn spare_buffer(&self) -> Vec<u8> {
-        self.spare.borrow_mut().pop().unwrap_or_default()
+    /// A buffer to write about so many bytes into. A large one is worth keeping for the next: new
+    /// memory costs a page fault for every few thousand bytes.
+    #[inline]
+    pub(crate) fn spare_buffer(&self, bytes: usize) -> Vec<u8> {
+        if bytes <= SPARE_BYTES {
+            return self.spare.borrow_mut().take();
+        }
+        let mut buffer = self.spare_large.borrow_mut().take();
+        buffer.reserve(bytes.min(LARGE_BYTES));
+        buffer
     }
 
-    /// Takes a buffer back, unless it is larger than `keep`.
-    pub(crate) fn give_back(&self, buffer: Vec<u8>, keep: usize) {
-        let mut spare = self.spare.borrow_mut();
-        if buffer.capacity() > 0 && buffer.capacity() <= keep && spare.len() < SPARE_MAX {
-            spare.push(buffer);
+    /// Takes an empty buffer back.
+    #[inline]
+    pub(crate) fn give_back(&self, buffer: Vec<u8>) {
+        match buffer.capacity() {
+            0 => {}
+            1..=SPARE_BYTES => self.spare.borrow_mut().give(buffer, SPARE_MAX),
+            _ if buffer.capacity() <= 2 * LARGE_BYTES => {
+                self.spare_large.borrow_mut().give(buffer, LARGE_MAX);
+            }
+            _ => {}
         }
     }
 
-    /// Looks at a session after this time; gives when that is.
-    pub(crate) fn watch(&self, session: &Rc<Session>, after_us: u32) -> u32 {
+    /// Memory for a window.
+    #[inline]
+    pub(crate) fn spare_space(&self) -> Box<Space> {
+        self.spare_spaces.borrow_mut().take()
+    }
+
+    /// Takes the memory of a window back.
+    #[inline]
+    pub(crate) fn give_back_space(&self, space: Box<Space>) {
+        if space.bytes() <= SPACE_BYTES_MAX {
+            self.spare_spaces.borrow_mut().give(space, SPARE_MAX);
+        }
+    }
+
+    /// Looks at a session at this time.
+    pub(crate) fn watch(&self, session: &Rc<Session>, due_us: u32) {
         let now_us = self.clock.now_us();
-        let due_us = now_us.wrapping_add(after_us);
+        let after_us = due_us.wrapping_sub(now_us);
         self.wheel.borrow_mut().insert(now_us, after_us, (Rc::downgrade(session), due_us));
-        due_us
     }
 
     fn tick(&self) {
         let now_us = self.clock.refresh();
         self.drop_closed();
-        let pools: Vec<_> = self.pools.borrow().values().cloned().collect();
-        for pool in pools {
+        if now_us.wrapping_sub(self.trimmed_us.get()) >= TRIM_US {
+            self.trimmed_us.set(now_us);
+            self.spare.borrow_mut().trim();
+            self.spare_large.borrow_mut().trim();
+            self.spare_spaces.borrow_mut().trim();
+        }
+        let nth = |n: usize| self.pools.borrow().get(n).map(|(_, pool)| pool.clone());
+        for pool in (0..).map_while(nth) {
             pool.tick(now_us);
         }
-        let mut due = Vec::new();
+        let mut due = self.due.take();
         self.wheel.borrow_mut().due(now_us, &mut due);
-        for (session, due_us) in due {
+        for (session, due_us) in due.drain(..) {
             if let Some(session) = session.upgrade() {
                 session.check(now_us, due_us);
             }
+        }
+        if due.capacity() <= DUE_KEEP {
+            self.due.replace(due);
         }
         self.flush_dirty();
     }
 
     fn pool(self: &Rc<Self>, handle: &Arc<PoolHandle>) -> Rc<WorkerPool> {
-        if let Some(pool) = self.pools.borrow().get(&handle.id) {
+        if let Some((_, pool)) = self.pools.borrow().iter().find(|(id, _)| *id == handle.id) {
             return pool.clone();
         }
         let pool = Rc::new(WorkerPool::new(self.clone(), handle.clone()));
-        self.pools.borrow_mut().insert(handle.id, pool.clone());
+        self.pools.borrow_mut().push((handle.id, pool.clone()));
         spawn_local(follow(Rc::downgrade(&pool)));
         pool
     }
 
     fn serve(self: &Rc<Self>, handle: &Arc<PoolHandle>, stream: StdStream, id: u64) {
         let pool = self.pool(handle);
-        let (peer, local) = (stream.peer(), stream.local());
+        let client = facts::client_state(&pool, id, &stream);
         let stream = match stream.attach() {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(pool = %handle.name, peer, %error, "can't serve a client");
+                tracing::warn!(pool = %handle.name, peer = ?client.peer, %error, "can't serve a client");
                 handle.sessions.fetch_sub(1, Relaxed);
                 return;
             }
         };
-        let (read, write) = stream.into_split();
-        let client = facts::client_state(&pool, id, peer, local);
-        let session = Session::new(&pool, id, write, client);
+        let session = Session::new(&pool, id, stream, client);
         pool.sessions.borrow_mut().insert(id, session.clone());
         pool.handle.registry.enter(&session.state.borrow().client);
         pool.block().sessions.add(1);
         pool.block().accepted.add(1);
         spawn_local(async move {
-            session.run(read).await;
-            pool.sessions.borrow_mut().remove(&id);
+            session.run().await;
+            pool.forget_session(id);
             pool.handle.registry.leave(id);
             pool.block().sessions.add(-1);
             pool.handle.sessions.fetch_sub(1, Relaxed);
@@ -203,7 +297,7 @@ impl Worker {
     }
 
     fn end_sessions(&self, which: impl Fn(u64) -> bool) {
-        for (_, pool) in self.pools.borrow().iter().filter(|(id, _)| which(**id)) {
+        for (_, pool) in self.pools.borrow().iter().filter(|(id, _)| which(*id)) {
             for session in pool.sessions.borrow().values() {
                 session.end();
             }
@@ -214,16 +308,17 @@ impl Worker {
     fn drop_closed(&self) {
         self.closed.borrow_mut().retain(|id| {
             let mut pools = self.pools.borrow_mut();
-            let used = pools.get(id).is_some_and(|pool| !pool.sessions.borrow().is_empty());
-            if !used && let Some(pool) = pools.remove(id) {
-                pool.close();
+            let Some(at) = pools.iter().position(|(pool, _)| pool == id) else { return false };
+            let used = !pools[at].1.sessions.borrow().is_empty();
+            if !used {
+                pools.swap_remove(at).1.close();
             }
             used
         });
     }
 
     fn is_empty(&self) -> bool {
-        self.pools.borrow().values().all(|p| p.sessions.borrow().is_empty())
+        self.pools.borrow().iter().all(|(_, p)| p.sessions.borrow().is_empty())
     }
 }
 

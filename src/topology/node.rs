@@ -41,7 +41,7 @@ pub struct Node {
 /// A kind of failure that traffic can see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-#[repr(usize)]
+#[repr(u8)]
 pub enum Failure {
     /// The connection was refused: nobody listens there.
     Refused,

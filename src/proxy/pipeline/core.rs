@@ -5,8 +5,9 @@ use std::{collections::HashSet, rc::Rc, time::Duration};
 
 use super::{
     super::{
+        flow::{Behind, Flow},
         inflight::InFlight,
-        session::{Behind, Flow, LARGE_REPLY, Session},
+        session::{LARGE_REPLY, Session},
     },
     Expect, State,
 };
@@ -26,6 +27,8 @@ pub(super) struct Core {
     pub(super) state: State,
     pub(super) queue: InFlight<Expect>,
     pub(super) scanner: Scanner,
+    /// Requests that stand in the gauge of those in flight.
+    pub(super) counted: usize,
     /// Last byte from the node, or when it began to owe a reply.
     pub(super) progress_us: u32,
     /// Entries at the head that were counted as timed out.
@@ -55,14 +58,14 @@ impl Core {
         }
     }
 
-    /// Gives each whole or partial reply of a chunk to its session. Tells how many are whole, and
+    /// Gives each whole or partial reply of a chunk to its session. Tells whether any is whole, and
     /// the last session that has more than it should, and of what.
     pub(super) fn hand_out(
         &mut self,
         chunk: &[u8],
         now_us: u32,
         block: &NodeBlock,
-        answered: &mut i64,
+        answered: &mut bool,
         slow: &mut Option<(Rc<Session>, Behind)>,
     ) -> Result<(), String> {
         let mut rest = chunk;
@@ -74,33 +77,42 @@ impl Core {
                 ));
             }
             let scan = self.scanner.advance(rest).map_err(|e| e.to_string())?;
-            if self.scanner.outstanding() > REPLY_BYTES_MAX {
-                return Err(format!("a reply of {} bytes", self.scanner.outstanding()));
+            let (piece, behind) = rest.split_at(scan.used);
+            rest = behind;
+            if !scan.done {
+                return self.hand_out_piece(piece, slow);
             }
-            let Some(expect) = self.queue.front() else { break };
-            let outcome = if self.scanner.first() == b'-' || self.scanner.first() == b'!' {
-                Outcome::Error
-            } else {
-                Outcome::Ok
-            };
-            let done = scan.done.then_some(outcome);
-            let left = match self.scanner.outstanding() {
-                // With others behind it, it is taken in as far as the session may hold it.
-                n if scan.done || (n > LARGE_REPLY && self.others_wait()) => n.min(LARGE_REPLY),
-                n => n,
-            };
-            if let Flow::Pause(behind) = expect.session.deliver(expect, &rest[..scan.used], done, left) {
+            let Some(expect) = self.queue.pop() else { break };
+            let is_error = matches!(self.scanner.first(), b'-' | b'!');
+            let outcome = if is_error { Outcome::Error } else { Outcome::Ok };
+            if let Flow::Pause(behind) = expect.session.deliver(&expect, piece, Some(outcome), 0) {
                 *slow = Some((expect.session.clone(), behind));
             }
-            if scan.done {
-                *answered += 1;
-                block.requests[expect.class as usize][outcome as usize].add(1);
-                block.latency.record(now_us.wrapping_sub(expect.sent_us));
-                self.queue.pop();
-                self.overdue = self.overdue.saturating_sub(1);
-                self.refused = self.refused.saturating_sub(1);
-            }
-            rest = &rest[scan.used..];
+            *answered = true;
+            block.requests[expect.class as usize][outcome as usize].add(1);
+            block.latency.record(now_us.wrapping_sub(expect.sent_us));
+            self.overdue = self.overdue.saturating_sub(1);
+            self.refused = self.refused.saturating_sub(1);
+        }
+        Ok(())
+    }
+
+    /// Gives the head's session a piece of its reply, of which more will come.
+    fn hand_out_piece(
+        &mut self,
+        piece: &[u8],
+        slow: &mut Option<(Rc<Session>, Behind)>,
+    ) -> Result<(), String> {
+        let left = self.scanner.outstanding();
+        if left > REPLY_BYTES_MAX {
+            return Err(format!("a reply of {left} bytes"));
+        }
+        let Some(expect) = self.queue.front() else { return Ok(()) };
+        // With others behind it, it is taken in as far as the session may hold it.
+        let is_shared = left > LARGE_REPLY && self.others_wait();
+        let left = if is_shared { LARGE_REPLY } else { left };
+        if let Flow::Pause(behind) = expect.session.deliver(expect, piece, None, left) {
+            *slow = Some((expect.session.clone(), behind));
         }
         Ok(())
     }

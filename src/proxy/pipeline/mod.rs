@@ -127,6 +127,7 @@ impl Pipeline {
             state: State::Idle,
             queue: InFlight::default(),
             scanner: Scanner::default(),
+            counted: 0,
             progress_us: 0,
             overdue: 0,
             refused: 0,
@@ -163,32 +164,38 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`Full`]: nothing was appended.
-    #[inline]
-    pub(crate) fn append(self: &Rc<Self>, expect: Expect, bytes: &[u8]) -> Result<(), Full> {
-        let mut core = self.core.borrow_mut();
+    #[inline(always)]
+    pub(crate) fn append(self: &Rc<Self>, expect: Expect, bytes: &[u8], link: &Rc<Link>) -> Result<(), Full> {
+        let core = &mut *self.core.borrow_mut();
         if core.queue.len() >= REQUESTS_MAX || core.queue.bytes() + bytes.len() > BYTES_MAX.max(bytes.len()) {
             return Err(Full::Overload);
         }
-        if core.failing_us.is_some_and(|since| self.gave_up(since)) {
-            if core.state != State::Idle || !self.may_try(&core) {
-                return Err(Full::Unreachable);
-            }
-            core.failing_us = None;
+        if core.state == State::Ready {
+            self.wake();
+        } else {
+            self.prepare(core, link)?;
         }
         if core.queue.is_empty() {
             core.progress_us = self.worker.clock.now_us();
         }
-        let Some(link) = self.link.upgrade().filter(|_| core.state != State::Over) else {
-            return Err(Full::Unreachable);
-        };
         core.queue.push(expect, bytes);
-        link.block().in_flight.add(1);
+        Ok(())
+    }
+
+    /// Sees to it that there will be a connection.
+    fn prepare(self: &Rc<Self>, core: &mut Core, link: &Rc<Link>) -> Result<(), Full> {
+        if core.failing_us.is_some_and(|since| self.gave_up(since)) {
+            if core.state != State::Idle || !self.may_try(core) {
+                return Err(Full::Unreachable);
+            }
+            core.failing_us = None;
+        }
         match core.state {
-            State::Ready => self.wake(),
-            State::Connecting | State::Over => {}
+            State::Ready | State::Connecting => {}
+            State::Over => return Err(Full::Unreachable),
             State::Idle => {
                 core.state = State::Connecting;
-                tokio::task::spawn_local(drive::drive(self.clone(), link));
+                tokio::task::spawn_local(drive::drive(self.clone(), link.clone()));
             }
         }
         Ok(())
@@ -273,8 +280,9 @@ impl Pipeline {
 
     /// Takes back requests of which nothing was written.
     pub(crate) fn take_unwritten(&self) -> Vec<(Expect, Vec<u8>)> {
-        let taken = self.core.borrow_mut().queue.take_unwritten();
-        self.count_in_flight(-(taken.len() as i64));
+        let core = &mut *self.core.borrow_mut();
+        let taken = core.queue.take_unwritten();
+        self.count_in_flight(core);
         taken
     }
 
@@ -283,16 +291,22 @@ impl Pipeline {
         let mut core = self.core.borrow_mut();
         core.state = State::Over;
         let taken = core.queue.take();
+        self.count_in_flight(&mut core);
         drop(core);
-        self.count_in_flight(-(taken.len() as i64));
+        self.dismiss_feeder();
         self.wake();
         self.nudge.notify_one();
         taken
     }
 
-    fn count_in_flight(&self, n: i64) {
-        if let Some(link) = self.link.upgrade() {
-            link.block().in_flight.add(n);
+    /// Brings the gauge up to date: once per turn, not once per request.
+    fn count_in_flight(&self, core: &mut Core) {
+        let change = core.queue.len() as i64 - core.counted as i64;
+        if change != 0
+            && let Some(link) = self.link.upgrade()
+        {
+            core.counted = core.queue.len();
+            link.block().in_flight.add(change);
         }
     }
 
@@ -315,9 +329,13 @@ impl Pipeline {
     /// Looks for requests that have timed out, and for a verdict that does not come.
     pub(crate) fn tick(self: &Rc<Self>, now_us: u32, policy: &Policy) {
         let Some(link) = self.link.upgrade() else { return };
+        if self.is_quiet() {
+            return;
+        }
         let mut refused = Vec::new();
         {
             let core = &mut *self.core.borrow_mut();
+            self.count_in_flight(core);
             match core.state {
                 State::Ready if core.blocked_by.is_none() && !self.is_starved(core) => {
                     let failed = core.count_overdue(now_us, policy);
@@ -345,6 +363,12 @@ impl Pipeline {
         }
     }
 
+    /// Whether there is nothing to look after: nothing is owed, nor stands in the gauge.
+    fn is_quiet(&self) -> bool {
+        let core = self.core.borrow();
+        core.queue.is_empty() && core.counted == 0 && core.stalled_us.is_none()
+    }
+
     /// Whether the client has to send before the node can go on.
     fn is_starved(&self, core: &Core) -> bool {
         core.queue.unwritten().is_empty() && self.feeder.borrow().is_some()
@@ -353,7 +377,7 @@ impl Pipeline {
     /// Nobody can connect: what waits is refused.
     fn refuse_all(&self, link: &Link, core: &mut Core) {
         let taken = core.queue.take();
-        link.block().in_flight.add(-(taken.len() as i64));
+        self.count_in_flight(core);
         for (expect, _, _) in taken {
             let text = format!("{}: no connection", link.describe());
             expect.session.fail(&expect, &text, Reason::NoOwner, Outcome::Refused);
@@ -362,7 +386,7 @@ impl Pipeline {
     }
 
     /// One turn of a connected pipeline: writes all, reads what is there, hands it out.
-    fn poll(self: &Rc<Self>, cx: &mut Context<'_>, io: &mut Connection, link: &Link) -> Poll<End> {
+    fn poll(self: &Rc<Self>, cx: &mut Context<'_>, io: &mut Connection, link: &Rc<Link>) -> Poll<End> {
         let waker = self.waker.take().filter(|w| w.will_wake(cx.waker()));
         self.waker.set(Some(waker.unwrap_or_else(|| cx.waker().clone())));
         self.scheduled.set(false);
@@ -374,6 +398,7 @@ impl Pipeline {
             return Poll::Ready(end);
         }
         let end = self.poll_reads(cx, io, link);
+        self.count_in_flight(&mut self.core.borrow_mut());
         self.worker.flush_dirty();
         match end {
             Some(end) => Poll::Ready(end),
@@ -406,7 +431,12 @@ impl Pipeline {
         Ok(())
     }
 
-    fn poll_reads(self: &Rc<Self>, cx: &mut Context<'_>, io: &mut Connection, link: &Link) -> Option<End> {
+    fn poll_reads(
+        self: &Rc<Self>,
+        cx: &mut Context<'_>,
+        io: &mut Connection,
+        link: &Rc<Link>,
+    ) -> Option<End> {
         let mut scratch = self.worker.scratch.borrow_mut();
         for _ in 0..READS_MAX {
             if self.core.borrow().blocked_by.is_some() {
@@ -429,11 +459,11 @@ impl Pipeline {
     }
 
     /// Cuts replies from a chunk and gives each to its session.
-    fn received(self: &Rc<Self>, chunk: &[u8], link: &Link) -> Result<(), String> {
+    fn received(self: &Rc<Self>, chunk: &[u8], link: &Rc<Link>) -> Result<(), String> {
         let now_us = self.worker.clock.now_us();
         let block = link.block();
         block.bytes_in.add(chunk.len() as u64);
-        let mut answered = 0;
+        let mut answered = false;
         let mut slow = None;
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
@@ -441,8 +471,7 @@ impl Pipeline {
         (core.heard, core.fruitless_us, core.attempts) = (true, None, 0);
         let cut = core.hand_out(chunk, now_us, block, &mut answered, &mut slow);
         core.stalled_us = None;
-        if answered > 0 {
-            block.in_flight.add(-answered);
+        if answered {
             link.node.evidence.good();
         }
         cut?;
@@ -453,8 +482,7 @@ impl Pipeline {
             core.queue.tags().for_each(|expect| expect.session.drain_first());
             if let Some(fresh) = link.detach(self) {
                 for (expect, bytes) in core.take_movable() {
-                    block.in_flight.add(-1);
-                    if fresh.append(expect.clone(), &bytes).is_err() {
+                    if fresh.append(expect.clone(), &bytes, link).is_err() {
                         let text = format!("{}: too many requests wait for it", link.describe());
                         expect.session.fail(&expect, &text, Reason::Overload, Outcome::Refused);
                     }
@@ -498,25 +526,32 @@ impl Pipeline {
         if taken.iter().any(|t| t.1 == Fate::MaybeApplied) || kind == Failure::Protocol {
             link.node.evidence.failed(kind, 1);
         }
-        let mut gone = 0;
         let overtaken = overtaken(&taken);
         for ((mut expect, fate, bytes), overtaken) in taken.into_iter().zip(overtaken) {
             if !expect.session.awaits(&expect) {
-                gone += 1;
-            } else if !overtaken && self.is_repeatable(&mut expect, fate, free) {
+                continue;
+            }
+            if !overtaken && self.is_repeatable(&mut expect, fate, free) {
                 if fate == Fate::MaybeApplied {
                     link.block().retries.add(1);
                 }
                 self.core.borrow_mut().queue.push(expect, &bytes);
             } else {
-                gone += 1;
                 let applied = if expect.read_only { "" } else { MAYBE };
                 let text = format!("{}: {word}{applied}", link.describe());
                 expect.session.fail(&expect, &text, Reason::MaybeApplied, Outcome::Lost);
             }
         }
-        link.block().in_flight.add(-gone);
-        self.feeder.borrow_mut().take();
+        self.count_in_flight(&mut self.core.borrow_mut());
+        self.dismiss_feeder();
+    }
+
+    /// Nothing more is taken of a streamed request: its session must not wait until it is.
+    fn dismiss_feeder(&self) {
+        let feeder = self.feeder.borrow_mut().take();
+        if let Some(feeder) = feeder {
+            feeder.wake();
+        }
     }
 }
 

@@ -82,6 +82,51 @@ fn a_client_that_leaves() {
     });
 }
 
+/// A large request that turns out to be none: where it ends nobody knows, so its connection is reset,
+/// and no command that stands behind it gets to the node unread.
+#[test]
+fn a_large_request_that_is_none() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let mut client = world.client().await;
+        let head = format!("*5\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n", 2 * MIB);
+        client.sends_raw(head.as_bytes()).await;
+        let mut private = a.accepts().await;
+        let node = spawn_local(async move {
+            let mut got = Vec::new();
+            let _ = private.0.read_to_end(&mut got).await;
+            got
+        });
+        client.sends_raw(&vec![b'x'; 2 * MIB]).await;
+        client.sends_raw(b"\r\n$2\rXEX\r\n$2\r\n10\r\n*1\r\n$8\r\nFLUSHALL\r\n").await;
+        client.gets("-ERR Protocol error: invalid bulk length\r\n").await;
+        client.sees_the_end().await;
+        let got = soon("the node's connection ends", node).await.expect("the node lives");
+        assert!(!got.windows(8).any(|w| w == b"FLUSHALL"), "what follows was passed on");
+        assert!(world.is_innocent("a"));
+    });
+}
+
+/// A client whose large request waits for a node that takes nothing is noticed when it leaves, also
+/// after the node was ejected.
+#[test]
+fn a_large_request_to_a_node_that_is_ejected() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let request_timeout = Duration::from_millis(50);
+        let world = World::new(&[&a], Policy { request_timeout, ..patient() });
+        let mut client = world.client().await;
+        let request = frame(&[b"SET", b"k", &vec![b'x'; 64 * MIB]]);
+        let all = timeout(Duration::from_millis(500), client.0.write_all(&request)).await;
+        assert!(all.is_err(), "the node takes nothing, so nor does ringway");
+        until("the refusal is written", || world.pool.blocks[0].bytes_out.value() > 0).await;
+        world.eject("a");
+        drop(client);
+        until("the session is gone", || world.sessions() == 0).await;
+    });
+}
+
 /// A node that dies in the middle of a large request: one refusal, the rest of the request is
 /// swallowed, and the session goes on.
 #[test]

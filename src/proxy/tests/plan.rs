@@ -24,12 +24,13 @@ fn input_is_kept_in_pieces() {
         assert!(matches!(decoder.decode(&bytes[..at], &LIMITS), Ok(Step::Partial(_))), "{at}");
         input.keep(&bytes[..at], &mut decoder);
         assert!(!decoder.is_partial(), "the shared decoder is ready for the next session");
-        input.extend(&bytes[at..]);
-        assert_eq!(input.len(), bytes.len());
-        let (taken, start, mut decoder) = input.take();
+        assert_eq!(input.len(), at);
+        let mut waiting = input.take(&bytes[at..]);
         assert!(input.is_empty());
-        assert_eq!(decoder.decode(&taken[start..], &LIMITS), Ok(Step::Request(whole)), "{at}");
-        input.put_back(taken, start + whole, decoder);
+        assert_eq!((&waiting.bytes[..], waiting.done), (&bytes[..], 0));
+        assert_eq!(waiting.decoder.decode(&waiting.bytes, &LIMITS), Ok(Step::Request(whole)), "{at}");
+        waiting.done = whole;
+        input.put_back(waiting);
         assert_eq!(input.len(), bytes.len() - whole);
     }
 }
@@ -41,12 +42,12 @@ fn input_holds() {
     let mut input = Input::default();
     assert!(input.wants_more() && !input.is_streaming());
     assert!(!input.may_stream(1 << 20) && input.may_stream((1 << 20) + 1));
-    assert_eq!(input.begin(Begun::No, b"*3\r\n", &mut RequestDecoder::default()), 0);
+    assert_eq!(input.begin(Begun::No, b"*3\r\n", &mut RequestDecoder::default()), Ok(0));
     assert!(input.wants_more());
-    assert_eq!(input.begin(Begun::Later, b"*3\r\n", &mut RequestDecoder::default()), 0);
+    assert_eq!(input.begin(Begun::Later, b"*3\r\n", &mut RequestDecoder::default()), Ok(0));
     assert!(!input.wants_more() && input.is_streaming());
-    assert_eq!(input.feed_bulk(b"x"), None);
-    input.take();
+    assert_eq!(input.feed_bulk(b"x"), Ok(None));
+    drop(input.take(b""));
     assert!(input.wants_more() && !input.is_streaming());
     input.end();
     assert!(!input.wants_more() && input.has_ended());

@@ -1,0 +1,85 @@
+//! How much one session may have under way: by the usual size of its replies, and by what its
+//! client has not read. The client is the one that waits, and the pipeline that brought too much.
+
+use std::rc::Rc;
+
+use super::{pipeline::Pipeline, pool::Bounds, session::State};
+
+/// Replies that a client has not read beyond which no more of its requests are dispatched.
+pub(super) const OUT_HIGH: usize = 1 << 20;
+/// What a reply is taken for before one was seen, in bytes: a session begins with few requests in
+/// flight and gets more as its replies turn out to be small.
+pub(super) const REPLY_GUESS: u32 = 1 << 20;
+
+/// Whether the one that delivers replies may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// Go on.
+    Ok,
+    /// The client holds more than it should.
+    Pause(Behind),
+}
+
+/// A reply that came, and how many bytes the client may hold after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// The request.
+    pub(super) seq: u64,
+    /// Of what the client could read, once the reply's turn has come.
+    pub(super) unread: usize,
+    /// Kept aside, before its turn.
+    pub(super) aside: usize,
+}
+
+impl State {
+    /// Takes the size of a reply into the average: a larger one at once, smaller ones by and by.
+    #[inline]
+    pub(super) fn learn_reply(&mut self) {
+        let size = std::mem::take(&mut self.piece_bytes);
+        self.reply_bytes = size.max(self.reply_bytes - self.reply_bytes / 8 + size / 8);
+    }
+
+    /// Requests that may be in flight: fewer when the replies are large.
+    pub(super) fn depth(&self, bounds: Bounds) -> usize {
+        bounds.depth.min((bounds.asked / (self.reply_bytes as usize + 1)).max(1))
+    }
+
+    /// Whether a session that stalled may go on: not at every chance, or it would read in crumbs.
+    pub(super) fn may_go_on(&self, bounds: Bounds) -> bool {
+        self.held() < OUT_HIGH / 2
+            && self.window.len() <= self.depth(bounds) / 2
+            && (!self.drain || self.window.is_empty())
+    }
+
+    /// Bytes held for the client.
+    pub(super) fn held(&self) -> usize {
+        self.unread() + self.window.aside()
+    }
+
+    /// Bytes that the client could read.
+    pub(super) fn unread(&self) -> usize {
+        self.out.len() - self.written
+    }
+
+    /// Whether whoever brought that reply has to wait: at the head for the client, and before its
+    /// turn for those that are ahead.
+    pub(super) fn is_behind(&self, behind: Behind) -> bool {
+        if self.window.head_seq() >= behind.seq {
+            self.unread() > behind.unread
+        } else {
+            self.window.aside() > behind.aside
+        }
+    }
+
+    /// The pipelines that may go on. One whose turn has come must, however much is kept aside: the
+    /// head may wait for it.
+    pub(super) fn unblocked(&mut self) -> Vec<Rc<Pipeline>> {
+        let (head, little) = (self.window.head_seq(), self.window.aside() < OUT_HIGH / 2);
+        let (reads, broken) = (self.unread() < OUT_HIGH / 2, self.broken);
+        let free = |seq: u64| broken || (reads && (little || head >= seq));
+        let blocked = std::mem::take(&mut self.blocked).into_iter();
+        let (freed, waiting): (Vec<_>, Vec<_>) = blocked.partition(|(_, seq)| free(*seq));
+        self.blocked = waiting.into();
+        freed.into_iter().map(|(pipeline, _)| pipeline).collect()
+    }
+}
