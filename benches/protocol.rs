@@ -1,10 +1,12 @@
-//! Cutting requests and replies: time per frame, in batches as a session or pipeline reads them.
+//! Cutting requests and replies: time per frame, in batches as a session or pipeline reads them; and
+//! finding a request's command and its keys.
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ringway::protocol::resp::{
-    frame::{FrameLimits, RequestDecoder, Scanner, Step},
+    frame::{FrameLimits, Request, RequestDecoder, Scanner, Step},
+    table::Table,
     write,
 };
 
@@ -71,5 +73,35 @@ fn replies(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, requests, replies);
+/// What stands between a request that is cut and the ring: its command's entry and its keys.
+fn keys(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("keys");
+    let table = Table::new(&[], &[] as &[&str]).expect("the built-in table is sound");
+    let key: &[u8] = b"user:0000000042:session";
+    let mget: Vec<&[u8]> = std::iter::once(&b"MGET"[..]).chain(std::iter::repeat_n(key, 10)).collect();
+    for (name, args) in [
+        ("get", &[b"GET", key][..]),
+        ("set_in_lower_case", &[b"set", key, b"value", b"ex", b"60"]),
+        ("mget_10", &mget),
+        ("eval_2_keys", &[b"EVAL", b"return 1", b"2", key, key, b"arg"]),
+        ("xread", &[b"XREAD", b"COUNT", b"2", b"STREAMS", key, b"0-0"]),
+    ] {
+        let mut bytes = Vec::new();
+        write::request(&mut bytes, args);
+        let mut decoder = RequestDecoder::default();
+        assert!(matches!(decoder.decode(&bytes, &LIMITS), Ok(Step::Request(_))), "it is one request");
+        let request = Request::new(&bytes, decoder.spans());
+        let mut found = Vec::new();
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                found.clear();
+                let command = table.lookup(black_box(&request)).expect("it is offered");
+                command.keys(&request, 4, &mut found).expect("its keys can be found");
+                assert!(!found.is_empty(), "it has keys");
+            });
+        });
+    }
+}
+
+criterion_group!(benches, requests, replies, keys);
 criterion_main!(benches);
