@@ -240,9 +240,9 @@ impl Session {
             );
         }
         state.pending = input.len();
-        let is_quiet = state.out.is_empty() && !state.window.is_ripe() && !state.stalled;
-        let is_quiet = is_quiet && !state.window.is_empty();
-        if !(is_quiet && state.pending == 0 && state.accounted == 0) {
+        // A session that only waits for replies is flushed when they come.
+        let only_waits = state.out.is_empty() && !state.window.is_empty() && !state.window.is_ripe();
+        if !only_waits || state.stalled || state.pending != 0 || state.accounted != 0 {
             drop(state);
             self.mark_dirty();
         }
