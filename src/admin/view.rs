@@ -129,6 +129,7 @@ fn pool_part(topology: &Topology) -> PoolPart<'_> {
         on_ejected: match topology.policy.on_ejected {
             OnEjected::Rehash => "rehash",
             OnEjected::Fail => "fail",
+            OnEjected::Miss => "miss",
         },
         serves: topology.serves(),
         nodes: topology.nodes.iter().zip(shares).map(|(entry, share)| node_part(entry, share)).collect(),

@@ -42,6 +42,11 @@ impl App {
                 pools.push(PoolSpec::clone(&spec));
                 continue;
             };
+            if old.policy.protocol != spec.policy.protocol {
+                done.refused.push(other_protocol(&spec, old));
+                pools.push(old.clone());
+                continue;
+            }
             match self.membership.reload(spec.clone(), false).await {
                 Ok(moved) => {
                     done.moved.push((spec.name.clone(), moved));
@@ -88,6 +93,12 @@ impl App {
             self.close(pool);
         }
     }
+}
+
+/// Its sessions and connections speak the old one.
+fn other_protocol(spec: &PoolSpec, old: &PoolSpec) -> String {
+    let (word, was) = (spec.policy.protocol.word(), old.policy.protocol.word());
+    format!("pool {}: it speaks {was} and can't change to {word}; give the new pool another name", spec.name)
 }
 
 fn needs_restart(before: &Settings, after: &Settings) -> Vec<&'static str> {

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     net::{Address, ListenAddress},
+    protocol::Protocol,
     ring,
     topology::{HealthSettings, Limits, NodeSpec, OnEjected, Policy, PoolSpec},
 };
@@ -32,23 +33,26 @@ pub(super) struct Read {
     pub(super) listen: Vec<Placed<ListenAddress>>,
 }
 
-const ON_EJECTED: [(&str, OnEjected); 2] = [("rehash", OnEjected::Rehash), ("fail", OnEjected::Fail)];
+const ON_EJECTED: [(&str, OnEjected); 3] =
+    [("rehash", OnEjected::Rehash), ("fail", OnEjected::Fail), ("miss", OnEjected::Miss)];
 
 /// The configuration's word for what happens to the keys of an ejected node.
 pub(super) fn on_ejected_word(value: OnEjected) -> &'static str {
     match value {
         OnEjected::Rehash => "rehash",
         OnEjected::Fail => "fail",
+        OnEjected::Miss => "miss",
     }
 }
 
 /// Reads the pool called `pool`.
 pub(super) fn pool(name: &Placed<&str>, mut section: Section<'_>, around: &Surroundings<'_>) -> Option<Read> {
     let pool = pool_name(name.value).map_err(|message| section.report().error(&name.place, message));
-    section.read("protocol", &mut (), protocol);
+    let mut protocol = Protocol::default();
+    section.read("protocol", &mut protocol, |t| word(&Protocol::ALL, t));
     let listen = section.require("listen", "write an address, as in 127.0.0.1:6380").map(|f| listen(&f));
     let ring = section.inner("ring").map(placement::ring);
-    let policy = policy(&mut section, around);
+    let policy = policy(&mut section, protocol, around);
     let health = section.inner("health").map(health).unwrap_or_default();
     let nodes = section.require("nodes", "list at least one node").map(|f| nodes(&f)).unwrap_or_default();
     let place = section.place().clone();
@@ -80,14 +84,6 @@ fn pool_name(text: &str) -> Result<Arc<str>, String> {
     Err("a pool's name has letters, digits, `-`, `_` and `.` only".to_owned())
 }
 
-fn protocol(text: &str) -> Result<(), String> {
-    match text {
-        "redis" => Ok(()),
-        "memcached" | "http" => Err(format!("`{text}` is not spoken by this version; write redis")),
-        _ => Err(format!("`{text}` is not a protocol; write redis")),
-    }
-}
-
 /// One address or a list of them.
 fn listen(field: &Field<'_>) -> Vec<Placed<ListenAddress>> {
     let items = field.items();
@@ -107,8 +103,8 @@ pub(super) fn listen_address(text: &str) -> Result<ListenAddress, String> {
     text.parse().map_err(|e: crate::net::ParseError| e.to_string())
 }
 
-fn policy(section: &mut Section<'_>, around: &Surroundings<'_>) -> Policy {
-    let mut p = Policy::default();
+fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'_>) -> Policy {
+    let mut p = Policy { protocol, ..Policy::default() };
     section.read("request_timeout", &mut p.request_timeout, duration(TIMEOUT));
     section.read("connect_timeout", &mut p.connect_timeout, duration(TIMEOUT));
     section.read("slow_timeout", &mut p.slow_timeout, duration(TIMEOUT));

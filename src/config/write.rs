@@ -38,7 +38,7 @@ fn pool(spec: &PoolSpec) -> Value {
     let p = &spec.policy;
     let listen: Vec<String> = spec.listen.iter().map(ToString::to_string).collect();
     map([
-        ("protocol", "redis".into()),
+        ("protocol", p.protocol.word().into()),
         ("listen", listen.into()),
         ("ring", ring(&spec.ring)),
         ("request_timeout", duration_text(p.request_timeout).into()),

@@ -44,7 +44,7 @@ pub(super) fn owners(topology: &Topology) -> Vec<Option<Arc<str>>> {
     let key = |i: u32| topology.route(topology.ring.hash(format!("key:{i}").as_bytes()));
     let name = |route| match route {
         Route::Send(i) => Some(topology.nodes[i].node.name.clone()),
-        Route::Fail(_) | Route::NoOwner => None,
+        Route::Fail(_) | Route::Miss(_) | Route::NoOwner => None,
     };
     (0..300).map(key).map(name).collect()
 }

@@ -160,7 +160,7 @@ impl Sending<'_> {
     fn owner(&self, key: &[u8]) -> Result<usize, Refused> {
         match self.bound.topology.route(self.bound.topology.ring.hash(key)) {
             Route::Send(index) => Ok(index),
-            Route::Fail(index) => Err(self.away(index).unwrap_or_else(|| self.nobody())),
+            Route::Fail(index) | Route::Miss(index) => Err(self.away(index).unwrap_or_else(|| self.nobody())),
             Route::NoOwner => Err(self.nobody()),
         }
     }
@@ -262,7 +262,7 @@ impl Sending<'_> {
     /// Where a key is, though it may be refused there: its owner is away and its keys do not move.
     fn place(&self, key: &[u8]) -> Result<usize, Refused> {
         match self.bound.topology.route(self.bound.topology.ring.hash(key)) {
-            Route::Send(index) | Route::Fail(index) => Ok(index),
+            Route::Send(index) | Route::Fail(index) | Route::Miss(index) => Ok(index),
             Route::NoOwner => self.owner(key),
         }
     }

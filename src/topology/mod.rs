@@ -89,6 +89,8 @@ pub enum Route {
     /// Nowhere: its owner (an index into [`Topology::nodes`]) is away and the pool's `on_ejected`
     /// says that its keys do not move.
     Fail(usize),
+    /// Nowhere: its owner is away, and the pool's `on_ejected` says that reads find nothing.
+    Miss(usize),
     /// Nowhere: no node of the pool owns anything.
     NoOwner,
 }
@@ -104,6 +106,7 @@ impl Topology {
         }
         match self.policy.on_ejected {
             OnEjected::Fail => Route::Fail(first),
+            OnEjected::Miss => Route::Miss(first),
             OnEjected::Rehash => self
                 .ring
                 .first_where(hash, |i| self.nodes[i].placement == Placement::Owns)

@@ -6,6 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 pub use crate::protocol::resp::table::CustomCommand;
 use crate::{
     net::{Address, ListenAddress},
+    protocol::Protocol,
     ring,
 };
 
@@ -53,6 +54,8 @@ pub enum OnEjected {
     Rehash,
     /// Their requests are refused at once.
     Fail,
+    /// Reads find nothing, other requests are refused at once.
+    Miss,
 }
 
 /// A secret. Never printed.
@@ -94,6 +97,8 @@ pub struct Limits {
 /// The settings of a pool that the hot path obeys.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
+    /// What clients and nodes speak.
+    pub protocol: Protocol,
     /// A node that owes a reply and makes no progress this long has timed out.
     pub request_timeout: Duration,
     /// A connection that is not made within this has failed.
@@ -157,6 +162,7 @@ impl Default for Limits {
 impl Default for Policy {
     fn default() -> Policy {
         Policy {
+            protocol: Protocol::Redis,
             request_timeout: Duration::from_millis(400),
             connect_timeout: Duration::from_millis(250),
             slow_timeout: Duration::from_secs(10),
