@@ -11,6 +11,7 @@ use ringway::{
     embedded::{self, Embedded},
     metrics::{NodeBlock, PoolBlock},
     net::{StdStream, Target},
+    protocol::Protocol,
     proxy::{self, Memory, Order, PoolHandle, Registry},
     ring::{HashKind, Member, Placement, Ring, Settings},
     topology::{self, Entry, Health, HealthSettings, Node, NodeId, Policy, Topology, TopologyWriter},
@@ -94,6 +95,7 @@ fn pool() -> Pool {
         ordinals: members.iter().map(|m| m.name.clone()).collect(),
     });
     let handle = PoolHandle {
+        protocol: Protocol::Redis,
         name: "cache".into(),
         id: 1,
         reader,

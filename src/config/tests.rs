@@ -166,6 +166,7 @@ fn every_key() {
         read_only: true,
     };
     let policy = Policy {
+        protocol: crate::protocol::Protocol::Redis,
         request_timeout: ms(401),
         connect_timeout: ms(251),
         slow_timeout: ms(11_000),
