@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     net::Address,
+    protocol::Protocol,
     ring,
     topology::{HealthSettings, Limits, NodeSpec, OnEjected, Policy},
 };
@@ -166,6 +167,7 @@ fn every_key() {
         read_only: true,
     };
     let policy = Policy {
+        protocol: Protocol::Redis,
         request_timeout: ms(401),
         connect_timeout: ms(251),
         slow_timeout: ms(11_000),
@@ -187,6 +189,7 @@ fn every_key() {
             pipeline_depth: 9,
             session_bytes_max: 1 << 20,
         },
+        http: Arc::default(),
     };
     assert_eq!(*pool.policy, policy);
     let health = HealthSettings {
