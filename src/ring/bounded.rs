@@ -78,7 +78,8 @@ mod tests {
 
     /// Weights, and as many loads.
     fn loaded() -> impl Strategy<Value = (Vec<u32>, Vec<u32>)> {
-        (1usize..10).prop_flat_map(|n| (prop::collection::vec(1u32..5, n), prop::collection::vec(0u32..50, n)))
+        (1usize..10)
+            .prop_flat_map(|n| (prop::collection::vec(1u32..5, n), prop::collection::vec(0u32..50, n)))
     }
 
     fn bound() -> impl Strategy<Value = BoundedLoad> {
