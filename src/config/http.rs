@@ -241,6 +241,22 @@ mod tests {
         }
     }
 
+    /// docs/http.md has a row for each source of the ring key, and no other.
+    #[test]
+    fn documented_keys() {
+        let docs = include_str!("../../docs/http.md");
+        let part = docs.split("\n## ").find(|p| p.starts_with("The ring key")).expect("it has this heading");
+        let rows: Vec<&str> = part.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+        let mut words: Vec<&str> = KEYS.iter().map(|(word, _)| *word).collect();
+        words.extend(["{header: NAME}", "{cookie: NAME}", "{pattern: REGEX}"]);
+        let sorted = |mut list: Vec<&'static str>| {
+            list.sort_unstable();
+            list
+        };
+        // The heading of the table is code, too.
+        assert_eq!(sorted(rows[1..].to_vec()), sorted(words));
+    }
+
     /// A wrong value is refused with what could stand there.
     #[test]
     fn refused() {
