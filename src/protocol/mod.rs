@@ -1,7 +1,11 @@
 //! BYTES <-> MEANING. Pure and sans-I/O: this room never sees a socket, a node or a clock.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod memcache;
+pub mod merge;
+pub mod numbers;
 pub mod resp;
+mod secret;
 
 /// What a pool's clients and nodes speak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
