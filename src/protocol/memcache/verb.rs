@@ -90,8 +90,9 @@ impl Verb {
     /// Whether memcached reads the rest of a line without a word it knows for `HTTP/`: not behind
     /// the first letters of its most frequent commands.
     pub(super) fn may_be_http(word: &[u8]) -> bool {
-        !matches!(word.first(), Some(b'g' | b's' | b'a' | b'c' | b'i' | b'd' | b't'))
-            && !(word.len() == 2 && word[0] == b'm')
+        let frequent = matches!(word.first(), Some(b'g' | b's' | b'a' | b'c' | b'i' | b'd' | b't'));
+        let meta = word.len() == 2 && word[0] == b'm';
+        !frequent && !meta
     }
 }
 
