@@ -1,12 +1,7 @@
 //! The login of memcached's authfile: the first thing on a connection is a `set` of any key whose
 //! value is `user password`. Everything else is refused until then.
 
-use super::{
-    Request,
-    request::Fault,
-    verb::Verb,
-    write::{BAD_CHUNK, TOO_LARGE},
-};
+use super::{Request, request::Fault, write::TOO_LARGE};
 use crate::protocol::secret::same;
 
 /// What a request before the login comes to.
@@ -22,16 +17,14 @@ const UNAUTHENTICATED: Login = Login::Refused(b"CLIENT_ERROR unauthenticated\r\n
 
 /// Judges a request before the login. `noreply` silences nothing here, as in memcached.
 pub fn login(request: &Request<'_>, user: &[u8], password: &[u8]) -> Login {
-    if request.verb != Verb::Set || request.word(0) != b"set" {
+    if request.word(0) != b"set" {
         return UNAUTHENTICATED;
     }
-    match request.fault {
+    match request.decoder.fault {
         Fault::None => {}
-        Fault::Says { line, .. } if line == BAD_CHUNK => {
-            return Login::Refused(b"CLIENT_ERROR bad command line termination\r\n");
-        }
-        Fault::Says { line, .. } if line == TOO_LARGE => return Login::Refused(TOO_LARGE),
-        Fault::Says { .. } => return UNAUTHENTICATED,
+        Fault::Chunk => return Login::Refused(b"CLIENT_ERROR bad command line termination\r\n"),
+        Fault::Large => return Login::Refused(TOO_LARGE),
+        _ => return UNAUTHENTICATED,
     }
     let value = request.value().split(|b| *b == 0).next().unwrap_or_default();
     let mut words = value.split(|b| *b == b' ').filter(|word| !word.is_empty());

@@ -7,12 +7,18 @@ pub(super) fn plain(text: &[u8], max: u64) -> Option<u64> {
     if text.is_empty() || text.len() > 20 {
         return None;
     }
+    let (head, tail) = text.split_at(text.len().min(19));
     let mut n = 0u64;
-    for byte in text {
+    for byte in head {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
             return None;
         }
+        // Nineteen digits always fit.
+        n = n * 10 + u64::from(digit);
+    }
+    if let [byte] = tail {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
         n = n.checked_mul(10)?.checked_add(u64::from(digit))?;
     }
     (n <= max).then_some(n)

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{
     Awaits, KEY_BYTES_MAX, Request, base64, number,
     request::{Fault, META_WORDS_MAX, Span},
-    verb::{STATS, Verb},
+    verb::{STATS, Verb, why_not},
     write::{
         BAD_DELETE, BAD_DELTA, BAD_EXPTIME, BAD_FORMAT, DUPLICATE_FLAG, END, ERROR, FLAGS_ARE_TOO_LONG,
         FLAGS_TOO_LONG, INVALID_FLAG, INVALID_OR_DUPLICATE_FLAG,
@@ -75,7 +75,7 @@ impl<'a> Keys<'a> {
     /// How many keys there are, doubled ones included; at least two.
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
-        self.request.words.len() - self.head
+        self.request.len() - self.head
     }
 
     /// The key at this position; empty when there is none.
@@ -152,16 +152,16 @@ impl<'a> Request<'a> {
     /// What becomes of it.
     #[inline]
     pub fn plan(&self) -> Plan<'a> {
-        match self.verb {
-            Verb::Get => self.get(1),
-            Verb::Mg => self.meta(Awaits::MG),
-            _ => self.other(),
+        if self.decoder.small > 0 {
+            return self.one(Cow::Borrowed(self.word(1)), true, Awaits::GET, None);
         }
+        self.other()
     }
 
     fn other(&self) -> Plan<'a> {
-        match self.verb {
-            Verb::Get | Verb::Mg => self.plan(),
+        match self.decoder.verb {
+            Verb::Get => self.get(1),
+            Verb::Mg => self.meta(Awaits::MG),
             Verb::Set | Verb::Cas => self.text(Awaits::STORE),
             Verb::Ms => self.meta(Awaits::MS),
             Verb::Gat => self.gat(),
@@ -177,14 +177,14 @@ impl<'a> Request<'a> {
             Verb::Verbosity => self.verbosity(),
             Verb::Stats => self.stats(),
             Verb::Quit => Plan::Quit,
-            Verb::NotOffered(why) => not_offered(&[self.word(0)], why),
+            Verb::NotOffered => not_offered(&[self.word(0)], why_not(self.word(0)).unwrap_or_default()),
             Verb::Unknown => self.unknown(),
         }
     }
 
     /// Whether its last word asks for silence.
     fn noreply(&self) -> bool {
-        self.words.last().is_some_and(|span| span.of(self.frame) == b"noreply")
+        self.decoder.words.last().is_some_and(|span| span.of(self.frame) == b"noreply")
     }
 
     /// An error that `noreply` silences.
@@ -192,6 +192,7 @@ impl<'a> Request<'a> {
         if self.noreply() { Plan::Nothing } else { refuse(line) }
     }
 
+    #[inline]
     fn one(&self, key: Cow<'a, [u8]>, read_only: bool, awaits: Awaits, cut: Option<Span>) -> Plan<'a> {
         Plan::One(One { key, read_only, awaits, pieces: self.without(cut), request: *self })
     }
@@ -209,18 +210,18 @@ impl<'a> Request<'a> {
 
     /// A text command with its key checked and its `noreply` cut out.
     fn text(&self, awaits: Awaits) -> Plan<'a> {
-        match self.fault {
-            Fault::Says { line, hushed: true } => return self.hushed(line),
-            Fault::Says { line, hushed: false } => return refuse(line),
+        match self.decoder.fault {
             Fault::None => {}
+            Fault::Words => return refuse(ERROR),
+            fault => return self.hushed(fault.line()),
         }
-        let cut = if self.noreply() { self.words.last().copied() } else { None };
+        let cut = if self.noreply() { self.decoder.words.last().copied() } else { None };
         self.one(Cow::Borrowed(self.word(1)), false, awaits.quiet(cut.is_some()), cut)
     }
 
     fn get(&self, head: usize) -> Plan<'a> {
-        let read_only = self.verb == Verb::Get;
-        match self.words.get(head..).unwrap_or(&[]) {
+        let read_only = self.decoder.verb == Verb::Get;
+        match self.decoder.words.get(head..).unwrap_or(&[]) {
             [] => refuse(ERROR),
             keys if keys.iter().any(|key| key.len as usize > KEY_BYTES_MAX) => refuse(BAD_FORMAT),
             [key] => self.one(Cow::Borrowed(key.of(self.frame)), read_only, Awaits::GET, None),
@@ -229,7 +230,7 @@ impl<'a> Request<'a> {
     }
 
     fn gat(&self) -> Plan<'a> {
-        match self.words.len() {
+        match self.decoder.words.len() {
             0 | 1 => refuse(ERROR),
             _ if number::signed(self.word(1)).is_none() => refuse(BAD_EXPTIME),
             2 => Plan::Local(Local::End),
@@ -240,7 +241,7 @@ impl<'a> Request<'a> {
     fn delete(&self) -> Plan<'a> {
         let held = self.word(2) == b"0";
         let noreply = self.noreply();
-        match self.words.len() {
+        match self.decoder.words.len() {
             2 if self.word(1).len() > KEY_BYTES_MAX => refuse(BAD_FORMAT),
             // Its key may be spelled like the word for silence.
             2 => self.one(Cow::Borrowed(self.word(1)), false, Awaits::DELETE, None),
@@ -253,7 +254,7 @@ impl<'a> Request<'a> {
     }
 
     fn count(&self) -> Plan<'a> {
-        match self.words.len() {
+        match self.decoder.words.len() {
             3 | 4 if self.word(1).len() > KEY_BYTES_MAX => self.hushed(BAD_FORMAT),
             3 | 4 if number::unsigned(self.word(2)).is_none() => self.hushed(BAD_DELTA),
             3 | 4 => self.text(Awaits::COUNT),
@@ -262,7 +263,7 @@ impl<'a> Request<'a> {
     }
 
     fn touch(&self) -> Plan<'a> {
-        match self.words.len() {
+        match self.decoder.words.len() {
             3 | 4 if self.word(1).len() > KEY_BYTES_MAX => self.hushed(BAD_FORMAT),
             3 | 4 if number::signed(self.word(2)).is_none() => self.hushed(BAD_EXPTIME),
             3 | 4 => self.text(Awaits::TOUCH),
@@ -272,19 +273,19 @@ impl<'a> Request<'a> {
 
     fn flush(&self) -> Plan<'a> {
         let quiet = self.noreply();
-        match self.words.len() {
+        match self.decoder.words.len() {
             1..=3 => {}
             _ => return refuse(ERROR),
         }
-        if self.words.len() != 1 + usize::from(quiet) && number::signed(self.word(1)).is_none() {
+        if self.decoder.words.len() != 1 + usize::from(quiet) && number::signed(self.word(1)).is_none() {
             return self.hushed(BAD_EXPTIME);
         }
-        let cut = if quiet { self.words.last().copied() } else { None };
+        let cut = if quiet { self.decoder.words.last().copied() } else { None };
         Plan::All(All { gather: Gather::Flush, awaits: Awaits::OK.quiet(quiet), pieces: self.without(cut) })
     }
 
     fn verbosity(&self) -> Plan<'a> {
-        match self.words.len() {
+        match self.decoder.words.len() {
             2 | 3 if number::unsigned(self.word(1)).is_none() => self.hushed(BAD_FORMAT),
             2 | 3 if self.noreply() => Plan::Nothing,
             2 | 3 => Plan::Local(Local::Verbosity),
@@ -293,7 +294,7 @@ impl<'a> Request<'a> {
     }
 
     fn stats(&self) -> Plan<'a> {
-        if self.words.len() == 1 {
+        if self.decoder.words.len() == 1 {
             return Plan::Local(Local::Stats);
         }
         let of = self.word(1);
@@ -309,25 +310,25 @@ impl<'a> Request<'a> {
     fn unknown(&self) -> Plan<'a> {
         let http = self.word(0).len() >= 2
             && Verb::may_be_http(self.word(0))
-            && self.word(self.words.len() - 1).starts_with(b"HTTP/");
+            && self.word(self.decoder.words.len() - 1).starts_with(b"HTTP/");
         if http { Plan::Quit } else { refuse(ERROR) }
     }
 
     /// `mg`, `ms`, `md`, `ma`. Flags are the node's to judge, but for what changes whether it
     /// answers.
     fn meta(&self, awaits: Awaits) -> Plan<'a> {
-        let words = self.words.len();
+        let words = self.decoder.words.len();
         let first_flag = if awaits == Awaits::MS { 3 } else { 2 };
         match words {
             0 | 1 => return refuse(ERROR),
-            _ if self.words[1].len as usize > KEY_BYTES_MAX => return refuse(BAD_FORMAT),
+            _ if self.decoder.words[1].len as usize > KEY_BYTES_MAX => return refuse(BAD_FORMAT),
             n if n > META_WORDS_MAX => {
                 return refuse(if awaits == Awaits::MG { FLAGS_ARE_TOO_LONG } else { FLAGS_TOO_LONG });
             }
             _ => {}
         }
         let (mut cut, mut binary, mut read_only) = (None, false, awaits == Awaits::MG);
-        for span in self.words.get(first_flag..).unwrap_or(&[]) {
+        for span in self.decoder.words.get(first_flag..).unwrap_or(&[]) {
             match self.frame[span.start as usize] {
                 b'q' if cut.is_some() => return self.doubled(awaits, first_flag),
                 b'q' => cut = Some(*span),
@@ -337,8 +338,8 @@ impl<'a> Request<'a> {
                 _ => {}
             }
         }
-        if let Fault::Says { line, .. } = self.fault {
-            return refuse(line);
+        if self.decoder.fault != Fault::None {
+            return refuse(self.decoder.fault.line());
         }
         self.one(self.meta_key(binary), read_only, awaits.quiet(cut.is_some()), cut)
     }
@@ -351,7 +352,7 @@ impl<'a> Request<'a> {
             return refuse(INVALID_OR_DUPLICATE_FLAG);
         }
         let mut seen: Vec<u8> = Vec::new();
-        for span in &self.words[first_flag..] {
+        for span in &self.decoder.words[first_flag..] {
             let flag = self.frame[span.start as usize];
             if seen.contains(&flag) || flag >= 127 {
                 break;
@@ -365,14 +366,17 @@ impl<'a> Request<'a> {
     }
 
     /// What is no base64 goes to the node that its spelling points to, which refuses it.
+    #[inline]
     fn meta_key(&self, binary: bool) -> Cow<'a, [u8]> {
         let spelled = self.word(1);
-        let decoded = if binary { base64::decode(spelled) } else { None };
-        decoded.map_or(Cow::Borrowed(spelled), Cow::Owned)
+        if !binary {
+            return Cow::Borrowed(spelled);
+        }
+        base64::decode(spelled).map_or(Cow::Borrowed(spelled), Cow::Owned)
     }
 
     fn me(&self) -> Plan<'a> {
-        if self.words.len() < 2 || self.word(1).len() > KEY_BYTES_MAX {
+        if self.decoder.words.len() < 2 || self.word(1).len() > KEY_BYTES_MAX {
             return refuse(BAD_FORMAT);
         }
         self.one(self.meta_key(self.word(2) == b"b"), true, Awaits::ME, None)
@@ -383,13 +387,13 @@ impl<'a> Request<'a> {
 /// silence, `None` for what is no retrieval. A miss of `mg` has its opaque and, where asked for,
 /// its key.
 pub fn miss(request: &Request<'_>) -> Option<Cow<'static, [u8]>> {
-    match request.verb {
+    match request.decoder.verb {
         Verb::Get | Verb::Gat => return Some(Cow::Borrowed(END)),
         Verb::Me => return Some(Cow::Borrowed(b"EN\r\n")),
         Verb::Mg => {}
         _ => return None,
     }
-    let flags = || request.words.get(2..).unwrap_or(&[]).iter().map(|span| span.of(request.frame));
+    let flags = || request.decoder.words.get(2..).unwrap_or(&[]).iter().map(|span| span.of(request.frame));
     let has = |name: u8| flags().any(|flag| flag.first() == Some(&name));
     if has(b'q') {
         return Some(Cow::Borrowed(b""));

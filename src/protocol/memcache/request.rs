@@ -82,8 +82,25 @@ impl Span {
 pub(super) enum Fault {
     #[default]
     None,
-    /// The line to say. With `hushed`, `noreply` silences it.
-    Says { line: &'static [u8], hushed: bool },
+    Words,
+    Format,
+    Flags,
+    Large,
+    Chunk,
+}
+
+impl Fault {
+    /// The line to say; empty for none.
+    pub(super) fn line(self) -> &'static [u8] {
+        match self {
+            Fault::None => b"",
+            Fault::Words => ERROR,
+            Fault::Format => BAD_FORMAT,
+            Fault::Flags => FLAGS_TOO_LONG,
+            Fault::Large => TOO_LARGE,
+            Fault::Chunk => BAD_CHUNK,
+        }
+    }
 }
 
 /// How a line goes on.
@@ -108,9 +125,11 @@ pub struct RequestDecoder {
     needed: usize,
     /// Bytes of a refused value still to come.
     skip: u64,
-    verb: Verb,
-    fault: Fault,
-    words: Vec<Span>,
+    pub(super) verb: Verb,
+    pub(super) fault: Fault,
+    /// The length of the key of a `get` that needs no words; 0 otherwise.
+    pub(super) small: usize,
+    pub(super) words: Vec<Span>,
 }
 
 impl RequestDecoder {
@@ -142,7 +161,7 @@ impl RequestDecoder {
     /// The request of the last [`Step::Request`], over exactly its bytes.
     #[inline]
     pub fn request<'a>(&'a self, bytes: &'a [u8]) -> Request<'a> {
-        Request { frame: bytes, verb: self.verb, fault: self.fault, words: &self.words }
+        Request { frame: bytes, decoder: self }
     }
 
     /// The length of a `get` of one key that is whole, as nearly all requests are.
@@ -155,10 +174,7 @@ impl RequestDecoder {
         if bytes.get(end..end + 2) != Some(b"\r\n") || !(5..=4 + KEY_BYTES_MAX).contains(&end) {
             return None;
         }
-        (self.verb, self.fault) = (Verb::Get, Fault::None);
-        self.words.clear();
-        self.words.push(Span { start: 0, len: 3 });
-        self.words.push(Span { start: 4, len: (end - 4) as u32 });
+        (self.verb, self.small) = (Verb::Get, end - 4);
         Some(end + 2)
     }
 
@@ -172,7 +188,9 @@ impl RequestDecoder {
             if bytes.first() == Some(&0x80) {
                 return Err(DecodeError::Binary);
             }
-            let line_feed = search::line_feed(bytes, self.scanned);
+            // Words are looked for once more only when the line is known to be whole.
+            let whole = self.scanned == 0 || search::line_feed(bytes, self.scanned).is_some();
+            let line_feed = if whole { self.split(bytes) } else { None };
             let line = line_feed.unwrap_or(bytes.len());
             if line > limits.line_bytes && line > line_bytes_max(bytes, limits) {
                 return Err(DecodeError::Line(line_bytes_max(bytes, limits)));
@@ -191,19 +209,15 @@ impl RequestDecoder {
         }
         let whole = std::mem::take(&mut self.needed);
         if !bytes[..whole].ends_with(b"\r\n") && self.fault == Fault::None {
-            // A meta command always says what is wrong with its value.
-            self.fault = Fault::Says { line: BAD_CHUNK, hushed: self.verb != Verb::Ms };
+            self.fault = Fault::Chunk;
         }
         Ok(Step::Request(whole))
     }
 
     /// Reads a line that ends at `line_feed`; true when it is the whole request.
     fn line(&mut self, bytes: &[u8], line_feed: usize, limits: &Limits) -> bool {
-        let returned = line_feed > 1 && bytes[line_feed - 1] == b'\r';
-        self.split(&bytes[..line_feed - usize::from(returned)]);
-        let name = self.words.first().map_or(&[][..], |span| span.of(bytes));
-        self.verb = Verb::of(name);
-        self.fault = Fault::None;
+        self.verb = self.words.first().map_or(Verb::Unknown, |span| Verb::of(span.of(bytes)));
+        (self.fault, self.small) = (Fault::None, 0);
         if !self.verb.has_value() {
             return true;
         }
@@ -214,13 +228,12 @@ impl RequestDecoder {
                 true
             }
             Framing::Value { len, odd } => {
-                let hushed = self.verb != Verb::Ms;
                 if odd {
-                    self.fault = Fault::Says { line: BAD_FORMAT, hushed };
+                    self.fault = Fault::Format;
                 }
                 let needed = line_feed + 1 + len as usize + 2;
                 if len as usize > limits.value_bytes || needed > limits.request_bytes.min(u32::MAX as usize) {
-                    self.fault = Fault::Says { line: TOO_LARGE, hushed };
+                    self.fault = Fault::Large;
                     self.skip = u64::from(len) + 2;
                     return true;
                 }
@@ -230,34 +243,38 @@ impl RequestDecoder {
         }
     }
 
-    /// Finds the words of a line.
-    fn split(&mut self, line: &[u8]) {
+    /// Finds the words of the line at the start, and its line feed.
+    fn split(&mut self, bytes: &[u8]) -> Option<usize> {
         self.words.clear();
-        let (mut at, mut words_max) = (0, WORDS_MAX);
+        let mut words_max = WORDS_MAX;
+        let (mut start, mut at) = (0, 0);
         loop {
-            while line.get(at) == Some(&b' ') {
-                at += 1;
-            }
-            let start = at;
-            loop {
-                at = search::word_end(line, at);
-                match line.get(at) {
-                    None | Some(b' ' | 0) => break,
-                    Some(_) => at += 1,
+            at = search::word_end(bytes, at);
+            let line_feed = match *bytes.get(at)? {
+                b' ' => None,
+                b'\n' => Some(at),
+                b'\r' if at > 0 && *bytes.get(at + 1)? == b'\n' => Some(at + 1),
+                0 => Some(search::line_feed(bytes, at)?),
+                // Other control characters are part of a word.
+                _ => {
+                    at += 1;
+                    continue;
                 }
-            }
+            };
             if at > start {
                 self.words.push(Span { start: start as u32, len: (at - start) as u32 });
-            }
-            if self.words.len() >= words_max {
-                if !matches!(Verb::of(self.words[0].of(line)), Verb::Get | Verb::Gat) {
-                    return;
+                if self.words.len() >= words_max {
+                    if !matches!(Verb::of(self.words[0].of(bytes)), Verb::Get | Verb::Gat) {
+                        return line_feed.or_else(|| search::line_feed(bytes, at));
+                    }
+                    words_max = usize::MAX;
                 }
-                words_max = usize::MAX;
             }
-            if line.get(at) != Some(&b' ') {
-                return;
+            if line_feed.is_some() {
+                return line_feed;
             }
+            at += 1;
+            start = at;
         }
     }
 
@@ -265,12 +282,11 @@ impl RequestDecoder {
     fn store(&self, bytes: &[u8]) -> Framing {
         let cas = usize::from(self.verb == Verb::Cas);
         let word = |i: usize| self.words[i].of(bytes);
-        let says = |line, hushed| Framing::Wrong(Fault::Says { line, hushed });
         if !(5 + cas..=6 + cas).contains(&self.words.len()) {
-            return says(ERROR, false);
+            return Framing::Wrong(Fault::Words);
         }
         if word(1).len() > KEY_BYTES_MAX {
-            return says(BAD_FORMAT, true);
+            return Framing::Wrong(Fault::Format);
         }
         let unique = |text| cas == 0 || number::plain(text, u64::MAX).is_some();
         if let Some(len) = number::plain(word(4), VALUE_BYTES_MAX)
@@ -289,26 +305,25 @@ impl RequestDecoder {
             }
             value_bytes(len)
         };
-        read().map_or(says(BAD_FORMAT, true), |len| Framing::Value { len, odd: true })
+        read().map_or(Framing::Wrong(Fault::Format), |len| Framing::Value { len, odd: true })
     }
 
     /// `ms k bytes flags...`
     fn meta_set(&self, bytes: &[u8]) -> Framing {
-        let says = |line| Framing::Wrong(Fault::Says { line, hushed: false });
         let word = |i: usize| self.words[i].of(bytes);
         match self.words.len() {
-            0 | 1 => return says(ERROR),
-            _ if word(1).len() > KEY_BYTES_MAX => return says(BAD_FORMAT),
-            2 => return says(BAD_FORMAT),
+            0 | 1 => return Framing::Wrong(Fault::Words),
+            _ if word(1).len() > KEY_BYTES_MAX => return Framing::Wrong(Fault::Format),
+            2 => return Framing::Wrong(Fault::Format),
             // What its flags say is of no use to whoever sends too many.
-            n if n > META_WORDS_MAX => return says(FLAGS_TOO_LONG),
+            n if n > META_WORDS_MAX => return Framing::Wrong(Fault::Flags),
             _ => {}
         }
         match number::plain(word(2), VALUE_BYTES_MAX) {
             Some(len) => Framing::Value { len: len as u32, odd: false },
             None => match number::signed(word(2)).and_then(value_bytes) {
                 Some(len) => Framing::Value { len, odd: true },
-                None => says(BAD_FORMAT),
+                None => Framing::Wrong(Fault::Format),
             },
         }
     }
@@ -335,30 +350,41 @@ fn line_bytes_max(bytes: &[u8], limits: &Limits) -> usize {
 }
 
 /// One whole request: its bytes, and its words within them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// The bytes as the client sent them.
     pub frame: &'a [u8],
-    pub(super) verb: Verb,
-    pub(super) fault: Fault,
-    pub(super) words: &'a [Span],
+    pub(super) decoder: &'a RequestDecoder,
+}
+
+impl std::fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words = (0..self.len()).map(|i| self.word(i).escape_ascii().to_string());
+        f.debug_list().entries(words).finish()
+    }
 }
 
 impl<'a> Request<'a> {
     /// How many words the line has, the command's name included; 0 for a blank line.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.words.len()
+        if self.decoder.small > 0 { 2 } else { self.decoder.words.len() }
     }
 
     /// Whether the line is blank.
     pub fn is_empty(&self) -> bool {
-        self.words.is_empty()
+        self.len() == 0
     }
 
     /// The word at this position; empty when there is none.
     #[inline]
     pub fn word(&self, i: usize) -> &'a [u8] {
-        self.words.get(i).map_or(&[], |span| span.of(self.frame))
+        match (self.decoder.small, i) {
+            (0, _) => self.decoder.words.get(i).map_or(&[], |span| span.of(self.frame)),
+            (_, 0) => b"get",
+            (len, 1) => &self.frame[4..4 + len],
+            _ => &[],
+        }
     }
 
     /// The value behind the line; empty when it has none.
@@ -369,7 +395,7 @@ impl<'a> Request<'a> {
 
     /// The command's name as a label: `unknown` for what memcached doesn't know.
     pub fn name(&self) -> &'a [u8] {
-        if self.verb == Verb::Unknown { b"unknown" } else { self.word(0) }
+        if self.decoder.verb == Verb::Unknown { b"unknown" } else { self.word(0) }
     }
 }
 

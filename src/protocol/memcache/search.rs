@@ -7,29 +7,34 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 /// the end of the bytes when there is none.
 #[inline]
 pub(super) fn word_end(bytes: &[u8], mut at: usize) -> usize {
-    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*word);
+    let ends = |word: u64| word.wrapping_sub(ONES * 0x21) & !word & HIGHS;
+    while let Some(word) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
         // The lowest mark is right: a borrow spoils only the bytes above it.
-        let below = word.wrapping_sub(ONES * 0x21) & !word & HIGHS;
-        if below != 0 {
-            return at + (below.trailing_zeros() / 8) as usize;
+        let marks = ends(u64::from_le_bytes(*word));
+        if marks != 0 {
+            return at + (marks.trailing_zeros() / 8) as usize;
         }
         at += 8;
     }
-    while at < bytes.len() && bytes[at] > b' ' {
-        at += 1;
+    let left = bytes.len().saturating_sub(at);
+    match bytes.last_chunk() {
+        // The last eight bytes without those in front; the zeros that come in end a word at the end.
+        Some(word) if left > 0 => {
+            let marks = ends(u64::from_le_bytes(*word) >> (8 * (8 - left)));
+            at + (marks.trailing_zeros() / 8) as usize
+        }
+        _ => at + bytes[bytes.len() - left..].iter().take_while(|b| **b > b' ').count(),
     }
-    at
 }
 
 /// The place of the first line feed from `at` on.
 #[inline]
 pub(super) fn line_feed(bytes: &[u8], mut at: usize) -> Option<usize> {
-    while let Some(word) = bytes.get(at..)?.first_chunk::<8>() {
+    while let Some(word) = bytes.get(at..)?.first_chunk() {
         let word = u64::from_le_bytes(*word) ^ (ONES * b'\n' as u64);
-        let zero = word.wrapping_sub(ONES) & !word & HIGHS;
-        if zero != 0 {
-            return Some(at + (zero.trailing_zeros() / 8) as usize);
+        let zeros = word.wrapping_sub(ONES) & !word & HIGHS;
+        if zeros != 0 {
+            return Some(at + (zeros.trailing_zeros() / 8) as usize);
         }
         at += 8;
     }

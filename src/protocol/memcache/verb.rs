@@ -39,14 +39,12 @@ pub(super) enum Verb {
     Stats,
     /// `quit`
     Quit,
-    /// A command of memcached's that ringway does not offer, and why.
-    NotOffered(&'static str),
+    /// A command of memcached's that ringway does not offer; [`why_not`] says why.
+    NotOffered,
     /// Nothing that memcached knows.
     #[default]
     Unknown,
 }
-
-const MEMORY: &str = "it concerns the memory of one server, ask the node itself";
 
 impl Verb {
     #[inline]
@@ -70,14 +68,7 @@ impl Verb {
             b"verbosity" => Verb::Verbosity,
             b"stats" => Verb::Stats,
             b"quit" => Verb::Quit,
-            b"slabs" | b"lru" | b"lru_crawler" | b"cache_memlimit" => Verb::NotOffered(MEMORY),
-            b"extstore" => Verb::NotOffered("it concerns the disks of one server, ask the node itself"),
-            b"refresh_certs" => Verb::NotOffered("it concerns the certificates of one server"),
-            b"watch" => {
-                Verb::NotOffered("it would turn a shared connection into a log, watch the node itself")
-            }
-            b"shutdown" => Verb::NotOffered("a client of a proxy stops nothing"),
-            b"debugtime" | b"misbehave" => Verb::NotOffered("it is for tests of memcached itself"),
+            _ if why_not(word).is_some() => Verb::NotOffered,
             _ => Verb::Unknown,
         }
     }
@@ -94,6 +85,22 @@ impl Verb {
         let meta = word.len() == 2 && word[0] == b'm';
         !frequent && !meta
     }
+}
+
+/// Why ringway does not offer a command.
+#[cold]
+pub(super) fn why_not(word: &[u8]) -> Option<&'static str> {
+    Some(match word {
+        b"slabs" | b"lru" | b"lru_crawler" | b"cache_memlimit" => {
+            "it concerns the memory of one server, ask the node itself"
+        }
+        b"extstore" => "it concerns the disks of one server, ask the node itself",
+        b"refresh_certs" => "it concerns the certificates of one server",
+        b"watch" => "it would turn a shared connection into a log, watch the node itself",
+        b"shutdown" => "a client of a proxy stops nothing",
+        b"debugtime" | b"misbehave" => "it is for tests of memcached itself",
+        _ => return None,
+    })
 }
 
 /// What `stats` knows behind its name, but for `nodes`, which is ringway's own.
