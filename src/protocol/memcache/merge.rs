@@ -52,8 +52,9 @@ struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     fn of(request: &'a [u8]) -> Keys<'a> {
-        let line = request.split(|b| matches!(b, b'\n' | 0)).next().unwrap_or_default();
+        let line = request.split(|b| *b == b'\n').next().unwrap_or_default();
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let line = line.split(|b| *b == 0).next().unwrap_or_default();
         let mut words = line.split(|b| *b == b' ').filter(|word| !word.is_empty());
         let skipped = usize::from(words.next().is_some_and(|name| matches!(name, b"gat" | b"gats")));
         Keys { spans: words.skip(skipped).collect() }
@@ -243,6 +244,9 @@ mod tests {
         let expected = "VALUE a 5 5 8\r\nEND\r\n\r\nVALUE b 0 0 9\r\n\r\nVALUE b 0 0 9\r\n\r\nVALUE c 0 1 7\r\nC\r\nEND\r\n";
         assert_eq!(values_of("gets a b b c d\r\n", &parts, false), (expected.into(), Merged::Whole));
         assert_eq!(values_of("gats 10 a b b c d\n", &parts, false), (expected.into(), Merged::Whole));
+        let odd = [part("n", "VALUE \r 0 1\r\nx\r\nEND\r\n", &[0, 1])];
+        let expected = "VALUE \r 0 1\r\nx\r\nEND\r\n";
+        assert_eq!(values_of("get a \r\0 z\r\n", &odd, false), (expected.into(), Merged::Whole));
         let misses = [part("n", "END\r\n", &[0]), part("m", "END\r\n", &[1])];
         assert_eq!(values_of("get a b\r\n", &misses, false), ("END\r\n".into(), Merged::Whole));
     }

@@ -203,7 +203,10 @@ impl<'a> Request<'a> {
         match cut {
             None => [self.frame, &[]],
             Some(Span { start, len }) => {
-                [&self.frame[..start as usize - 1], &self.frame[(start + len) as usize..]]
+                // A key may end with a carriage return: the blank keeps it from becoming part of the
+                // line's end.
+                let blank = if self.frame[..start as usize].ends_with(b"\r ") { 0 } else { 1 };
+                [&self.frame[..start as usize - blank], &self.frame[(start + len) as usize..]]
             }
         }
     }
@@ -325,6 +328,10 @@ impl<'a> Request<'a> {
             n if n > META_WORDS_MAX => {
                 return refuse(if awaits == Awaits::MG { FLAGS_ARE_TOO_LONG } else { FLAGS_TOO_LONG });
             }
+            // What is wrong with the value itself comes behind what is wrong with the flags.
+            _ if !matches!(self.decoder.fault, Fault::None | Fault::Chunk) => {
+                return refuse(self.decoder.fault.line());
+            }
             _ => {}
         }
         let (mut cut, mut binary, mut read_only) = (None, false, awaits == Awaits::MG);
@@ -338,8 +345,8 @@ impl<'a> Request<'a> {
                 _ => {}
             }
         }
-        if self.decoder.fault != Fault::None {
-            return refuse(self.decoder.fault.line());
+        if self.decoder.fault == Fault::Chunk {
+            return refuse(Fault::Chunk.line());
         }
         self.one(self.meta_key(binary), read_only, awaits.quiet(cut.is_some()), cut)
     }
@@ -478,12 +485,15 @@ mod tests {
             ("mg a v q k\r\n", "a read quiet mg a v k\\r\\n []"),
             ("mg a q\r\n", "a read quiet mg a\\r\\n []"),
             ("mg a  qq v\r\n", "a read quiet mg a  v\\r\\n []"),
+            ("md a\r q\n", "a\\r quiet md a\\r \\n [-]"),
             ("mg a N5 v\r\n", "a mg a N5 v\\r\\n [EN\\r\\n]"),
             ("mg Zm9v k O1 b v\r\n", "foo read mg Zm9v k O1 b v\\r\\n [EN kZm9v b O1\\r\\n]"),
             ("mg !!!! b\r\n", "!!!! read mg !!!! b\\r\\n [EN\\r\\n]"),
             ("ms a 1 q\r\nx\r\n", "a quiet ms a 1\\r\\nx\\r\\n [-]"),
             ("ms Zm9v 1 b\r\nx\r\n", "foo ms Zm9v 1 b\\r\\nx\\r\\n [-]"),
             ("ms a 1 q q\r\nx\r\n", "CLIENT_ERROR duplicate flag\\r\\n"),
+            ("ms a x q q\r\n", "CLIENT_ERROR bad command line format\\r\\n"),
+            ("ms a 1 q q\r\nxyz", "CLIENT_ERROR duplicate flag\\r\\n"),
             ("md a q\r\n", "a quiet md a\\r\\n [-]"),
             ("ma a q q\r\n", "CLIENT_ERROR invalid or duplicate flag\\r\\n"),
             ("me Zm9v b\r\n", "foo read me Zm9v b\\r\\n [EN\\r\\n]"),
