@@ -2,7 +2,11 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod http;
+pub mod memcache;
+pub mod merge;
+pub mod numbers;
 pub mod resp;
+mod secret;
 
 /// What a pool's clients and nodes speak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -33,9 +37,7 @@ impl Protocol {
             Protocol::Redis | Protocol::Http => resp::write::error(out, text),
             Protocol::Memcached => {
                 let text = text.split_once(' ').filter(|(code, _)| is_code(code)).map_or(text, |t| t.1);
-                out.extend_from_slice(b"SERVER_ERROR ");
-                out.extend(text.bytes().map(|b| if matches!(b, b'\r' | b'\n') { b' ' } else { b }));
-                out.extend_from_slice(b"\r\n");
+                memcache::write::server_error(out, text);
             }
         }
     }

@@ -9,9 +9,14 @@ use tokio::{
     time::timeout,
 };
 
+use super::dialect::Replies;
 use crate::{
     net::{ReadHalf, Stream, Target, WriteHalf, dial, is_ours},
-    protocol::resp::{Version, frame::Scanner, write},
+    protocol::{
+        Protocol,
+        memcache::{self, Awaits},
+        resp::{Version, write},
+    },
     topology::{Failure, Policy},
 };
 
@@ -47,7 +52,7 @@ pub(crate) async fn connect(
             let user_timeout = policy.deadline.max(policy.request_timeout);
             let mut stream = dial(target, user_timeout).await.map_err(dial_error)?;
             let (bytes, count) = greeting(policy, version);
-            converse(&mut stream, &bytes, count, true).await?;
+            converse(&mut stream, &bytes, count, Replies::of(policy.protocol), true).await?;
             Ok(stream)
         };
         last = match timeout(policy.connect_timeout, attempt).await {
@@ -73,6 +78,14 @@ fn dial_error(error: io::Error) -> ConnectError {
 pub(crate) fn greeting(policy: &Policy, version: Version) -> (Vec<u8>, usize) {
     let mut bytes = Vec::new();
     let mut count = 0;
+    if policy.protocol == Protocol::Memcached {
+        if let Some(auth) = &policy.auth {
+            let user = auth.user.as_deref().unwrap_or_default();
+            memcache::write::login(&mut bytes, user.as_bytes(), &auth.password.0);
+            count = 1;
+        }
+        return (bytes, count);
+    }
     let mut say = |args: &[&[u8]]| {
         write::request(&mut bytes, args);
         count += 1;
@@ -104,7 +117,7 @@ async fn teach(
     patience: Duration,
 ) -> Result<Connection, ConnectError> {
     let text = || "it takes too long to load the scripts that clients loaded".to_owned();
-    timeout(patience, converse(&mut stream, bytes, *count, false))
+    timeout(patience, converse(&mut stream, bytes, *count, Replies::of(Protocol::Redis), false))
         .await
         .unwrap_or_else(|_| Err(ConnectError { kind: Some(Failure::ConnectTimeout), text: text() }))?;
     let (read, write) = stream.into_split();
@@ -112,10 +125,15 @@ async fn teach(
 }
 
 /// Sends `count` requests and reads as many replies; with `strict` the first error ends it.
-async fn converse(stream: &mut Stream, bytes: &[u8], count: usize, strict: bool) -> Result<(), ConnectError> {
+async fn converse(
+    stream: &mut Stream,
+    bytes: &[u8],
+    count: usize,
+    mut replies: Replies,
+    strict: bool,
+) -> Result<(), ConnectError> {
     let lost = |error: io::Error| ConnectError { kind: Some(Failure::Lost), text: error.to_string() };
     stream.write_all(bytes).await.map_err(lost)?;
-    let mut scanner = Scanner::default();
     let (mut reply, mut start, mut seen, mut missing) = (Vec::new(), 0, 0, count);
     while missing > 0 {
         if seen == reply.len() {
@@ -124,13 +142,14 @@ async fn converse(stream: &mut Stream, bytes: &[u8], count: usize, strict: bool)
                 return Err(lost(io::ErrorKind::UnexpectedEof.into()));
             }
         }
-        let scan = scanner
-            .advance(&reply[seen..])
-            .map_err(|e| ConnectError { kind: Some(Failure::Protocol), text: e.to_string() })?;
+        let scan = replies
+            .advance(&reply[seen..], Awaits::STORE)
+            .map_err(|text| ConnectError { kind: Some(Failure::Protocol), text })?;
         seen += scan.used;
         if scan.done {
-            if strict && reply[start] == b'-' {
-                let text = String::from_utf8_lossy(reply[start + 1..seen].trim_ascii_end()).into_owned();
+            if strict && replies.is_error() {
+                let said = reply[start..seen].trim_ascii_end();
+                let text = String::from_utf8_lossy(said.strip_prefix(b"-").unwrap_or(said)).into_owned();
                 return Err(ConnectError { kind: Some(Failure::Handshake), text });
             }
             start = seen;

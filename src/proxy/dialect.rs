@@ -10,7 +10,8 @@ use super::{
 };
 use crate::protocol::{
     Protocol,
-    resp::frame::{self, RequestDecoder},
+    memcache::{self, Awaits, Code},
+    resp::frame::{self, RequestDecoder, Scan},
 };
 
 /// What was found at the start of a session's bytes.
@@ -42,6 +43,13 @@ pub(crate) enum Begun {
 pub(crate) enum Rest {
     /// An array of bulk strings, scanned as it passes.
     Resp(frame::Scanner),
+    /// So many bytes, the last two of which end the line behind a value; with those that came last.
+    Value {
+        /// Bytes to come.
+        left: usize,
+        /// The last two bytes so far.
+        end: [u8; 2],
+    },
 }
 
 /// A streamed request turned out to be none.
@@ -55,6 +63,18 @@ impl Rest {
             Rest::Resp(scanner) => {
                 scanner.advance(chunk).map_err(|_| Broke(format!("ERR {}", frame::FrameError::BulkLength)))
             }
+            Rest::Value { left, end } => {
+                let used = chunk.len().min(*left);
+                *left -= used;
+                for byte in &chunk[used.saturating_sub(2)..used] {
+                    *end = [end[1], *byte];
+                }
+                match (*left, &*end) {
+                    (0, b"\r\n") => Ok(frame::Scan { used, done: true }),
+                    (0, _) => Err(Broke("ERR a value is longer than its command says".to_owned())),
+                    _ => Ok(frame::Scan { used, done: false }),
+                }
+            }
         }
     }
 
@@ -62,6 +82,7 @@ impl Rest {
     pub(crate) fn decoder(&self) -> Decoder {
         match self {
             Rest::Resp(_) => Decoder::of(Protocol::Redis),
+            Rest::Value { .. } => Decoder::of(Protocol::Memcached),
         }
     }
 }
@@ -83,13 +104,16 @@ pub(crate) trait Dialect {
 pub(crate) enum Decoder {
     /// Redis.
     Resp(RequestDecoder),
+    /// memcached.
+    Memcached(memcache::RequestDecoder),
 }
 
 impl Decoder {
     /// A decoder for this protocol.
     pub(crate) fn of(protocol: Protocol) -> Decoder {
         match protocol {
-            Protocol::Redis | Protocol::Memcached | Protocol::Http => Decoder::Resp(RequestDecoder::default()),
+            Protocol::Memcached => Decoder::Memcached(memcache::RequestDecoder::default()),
+            Protocol::Redis | Protocol::Http => Decoder::Resp(RequestDecoder::default()),
         }
     }
 
@@ -97,6 +121,76 @@ impl Decoder {
     pub(crate) fn fresh(&self) -> Decoder {
         match self {
             Decoder::Resp(_) => Decoder::of(Protocol::Redis),
+            Decoder::Memcached(_) => Decoder::of(Protocol::Memcached),
         }
     }
+}
+
+/// Where the replies of a node end.
+#[derive(Debug)]
+pub(crate) enum Replies {
+    /// They describe themselves.
+    Resp(frame::Scanner),
+    /// They are read by what their request awaits.
+    Memcached(memcache::ReplyScanner),
+}
+
+impl Replies {
+    /// A scanner at the start of a connection.
+    pub(crate) fn of(protocol: Protocol) -> Replies {
+        match protocol {
+            Protocol::Memcached => Replies::Memcached(memcache::ReplyScanner::default()),
+            Protocol::Redis | Protocol::Http => Replies::Resp(frame::Scanner::default()),
+        }
+    }
+
+    /// Reads on in a reply to what `awaits` says.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self, bytes: &[u8], awaits: Awaits) -> Result<Scan, String> {
+        match self {
+            Replies::Resp(scanner) => scanner.advance(bytes).map_err(|e| e.to_string()),
+            Replies::Memcached(scanner) => match scanner.advance(bytes, awaits) {
+                Ok(scan) => Ok(Scan { used: scan.used, done: scan.done }),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
+
+    /// Whether the reply that ended is an error.
+    #[inline]
+    pub(crate) fn is_error(&self) -> bool {
+        match self {
+            Replies::Resp(scanner) => matches!(scanner.first(), b'-' | b'!'),
+            Replies::Memcached(scanner) => scanner.is_error(),
+        }
+    }
+
+    /// Whether the client of the reply that ended asked not to be told of it.
+    #[inline]
+    pub(crate) fn is_swallowed(&self, awaits: Awaits) -> bool {
+        match self {
+            Replies::Resp(_) => false,
+            Replies::Memcached(scanner) => awaits.swallows(scanner.code()),
+        }
+    }
+
+    /// Bytes that are known to follow.
+    pub(crate) fn outstanding(&self) -> u64 {
+        match self {
+            Replies::Resp(scanner) => scanner.outstanding(),
+            Replies::Memcached(scanner) => scanner.outstanding(),
+        }
+    }
+
+    /// Whether a node may answer before it has read the whole request: memcached does when a value
+    /// is too large for it.
+    pub(crate) fn may_be_early(&self) -> bool {
+        matches!(self, Replies::Memcached(_))
+    }
+}
+
+/// Whether the client of a request wants to hear nothing of it, errors included.
+#[inline]
+pub(crate) fn is_silent(awaits: Awaits) -> bool {
+    awaits.swallows(Code::Error)
 }

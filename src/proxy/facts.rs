@@ -2,7 +2,7 @@
 //! that the protocol room stays pure.
 
 use std::{
-    cell::OnceCell,
+    cell::{LazyCell, OnceCell},
     collections::HashMap,
     rc::Rc,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     net::StdStream,
+    protocol::memcache,
     protocol::resp::{
         Version, command_reply,
         frame::Request,
@@ -77,6 +78,26 @@ pub(crate) fn answer(
         session.pool.handle.registry.enter(&state.client);
     }
     after
+}
+
+/// Answers a memcached command that no node sees.
+pub(crate) fn answer_memcached(
+    session: &Rc<Session>,
+    bound: &Rc<Bound>,
+    local: memcache::Local,
+    out: &mut Vec<u8>,
+) {
+    let numbers =
+        LazyCell::new(|| Answering { session, bound, settings: OnceCell::new(), port: 0 }.numbers());
+    memcache::local::answer(local, || memcache::local::Facts { now: unix_time(), numbers: &numbers }, out);
+}
+
+/// The client has given its password.
+pub(crate) fn authenticated(session: &Rc<Session>, state: &mut State) {
+    let mut client = ClientState::clone(&state.client);
+    client.authenticated = true;
+    state.client = Arc::new(client);
+    session.pool.handle.registry.enter(&state.client);
 }
 
 struct Answering<'a> {

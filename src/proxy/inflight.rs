@@ -110,6 +110,11 @@ impl<T> InFlight<T> {
         self.entries.front().is_some_and(|e| self.start + e.len <= self.written)
     }
 
+    /// Whether some of the head was written.
+    pub(crate) fn head_has_begun(&self) -> bool {
+        !self.entries.is_empty() && self.written > self.start
+    }
+
     /// Requests in the FIFO.
     #[inline]
     pub(crate) fn len(&self) -> usize {

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     metrics::{Class, PoolBlock},
     protocol::{
-        Protocol,
+        Protocol, memcache,
         resp::{frame::FrameLimits, table::Table},
     },
     topology::{Entry, Health, NodeId, Placement, Policy, Route, Topology, TopologyCache, TopologyReader},
@@ -65,6 +65,8 @@ pub(crate) struct Terms {
     pub(crate) guarded: bool,
     /// Bounds of a request.
     pub(crate) frame: FrameLimits,
+    /// The same for memcached's protocol.
+    pub(crate) memcache: memcache::Limits,
     /// How long a client waits at most, by the class of its command, in microseconds.
     pub(crate) patience_us: [u32; Class::ALL.len()],
     /// How often a request that only reads is sent again.
@@ -86,6 +88,11 @@ impl Terms {
                 bulk_bytes: policy.limits.bulk_bytes,
                 request_bytes: policy.limits.request_bytes,
                 args_max: policy.limits.args_max,
+            },
+            memcache: memcache::Limits {
+                value_bytes: policy.limits.bulk_bytes,
+                line_bytes: memcache::Limits::LINE_BYTES,
+                request_bytes: policy.limits.request_bytes,
             },
             patience_us,
             tries: policy.retries.min(u32::from(u8::MAX)) as u8,

@@ -254,9 +254,16 @@ impl Session {
     }
 
     /// Decodes and dispatches until bytes, room or patience end; gives how many bytes are done.
-    fn decode(self: &Rc<Self>, bound: &Rc<Bound>, decoder: &mut Decoder, bytes: &[u8], input: &mut Input) -> usize {
+    fn decode(
+        self: &Rc<Self>,
+        bound: &Rc<Bound>,
+        decoder: &mut Decoder,
+        bytes: &[u8],
+        input: &mut Input,
+    ) -> usize {
         match decoder {
             Decoder::Resp(decoder) => self.dispatch_all(bound, decoder, bytes, input),
+            Decoder::Memcached(decoder) => self.dispatch_all(bound, decoder, bytes, input),
         }
     }
 
@@ -545,8 +552,7 @@ impl Session {
             }
             let seq = state.window.head_seq();
             let applied = if class == Class::Read { "" } else { MAYBE };
-            let line =
-                self.error_line(&format!("ERR no reply within the deadline of {waited} ms{applied}"));
+            let line = self.error_line(&format!("ERR no reply within the deadline of {waited} ms{applied}"));
             if !state.window.replace(seq, &line, Outcome::Timeout) {
                 state.broken = true;
                 break;

@@ -3,14 +3,17 @@
 
 use std::rc::Rc;
 
-use super::{link::Link, pipeline::Expect, pool::Bound};
+use super::{link::Link, pool::Bound};
 use crate::{
     metrics::{Class, Outcome},
     protocol::resp::{
-        Version,
-        merge::{self, Merged},
+        self, Version,
         rule::{Gather, Split},
         scan,
+    },
+    protocol::{
+        memcache,
+        merge::{self, Merged},
     },
 };
 
@@ -20,6 +23,8 @@ pub(crate) struct Slot {
     pub(crate) class: Class,
     /// When the client has waited long enough, on the worker's clock.
     pub(crate) due_us: u32,
+    /// Its client asked for no reply: it is told nothing of ours either.
+    pub(crate) silent: bool,
     pub(crate) reply: Reply,
 }
 
@@ -66,6 +71,10 @@ pub(crate) struct Joint {
 pub(crate) enum JointKind {
     Split(Split),
     Gather(Gather),
+    /// memcached's retrieval of several keys.
+    Values,
+    /// A memcached command for all nodes, and whether its client asked for no reply.
+    Everywhere(memcache::plan::Gather, bool),
     /// `SCAN` at the node with this ordinal; then comes the next one, if any.
     Scan {
         ordinal: u16,
@@ -142,7 +151,7 @@ impl Space {
     #[cold]
     fn grow(&mut self, base: u64, next: u64) {
         let larger = (self.slots.len() * 2).max(SLOTS_MIN);
-        let vacant = || Slot { class: Class::Local, due_us: 0, reply: Reply::Waiting };
+        let vacant = || Slot { class: Class::Local, due_us: 0, silent: false, reply: Reply::Waiting };
         let mut slots: Vec<Slot> = std::iter::repeat_with(vacant).take(larger).collect();
         for seq in base..next {
             if let Some(slot) = self.at(seq) {
@@ -318,6 +327,7 @@ impl Window {
         let Some(space) = &mut self.space else { return };
         let shelf = space.shelf.len();
         let Some(slot) = space.at(seq) else { return };
+        let line = if slot.silent { &[] } else { line };
         let freed = slot.reply.held();
         if shelf + line.len() <= SHELF_BYTES {
             slot.reply = Reply::Shelved { at: shelf as u32, len: line.len() as u32, outcome };
@@ -445,24 +455,18 @@ impl Window {
     /// the node of each.
     pub(crate) fn divide(
         &mut self,
-        expect: &Expect,
+        (seq, part): (u64, u32),
         kind: JointKind,
         bound: &Rc<Bound>,
         keys: usize,
         parts: Vec<(usize, Vec<u32>)>,
         frame: &[u8],
     ) -> Vec<(u32, usize)> {
-        let part = expect.part;
-        let Some(slot) = self.slot(expect.seq) else { return Vec::new() };
+        let Some(slot) = self.slot(seq) else { return Vec::new() };
         if matches!(slot.reply, Reply::Waiting | Reply::Pieces(_)) {
             let whole = Part { positions: (0..keys as u32).collect(), ..Part::new(bound, 0) };
-            let joint = Joint {
-                kind,
-                keys,
-                parts: vec![whole],
-                bound: bound.clone(),
-                request: Some(frame.into()),
-            };
+            let joint =
+                Joint { kind, keys, parts: vec![whole], bound: bound.clone(), request: Some(frame.into()) };
             slot.reply = Reply::Joint(Box::new(joint));
         }
         let Reply::Joint(joint) = &mut slot.reply else { return Vec::new() };
@@ -493,7 +497,7 @@ impl Window {
 
     /// A reply that is known at once.
     pub(crate) fn ready(&mut self, class: Class, due_us: u32, bytes: &[u8], outcome: Outcome) {
-        let seq = self.push(Slot { class, due_us, reply: Reply::Waiting });
+        let seq = self.push(Slot { class, due_us, silent: false, reply: Reply::Waiting });
         self.know(seq, bytes, outcome);
     }
 }
@@ -564,10 +568,24 @@ impl Joint {
             .collect();
         let owns = |part: usize, key: &[u8]| self.bound.owns(self.parts[part].index, key);
         let merged = match self.kind {
-            JointKind::Split(kind) => merge::split(kind, self.keys, &parts, context.per_key_errors, out),
+            JointKind::Split(kind) => {
+                resp::merge::split(kind, self.keys, &parts, context.per_key_errors, out)
+            }
             JointKind::Gather(kind) => {
                 let pick = self.parts.first().map_or(0, |p| p.reply.as_ptr() as u64 >> 4);
-                merge::gather(kind, &parts, context.version, &owns, pick, out)
+                resp::merge::gather(kind, &parts, context.version, &owns, pick, out)
+            }
+            JointKind::Values => {
+                let request = self.request.as_deref().unwrap_or_default();
+                memcache::merge::values(request, &parts, false, out)
+            }
+            JointKind::Everywhere(gather, silent) => {
+                let start = out.len();
+                let merged = memcache::merge::all(gather, &parts, out);
+                if silent {
+                    out.truncate(start);
+                }
+                merged
             }
             JointKind::Scan { ordinal, next } => {
                 scan::reply(parts[0].reply, parts[0].node, ordinal, next, &|key| owns(0, key), out)

@@ -3,6 +3,7 @@
 //! it meets there. What is asked, and what an answer means, is the protocol's: a file for each.
 
 mod http;
+mod memcached;
 mod redis;
 
 use std::{fmt, io, sync::Arc, time::Duration};
@@ -75,6 +76,7 @@ type Told = Result<Option<Arc<str>>, Trouble>;
 #[derive(Debug)]
 enum Link {
     Redis(redis::Link),
+    Memcached(memcached::Link),
     Http(http::Link),
 }
 
@@ -82,9 +84,8 @@ impl Link {
     /// Greets on a new connection.
     async fn open(stream: Stream, question: &Question) -> Result<Link, Trouble> {
         match question.policy.protocol {
-            Protocol::Redis | Protocol::Memcached => {
-                redis::Link::open(stream, question).await.map(Link::Redis)
-            }
+            Protocol::Redis => redis::Link::open(stream, question).await.map(Link::Redis),
+            Protocol::Memcached => memcached::Link::open(stream, question).await.map(Link::Memcached),
             Protocol::Http => http::Link::open(stream, question).await.map(Link::Http),
         }
     }
@@ -92,9 +93,10 @@ impl Link {
     /// Whether it was opened as this policy would open it now, and can be asked again.
     fn is_usable(&self, policy: &Policy) -> bool {
         match (self, policy.protocol) {
-            (Link::Redis(link), Protocol::Redis | Protocol::Memcached) => link.is_usable(policy),
+            (Link::Redis(link), Protocol::Redis) => link.is_usable(policy),
+            (Link::Memcached(link), Protocol::Memcached) => link.is_usable(policy),
             (Link::Http(link), Protocol::Http) => link.is_usable(policy),
-            (Link::Redis(_) | Link::Http(_), _) => false,
+            (Link::Redis(_) | Link::Memcached(_) | Link::Http(_), _) => false,
         }
     }
 
@@ -102,6 +104,7 @@ impl Link {
     async fn ask(&mut self, question: &Question) -> Told {
         match self {
             Link::Redis(link) => link.ask().await,
+            Link::Memcached(link) => link.ask().await,
             Link::Http(link) => link.ask(question).await,
         }
     }
@@ -110,6 +113,7 @@ impl Link {
     async fn broken(&mut self) {
         match self {
             Link::Redis(link) => link.broken().await,
+            Link::Memcached(link) => link.broken().await,
             Link::Http(link) => link.broken().await,
         }
     }

@@ -2,54 +2,11 @@
 //! section of its own. There is no `# Keyspace`: ringway holds no keys.
 
 use std::fmt::Write;
-use std::time::Duration;
+
+pub use crate::protocol::numbers::{NodeNumbers, Numbers};
 
 /// The Redis whose commands and answers ringway follows; INFO and HELLO say so.
 pub const REDIS_VERSION: &str = "7.0.15";
-
-/// What ringway knows of itself when it is asked.
-#[derive(Clone, Debug, Default)]
-pub struct Numbers {
-    /// The pool's name.
-    pub pool: String,
-    /// The port that clients reached, 0 for a Unix socket.
-    pub port: u16,
-    /// Tells one start of the process from the next.
-    pub run_id: String,
-    /// Since the process started.
-    pub uptime: Duration,
-    /// Sessions that are open.
-    pub sessions: u64,
-    /// Sessions that may be open at once.
-    pub sessions_max: u64,
-    /// Sessions accepted so far.
-    pub accepted: u64,
-    /// Requests so far, refused ones included.
-    pub requests: u64,
-    /// Requests refused so far.
-    pub refusals: u64,
-    /// Bytes read from clients.
-    pub bytes_in: u64,
-    /// Bytes written to clients.
-    pub bytes_out: u64,
-    /// The topology's epoch.
-    pub epoch: u64,
-    /// The pool's nodes.
-    pub nodes: Vec<NodeNumbers>,
-}
-
-/// What INFO says of a node.
-#[derive(Clone, Debug, Default)]
-pub struct NodeNumbers {
-    /// Its name.
-    pub name: String,
-    /// Where it is reached.
-    pub address: String,
-    /// Its state, as one word.
-    pub state: &'static str,
-    /// The part of the key space that it owns, from 0 to 1.
-    pub share: f64,
-}
 
 type Section = (&'static str, fn(&Numbers, &mut String) -> std::fmt::Result);
 

@@ -8,29 +8,7 @@ use super::frame::whole_value;
 use super::rule::{Gather, Split};
 use super::value::{Elements, Value};
 use super::{Version, write};
-
-/// One node's reply to its part of a request, or our refusal in its place.
-#[derive(Clone, Copy, Debug)]
-pub struct Part<'a> {
-    /// The node's name.
-    pub node: &'a str,
-    /// One whole reply.
-    pub reply: &'a [u8],
-    /// For a split request: which of the client's keys this part asks for, from 0, in the order
-    /// in which the node was asked.
-    pub positions: &'a [u32],
-}
-
-/// How a merge came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Merged {
-    /// All parts are in it.
-    Whole,
-    /// Some keys have an error in their place.
-    Partly,
-    /// It is one error.
-    Failed,
-}
+pub use crate::protocol::merge::{Merged, Part};
 
 /// Why a part can't be merged.
 #[derive(Clone, Copy, Debug)]

@@ -10,6 +10,7 @@ pub mod info;
 mod keys;
 pub mod local;
 pub mod merge;
+pub mod miss;
 mod name;
 mod offer;
 pub mod rule;

@@ -2,6 +2,7 @@
 //! goes. What a request means is the business of its protocol's file; where it goes is decided here,
 //! the same for each.
 
+mod memcache;
 mod resp;
 
 use std::rc::Rc;
@@ -9,6 +10,7 @@ use std::rc::Rc;
 pub(crate) use resp::table;
 
 use super::{
+    dialect::is_silent,
     link::Link,
     pipeline::{Expect, Full, Pipeline},
     pool::Bound,
@@ -17,7 +19,7 @@ use super::{
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
-    protocol::Protocol,
+    protocol::{Protocol, memcache::Awaits},
     topology::{OnEjected, Placement, Route},
 };
 
@@ -67,6 +69,8 @@ struct Sending<'a> {
     /// Safe to repeat.
     read_only: bool,
     due_us: u32,
+    /// What the reply may be.
+    awaits: Awaits,
 }
 
 impl Sending<'_> {
@@ -128,6 +132,7 @@ impl Sending<'_> {
             class: self.class,
             read_only: self.read_only,
             pinned,
+            awaits: self.awaits,
             tries: self.bound.terms.tries,
         }
     }
@@ -137,11 +142,16 @@ impl Sending<'_> {
         append(self.bound, index, state.client.version, expect, frame)
     }
 
+    #[inline]
+    fn slot(&self) -> Slot {
+        let silent = is_silent(self.awaits);
+        Slot { class: self.class, due_us: self.due_us, silent, reply: Reply::Waiting }
+    }
+
     /// Passes a request on as it is.
     #[inline(always)]
     fn forward(&self, state: &mut State, frame: &[u8], index: usize) -> Result<(), Refused> {
-        let reply = Reply::Waiting;
-        let seq = state.window.push(Slot { class: self.class, due_us: self.due_us, reply });
+        let seq = state.window.push(self.slot());
         self.append(state, index, self.expect(seq, 0, false), frame).inspect_err(|_| state.window.unpush())
     }
 
@@ -155,8 +165,9 @@ impl Sending<'_> {
         parts: Parts,
         pinned: bool,
         write: impl Fn(&[u32], &mut Vec<u8>),
+        miss: impl Fn(&[u32]) -> Option<Vec<u8>>,
     ) -> Result<(), Refused> {
-        let seq = state.window.push(Slot { class: self.class, due_us: self.due_us, reply: Reply::Waiting });
+        let seq = state.window.push(self.slot());
         let frame = &mut *self.session.pool.worker.frame.borrow_mut();
         let mut joint = Joint {
             kind,
@@ -174,6 +185,11 @@ impl Sending<'_> {
             };
             let mut part = Part { positions, ..Part::new(self.bound, index) };
             if let Err(refused) = sent {
+                if let Some(nothing) = refused.may_miss.then(|| miss(&part.positions)).flatten() {
+                    (part.reply, part.done) = (nothing, Some(Outcome::Ok));
+                    joint.parts.push(part);
+                    continue;
+                }
                 self.session.pool.block().refusals[refused.reason as usize].add(1);
                 part.reply = self.session.error_line(&refused.text);
                 part.done = Some(Outcome::Refused);
@@ -208,8 +224,7 @@ impl Sending<'_> {
         let link = &self.bound.links[index];
         let policy = &self.bound.topology.policy;
         let pipeline = link.private(&self.session.pool.worker, policy, state.client.version);
-        let reply = Reply::Waiting;
-        let seq = state.window.push(Slot { class: self.class, due_us: self.due_us, reply });
+        let seq = state.window.push(self.slot());
         let expect = Expect { tries: 0, read_only: false, ..self.expect(seq, 0, true) };
         pipeline.open(self.session.clone());
         if pipeline.append(expect, bytes, link).is_err() {
@@ -240,7 +255,14 @@ impl Sending<'_> {
             .collect();
         let joined = {
             let window = &mut self.session.state.borrow_mut().window;
-            window.divide(expect, again.kind, self.bound, again.keys, again.parts, again.frame)
+            window.divide(
+                (expect.seq, expect.part),
+                again.kind,
+                self.bound,
+                again.keys,
+                again.parts,
+                again.frame,
+            )
         };
         for ((part, index), frame) in joined.into_iter().zip(frames) {
             let expect = Expect { part, ..expect.clone() };
@@ -296,9 +318,8 @@ pub(crate) fn send_again(bound: &Rc<Bound>, expect: Expect, bytes: &[u8]) {
         Err(Refused::new(Reason::NoOwner, "ERR the node that was asked is ejected".to_owned()))
     } else {
         match bound.topology.policy.protocol {
-            Protocol::Memcached | Protocol::Redis | Protocol::Http => {
-                resp::reroute(bound, &session, &expect, bytes)
-            }
+            Protocol::Memcached => memcache::reroute(bound, &session, &expect, bytes),
+            Protocol::Redis | Protocol::Http => resp::reroute(bound, &session, &expect, bytes),
         }
     };
     if let Err(refused) = sent {

@@ -19,10 +19,12 @@ use super::{
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
+    protocol::memcache::Awaits,
     protocol::resp::{
         commands::{self, Command},
         frame::{FrameLimits, Request, RequestDecoder, Scanner, Step},
         local::{self, After},
+        miss,
         rule::{Gather, Local, Rule, Split},
         scan::{self, Cursor},
         table::{Refusal, RefusalKind, Table},
@@ -70,7 +72,8 @@ fn dispatch(
     let class = class(command);
     let patience_us = bound.terms.patience_us[class as usize];
     let due_us = session.pool.worker.clock.now_us().wrapping_add(patience_us);
-    let to = Sending { session, bound, class, read_only: command.read_only, due_us };
+    let to =
+        Sending { session, bound, class, read_only: command.read_only, due_us, awaits: Awaits::default() };
     let asked = Asked { to, command };
     let sent = match command.rule {
         Rule::Keyed => asked.keyed(state, request),
@@ -82,7 +85,10 @@ fn dispatch(
     };
     match sent {
         Ok(()) => session.watch_until(state, due_us),
-        Err(refused) => refuse(session, state, refused),
+        Err(refused) => match refused.may_miss.then(|| asked.nothing(state, request, 1)).flatten() {
+            Some(nothing) => state.window.ready(class, due_us, &nothing, Outcome::Ok),
+            None => refuse(session, state, refused),
+        },
     }
     Dispatched::Done
 }
@@ -170,6 +176,12 @@ impl Asked<'_> {
         Refused::new(Reason::CrossNode, format!("CROSSSLOT keys of {name} live on nodes {a} and {b}{hint}"))
     }
 
+    /// The reply as if nothing were there, for a command that only reads.
+    #[cold]
+    fn nothing(&self, state: &State, request: &Request<'_>, keys: usize) -> Option<Vec<u8>> {
+        miss::nothing(&self.command.name, request, keys, state.client.version)
+    }
+
     fn parts(&self, request: &Request<'_>, keys: &[u32]) -> Result<Parts, Refused> {
         self.to.parts(keys.iter().map(|key| request.arg(*key as usize)))
     }
@@ -182,12 +194,16 @@ impl Asked<'_> {
         let parts = planned?;
         let per_key = kind == Split::Values && self.to.bound.topology.policy.per_key_errors;
         let away = parts.iter().find_map(|(index, _)| self.to.away(*index));
+        let is_refused =
+            |refused: &Refused| !per_key && !(refused.may_miss && self.nothing(state, request, 1).is_some());
         match (parts.as_slice(), away) {
-            (_, Some(refused)) if !per_key => Err(refused),
+            (_, Some(refused)) if is_refused(&refused) => Err(refused),
             ([(index, _)], None) => self.to.forward(state, request.frame, *index),
             _ => {
                 let write = |positions: &[u32], out: &mut Vec<u8>| frame(request, kind, positions, out);
-                self.to.joint(state, JointKind::Split(kind), count, parts, false, write)
+                let version = state.client.version;
+                let nothing = |p: &[u32]| miss::nothing(&self.command.name, request, p.len(), version);
+                self.to.joint(state, JointKind::Split(kind), count, parts, false, write, nothing)
             }
         }
     }
@@ -196,7 +212,7 @@ impl Asked<'_> {
         let serving = self.to.serving(kind.needs_all(), &self.command.name)?;
         let parts = serving.into_iter().map(|index| (index, Vec::new())).collect();
         let write = |_: &[u32], out: &mut Vec<u8>| out.extend_from_slice(request.frame);
-        self.to.joint(state, JointKind::Gather(kind), 0, parts, true, write)?;
+        self.to.joint(state, JointKind::Gather(kind), 0, parts, true, write, |_| None)?;
         if Scripts::concerns(request)
             && let Some(Reply::Joint(joint)) = state.window.last().map(|slot| &mut slot.reply)
         {
@@ -225,7 +241,7 @@ impl Asked<'_> {
         }
         let kind = JointKind::Scan { ordinal, next: from(ordinal + 1) };
         let write = |_: &[u32], out: &mut Vec<u8>| scan::request(request, cursor.inner, out);
-        self.to.joint(state, kind, 0, vec![(index, Vec::new())], true, write)
+        self.to.joint(state, kind, 0, vec![(index, Vec::new())], true, write, |_| None)
     }
 
     fn local(&self, state: &mut State, request: &Request<'_>, kind: Local) -> Dispatched {
@@ -289,7 +305,14 @@ impl Dialect for RequestDecoder {
         }
         // Its deadline begins when it has arrived; a client that sends slowly hurts nobody.
         let due_us = session.pool.worker.clock.now_us().wrapping_add(1 << 30);
-        let to = Sending { session, bound, class: class(command), read_only: false, due_us };
+        let to = Sending {
+            session,
+            bound,
+            class: class(command),
+            read_only: false,
+            due_us,
+            awaits: Awaits::default(),
+        };
         let Ok(index) = to.owner(request.arg(key)) else { return Begun::No };
         let mut rest = Rest::Resp(Scanner::default());
         let Some(pipeline) = to.stream(state, index, bytes) else { return Begun::No };
@@ -317,19 +340,43 @@ pub(super) fn reroute(
     decoder.decode(bytes, &limits).map_err(|e| Refused::new(Reason::Protocol, format!("ERR {e}")))?;
     let request = Request::new(bytes, decoder.spans());
     let command = bound.table.lookup(&request).map_err(|r| Refused::new(Reason::Command, r.text))?;
-    let to = Sending { session, bound, class: expect.class, read_only: expect.read_only, due_us: 0 };
+    let to = Sending {
+        session,
+        bound,
+        class: expect.class,
+        read_only: expect.read_only,
+        due_us: 0,
+        awaits: expect.awaits,
+    };
     let asked = Asked { to, command };
+    let version = session.state.borrow().client.version;
+    let nothing = |refused: Refused, keys: usize| match refused
+        .may_miss
+        .then(|| miss::nothing(&command.name, &request, keys, version))
+        .flatten()
+    {
+        Some(nothing) => {
+            session.deliver(expect, &nothing, Some(Outcome::Ok), 0);
+            Ok(())
+        }
+        None => Err(refused),
+    };
     if let Rule::Split(kind) = command.rule {
         let mut keys = Vec::new();
         asked.keys(&request, &mut keys)?;
         let parts = asked.parts(&request, &keys)?;
         let write = |positions: &[u32], out: &mut Vec<u8>| frame(&request, kind, positions, out);
-        let kind = JointKind::Split(kind);
-        return to.redirect(expect, Again { kind, keys: keys.len(), parts, frame: bytes, write: &write });
+        let (kind, is_one) = (JointKind::Split(kind), parts.len() == 1);
+        let again = Again { kind, keys: keys.len(), parts, frame: bytes, write: &write };
+        let sent = to.redirect(expect, again);
+        return if is_one { sent.or_else(|refused| nothing(refused, keys.len())) } else { sent };
     }
-    let index = match command.only_key() {
-        Some(at) => to.owner(request.arg(at))?,
-        None => asked.common_owner(&request)?,
+    let owner = match command.only_key() {
+        Some(at) => to.owner(request.arg(at)),
+        None => asked.common_owner(&request),
     };
-    append(bound, index, session.state.borrow().client.version, expect.clone(), bytes)
+    match owner {
+        Ok(index) => append(bound, index, version, expect.clone(), bytes),
+        Err(refused) => nothing(refused, 1),
+    }
 }

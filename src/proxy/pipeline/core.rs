@@ -5,6 +5,7 @@ use std::{collections::HashSet, rc::Rc, time::Duration};
 
 use super::{
     super::{
+        dialect::Replies,
         flow::{Behind, Flow},
         inflight::InFlight,
         session::{LARGE_REPLY, Session},
@@ -13,12 +14,14 @@ use super::{
 };
 use crate::{
     metrics::{Class, NodeBlock, Outcome},
-    protocol::resp::frame::Scanner,
+    protocol::memcache::Awaits,
     topology::Policy,
 };
 
 /// No server sends a longer string, so this is no reply.
 const REPLY_BYTES_MAX: u64 = 4 << 30;
+/// A reply that comes before its request was written is one line.
+const EARLY_BYTES_MAX: usize = 4096;
 /// First and longest pause between two attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -26,7 +29,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 pub(super) struct Core {
     pub(super) state: State,
     pub(super) queue: InFlight<Expect>,
-    pub(super) scanner: Scanner,
+    pub(super) scanner: Replies,
+    /// A reply that came before its request was written whole: it waits until that is.
+    pub(super) early: Vec<u8>,
     /// Requests that stand in the gauge of those in flight.
     pub(super) counted: usize,
     /// Last byte from the node, or when it began to owe a reply.
@@ -71,20 +76,27 @@ impl Core {
         let mut rest = chunk;
         while !rest.is_empty() {
             if !self.queue.head_is_written() {
+                if self.scanner.may_be_early() && self.queue.head_has_begun() && rest.len() <= EARLY_BYTES_MAX
+                {
+                    self.early.extend_from_slice(rest);
+                    return Ok(());
+                }
                 return Err(format!(
                     "bytes without a request: {}",
                     rest[..rest.len().min(32)].escape_ascii()
                 ));
             }
-            let scan = self.scanner.advance(rest).map_err(|e| e.to_string())?;
+            let awaits = self.queue.front().map_or_else(Awaits::default, |e| e.awaits);
+            let scan = self.scanner.advance(rest, awaits)?;
             let (piece, behind) = rest.split_at(scan.used);
             rest = behind;
             if !scan.done {
                 return self.hand_out_piece(piece, slow);
             }
             let Some(expect) = self.queue.pop() else { break };
-            let is_error = matches!(self.scanner.first(), b'-' | b'!');
-            let outcome = if is_error { Outcome::Error } else { Outcome::Ok };
+            let outcome = if self.scanner.is_error() { Outcome::Error } else { Outcome::Ok };
+            let is_swallowed = self.scanner.is_swallowed(awaits) && expect.session.forget(&expect);
+            let piece = if is_swallowed { &[] } else { piece };
             if let Flow::Pause(behind) = expect.session.deliver(&expect, piece, Some(outcome), 0) {
                 *slow = Some((expect.session.clone(), behind));
             }

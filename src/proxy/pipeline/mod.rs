@@ -21,6 +21,7 @@ use tokio::{
 use self::core::{Core, timeout};
 use super::{
     connect::Connection,
+    dialect::Replies,
     inflight::{Fate, InFlight},
     link::{Link, overtaken, repeatable},
     session::Session,
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
-    protocol::resp::{Version, frame::Scanner},
+    protocol::{memcache::Awaits, resp::Version},
     topology::{Failure, Policy, VERDICT_GRACE},
 };
 
@@ -54,6 +55,8 @@ pub(crate) struct Expect {
     pub(crate) read_only: bool,
     /// Meant for this node, whoever owns what.
     pub(crate) pinned: bool,
+    /// What its reply may be.
+    pub(crate) awaits: Awaits,
     /// How often it may still be repeated.
     pub(crate) tries: u8,
 }
@@ -126,7 +129,8 @@ impl Pipeline {
         let core = Core {
             state: State::Idle,
             queue: InFlight::default(),
-            scanner: Scanner::default(),
+            scanner: Replies::of(policy.protocol),
+            early: Vec::new(),
             counted: 0,
             progress_us: 0,
             overdue: 0,
@@ -397,6 +401,9 @@ impl Pipeline {
         if let Err(end) = self.poll_write(cx, io, link) {
             return Poll::Ready(end);
         }
+        if let Err(end) = self.early(link) {
+            return Poll::Ready(end);
+        }
         let end = self.poll_reads(cx, io, link);
         self.count_in_flight(&mut self.core.borrow_mut());
         self.worker.flush_dirty();
@@ -429,6 +436,18 @@ impl Pipeline {
             feeder.wake();
         }
         Ok(())
+    }
+
+    /// Hands out the reply that came before its request was written, once that is.
+    fn early(self: &Rc<Self>, link: &Rc<Link>) -> Result<(), End> {
+        let early = {
+            let mut core = self.core.borrow_mut();
+            if core.early.is_empty() || !core.queue.head_is_written() {
+                return Ok(());
+            }
+            std::mem::take(&mut core.early)
+        };
+        self.received(&early, link).map_err(End::Protocol)
     }
 
     fn poll_reads(
@@ -509,7 +528,8 @@ impl Pipeline {
     fn ended(&self, end: &End, link: &Link) {
         let taken = {
             let mut core = self.core.borrow_mut();
-            core.scanner = Scanner::default();
+            core.scanner = Replies::of(self.policy.protocol);
+            core.early = Vec::new();
             (core.overdue, core.refused, core.stalled_us) = (0, 0, None);
             if let Some(session) = core.blocked_by.take() {
                 session.release(self);

@@ -15,7 +15,7 @@ const CONTEXT: MergeContext = MergeContext { version: Version::Resp2, per_key_er
 
 fn forward() -> Slot {
     let reply = Reply::Waiting;
-    Slot { class: Class::Read, due_us: 0, reply }
+    Slot { class: Class::Read, due_us: 0, silent: false, reply }
 }
 
 fn joint(bound: &Rc<Bound>, parts: &[ModelPart], keys: usize) -> Slot {
@@ -23,7 +23,7 @@ fn joint(bound: &Rc<Bound>, parts: &[ModelPart], keys: usize) -> Slot {
     let parts = parts.iter().map(part).collect();
     let joint =
         Joint { kind: JointKind::Split(Split::Values), keys, parts, bound: bound.clone(), request: None };
-    Slot { class: Class::Read, due_us: 0, reply: Reply::Joint(Box::new(joint)) }
+    Slot { class: Class::Read, due_us: 0, silent: false, reply: Reply::Joint(Box::new(joint)) }
 }
 
 fn settle(window: &mut Window, out: &mut Vec<u8>) -> usize {
@@ -285,8 +285,14 @@ impl Model {
         let half = positions.len() / 2;
         let shares: Vec<u32> = (0..positions.len() as u32).collect();
         let parts = vec![(1, shares[..half].to_vec()), (2, shares[half..].to_vec())];
-        let new =
-            self.window.divide(seq as u64, part as u32, Split::Values, &self.bound, positions.len(), parts);
+        let new = self.window.divide(
+            (seq as u64, part as u32),
+            JointKind::Split(Split::Values),
+            &self.bound,
+            positions.len(),
+            parts,
+            b"",
+        );
         assert_eq!(new, [(part as u32, 1), (slot.parts.len() as u32, 2)]);
         slot.kind = Kind::Joint;
         slot.parts[part] = ModelPart::new(1, positions[..half].to_vec());

@@ -3,6 +3,7 @@
 use super::{ClientState, Settings, client, wrong_arity};
 use crate::protocol::resp::frame::{Request, number};
 use crate::protocol::resp::{Version, info, write};
+use crate::protocol::secret::same;
 
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
@@ -32,16 +33,6 @@ pub(super) fn auth(request: &Request<'_>, client: &mut ClientState, settings: &S
 fn admits(settings: &Settings, user: &[u8], password: &[u8]) -> bool {
     let right = settings.password.as_ref().is_none_or(|wanted| same(password, wanted));
     right && user == b"default"
-}
-
-/// Compares in a time that depends on what was given, not on where it goes wrong.
-fn same(given: &[u8], wanted: &[u8]) -> bool {
-    let mut differ = given.len() ^ wanted.len();
-    for (i, byte) in given.iter().enumerate() {
-        let expected = wanted.get(i % wanted.len().max(1)).copied().unwrap_or(0);
-        differ |= usize::from(byte ^ expected);
-    }
-    std::hint::black_box(differ) == 0
 }
 
 /// Answers HELLO. Options act one by one, so those before a wrong one have acted, as in Redis; the
@@ -100,26 +91,4 @@ fn greet(client: &ClientState, out: &mut Vec<u8>) {
     }
     write::bulk(out, b"modules");
     write::array(out, 0);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Only the very password is the password.
-    #[test]
-    fn passwords_are_compared_whole() {
-        for (given, wanted, expected) in [
-            ("secret", "secret", true),
-            ("secre", "secret", false),
-            ("secrets", "secret", false),
-            ("secretsecret", "secret", false),
-            ("", "secret", false),
-            ("Secret", "secret", false),
-            ("", "", true),
-            ("x", "", false),
-        ] {
-            assert_eq!(same(given.as_bytes(), wanted.as_bytes()), expected, "{given:?} {wanted:?}");
-        }
-    }
 }

@@ -1,0 +1,93 @@
+//! A memcached node is asked for its version.
+
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{Question, Told, Trouble};
+use crate::{
+    net::Stream,
+    protocol::memcache::{Awaits, ReplyScanner, login, write},
+    topology::{Cause, NodeAuth, Policy},
+};
+
+/// A connection that has greeted as a pipeline does.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: Stream,
+    auth: Option<NodeAuth>,
+}
+
+/// No reply to a probe is longer.
+const REPLY_MAX: usize = 4096;
+
+impl Link {
+    /// Gives credentials.
+    pub(super) async fn open(stream: Stream, question: &Question) -> Result<Link, Trouble> {
+        let mut link = Link { stream, auth: question.policy.auth.clone() };
+        if let Some(auth) = link.auth.clone() {
+            let mut request = Vec::new();
+            let user = auth.user.as_deref().unwrap_or_default();
+            write::login(&mut request, user.as_bytes(), &auth.password.0);
+            let reply = link.exchange(&request, Awaits::STORE).await?;
+            if !login::is_accepted(&reply) {
+                let text = format!("it refuses our credentials: {}", shown(&reply));
+                return Err(Trouble::Refusal(Cause::Misconfigured, text));
+            }
+        }
+        Ok(link)
+    }
+
+    /// Whether it was opened with the policy's credentials.
+    pub(super) fn is_usable(&self, policy: &Policy) -> bool {
+        self.auth == policy.auth
+    }
+
+    /// Asks whether the node serves.
+    pub(super) async fn ask(&mut self) -> Told {
+        let reply = self.exchange(b"version\r\n", Awaits::VERSION).await?;
+        if reply.starts_with(b"VERSION ") {
+            return Ok(None);
+        }
+        let cause =
+            if reply.starts_with(b"CLIENT_ERROR unauth") { Cause::Misconfigured } else { Cause::Lost };
+        let what = if cause == Cause::Misconfigured { "asks for a password" } else { "does not serve" };
+        Err(Trouble::Refusal(cause, format!("it {what}: {}", shown(&reply))))
+    }
+
+    /// Returns when the connection breaks. Nothing was asked: whatever comes, it is of no use any
+    /// more.
+    pub(super) async fn broken(&mut self) {
+        let _ = self.stream.read(&mut [0; 1]).await;
+    }
+
+    async fn exchange(&mut self, request: &[u8], awaits: Awaits) -> Result<Vec<u8>, Trouble> {
+        let broken = |e: io::Error| Trouble::Broken(e.to_string());
+        self.stream.write_all(request).await.map_err(broken)?;
+        let (mut bytes, mut chunk) = (Vec::new(), [0; 1024]);
+        let mut scanner = ReplyScanner::default();
+        loop {
+            let n = self.stream.read(&mut chunk).await.map_err(broken)?;
+            if n == 0 {
+                return Err(Trouble::Broken("closed by the node".into()));
+            }
+            let scan = scanner.advance(&chunk[..n], awaits).map_err(|e| Trouble::Garbage(e.to_string()))?;
+            bytes.extend_from_slice(&chunk[..scan.used]);
+            match scan.done {
+                true if scan.used < n && !scanner.is_error() => {
+                    return Err(Trouble::Garbage("more than one reply to one request".into()));
+                }
+                true => return Ok(bytes),
+                false if bytes.len() > REPLY_MAX => {
+                    return Err(Trouble::Garbage(format!("a reply longer than {REPLY_MAX} bytes")));
+                }
+                false => {}
+            }
+        }
+    }
+}
+
+/// The reply as messages show it.
+fn shown(reply: &[u8]) -> String {
+    String::from_utf8_lossy(reply.trim_ascii_end()).chars().take(120).collect()
+}

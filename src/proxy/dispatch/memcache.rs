@@ -1,0 +1,244 @@
+//! memcached: the line says what becomes of a request. Each request that goes to a node gets one
+//! reply there, whatever its client asked for.
+
+use std::{borrow::Cow, rc::Rc};
+
+use super::{
+    super::{
+        dialect::{Begun, Cut, Dialect, Rest, is_silent},
+        facts,
+        pipeline::Expect,
+        pool::Bound,
+        session::{Session, State},
+        window::{JointKind, Reply},
+    },
+    Again, Refused, Sending, append,
+};
+use crate::{
+    metrics::{Class, Outcome, Reason},
+    protocol::memcache::{
+        All, Awaits, DecodeError, Keys, Limits, Local, One, Plan, Request, RequestDecoder, Step,
+        login::{Login, login},
+        plan::Gather,
+    },
+};
+
+/// What memcached says to a retrieval when nothing is there.
+const NOTHING: &[u8] = b"END\r\n";
+
+impl Dialect for RequestDecoder {
+    #[inline]
+    fn cut(&mut self, session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, bytes: &[u8]) -> Cut {
+        match self.decode(bytes, &bound.terms.memcache) {
+            Ok(Step::Request(n)) => {
+                dispatch(session, state, bound, &self.request(&bytes[..n]));
+                Cut::Done(n)
+            }
+            Ok(Step::Skip(n)) => Cut::Done(n),
+            Ok(Step::Partial(needed)) => Cut::Partial(needed),
+            Err(error @ (DecodeError::Binary | DecodeError::Line(_))) => Cut::Broken(error.line().to_vec()),
+        }
+    }
+
+    fn begin(&mut self, session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, bytes: &[u8]) -> Begun {
+        if bound.terms.guarded && !state.client.authenticated {
+            return Begun::No;
+        }
+        let Some((request, needed)) = self.head(bytes) else { return Begun::No };
+        let Plan::One(one) = request.plan() else { return Begun::No };
+        if !state.window.is_empty() {
+            return Begun::Later;
+        }
+        // Its deadline begins when it has arrived; a client that sends slowly hurts nobody.
+        let due_us = session.pool.worker.clock.now_us().wrapping_add(1 << 30);
+        let to = sending(session, bound, false, due_us, one.awaits);
+        let Ok(index) = to.owner(&one.key) else { return Begun::No };
+        let first = one.pieces.concat();
+        let end = [bytes[bytes.len() - 2], bytes[bytes.len() - 1]];
+        let Some(pipeline) = to.stream(state, index, &first) else { return Begun::No };
+        self.reset();
+        Begun::Yes(pipeline, Rest::Value { left: needed - bytes.len(), end })
+    }
+
+    fn reset(&mut self) {
+        RequestDecoder::reset(self);
+    }
+}
+
+fn sending<'a>(
+    session: &'a Rc<Session>,
+    bound: &'a Rc<Bound>,
+    read_only: bool,
+    due_us: u32,
+    awaits: Awaits,
+) -> Sending<'a> {
+    let class = if read_only { Class::Read } else { Class::Write };
+    Sending { session, bound, class, read_only, due_us, awaits }
+}
+
+/// Sends a request on its way.
+#[inline]
+fn dispatch(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, request: &Request<'_>) {
+    if bound.terms.guarded && !state.client.authenticated {
+        return enter(session, state, bound, request);
+    }
+    match request.plan() {
+        Plan::One(one) => self::one(session, state, bound, &one),
+        Plan::Keys(keys) => self::keys(session, state, bound, request, keys),
+        Plan::All(all) => self::all(session, state, bound, all),
+        Plan::Local(local) => self::local(session, state, bound, local),
+        Plan::Refuse { line, close } => {
+            session.pool.block().refusals[Reason::Command as usize].add(1);
+            state.window.ready(Class::Local, 0, &line, Outcome::Refused);
+            state.ending |= close;
+        }
+        Plan::Nothing => session.pool.block().refusals[Reason::Command as usize].add(1),
+        Plan::Quit => state.ending = true,
+    }
+}
+
+fn due_us(session: &Session, bound: &Bound, class: Class) -> u32 {
+    session.pool.worker.clock.now_us().wrapping_add(bound.terms.patience_us[class as usize])
+}
+
+#[inline]
+fn one(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, one: &One<'_>) {
+    let class = if one.read_only { Class::Read } else { Class::Write };
+    let to = sending(session, bound, one.read_only, due_us(session, bound, class), one.awaits);
+    let sent = to.owner(&one.key).and_then(|index| match one.pieces {
+        [whole, []] => to.forward(state, whole, index),
+        pieces => to.forward(state, &pieces.concat(), index),
+    });
+    match sent {
+        Ok(()) => session.watch_until(state, to.due_us),
+        Err(refused) => not_sent(&to, state, refused, one.miss()),
+    }
+}
+
+/// What is not sent is refused, or a retrieval finds nothing.
+#[cold]
+fn not_sent(to: &Sending<'_>, state: &mut State, refused: Refused, miss: Option<Cow<'static, [u8]>>) {
+    match miss {
+        Some(nothing) if refused.may_miss => {
+            state.window.ready(to.class, to.due_us, &nothing, Outcome::Ok);
+        }
+        _ => {
+            to.session.pool.block().refusals[refused.reason as usize].add(1);
+            let line = if is_silent(to.awaits) { Vec::new() } else { to.session.error_line(&refused.text) };
+            state.window.ready(Class::Local, 0, &line, Outcome::Refused);
+        }
+    }
+}
+
+fn keys(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, request: &Request<'_>, keys: Keys<'_>) {
+    let class = if keys.read_only { Class::Read } else { Class::Write };
+    let to = sending(session, bound, keys.read_only, due_us(session, bound, class), Keys::AWAITS);
+    let planned = to.parts((0..keys.len()).map(|i| keys.key(i)));
+    let sent = planned.and_then(|parts| match (parts.as_slice(), parts.first()) {
+        ([_], Some((index, _))) if to.away(*index).is_none() => to.forward(state, request.frame, *index),
+        _ => {
+            let write = |positions: &[u32], out: &mut Vec<u8>| keys.write(positions, out);
+            let miss = |_: &[u32]| Some(NOTHING.to_vec());
+            to.joint(state, JointKind::Values, keys.len(), parts, false, write, miss)?;
+            remember(state, request.frame);
+            Ok(())
+        }
+    });
+    match sent {
+        Ok(()) => session.watch_until(state, to.due_us),
+        Err(refused) => not_sent(&to, state, refused, Some(Cow::Borrowed(NOTHING))),
+    }
+}
+
+/// The merge goes by the client's own line.
+fn remember(state: &mut State, frame: &[u8]) {
+    if let Some(Reply::Joint(joint)) = state.window.last().map(|slot| &mut slot.reply) {
+        joint.request = Some(frame.into());
+    }
+}
+
+fn all(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, all: All<'_>) {
+    let due_us = due_us(session, bound, Class::All);
+    let to = Sending { session, bound, class: Class::All, read_only: false, due_us, awaits: all.awaits };
+    let command = match all.gather {
+        Gather::Flush => "flush_all",
+        Gather::Stats => "stats nodes",
+    };
+    let sent = to.serving(all.gather == Gather::Flush, command).and_then(|serving| {
+        let parts = serving.into_iter().map(|index| (index, Vec::new())).collect();
+        let write = |_: &[u32], out: &mut Vec<u8>| all.pieces.iter().for_each(|p| out.extend_from_slice(p));
+        let kind = JointKind::Everywhere(all.gather, is_silent(all.awaits));
+        // Each node's own reply is merged, whatever the client wants of it.
+        let to = Sending { awaits: all.awaits.quiet(false), ..to };
+        to.joint(state, kind, 0, parts, true, write, |_| None)
+    });
+    match sent {
+        Ok(()) => session.watch_until(state, due_us),
+        Err(refused) => not_sent(&to, state, refused, None),
+    }
+}
+
+#[cold]
+fn local(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, local: Local) {
+    let mut reply = Vec::new();
+    facts::answer_memcached(session, bound, local, &mut reply);
+    state.window.ready(Class::Local, due_us(session, bound, Class::Local), &reply, Outcome::Ok);
+}
+
+/// Before the login there is nothing but the login.
+#[cold]
+fn enter(session: &Rc<Session>, state: &mut State, bound: &Bound, request: &Request<'_>) {
+    let secret = bound.topology.policy.client_auth.as_ref().map_or(&[][..], |s| &s.0);
+    let at = secret.iter().position(|b| *b == b':').unwrap_or(secret.len());
+    let (user, password) = (&secret[..at], secret.get(at + 1..).unwrap_or_default());
+    match login(request, user, password) {
+        Login::Accepted(line) => {
+            facts::authenticated(session, state);
+            state.window.ready(Class::Local, 0, line, Outcome::Ok);
+        }
+        Login::Refused(line) => {
+            session.pool.block().refusals[Reason::Auth as usize].add(1);
+            state.window.ready(Class::Local, 0, line, Outcome::Refused);
+        }
+    }
+}
+
+/// Sends a request once more, to whom the topology points at now.
+pub(super) fn reroute(
+    bound: &Rc<Bound>,
+    session: &Rc<Session>,
+    expect: &Expect,
+    bytes: &[u8],
+) -> Result<(), Refused> {
+    let unreadable = || Refused::new(Reason::Protocol, "ERR a request that can't be read again".to_owned());
+    let mut decoder = RequestDecoder::default();
+    let limits = Limits { value_bytes: usize::MAX >> 1, line_bytes: usize::MAX, request_bytes: usize::MAX };
+    let step = decoder.decode(bytes, &limits).map_err(|_| unreadable())?;
+    let (Step::Request(n), version) = (step, session.state.borrow().client.version) else {
+        return Err(unreadable());
+    };
+    let request = decoder.request(&bytes[..n]);
+    let to = Sending { class: expect.class, ..sending(session, bound, expect.read_only, 0, expect.awaits) };
+    let (sent, miss) = match request.plan() {
+        Plan::One(one) => {
+            let sent =
+                to.owner(&one.key).and_then(|index| append(bound, index, version, expect.clone(), bytes));
+            (sent, one.miss())
+        }
+        Plan::Keys(keys) => {
+            let parts = to.parts((0..keys.len()).map(|i| keys.key(i)))?;
+            let write = |positions: &[u32], out: &mut Vec<u8>| keys.write(positions, out);
+            let kind = JointKind::Values;
+            let again = Again { kind, keys: keys.len(), parts, frame: bytes, write: &write };
+            (to.redirect(expect, again), Some(Cow::Borrowed(NOTHING)))
+        }
+        _ => return Err(unreadable()),
+    };
+    match (sent, miss) {
+        (Err(refused), Some(nothing)) if refused.may_miss => {
+            session.deliver(expect, &nothing, Some(Outcome::Ok), 0);
+            Ok(())
+        }
+        (sent, _) => sent,
+    }
+}
