@@ -11,8 +11,9 @@ use ringway::{
     embedded::{self, Embedded},
     metrics::{NodeBlock, PoolBlock},
     net::{StdStream, Target},
+    protocol::Protocol,
     proxy::{self, Memory, Order, PoolHandle, Registry},
-    ring::{HashKind, Member, Placement, Ring, Settings},
+    ring::{BoundedLoad, HashKind, Member, Placement, Ring, Settings},
     topology::{self, Entry, Health, HealthSettings, Node, NodeId, Policy, Topology, TopologyWriter},
 };
 
@@ -28,6 +29,7 @@ fn a_lookup_allocates_nothing() {
         Placement::Maglev { slots: 65_537 },
         Placement::Modula,
     ];
+    let bound = BoundedLoad::new(125).expect("it is above 1");
     for placement in placements {
         for hash in HashKind::ALL.iter().copied() {
             let ring = Ring::build(&Settings { placement, hash, ..Settings::default() }, &members);
@@ -36,6 +38,8 @@ fn a_lookup_allocates_nothing() {
                     let place = ring.hash(&key.to_le_bytes());
                     let first = ring.first(place);
                     assert!(ring.first_where(place, |i| i != first).is_some_and(|other| other != first));
+                    let loaded = |i: usize| if i == first { 99 } else { 1 };
+                    assert!(ring.first_bounded(place, bound, |_| true, loaded) != Some(first));
                     assert_eq!(ring.candidates(place).take(3).next(), Some(first));
                 }
             });
@@ -94,6 +98,7 @@ fn pool() -> Pool {
         ordinals: members.iter().map(|m| m.name.clone()).collect(),
     });
     let handle = PoolHandle {
+        protocol: Protocol::Redis,
         name: "cache".into(),
         id: 1,
         reader,

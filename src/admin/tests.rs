@@ -214,7 +214,7 @@ async fn topology_is_shown_whole() {
         assert_eq!(pool[key], value, "{key}");
     }
     let failures = json!({
-        "refused": 0, "connect_timeout": 0, "lost": 0, "timeout": 3, "protocol": 0, "handshake": 0,
+        "refused": 0, "connect_timeout": 0, "lost": 0, "timeout": 3, "protocol": 0, "handshake": 0, "status": 0,
     });
     let expected = json!({
         "name": "b", "address": "127.0.0.1:7001", "zone": "z1", "weight": 1,

@@ -80,6 +80,7 @@ impl App {
         let (writer, reader) = topology::channel(first);
         let handle = Arc::new(PoolHandle {
             name: spec.name.clone(),
+            protocol: spec.policy.protocol,
             id: state.next_pool,
             reader: reader.clone(),
             blocks: (0..workers).map(|_| Default::default()).collect(),

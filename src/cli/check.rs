@@ -7,6 +7,7 @@ use clap::Args;
 use super::{ConfigArgument, Stop, load, say};
 use crate::{
     config::{Settings, to_yaml},
+    protocol::Protocol,
     ring::{Member, Ring},
     topology::{NodeSpec, PoolSpec},
 };
@@ -55,18 +56,33 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     Ok(())
 }
 
+/// How many connections one node will see, and why as many.
+fn connections(spec: &PoolSpec, workers: usize) -> String {
+    let per_node = spec.policy.connections_per_node;
+    match spec.policy.protocol {
+        Protocol::Redis => format!(
+            "{} ({workers} workers x {PROTOCOL_VERSIONS} protocol versions x {per_node} connections_per_node)",
+            workers * PROTOCOL_VERSIONS * per_node
+        ),
+        Protocol::Memcached => {
+            format!("{} ({workers} workers x {per_node} connections_per_node)", workers * per_node)
+        }
+        Protocol::Http => {
+            let max = spec.policy.http.limits.connections_per_node_max;
+            format!("{} ({workers} workers x {max} connections_per_node_max)", workers * max)
+        }
+    }
+}
+
 /// One pool: its listeners, its ring, what each node owns and how many connections it will see.
 fn pool(spec: &PoolSpec, settings: &Settings, out: &mut impl Write) -> Result<(), Stop> {
     let listen: Vec<String> = spec.listen.iter().map(ToString::to_string).collect();
-    writeln!(out, "\npool {}: redis on {}", spec.name, listen.join(", "))?;
+    writeln!(out, "\npool {}: {} on {}", spec.name, spec.policy.protocol.word(), listen.join(", "))?;
     writeln!(out, "  ring: {}, hash {}", spec.ring.placement.word(), spec.ring.hash.word())?;
-    let each = spec.policy.connections_per_node;
     writeln!(
         out,
-        "  connections to each node: up to {} ({} workers x {PROTOCOL_VERSIONS} protocol versions x {each} \
-         connections_per_node), and one for probes",
-        settings.workers * PROTOCOL_VERSIONS * each,
-        settings.workers
+        "  connections to each node: up to {}, and one for probes",
+        connections(spec, settings.workers)
     )?;
     let members: Vec<Member> = spec.nodes.iter().map(NodeSpec::member).collect();
     let shares = Ring::build(&spec.ring, &members).shares(|_| true);

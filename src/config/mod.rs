@@ -7,8 +7,10 @@
 
 mod commands;
 mod finding;
+mod http;
 mod placement;
 mod pool;
+mod protocols;
 mod resolve;
 mod secret;
 mod section;

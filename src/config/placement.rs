@@ -1,10 +1,15 @@
 //! `ring`: how keys are placed. The one file of this room that knows the words of the ring.
 
+use std::ops::RangeInclusive;
+
 use super::{
     section::{Placed, Section},
     units::{number, word},
 };
-use crate::ring::{self, CharSign, ENTRIES_MAX, HashKind, Member, Placement, Settings, is_prime};
+use crate::{
+    protocol::Protocol,
+    ring::{self, BoundedLoad, CharSign, ENTRIES_MAX, HashKind, Member, Placement, Settings, is_prime},
+};
 
 const POINTS_MAX: u32 = 65_536;
 
@@ -18,9 +23,20 @@ const PLACEMENTS: [(&str, Placement); 4] = [
 
 const CHAR_SIGNS: [(&str, CharSign); 2] = [("x86", CharSign::X86), ("arm", CharSign::Arm)];
 
-/// Reads `ring`; its place is kept for [`check`].
-pub(super) fn ring(mut section: Section<'_>) -> Placed<Settings> {
-    let mut settings = Settings::default();
+/// HAProxy's advice: below it keys wander at small imbalances, above it the bound bounds little.
+const BOUNDED_LOAD_ADVISED: RangeInclusive<u32> = 125..=200;
+
+/// The ring of a pool that says nothing of it. The braces of hash tags mean nothing in a URL.
+pub(super) fn defaults(protocol: Protocol) -> Settings {
+    match protocol {
+        Protocol::Http => Settings { hash_tag: None, ..Settings::default() },
+        Protocol::Redis | Protocol::Memcached => Settings::default(),
+    }
+}
+
+/// Reads `ring` over these defaults; its place is kept for [`check`].
+pub(super) fn ring(mut section: Section<'_>, defaults: Settings) -> (Placed<Settings>, Option<BoundedLoad>) {
+    let mut settings = defaults;
     section.read("placement", &mut settings.placement, |t| word(&PLACEMENTS, t));
     let is_vnode = matches!(settings.placement, Placement::Vnode { .. });
     let is_maglev = matches!(settings.placement, Placement::Maglev { .. });
@@ -33,9 +49,10 @@ pub(super) fn ring(mut section: Section<'_>) -> Placed<Settings> {
     section.read("hash", &mut settings.hash, hash);
     section.read("char_sign", &mut settings.char_sign, |t| word(&CHAR_SIGNS, t));
     section.read("hash_tag", &mut settings.hash_tag, hash_tag);
+    let bounded_load = bounded_load(&mut section);
     let place = section.place().clone();
     section.finish();
-    Placed { value: settings, place }
+    (Placed { value: settings, place }, bounded_load)
 }
 
 /// What a ring of these members would be: one that cannot be built is an error, an odd one a
@@ -53,6 +70,35 @@ pub(super) fn check(ring: &Placed<Settings>, members: &[Member], section: &Secti
     for message in ring::warnings(&ring.value, members) {
         report.warn(&ring.place, message);
     }
+}
+
+fn bounded_load(section: &mut Section<'_>) -> Option<BoundedLoad> {
+    let field = section.take("bounded_load")?;
+    let bound = field.parse(factor)?;
+    if !BOUNDED_LOAD_ADVISED.contains(&bound.hundredths()) {
+        field.warn(
+            "is outside 1.25 to 2.0: below it many keys leave their owner, above it an owner may be swamped",
+        );
+    }
+    Some(bound)
+}
+
+/// A factor above 1 with at most two decimals.
+fn factor(text: &str) -> Result<BoundedLoad, String> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+    let hundredths = match (digits(whole), digits(decimals), decimals.len()) {
+        (true, true, 1 | 2) => format!("{whole}{decimals:0<2}").parse().ok(),
+        _ => None,
+    };
+    hundredths.and_then(BoundedLoad::new).ok_or_else(|| {
+        format!("`{text}` is not a factor above 1 and up to 1000, with two decimals at most; write 1.25")
+    })
+}
+
+/// A factor as [`factor`] reads it.
+pub(super) fn factor_text(bound: BoundedLoad) -> String {
+    format!("{}.{:02}", bound.hundredths() / 100, bound.hundredths() % 100)
 }
 
 /// Reads a key that only one placement obeys; with another it must still be right.
@@ -111,7 +157,8 @@ mod tests {
     fn read(text: &str) -> Result<(Settings, Vec<String>), String> {
         let report = Report::new("f");
         let node = tree::parse(text, &report).expect("is YAML");
-        let settings = ring(Section::root(&node, &report).expect("is a map")).value;
+        let section = Section::root(&node, &report).expect("is a map");
+        let settings = ring(section, Settings::default()).0.value;
         let warnings = report.finish().map_err(|e| e.to_string())?;
         Ok((settings, warnings.iter().map(ToString::to_string).collect()))
     }
@@ -148,6 +195,26 @@ mod tests {
         assert_eq!(read("points: 7").map(|r| r.0.placement), Ok(Placement::Vnode { points: 7 }));
         assert_eq!(read("hash_tag: ''").map(|r| r.0.hash_tag), Ok(None));
         assert_eq!(read("hash_tag: '$$'").map(|r| r.0.hash_tag), Ok(Some((b'$', b'$'))));
+    }
+
+    /// A factor is above 1, exact in hundredths, and printed as it is read.
+    #[test]
+    fn factors() {
+        for (text, hundredths) in [("1.25", 125), ("2", 200), ("1.5", 150), ("1000", 100_000), ("1.01", 101)]
+        {
+            let bound = factor(text).expect(text);
+            assert_eq!(bound.hundredths(), hundredths, "{text}");
+            assert_eq!(factor(&factor_text(bound)), Ok(bound));
+        }
+        for text in
+            ["1", "1.0", "0.9", "1.255", "1000.01", "-2", "125%", "1e3", "", ".5", "1.", "99999999999"]
+        {
+            assert!(factor(text).expect_err(text).contains("is not a factor above 1"), "{text}");
+        }
+        for (text, doubted) in [("1.24", true), ("1.25", false), ("2.0", false), ("2.01", true)] {
+            let (_, warnings) = read(&format!("bounded_load: {text}")).expect("fine");
+            assert_eq!(warnings.iter().any(|w| w.contains("outside 1.25 to 2.0")), doubted, "{warnings:?}");
+        }
     }
 
     /// A wrong value is refused with what could stand there; a useless one is warned about.

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{
-    commands, placement,
+    commands, http, placement, protocols,
     secret::{self, Surroundings},
     section::{Field, Placed, Section},
     units::{duration, name, number, share, size, switch, word},
@@ -12,7 +12,7 @@ use crate::{
     net::{Address, ListenAddress},
     protocol::Protocol,
     ring,
-    topology::{HealthSettings, Limits, NodeSpec, OnEjected, Policy, PoolSpec},
+    topology::{HealthSettings, HttpSettings, Limits, NodeSpec, OnEjected, Policy, PoolSpec},
 };
 
 /// A second is a thousand of the unit in which durations are bounded.
@@ -51,12 +51,16 @@ pub(super) fn pool(name: &Placed<&str>, mut section: Section<'_>, around: &Surro
     let mut protocol = Protocol::default();
     section.read("protocol", &mut protocol, |t| word(&Protocol::ALL, t));
     let listen = section.require("listen", "write an address, as in 127.0.0.1:6380").map(|f| listen(&f));
-    let ring = section.inner("ring").map(placement::ring);
-    let policy = policy(&mut section, protocol, around);
+    protocols::check(&section, protocol);
+    let defaults = placement::defaults(protocol);
+    let ring = section.inner("ring").map(|s| placement::ring(s, defaults.clone()));
+    let place = section.place().clone();
+    let (ring, bounded_load) = ring.unwrap_or((Placed { value: defaults, place }, None));
+    let mut policy = policy(&mut section, protocol, around);
+    let http = section.inner("http").map(http::http).unwrap_or_default();
+    policy.http = Arc::new(HttpSettings { bounded_load, ..http });
     let health = section.inner("health").map(health).unwrap_or_default();
     let nodes = section.require("nodes", "list at least one node").map(|f| nodes(&f)).unwrap_or_default();
-    let place = section.place().clone();
-    let ring = ring.unwrap_or_else(|| Placed { value: ring::Settings::default(), place });
     let listen = listen.unwrap_or_default();
     let specs: Vec<NodeSpec> = nodes.iter().map(|n| n.spec.clone()).collect();
     let members: Vec<ring::Member> = specs.iter().map(NodeSpec::member).collect();
@@ -221,7 +225,9 @@ fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings)
 }
 
 fn check_listeners(listen: &[Placed<ListenAddress>], policy: &Policy, section: &Section<'_>) {
-    for listener in listen.iter().filter(|l| !l.value.is_local() && policy.client_auth.is_none()) {
+    // A web server is there to be reached.
+    let is_open = policy.protocol != Protocol::Http && policy.client_auth.is_none();
+    for listener in listen.iter().filter(|l| is_open && !l.value.is_local()) {
         let text = "can be reached from other machines and asks for no password; add client_auth";
         section.report().warn(&listener.place, text);
     }
@@ -232,6 +238,9 @@ fn check_nodes(nodes: &[NodeRead<'_>], listen: &[Placed<ListenAddress>], policy:
     let own: Vec<String> = listen.iter().map(|l| l.value.to_string()).collect();
     for NodeRead { spec, name, address } in nodes {
         if spec.address == Address::Embedded {
+            if policy.protocol == Protocol::Http {
+                address.error("an embedded node is a small cache and speaks no http; write host:port");
+            }
             if policy.auth.is_some() || policy.db != 0 {
                 address.warn("an embedded node has no passwords and no database but 0");
             }

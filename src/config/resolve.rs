@@ -6,7 +6,7 @@ use std::thread;
 use super::{
     Loaded, Reload, Settings,
     finding::{Errors, Place, Report},
-    pool,
+    pool, protocols,
     secret::Surroundings,
     section::{Placed, Section},
     tree,
@@ -122,8 +122,11 @@ fn check_listeners(listeners: &[Placed<ListenAddress>], report: &Report) {
 
 /// What all sessions may hold together should be enough for one.
 fn check_bytes(root: &Section<'_>, settings: &Settings) {
-    for pool in settings.pools.iter().filter(|p| p.policy.limits.session_bytes_max > settings.buffered_bytes)
-    {
+    let exceeds = |p: &&PoolSpec| {
+        protocols::obeys(p.policy.protocol, "limits.session_bytes_max")
+            && p.policy.limits.session_bytes_max > settings.buffered_bytes
+    };
+    for pool in settings.pools.iter().filter(exceeds) {
         let message =
             format!("is below session_bytes_max of pool {}, which can then never be reached", pool.name);
         root.report().warn(&root.place_of("buffered_bytes"), message);

@@ -78,6 +78,18 @@ impl<'a> Section<'a> {
         Field { place, node: &entry.node, report: self.report }
     }
 
+    /// The field at a path of keys, as in `limits.clients`, if there is a value; it is not taken.
+    pub(super) fn peek(&self, path: &str) -> Option<Field<'a>> {
+        let (mut entries, mut found) = (self.entries, None);
+        for key in path.split('.') {
+            let entry = entries.iter().find(|e| e.key == key)?;
+            found = Some(&entry.node);
+            entries = if let Value::Map(below) = &entry.node.value { below } else { &[] };
+        }
+        let node = found.filter(|node| !node.is_absent())?;
+        Some(Field { place: Place { mark: node.mark, path: self.below(path) }, node, report: self.report })
+    }
+
     /// The field under `key`, which must be there.
     pub(super) fn require(&mut self, key: &'static str, wanted: &str) -> Option<Field<'a>> {
         let field = self.take(key);
@@ -189,6 +201,16 @@ impl<'a> Field<'a> {
             report: self.report,
         };
         items.iter().enumerate().map(item).collect()
+    }
+
+    /// Whether the value is this text.
+    pub(super) fn is_text(&self, text: &str) -> bool {
+        matches!(&self.node.value, Value::Text(value) if value == text)
+    }
+
+    /// Whether the value has keys of its own.
+    pub(super) fn is_section(&self) -> bool {
+        matches!(self.node.value, Value::Map(_))
     }
 
     /// Whether the value is a list.

@@ -7,8 +7,15 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     net::Address,
+    protocol::{
+        Protocol,
+        http::{KeyRule, KeySource, Missing, Pattern},
+    },
     ring,
-    topology::{HealthSettings, Limits, NodeSpec, OnEjected, Policy},
+    topology::{
+        Forwarded, HealthSettings, HttpLimits, HttpProbe, HttpSettings, Limits, NodeProtocol, NodeSpec,
+        OnEjected, Policy,
+    },
 };
 
 fn resolved(text: &str) -> Result<Loaded, String> {
@@ -78,7 +85,14 @@ fn documented_defaults() {
     let loaded = load_str(&text, "f", Path::new("")).expect("fine with its defaults");
     let slots = "vnode has points, maglev has slots";
     assert!(loaded.warnings.iter().all(|w| w.to_string().ends_with(slots)), "{:?}", loaded.warnings);
-    assert_eq!(Ok(loaded.settings), Source::Shipped.load().map(|l| l.settings));
+    let mut settings = loaded.settings;
+    let web = settings.pools.pop().expect("the example of an HTTP pool");
+    assert_eq!(Ok(settings), Source::Shipped.load().map(|l| l.settings));
+    let least = "protocol: http, listen: '127.0.0.1:8080', nodes: [{name: a, address: '127.0.0.1:8081'}, \
+                 {name: b, address: '127.0.0.1:8082'}]";
+    let least = resolved(&format!("pools: {{web: {{{least}}}}}")).expect("fine");
+    assert_eq!(Some(&web), least.settings.pools.first());
+    assert_eq!(web.policy, Arc::new(Policy { protocol: Protocol::Http, ..Policy::default() }));
 
     let keys = |text: &str| -> Vec<String> {
         let tree: serde_yaml::Value = serde_yaml::from_str(text).expect("is YAML");
@@ -87,13 +101,27 @@ fn documented_defaults() {
         keys
     };
     let documented = keys(&text);
-    let every = to_yaml(&resolved(EVERY_KEY).expect("fine").settings).replace("slots", "points");
-    for key in keys(&every).iter().chain(&keys(EVERY_KEY)).filter(|k| !k.contains("JSON")) {
-        assert!(documented.contains(key), "{key} is not in config.yaml");
+    // A pool's example has what is special about its protocol; the first pool has the rest.
+    let is_documented = |key: &str| {
+        let general = key.replace(".web", ".cache");
+        documented.iter().any(|k| k == key || *k == general)
+    };
+    for every in [EVERY_KEY, EVERY_HTTP_KEY] {
+        let written = to_yaml(&resolved(every).expect("fine").settings).replace("slots", "points");
+        let is_example = |k: &&String| k.contains("JSON") || k.contains("http.key.");
+        for key in keys(&written).iter().chain(&keys(every)).filter(|k| !is_example(k)) {
+            assert!(is_documented(key), "{key} is not in config.yaml");
+        }
     }
-    for example in
-        ["    #   auth: {user: ", "    #   client_auth: {password_env: ", "password_file", "last_key"]
-    {
+    for example in [
+        "    #   auth: {user: ",
+        "    #   client_auth: {password_env: ",
+        "password_file",
+        "last_key",
+        "#   key: {header: ",
+        "#   key: {cookie: ",
+        "#   key: {pattern: ",
+    ] {
         assert!(SHIPPED.contains(example), "{example} is not in config.yaml");
     }
 }
@@ -143,6 +171,95 @@ pools:
       - {name: b, address: 'unix:/run/redis.sock'}
 ";
 
+/// Every key that only HTTP pools have, with a value that is not its default.
+const EVERY_HTTP_KEY: &str = "
+pools:
+  web:
+    protocol: http
+    listen: 127.0.0.1:8080
+    ring: {bounded_load: 1.5, hash_tag: '<>'}
+    http:
+      key: {pattern: '^/([^/]+)'}
+      missing_key: refuse
+      node_protocol: h2
+      keep_host: false
+      forwarded: forwarded
+      failure_statuses: [504, 502]
+      idle_connections: 5
+      probe: {path: '/health?full', host: 'web.example:81', status: 204-206, body: all well}
+      limits: {header_bytes: 8KiB, headers_max: 9, body_bytes: 5MiB, requests_per_connection: 7, idle_timeout: 3s, header_timeout: 4s, requests_max: 11, connections_per_node_max: 12}
+    nodes: [{name: a, address: 'h:1'}, {name: b, address: 'h:2'}]
+";
+
+/// Every key of an HTTP pool reaches its own setting.
+#[test]
+fn every_http_key() {
+    let pool = resolved(EVERY_HTTP_KEY).expect("fine").settings.pools.remove(0);
+    let pattern = Pattern::new("^/([^/]+)").expect("a pattern");
+    let http = HttpSettings {
+        key: KeyRule { from: KeySource::Capture(pattern), missing: Missing::Refuse },
+        bounded_load: ring::BoundedLoad::new(150),
+        node_protocol: NodeProtocol::H2,
+        keep_host: false,
+        forwarded: Forwarded::Forwarded,
+        failure_statuses: vec![502, 504],
+        probe: HttpProbe {
+            path: "/health?full".into(),
+            host: Some("web.example:81".into()),
+            status: 204..=206,
+            body: Some((*b"all well").into()),
+        },
+        idle_connections: 5,
+        limits: HttpLimits {
+            header_bytes: 8192,
+            headers_max: 9,
+            body_bytes: Some(5 << 20),
+            requests_per_connection: Some(7),
+            idle_timeout: Duration::from_secs(3),
+            header_timeout: Duration::from_secs(4),
+            requests_max: 11,
+            connections_per_node_max: 12,
+        },
+    };
+    assert_eq!(*pool.policy.http, http);
+    assert_eq!(pool.ring.hash_tag, Some((b'<', b'>')));
+}
+
+/// What one protocol obeys is an error in a pool of another, which names both.
+#[test]
+fn keys_of_other_protocols() {
+    let http = |extra: &str| pool_with(&format!("    protocol: http\n    {extra}\n"));
+    for (text, want) in [
+        (http("db: 0"), "f:6:9: pools.p.db: is for redis pools, and this one speaks http"),
+        (http("deny_commands: [KEYS]"), "pools.p.deny_commands: is for redis pools"),
+        (http("commands: {X: {first_key: 1}}"), "pools.p.commands: is for redis pools"),
+        (http("per_key_errors: true"), "pools.p.per_key_errors: is for redis pools"),
+        (http("slow_timeout: 1s"), "pools.p.slow_timeout: is for redis and memcached pools"),
+        (http("connections_per_node: 1"), "http: write http.limits.connections_per_node_max"),
+        (http("limits: {clients: 1, bulk_bytes: 1KiB}"), "pools.p.limits.bulk_bytes: is for redis and"),
+        (http("on_ejected: miss"), "pools.p.on_ejected: `miss` is for redis and memcached pools"),
+        (pool_with("    http: {}\n"), "pools.p.http: is for http pools, and this one speaks redis"),
+        (
+            pool_with("    ring: {bounded_load: 1.25}\n"),
+            "pools.p.ring.bounded_load: is for http pools, and this one speaks redis: it sends one key to several",
+        ),
+        (
+            http("").replace("h:1", "embedded"),
+            "pools.p.nodes[0].address: an embedded node is a small cache and speaks no http",
+        ),
+    ] {
+        let found = resolved(&text).expect_err(want);
+        assert!(found.contains(want), "wants {want}\nfound {found}");
+        assert_eq!(found.lines().count(), 1, "{found}");
+    }
+    for fine in [http("on_ejected: fail"), http("limits: {clients: 5}"), pool_with("    on_ejected: miss\n")]
+    {
+        assert_eq!(resolved(&fine).map(|l| l.warnings), Ok(Vec::new()), "{fine}");
+    }
+    let open = http("").replace("127.0.0.1:1", "0.0.0.0:1");
+    assert_eq!(resolved(&open).map(|l| l.warnings), Ok(Vec::new()), "a web server is there to be reached");
+}
+
 /// Every key reaches its own setting.
 #[test]
 fn every_key() {
@@ -166,6 +283,7 @@ fn every_key() {
         read_only: true,
     };
     let policy = Policy {
+        protocol: Protocol::Redis,
         request_timeout: ms(401),
         connect_timeout: ms(251),
         slow_timeout: ms(11_000),
@@ -187,6 +305,7 @@ fn every_key() {
             pipeline_depth: 9,
             session_bytes_max: 1 << 20,
         },
+        http: Arc::default(),
     };
     assert_eq!(*pool.policy, policy);
     let health = HealthSettings {
@@ -207,7 +326,7 @@ fn every_key() {
 /// The settings in force, written down, are read back as the same settings.
 #[test]
 fn written_is_read_back() {
-    for text in [EVERY_KEY, SHIPPED] {
+    for text in [EVERY_KEY, EVERY_HTTP_KEY, SHIPPED, &uncommented(SHIPPED)] {
         let settings = resolved(text).expect("fine").settings;
         assert_eq!(resolved(&to_yaml(&settings)).map(|l| l.settings), Ok(settings));
     }
@@ -281,7 +400,7 @@ fn cross_checks() {
             pool_with("    ring: {points: 65536}\n").replace("h:1}", "h:1, weight: 9999}"),
             "makes 655360000 places of points and weights, more than 16777216",
         ),
-        (pool_with("    protocol: memcached\n"), "`memcached` is not spoken by this version"),
+        (pool_with("    protocol: resp\n"), "`resp` is not one of redis, memcached, http"),
         (pool_with("    db: -1\n"), "pools.p.db: `-1` is outside 0 to 65535"),
         (pool_with("    health: {eject_max: 101%}\n"), "pools.p.health.eject_max: `101%` is more than 100%"),
         (pool_with("    client_auth: {}\n"), "pools.p.client_auth: names no password"),

@@ -5,13 +5,18 @@ use serde_yaml::{Mapping, Value};
 
 use super::{
     Settings,
-    placement::char_sign_word,
+    http::{forwarded_word, key_words, missing_word, node_protocol_word, statuses_text},
+    placement::{char_sign_word, factor_text},
     pool::on_ejected_word,
+    protocols::obeys,
     units::{duration_text, share_text, size_text},
 };
 use crate::{
     ring::{self, Placement},
-    topology::{CustomCommand, HealthSettings, Limits, NodeSpec, PoolSpec},
+    topology::{
+        CustomCommand, HealthSettings, HttpLimits, HttpProbe, HttpSettings, Limits, NodeSpec, Policy,
+        PoolSpec,
+    },
 };
 
 /// Every setting in force as YAML, without passwords.
@@ -31,16 +36,31 @@ pub fn to_yaml(settings: &Settings) -> String {
 }
 
 fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
+    mapping(entries.into())
+}
+
+fn mapping(entries: Vec<(&str, Value)>) -> Value {
     Value::Mapping(entries.into_iter().map(|(key, value)| (key.into(), value)).collect::<Mapping>())
+}
+
+/// The keys below `prefix` that the pool's protocol obeys.
+fn obeyed(policy: &Policy, prefix: &str, mut entries: Vec<(&'static str, Value)>) -> Value {
+    entries.retain(|(key, _)| obeys(policy.protocol, &format!("{prefix}{key}")));
+    mapping(entries)
+}
+
+/// A value that may be absent.
+fn optional(value: Option<impl Into<Value>>) -> Value {
+    value.map_or(Value::Null, Into::into)
 }
 
 fn pool(spec: &PoolSpec) -> Value {
     let p = &spec.policy;
     let listen: Vec<String> = spec.listen.iter().map(ToString::to_string).collect();
-    map([
+    let entries = vec![
         ("protocol", p.protocol.word().into()),
         ("listen", listen.into()),
-        ("ring", ring(&spec.ring)),
+        ("ring", ring(&spec.ring, p)),
         ("request_timeout", duration_text(p.request_timeout).into()),
         ("connect_timeout", duration_text(p.connect_timeout).into()),
         ("slow_timeout", duration_text(p.slow_timeout).into()),
@@ -55,13 +75,15 @@ fn pool(spec: &PoolSpec) -> Value {
             Value::Mapping(p.commands.iter().map(|c| (c.name.clone().into(), command(c))).collect()),
         ),
         ("per_key_errors", p.per_key_errors.into()),
-        ("limits", limits(&p.limits)),
+        ("limits", limits(&p.limits, p)),
+        ("http", http(&p.http)),
         ("health", health(&spec.health)),
         ("nodes", spec.nodes.iter().map(node).collect::<Vec<Value>>().into()),
-    ])
+    ];
+    obeyed(p, "", entries)
 }
 
-fn ring(ring: &ring::Settings) -> Value {
+fn ring(ring: &ring::Settings, policy: &Policy) -> Value {
     let tag = ring.hash_tag.map(|(open, close)| String::from_utf8_lossy(&[open, close]).into_owned());
     let mut entries = vec![("placement", Value::from(ring.placement.word()))];
     match ring.placement {
@@ -72,7 +94,48 @@ fn ring(ring: &ring::Settings) -> Value {
     entries.push(("hash", ring.hash.word().into()));
     entries.push(("char_sign", char_sign_word(ring.char_sign).into()));
     entries.push(("hash_tag", tag.unwrap_or_default().into()));
-    Value::Mapping(entries.into_iter().map(|(key, value)| (key.into(), value)).collect())
+    entries.push(("bounded_load", optional(policy.http.bounded_load.map(factor_text))));
+    obeyed(policy, "ring.", entries)
+}
+
+fn http(http: &HttpSettings) -> Value {
+    let key = match key_words(&http.key.from) {
+        (word, None) => word.into(),
+        (word, Some(argument)) => map([(word, argument.into())]),
+    };
+    map([
+        ("key", key),
+        ("missing_key", missing_word(http.key.missing).into()),
+        ("node_protocol", node_protocol_word(http.node_protocol).into()),
+        ("keep_host", http.keep_host.into()),
+        ("forwarded", forwarded_word(http.forwarded).into()),
+        ("failure_statuses", http.failure_statuses.clone().into()),
+        ("idle_connections", (http.idle_connections as u64).into()),
+        ("probe", http_probe(&http.probe)),
+        ("limits", http_limits(&http.limits)),
+    ])
+}
+
+fn http_probe(probe: &HttpProbe) -> Value {
+    map([
+        ("path", probe.path.clone().into()),
+        ("host", optional(probe.host.clone())),
+        ("status", statuses_text(&probe.status).into()),
+        ("body", optional(probe.body.as_ref().map(|b| String::from_utf8_lossy(b).into_owned()))),
+    ])
+}
+
+fn http_limits(limits: &HttpLimits) -> Value {
+    map([
+        ("header_bytes", size_text(limits.header_bytes).into()),
+        ("headers_max", (limits.headers_max as u64).into()),
+        ("body_bytes", optional(limits.body_bytes.map(|n| size_text(n as usize)))),
+        ("requests_per_connection", optional(limits.requests_per_connection)),
+        ("idle_timeout", duration_text(limits.idle_timeout).into()),
+        ("header_timeout", duration_text(limits.header_timeout).into()),
+        ("requests_max", (limits.requests_max as u64).into()),
+        ("connections_per_node_max", (limits.connections_per_node_max as u64).into()),
+    ])
 }
 
 fn command(command: &CustomCommand) -> Value {
@@ -84,15 +147,16 @@ fn command(command: &CustomCommand) -> Value {
     ])
 }
 
-fn limits(limits: &Limits) -> Value {
-    map([
+fn limits(limits: &Limits, policy: &Policy) -> Value {
+    let entries = vec![
         ("clients", (limits.clients as u64).into()),
         ("bulk_bytes", size_text(limits.bulk_bytes).into()),
         ("request_bytes", size_text(limits.request_bytes).into()),
         ("args_max", (limits.args_max as u64).into()),
         ("pipeline_depth", (limits.pipeline_depth as u64).into()),
         ("session_bytes_max", size_text(limits.session_bytes_max).into()),
-    ])
+    ];
+    obeyed(policy, "limits.", entries)
 }
 
 fn health(health: &HealthSettings) -> Value {
@@ -107,11 +171,10 @@ fn health(health: &HealthSettings) -> Value {
 }
 
 fn node(node: &NodeSpec) -> Value {
-    let zone = node.zone.as_ref().map_or(Value::Null, |zone| zone.to_string().into());
     map([
         ("name", node.name.to_string().into()),
         ("address", node.address.to_string().into()),
         ("weight", node.weight.into()),
-        ("zone", zone),
+        ("zone", optional(node.zone.as_deref())),
     ])
 }

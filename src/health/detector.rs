@@ -15,7 +15,7 @@
 //!
 //! *Certain* is what needs no second opinion about what happened, only about whether it lasts:
 //! nobody listens, the name does not resolve, our credentials are refused, its data is loading.
-//! Timeouts, bytes that are not the protocol and connections that break are counted instead.
+//! Timeouts, bytes that are not the protocol, statuses and connections that break are counted instead.
 //!
 //! A lost connection is a sign and no more, however many requests were in flight: it does not
 //! count towards `failures`, the reconnect decides. An idle connection that closes is not even a
@@ -165,8 +165,8 @@ impl Traffic {
 
 /// Failures of traffic that count towards `failures`. A lost connection is decided by the
 /// reconnect, refused credentials by the probe, which has the same.
-const COUNTED: [Failure; 4] =
-    [Failure::Timeout, Failure::ConnectTimeout, Failure::Protocol, Failure::Refused];
+const COUNTED: [Failure; 5] =
+    [Failure::Timeout, Failure::ConnectTimeout, Failure::Protocol, Failure::Refused, Failure::Status];
 
 /// Failures of traffic after which only a new connection proves anything.
 const OF_CONNECTION: [Failure; 4] =
@@ -594,7 +594,7 @@ mod tests {
     }
 
     fn observations() -> impl Strategy<Value = (u8, u8, u8)> {
-        (0u8..6, 0u8..6, 0u8..4)
+        (0u8..6, 0..Failure::ALL.len() as u8, 0u8..4)
     }
 
     proptest! {

@@ -329,6 +329,7 @@ async fn round(
         return Round { id, prober, probe: None };
     };
     let question = Question {
+        address: topology.nodes[position].node.address.clone(),
         targets: topology.nodes[position].targets.clone(),
         policy: topology.policy.clone(),
         timeout: topology.health.timeout,

@@ -2,7 +2,7 @@
 //! it can be planned. Ring builds happen here, so large pools belong on a blocking thread.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -95,16 +95,38 @@ pub fn prepare(
             .iter()
             .zip(now.nodes.iter())
             .all(|(m, e)| m.name == e.node.name && m.weight == e.node.weight);
-    if is_same {
+    let is_scattered = now.policy.http.key != spec.policy.http.key;
+    if is_same && !is_scattered {
         return Prepared { spec, ring: now.ring.clone(), targets, moved: 0.0 };
+    }
+    if is_same {
+        let owns = |i: usize| now.nodes[i].placement == Placement::Owns;
+        let moved = scattered((&now.ring, &owns), (&now.ring, &owns));
+        return Prepared { spec, ring: now.ring.clone(), targets, moved };
     }
     let ring = Arc::new(Ring::build(&spec.ring, &members));
     let is_away = |e: &Entry| e.placement == Placement::Away;
     let away: HashSet<_> = now.nodes.iter().filter(|e| is_away(e)).map(|e| &e.node.name).collect();
     let before = |i: usize| !away.contains(&now.nodes[i].node.name);
     let after = |i: usize| !away.contains(&members[i].name);
-    let moved = diff((&now.ring, &before), (&ring, &after)).moved;
+    let rings: (Serving<'_>, Serving<'_>) = ((&now.ring, &before), (&ring, &after));
+    let moved = if is_scattered { scattered(rings.0, rings.1) } else { diff(rings.0, rings.1).moved };
     Prepared { spec, ring, targets, moved }
+}
+
+/// A ring, and which of its members serve.
+pub(super) type Serving<'a> = (&'a Ring, &'a dyn Fn(usize) -> bool);
+
+/// The share of requests that go elsewhere when their ring keys come from another part of them: old
+/// and new keys know nothing of each other, so a request stays where it was by chance alone.
+pub(super) fn scattered(before: Serving<'_>, after: Serving<'_>) -> f64 {
+    let shares = |(ring, serves): Serving<'_>| -> HashMap<Arc<str>, f64> {
+        let names = ring.members().iter().map(|m| m.name.clone());
+        names.zip(ring.shares(serves)).collect()
+    };
+    let (before, after) = (shares(before), shares(after));
+    let stays: f64 = before.iter().map(|(name, share)| share * after.get(name).unwrap_or(&0.0)).sum();
+    1.0 - stays
 }
 
 impl Births {
@@ -134,8 +156,7 @@ impl Births {
         prepared: &Prepared,
         renamed: &mut dyn FnMut(NodeId, NodeId),
     ) -> Vec<Entry> {
-        let by_name: std::collections::HashMap<_, _> =
-            before.iter().map(|e| (e.node.name.clone(), e)).collect();
+        let by_name: HashMap<_, _> = before.iter().map(|e| (e.node.name.clone(), e)).collect();
         let entry = |(spec, targets): (&NodeSpec, &Arc<[Target]>)| {
             let Some(old) = by_name.get(&spec.name) else {
                 return new_entry(self.node(spec, None), targets.clone());

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use super::build::{Births, Prepared};
+use super::build::{Births, Prepared, scattered};
 use crate::{
     ring::{self, diff},
     topology::{Cause, Change, Entry, Health, NodeId, OnEjected, Placement, PoolSpec, Topology},
@@ -392,6 +392,10 @@ fn is_unchanged(now: &Topology, prepared: &Prepared) -> bool {
 /// Takes milliseconds for large rings: not for the control loop.
 pub fn moved(before: &Topology, after: &Topology) -> f64 {
     let owns = |topology: &Topology, i: usize| topology.nodes[i].placement == Placement::Owns;
+    if before.policy.http.key != after.policy.http.key {
+        let (a, b) = (|i| owns(before, i), |i| owns(after, i));
+        return scattered((&before.ring, &a), (&after.ring, &b));
+    }
     if after.policy.on_ejected == OnEjected::Rehash {
         let (a, b) = (|i| owns(before, i), |i| owns(after, i));
         if Arc::ptr_eq(&before.ring, &after.ring) {

@@ -4,9 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    protocol::http::{KeyRule, KeySource},
     ring,
     topology::{
-        Cause, Failure, Health, HealthSettings, NodeId, OnEjected, Placement, Policy, Route, channel,
+        Cause, Failure, Health, HealthSettings, HttpSettings, NodeId, OnEjected, Placement, Policy, Route,
+        channel,
     },
 };
 
@@ -232,6 +234,54 @@ fn fail_counts_what_is_refused() {
     // Rehash from now on: the keys that were refused get an owner.
     assert_eq!(told(pool.reload(spec(&[1, 1, 2], 0.5))), ["reloaded"]);
     assert_eq!(pool.topology.epoch, 3);
+}
+
+/// Ring keys that come from another part of requests move nearly all of them, though the ring is the
+/// same: such a reload is an epoch, and wants to be meant.
+#[test]
+fn another_ring_key_moves_requests() {
+    let mut keyed = spec(&[1, 1, 1, 1], 0.5);
+    let key = KeyRule { from: KeySource::Path, ..KeyRule::default() };
+    let http = HttpSettings { key, ..HttpSettings::default() };
+    keyed.policy = Arc::new(Policy { http: Arc::new(http), ..Policy::default() });
+    let mut pool = Planned::new(&spec(&[1, 1, 1, 1], 0.5));
+    let (first, prepared) = (pool.topology.clone(), pool.prepare(keyed.clone()));
+    assert!((0.7..0.8).contains(&prepared.moved), "three of four go elsewhere: {}", prepared.moved);
+    let refused = reload(&pool.topology, &pool.ledger, &prepared, &pool.births, 0.1, false);
+    assert!(matches!(&refused, Outcome::Refused { why } if why.contains("key space")), "{refused:?}");
+    assert_eq!(told(pool.reload(keyed)), ["reloaded"]);
+    assert_eq!(pool.topology.epoch, 2);
+    assert!(Arc::ptr_eq(&first.ring, &pool.topology.ring));
+    assert!((moved(&first, &pool.topology) - prepared.moved).abs() < 1e-9);
+}
+
+/// With bounded load a key goes on from a node that is full to the next one that serves, and
+/// without it, or from a node that is away under `fail`, nowhere else.
+#[test]
+fn full_nodes_are_walked_past() {
+    let policy = |on_ejected, bounded_load| {
+        let http = HttpSettings { bounded_load, ..HttpSettings::default() };
+        Arc::new(Policy { on_ejected, http: Arc::new(http), ..Policy::default() })
+    };
+    let bound = ring::BoundedLoad::new(125);
+    let mut pool = Planned::new(&spec(&[1, 1, 1, 1], 0.5));
+    pool.topology.policy = policy(OnEjected::Fail, bound);
+    let hash = pool.topology.ring.hash(b"k");
+    let order: Vec<usize> = pool.topology.ring.candidates(hash).collect();
+    let full = |i: usize| if i == order[0] { 9 } else { 0 };
+    assert_eq!(pool.topology.route_bounded(hash, |_| 0), Route::Send(order[0]));
+    assert_eq!(pool.topology.route_bounded(hash, full), Route::Send(order[1]));
+    pool.eject(&format!("n{}", order[1]));
+    assert_eq!(pool.topology.route_bounded(hash, full), Route::Send(order[2]));
+    pool.topology.policy = policy(OnEjected::Fail, None);
+    assert_eq!(pool.topology.route_bounded(hash, full), Route::Send(order[0]));
+    pool.eject(&format!("n{}", order[0]));
+    pool.topology.policy = policy(OnEjected::Fail, bound);
+    assert_eq!(pool.topology.route_bounded(hash, full), Route::Fail(order[0]));
+    pool.topology.policy = policy(OnEjected::Rehash, bound);
+    assert_eq!(pool.topology.route_bounded(hash, full), Route::Send(order[2]));
+    let full = |i: usize| if i == order[2] { 9 } else { 0 };
+    assert_eq!(pool.topology.route_bounded(hash, full), Route::Send(order[3]));
 }
 
 /// A reload of the same is nothing; one of other limits is a revision; the ring is not built anew

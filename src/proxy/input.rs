@@ -3,8 +3,11 @@
 
 use std::rc::Rc;
 
-use super::pipeline::Pipeline;
-use crate::protocol::resp::frame::{FrameError, RequestDecoder, Scan, Scanner};
+use super::{
+    dialect::{Begun, Broke, Decoder, Rest},
+    pipeline::Pipeline,
+};
+use crate::protocol::resp::frame::Scan;
 
 /// A request that is larger than this gets a connection of its own, and is not held whole.
 pub(crate) const BULK_LANE: usize = 1 << 20;
@@ -23,29 +26,18 @@ pub(crate) struct Input {
 }
 
 /// Bytes that wait.
-#[derive(Default)]
 pub(crate) struct Waiting {
     pub(crate) bytes: Vec<u8>,
     /// Bytes at the start that are done.
     pub(crate) done: usize,
     /// How far the first request has been read.
-    pub(crate) decoder: RequestDecoder,
+    pub(crate) decoder: Decoder,
 }
 
 /// A request on its way through.
 struct Bulk {
     pipeline: Rc<Pipeline>,
-    scanner: Scanner,
-}
-
-/// What became of an attempt to stream a request.
-pub(crate) enum Begun {
-    /// It can't be streamed: it has to arrive whole first.
-    No,
-    /// It has to wait until the window is empty.
-    Later,
-    /// Its beginning was sent.
-    Yes(Rc<Pipeline>),
+    rest: Rest,
 }
 
 impl Input {
@@ -74,19 +66,18 @@ impl Input {
     }
 
     /// Keeps what was left of a chunk, with the decoder's progress in it.
-    pub(crate) fn keep(&mut self, rest: &[u8], decoder: &mut RequestDecoder) {
-        let waiting = self.waiting.get_or_insert_default();
-        waiting.bytes.extend_from_slice(rest);
-        std::mem::swap(&mut waiting.decoder, decoder);
-        decoder.reset();
+    pub(crate) fn keep(&mut self, rest: &[u8], decoder: &mut Decoder) {
+        let fresh = decoder.fresh();
+        let decoder = std::mem::replace(decoder, fresh);
+        self.waiting = Some(Box::new(Waiting { bytes: rest.to_vec(), done: 0, decoder }));
     }
 
     /// Takes out what waits, with this behind it, to look at it.
-    pub(crate) fn take(&mut self, chunk: &[u8]) -> Box<Waiting> {
+    pub(crate) fn take(&mut self, chunk: &[u8]) -> Option<Box<Waiting>> {
         self.hold = false;
-        let mut waiting = self.waiting.take().unwrap_or_default();
+        let mut waiting = self.waiting.take()?;
         waiting.bytes.extend_from_slice(chunk);
-        waiting
+        Some(waiting)
     }
 
     /// Puts back what still waits.
@@ -116,27 +107,20 @@ impl Input {
     ///
     /// # Errors
     /// What is streamed is no request: see [`Input::feed_bulk`].
-    pub(crate) fn begin(
-        &mut self,
-        begun: Begun,
-        rest: &[u8],
-        decoder: &mut RequestDecoder,
-    ) -> Result<usize, FrameError> {
+    pub(crate) fn begin(&mut self, begun: Begun, rest: &[u8]) -> Result<usize, Broke> {
         match begun {
             Begun::No => Ok(0),
             Begun::Later => {
                 self.hold = true;
                 Ok(0)
             }
-            Begun::Yes(pipeline) => {
-                decoder.reset();
-                let mut bulk = Box::new(Bulk { pipeline, scanner: Scanner::default() });
-                let scanned = bulk.scanner.advance(rest);
-                self.bulk = Some(bulk);
-                scanned.map(|_| rest.len()).map_err(|_| {
-                    self.abandon();
-                    FrameError::BulkLength
-                })
+            Begun::Yes(pipeline, scan) => {
+                self.bulk = Some(Box::new(Bulk { pipeline, rest: scan }));
+                Ok(rest.len())
+            }
+            Begun::Broke(pipeline, broke) => {
+                pipeline.abandon();
+                Err(broke)
             }
         }
     }
@@ -147,17 +131,15 @@ impl Input {
     /// # Errors
     /// It is not a request any more: its connection is reset, for where it ends nobody knows, and
     /// what comes after it must not reach the node unread.
-    pub(crate) fn feed_bulk(&mut self, chunk: &[u8]) -> Result<Option<bool>, FrameError> {
+    pub(crate) fn feed_bulk(&mut self, chunk: &[u8]) -> Result<Option<bool>, Broke> {
         let Some(bulk) = &mut self.bulk else { return Ok(None) };
-        let Ok(Scan { used, done }) = bulk.scanner.advance(chunk) else {
-            self.abandon();
-            return Err(FrameError::BulkLength);
-        };
+        let Scan { used, done } = bulk.rest.advance(chunk).inspect_err(|_| bulk.pipeline.abandon())?;
         bulk.pipeline.feed(&chunk[..used], done);
         if done {
+            let mut decoder = bulk.rest.decoder();
             self.bulk = None;
             if used < chunk.len() {
-                self.keep(&chunk[used..], &mut RequestDecoder::default());
+                self.keep(&chunk[used..], &mut decoder);
             }
         }
         Ok(Some(done))

@@ -12,6 +12,7 @@
 
 mod clock;
 mod connect;
+mod dialect;
 mod dispatch;
 mod facts;
 mod flow;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    dialect::Decoder,
     dispatch, facts,
     link::{Leaving, Link},
     pipeline::Expect,
@@ -17,7 +18,10 @@ use super::{
 };
 use crate::{
     metrics::{Class, PoolBlock},
-    protocol::resp::{frame::FrameLimits, table::Table},
+    protocol::{
+        Protocol,
+        resp::{frame::FrameLimits, table::Table},
+    },
     topology::{Entry, Health, NodeId, Placement, Policy, Route, Topology, TopologyCache, TopologyReader},
 };
 
@@ -25,6 +29,8 @@ use crate::{
 pub struct PoolHandle {
     /// Its name.
     pub name: Arc<str>,
+    /// What its clients and nodes speak, as long as it lives.
+    pub protocol: Protocol,
     /// Distinguishes it from an earlier pool of the same name.
     pub id: u64,
     /// The topology in force.
@@ -116,6 +122,8 @@ pub(crate) struct Bounds {
 pub(crate) struct WorkerPool {
     pub(crate) handle: Arc<PoolHandle>,
     pub(crate) worker: Rc<Worker>,
+    /// What its sessions read requests with, when they hold no part of one.
+    pub(crate) decoder: RefCell<Decoder>,
     cache: RefCell<TopologyCache>,
     bound: RefCell<Rc<Bound>>,
     pub(crate) sessions: RefCell<HashMap<u64, Rc<Session>>>,
@@ -132,6 +140,7 @@ impl WorkerPool {
         let table = dispatch::table(&topology.policy);
         let bound = Bound::new(topology, table, links);
         let pool = WorkerPool {
+            decoder: RefCell::new(Decoder::of(handle.protocol)),
             cache: RefCell::new(handle.reader.cache()),
             handle,
             worker,

@@ -11,7 +11,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    dispatch::{self, Dispatched},
+    dialect::{Begun, Broke, Cut, Decoder, Dialect},
     flow::{Behind, Flow, OUT_HIGH, REPLY_GUESS},
     input::{Input, Waiting},
     pipeline::{Expect, MAYBE, Pipeline},
@@ -22,11 +22,7 @@ use super::{
 use crate::{
     metrics::{Class, Outcome, Reason},
     net::Stream,
-    protocol::resp::{
-        frame::{FrameError, FrameLimits, Request, Step},
-        local::ClientState,
-        write,
-    },
+    protocol::resp::local::ClientState,
     topology::Policy,
 };
 
@@ -125,6 +121,14 @@ impl Session {
         })
     }
 
+    /// An error of ours as this session's protocol says it; the text's first word is Redis's code.
+    #[cold]
+    pub(crate) fn error_line(&self, text: &str) -> Vec<u8> {
+        let mut line = Vec::new();
+        self.pool.handle.protocol.write_error(&mut line, text);
+        line
+    }
+
     /// Serves the client until it leaves.
     pub(crate) async fn run(self: Rc<Self>) {
         let mut input = Input::default();
@@ -208,22 +212,21 @@ impl Session {
                 }
                 return self.mark_dirty();
             }
-            Err(error) => {
-                self.bulk_broke(&mut self.state.borrow_mut(), &error);
+            Err(broke) => {
+                self.bulk_broke(&mut self.state.borrow_mut(), &broke);
                 return self.mark_dirty();
             }
         }
-        if input.is_empty() {
-            let mut decoder = self.pool.worker.decoder.borrow_mut();
-            let used = self.dispatch_all(&bound, &mut decoder, chunk, input);
+        if let Some(mut waiting) = input.take(chunk) {
+            let Waiting { bytes, done, decoder } = &mut *waiting;
+            *done += self.decode(&bound, decoder, &bytes[*done..], input);
+            input.put_back(waiting);
+        } else {
+            let mut decoder = self.pool.decoder.borrow_mut();
+            let used = self.decode(&bound, &mut decoder, chunk, input);
             if used < chunk.len() {
                 input.keep(&chunk[used..], &mut decoder);
             }
-        } else {
-            let mut waiting = input.take(chunk);
-            let Waiting { bytes, done, decoder } = &mut *waiting;
-            *done += self.dispatch_all(&bound, decoder, &bytes[*done..], input);
-            input.put_back(waiting);
         }
         let mut state = self.state.borrow_mut();
         if input.has_ended() && !state.stalled {
@@ -236,7 +239,9 @@ impl Session {
             self.close_with(
                 &mut state,
                 Reason::SlowClient,
-                "ERR limits.session_bytes_max is used up by what this session has sent and not read",
+                &self.error_line(
+                    "ERR limits.session_bytes_max is used up by what this session has sent and not read",
+                ),
             );
         }
         state.pending = input.len();
@@ -249,10 +254,16 @@ impl Session {
     }
 
     /// Decodes and dispatches until bytes, room or patience end; gives how many bytes are done.
-    fn dispatch_all(
+    fn decode(self: &Rc<Self>, bound: &Rc<Bound>, decoder: &mut Decoder, bytes: &[u8], input: &mut Input) -> usize {
+        match decoder {
+            Decoder::Resp(decoder) => self.dispatch_all(bound, decoder, bytes, input),
+        }
+    }
+
+    fn dispatch_all<D: Dialect>(
         self: &Rc<Self>,
         bound: &Rc<Bound>,
-        decoder: &mut crate::protocol::resp::frame::RequestDecoder,
+        decoder: &mut D,
         bytes: &[u8],
         input: &mut Input,
     ) -> usize {
@@ -269,38 +280,29 @@ impl Session {
                 state.stalled = true;
                 break;
             }
-            let stranger = bound.terms.guarded && !state.client.authenticated;
-            let limits = if stranger { &FrameLimits::UNAUTHENTICATED } else { &bound.terms.frame };
             let rest = &bytes[used..];
-            let (request, len) = match decoder.decode(rest, limits) {
-                Ok(Step::Request(n)) => (Request::new(&rest[..n], decoder.spans()), n),
-                Ok(Step::Inline(n)) => (Request::new(decoder.inline(), decoder.spans()), n),
-                Ok(Step::Skip(n)) => {
-                    used += n;
-                    continue;
+            match decoder.cut(self, &mut state, bound, rest) {
+                Cut::Done(n) => used += n,
+                Cut::DrainFirst => {
+                    state.drain = true;
+                    decoder.reset();
                 }
-                Ok(Step::Partial(needed)) => {
+                Cut::Partial(needed) => {
                     if input.may_stream(needed) {
-                        let begun = dispatch::begin_bulk(self, &mut state, bound, decoder, rest);
-                        match input.begin(begun, rest, decoder) {
+                        let begun = decoder.begin(self, &mut state, bound, rest);
+                        state.drain |= matches!(begun, Begun::Later);
+                        match input.begin(begun, rest) {
                             Ok(done) => used += done,
-                            Err(error) => self.bulk_broke(&mut state, &error),
+                            Err(broke) => self.bulk_broke(&mut state, &broke),
                         }
                         state.stalled = input.is_streaming();
                     }
                     break;
                 }
-                Err(error) => {
-                    self.close_with(&mut state, Reason::Protocol, &format!("ERR {error}"));
+                Cut::Broken(line) => {
+                    self.close_with(&mut state, Reason::Protocol, &line);
                     used = bytes.len();
                     break;
-                }
-            };
-            match dispatch::dispatch(self, &mut state, bound, &request) {
-                Dispatched::Done => used += len,
-                Dispatched::DrainFirst => {
-                    state.drain = true;
-                    decoder.reset();
                 }
             }
         }
@@ -308,9 +310,8 @@ impl Session {
     }
 
     /// What was streamed is no request: the only one in the window is refused, and the session ends.
-    fn bulk_broke(&self, state: &mut State, error: &FrameError) {
-        let mut line = Vec::new();
-        write::error(&mut line, format!("ERR {error}"));
+    fn bulk_broke(&self, state: &mut State, Broke(text): &Broke) {
+        let line = self.error_line(text);
         self.pool.block().refusals[Reason::Protocol as usize].add(1);
         let seq = state.window.head_seq();
         state.broken |= !state.window.fail(seq, 0, &line, Outcome::Refused);
@@ -339,16 +340,15 @@ impl Session {
     }
 
     /// Answers an error and closes once it is written.
-    fn close_with(&self, state: &mut State, reason: Reason, text: &str) {
+    fn close_with(&self, state: &mut State, reason: Reason, line: &[u8]) {
         if state.ending {
             return;
         }
-        let mut line = Vec::new();
-        write::error(&mut line, text);
         self.pool.block().refusals[reason as usize].add(1);
-        state.window.ready(Class::Local, 0, &line, Outcome::Refused);
+        state.window.ready(Class::Local, 0, line, Outcome::Refused);
         state.ending = true;
-        tracing::debug!(pool = %self.pool.handle.name, session = self.id, reason = reason.word(), text, "session closed");
+        let text = line.trim_ascii().escape_ascii();
+        tracing::debug!(pool = %self.pool.handle.name, session = self.id, reason = reason.word(), %text, "session closed");
     }
 
     /// Keeps the process's account of buffered bytes, and closes a session that would break it.
@@ -405,8 +405,9 @@ impl Session {
         if state.window.aside() <= limit || state.window.head_seq() != seq {
             return;
         }
-        let line = format!("-ERR the reply is larger than limits.session_bytes_max, {limit} bytes\r\n");
-        if state.window.replace(seq, line.as_bytes(), Outcome::Refused) {
+        let line =
+            self.error_line(&format!("ERR the reply is larger than limits.session_bytes_max, {limit} bytes"));
+        if state.window.replace(seq, &line, Outcome::Refused) {
             self.pool.block().refusals[Reason::Overload as usize].add(1);
             self.settle(state);
         }
@@ -426,8 +427,7 @@ impl Session {
         if state.broken || !state.window.awaits(expect.seq, expect.part) {
             return;
         }
-        let mut line = Vec::new();
-        write::error(&mut line, text);
+        let line = self.error_line(text);
         self.pool.block().refusals[reason as usize].add(1);
         if state.window.fail(expect.seq, expect.part, &line, outcome) {
             self.settle(&mut state);
@@ -545,8 +545,9 @@ impl Session {
             }
             let seq = state.window.head_seq();
             let applied = if class == Class::Read { "" } else { MAYBE };
-            let line = format!("-ERR no reply within the deadline of {waited} ms{applied}\r\n");
-            if !state.window.replace(seq, line.as_bytes(), Outcome::Timeout) {
+            let line =
+                self.error_line(&format!("ERR no reply within the deadline of {waited} ms{applied}"));
+            if !state.window.replace(seq, &line, Outcome::Timeout) {
                 state.broken = true;
                 break;
             }

@@ -147,9 +147,11 @@ struct World {
 impl World {
     fn new(nodes: &[&ScriptedNode], policy: Policy) -> World {
         let nodes: Vec<_> = nodes.iter().map(|n| (n.name, n.address())).collect();
+        let policy_protocol = policy.protocol;
         let (writer, reader) = channel(topology(&nodes, policy));
         let pool = Arc::new(PoolHandle {
             name: "cache".into(),
+            protocol: policy_protocol,
             id: 1,
             reader,
             blocks: Arc::new([PoolBlock::default()]),

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::{link::Link, pool::Bound};
+use super::{link::Link, pipeline::Expect, pool::Bound};
 use crate::{
     metrics::{Class, Outcome},
     protocol::resp::{
@@ -56,8 +56,9 @@ pub(crate) struct Joint {
     pub(crate) parts: Vec<Part>,
     /// The topology under which it was sent: it says who owns what a node answers.
     pub(crate) bound: Rc<Bound>,
-    /// A command that teaches the nodes something, to be remembered when all have accepted it.
-    pub(crate) lesson: Option<Box<[u8]>>,
+    /// The whole request, where it is needed once the replies are there: one that teaches the nodes
+    /// something is remembered when all have accepted it.
+    pub(crate) request: Option<Box<[u8]>>,
 }
 
 /// How the parts become one reply.
@@ -444,22 +445,23 @@ impl Window {
     /// the node of each.
     pub(crate) fn divide(
         &mut self,
-        seq: u64,
-        part: u32,
-        kind: Split,
+        expect: &Expect,
+        kind: JointKind,
         bound: &Rc<Bound>,
         keys: usize,
         parts: Vec<(usize, Vec<u32>)>,
+        frame: &[u8],
     ) -> Vec<(u32, usize)> {
-        let Some(slot) = self.slot(seq) else { return Vec::new() };
+        let part = expect.part;
+        let Some(slot) = self.slot(expect.seq) else { return Vec::new() };
         if matches!(slot.reply, Reply::Waiting | Reply::Pieces(_)) {
             let whole = Part { positions: (0..keys as u32).collect(), ..Part::new(bound, 0) };
             let joint = Joint {
-                kind: JointKind::Split(kind),
+                kind,
                 keys,
                 parts: vec![whole],
                 bound: bound.clone(),
-                lesson: None,
+                request: Some(frame.into()),
             };
             slot.reply = Reply::Joint(Box::new(joint));
         }
@@ -573,7 +575,8 @@ impl Joint {
         };
         let failed = self.parts.iter().filter_map(|p| p.done).find(|o| *o != Outcome::Ok);
         if merged == Merged::Whole
-            && let (Some(lesson), Some(link)) = (&self.lesson, self.bound.links.first())
+            && let (JointKind::Gather(_), Some(lesson), Some(link)) =
+                (self.kind, &self.request, self.bound.links.first())
         {
             link.scripts.note(lesson);
         }

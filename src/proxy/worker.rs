@@ -25,7 +25,7 @@ use super::{
     wheel::{TICK_US, Wheel},
     window::Space,
 };
-use crate::{net::StdStream, protocol::resp::frame::RequestDecoder};
+use crate::net::StdStream;
 
 /// Bytes that are read at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -131,7 +131,6 @@ pub(crate) struct Worker {
     /// Everything is read into this; a connection has bytes of its own only while it holds part
     /// of a request.
     pub(crate) scratch: RefCell<Box<[u8]>>,
-    pub(crate) decoder: RefCell<RequestDecoder>,
     /// Positions of a request's keys.
     pub(crate) keys: RefCell<Vec<u32>>,
     /// The part of a request that goes to one node.
@@ -159,7 +158,6 @@ impl Worker {
             clock: Clock::new(),
             memory,
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
-            decoder: RefCell::default(),
             keys: RefCell::default(),
             frame: RefCell::default(),
             dirty: RefCell::default(),

@@ -12,6 +12,7 @@
 //! * Shares follow the weights: with 160 points one is off by 8 % as a rule, and by less than 40 %.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod bounded;
 mod diff;
 #[cfg(test)]
 mod golden;
@@ -26,6 +27,7 @@ mod table;
 mod vnode;
 mod walk;
 
+pub use bounded::BoundedLoad;
 pub use diff::{Diff, Move, diff};
 pub use hash::{HashKind, finalise, tagged};
 pub use ketama::twemproxy_name;

@@ -27,6 +27,8 @@ pub enum Cause {
     Misconfigured,
     /// It reads its data from disk and serves nothing meanwhile.
     Loading,
+    /// It answers with a status or a body that says that it does not serve.
+    Status,
 }
 
 impl From<Failure> for Cause {
@@ -38,6 +40,7 @@ impl From<Failure> for Cause {
             Failure::Timeout => Cause::Timeout,
             Failure::Protocol => Cause::Protocol,
             Failure::Handshake => Cause::Misconfigured,
+            Failure::Status => Cause::Status,
         }
     }
 }
@@ -54,6 +57,7 @@ impl Cause {
             Cause::Unresolved => "unresolved",
             Cause::Misconfigured => "misconfigured",
             Cause::Loading => "loading",
+            Cause::Status => "status",
         }
     }
 }

@@ -3,6 +3,7 @@
 //! that membership is asked for, and the settings of a pool that the hot path obeys.
 
 mod change;
+mod http;
 mod node;
 mod spec;
 
@@ -12,6 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 pub use change::{Cause, Change, Inbox};
+pub use http::{Forwarded, HttpLimits, HttpProbe, HttpSettings, NodeProtocol};
 pub use node::{Evidence, Failure, Node, NodeId, VERDICT_GRACE};
 pub use spec::{
     CustomCommand, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, Policy, PoolSpec, Secret,
@@ -112,6 +114,19 @@ impl Topology {
                 .first_where(hash, |i| self.nodes[i].placement == Placement::Owns)
                 .map_or(Route::NoOwner, Route::Send),
         }
+    }
+
+    /// Where a key with this ring hash goes when no node shall have more than its bound of the
+    /// requests in flight, by the pool's `bounded_load`: as [`Topology::route`], and past nodes that
+    /// are full. `loads` says how many requests a node (an index into [`Topology::nodes`]) has in
+    /// flight over all workers; a load that changes meanwhile makes the bound inexact by as much,
+    /// which is harmless. When all nodes are full the key goes where [`Topology::route`] says.
+    pub fn route_bounded(&self, hash: u64, loads: impl Fn(usize) -> u32) -> Route {
+        let route = self.route(hash);
+        let (Route::Send(_), Some(bound)) = (route, self.policy.http.bounded_load) else { return route };
+        self.ring
+            .first_bounded(hash, bound, |i| self.nodes[i].placement == Placement::Owns, loads)
+            .map_or(Route::NoOwner, Route::Send)
     }
 
     /// The index of the node with this identity.

@@ -56,17 +56,20 @@ pub enum Failure {
     Protocol,
     /// The node refused our credentials or database.
     Handshake,
+    /// A reply with one of the pool's `failure_statuses`. Counted per request.
+    Status,
 }
 
 impl Failure {
     /// All kinds, in the order of their discriminants.
-    pub const ALL: [Failure; 6] = [
+    pub const ALL: [Failure; 7] = [
         Failure::Refused,
         Failure::ConnectTimeout,
         Failure::Lost,
         Failure::Timeout,
         Failure::Protocol,
         Failure::Handshake,
+        Failure::Status,
     ];
 
     /// The word for metrics and messages.
@@ -78,6 +81,7 @@ impl Failure {
             Failure::Timeout => "timeout",
             Failure::Protocol => "protocol",
             Failure::Handshake => "handshake",
+            Failure::Status => "status",
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use super::HttpSettings;
 pub use crate::protocol::resp::table::CustomCommand;
 use crate::{
     net::{Address, ListenAddress},
@@ -127,6 +128,8 @@ pub struct Policy {
     pub per_key_errors: bool,
     /// Bounds.
     pub limits: Limits,
+    /// What an HTTP pool obeys; the defaults in other pools.
+    pub http: Arc<HttpSettings>,
 }
 
 /// When a node is ejected and restored.
@@ -177,6 +180,7 @@ impl Default for Policy {
             commands: Vec::new(),
             per_key_errors: false,
             limits: Limits::default(),
+            http: Arc::default(),
         }
     }
 }

@@ -73,6 +73,28 @@ fn check_shipped() {
     assert!(out.contains("admin on 127.0.0.1:9400\n\npool cache: redis on 127.0.0.1:6380\n"), "{out}");
 }
 
+/// Each example that is shipped is fine, and has nothing to warn about.
+#[test]
+fn check_examples() {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy/examples");
+    let mut checked = Vec::new();
+    for entry in fs::read_dir(directory).expect("there are examples") {
+        let path = entry.expect("readable").path();
+        let (code, out, err) = run(&["check", "--config", path.to_str().expect("a plain path")]);
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{path:?}");
+        assert!(out.contains(" is fine: 1 pool, "), "{out}");
+        checked.push((path.file_name().expect("a file").to_owned(), out));
+    }
+    checked.sort();
+    let names: Vec<_> = checked.iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["http-cache.yaml", "object-store.yaml"]);
+    assert!(checked[0].1.contains("\npool web: http on 0.0.0.0:8080\n"), "{checked:?}");
+    assert!(
+        checked[1].1.contains(" workers x 200 connections_per_node_max), and one for probes"),
+        "{checked:?}"
+    );
+}
+
 /// `check` prints pools, shares, the connection budget and, on stderr, the warnings.
 #[test]
 fn check_says_what_it_amounts_to() {

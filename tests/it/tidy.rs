@@ -21,7 +21,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("admin", &["topology", "membership", "net", "metrics"]),
     ("embedded", &["protocol", "net"]),
     ("config", &["ring", "protocol", "topology", "net"]),
-    ("cli", &["config", "ring", "topology", "net", "membership"]),
+    ("cli", &["config", "ring", "protocol", "topology", "net", "membership"]),
     (
         "app",
         &[

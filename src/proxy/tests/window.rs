@@ -22,7 +22,7 @@ fn joint(bound: &Rc<Bound>, parts: &[ModelPart], keys: usize) -> Slot {
     let part = |p: &ModelPart| Part { positions: p.positions.clone(), ..Part::new(bound, p.node) };
     let parts = parts.iter().map(part).collect();
     let joint =
-        Joint { kind: JointKind::Split(Split::Values), keys, parts, bound: bound.clone(), lesson: None };
+        Joint { kind: JointKind::Split(Split::Values), keys, parts, bound: bound.clone(), request: None };
     Slot { class: Class::Read, due_us: 0, reply: Reply::Joint(Box::new(joint)) }
 }
 

@@ -1,0 +1,253 @@
+//! A probe: a client of one node that asks whether it serves, and nothing more. It keeps its own
+//! connection open between probes; when that one broke, the probe makes another and goes by what
+//! it meets there. What is asked, and what an answer means, is the protocol's: a file for each.
+
+mod http;
+mod redis;
+
+use std::{fmt, io, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    net::{Address, Stream, Target, dial, is_ours},
+    protocol::Protocol,
+    topology::{Cause, Policy},
+};
+
+/// What a probe needs to know.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The node's address as configured: what an HTTP node is called when nothing else is said.
+    pub address: Address,
+    /// Where the node is, in order of preference.
+    pub targets: Arc<[Target]>,
+    /// Protocol, credentials, what is asked, and `connect_timeout`.
+    pub policy: Arc<Policy>,
+    /// What the whole probe may take.
+    pub timeout: Duration,
+    /// Only a new connection proves something.
+    pub anew: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It serves. What is wrong with its configuration all the same, if anything.
+    Serves(Option<Arc<str>>),
+    /// It does not.
+    Failed {
+        /// How.
+        cause: Cause,
+        /// The standing connection was lost, and this is what the new one met.
+        after_loss: bool,
+        /// What a person would say of it.
+        text: String,
+    },
+    /// The probe could not be made, through no fault of the node.
+    Void(String),
+}
+
+/// A probe that ended.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// When it began.
+    pub started: Instant,
+    /// When it ended.
+    pub ended: Instant,
+    /// What came of it.
+    pub answer: Answer,
+}
+
+/// The client. One per node.
+#[derive(Debug, Default)]
+pub struct Prober {
+    link: Option<(Target, Link)>,
+    /// The standing connection broke since the last probe.
+    is_lost: bool,
+}
+
+/// What is wrong with the configuration of a node that serves, if anything; or why it does not.
+type Told = Result<Option<Arc<str>>, Trouble>;
+
+/// A connection to a node, and how its protocol asks. Each file below has one of these, with the
+/// same four functions.
+#[derive(Debug)]
+enum Link {
+    Redis(redis::Link),
+    Http(http::Link),
+}
+
+impl Link {
+    /// Greets on a new connection.
+    async fn open(stream: Stream, question: &Question) -> Result<Link, Trouble> {
+        match question.policy.protocol {
+            Protocol::Redis | Protocol::Memcached => {
+                redis::Link::open(stream, question).await.map(Link::Redis)
+            }
+            Protocol::Http => http::Link::open(stream, question).await.map(Link::Http),
+        }
+    }
+
+    /// Whether it was opened as this policy would open it now, and can be asked again.
+    fn is_usable(&self, policy: &Policy) -> bool {
+        match (self, policy.protocol) {
+            (Link::Redis(link), Protocol::Redis | Protocol::Memcached) => link.is_usable(policy),
+            (Link::Http(link), Protocol::Http) => link.is_usable(policy),
+            (Link::Redis(_) | Link::Http(_), _) => false,
+        }
+    }
+
+    /// Asks whether the node serves.
+    async fn ask(&mut self, question: &Question) -> Told {
+        match self {
+            Link::Redis(link) => link.ask().await,
+            Link::Http(link) => link.ask(question).await,
+        }
+    }
+
+    /// Returns when it breaks while nothing is asked. Cancel-safe.
+    async fn broken(&mut self) {
+        match self {
+            Link::Redis(link) => link.broken().await,
+            Link::Http(link) => link.broken().await,
+        }
+    }
+}
+
+/// Why an exchange gave no answer.
+enum Trouble {
+    Broken(String),
+    Silent,
+    Garbage(String),
+    /// The node answered that it does not serve.
+    Refusal(Cause, String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Broken(text) => write!(f, "the connection broke: {text}"),
+            Trouble::Silent => f.write_str("no answer in time"),
+            Trouble::Garbage(text) => write!(f, "not the protocol: {text}"),
+            Trouble::Refusal(_, text) => f.write_str(text),
+        }
+    }
+}
+
+impl Trouble {
+    fn cause(&self) -> Cause {
+        match self {
+            Trouble::Broken(_) => Cause::Lost,
+            Trouble::Silent => Cause::Timeout,
+            Trouble::Garbage(_) => Cause::Protocol,
+            Trouble::Refusal(cause, _) => *cause,
+        }
+    }
+}
+
+fn dial_cause(error: &io::Error) -> Cause {
+    match error.kind() {
+        // A socket file that is not there: nobody listens on it.
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Cause::Refused,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Cause::Lost,
+        io::ErrorKind::PermissionDenied => Cause::Misconfigured,
+        _ => Cause::ConnectTimeout,
+    }
+}
+
+impl Prober {
+    /// Returns when the standing connection breaks; never while there is none. Dropping it loses
+    /// nothing.
+    pub async fn broken(&mut self) {
+        let Some((_, link)) = &mut self.link else {
+            return std::future::pending().await;
+        };
+        link.broken().await;
+        self.link = None;
+        self.is_lost = true;
+    }
+
+    /// Asks. An answer within the timeout.
+    pub async fn probe(&mut self, question: &Question) -> Probe {
+        let started = Instant::now();
+        let answer = self.answer(question, started + question.timeout).await;
+        if !matches!(answer, Answer::Serves(_)) {
+            self.link = None;
+        }
+        self.is_lost = false;
+        Probe { started, ended: Instant::now(), answer }
+    }
+
+    async fn answer(&mut self, question: &Question, until: Instant) -> Answer {
+        let standing = self.link.take().filter(|(target, link)| {
+            !question.anew && question.targets.contains(target) && link.is_usable(&question.policy)
+        });
+        if let Some((target, mut link)) = standing {
+            match in_time(link.ask(question), until).await {
+                Ok(wrong) => {
+                    self.link = Some((target, link));
+                    return Answer::Serves(wrong);
+                }
+                Err(Trouble::Broken(_)) => self.is_lost = true,
+                Err(trouble) => return self.failed(trouble.cause(), trouble.to_string()),
+            }
+        }
+        self.connect(question, until).await
+    }
+
+    fn failed(&self, cause: Cause, text: String) -> Answer {
+        Answer::Failed { cause, after_loss: self.is_lost, text }
+    }
+
+    /// Tries each target until one answers. Of several failures the one counts that got furthest,
+    /// then the first: a name may also have an address of a family that this machine lacks.
+    async fn connect(&mut self, question: &Question, until: Instant) -> Answer {
+        let (mut failed, mut ours) = (None, None);
+        for target in &*question.targets {
+            let dial_until = until.min(Instant::now() + question.policy.connect_timeout);
+            let stream = match timeout_at(dial_until, dial(target, question.timeout)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(e)) if is_ours(&e) => {
+                    ours = Some(format!("{target}: {e}"));
+                    continue;
+                }
+                Ok(Err(e)) => {
+                    failed.get_or_insert((dial_cause(&e), format!("{target}: {e}")));
+                    continue;
+                }
+                Err(_) => {
+                    let text = format!("{target}: no connection in time");
+                    failed.get_or_insert((Cause::ConnectTimeout, text));
+                    continue;
+                }
+            };
+            let conversation = async {
+                let mut link = Link::open(stream, question).await?;
+                link.ask(question).await.map(|wrong| (link, wrong))
+            };
+            match in_time(conversation, until).await {
+                Ok((link, wrong)) => {
+                    self.link = Some((target.clone(), link));
+                    return Answer::Serves(wrong);
+                }
+                Err(trouble) => failed = Some((trouble.cause(), format!("{target}: {trouble}"))),
+            }
+        }
+        match (failed, ours) {
+            (Some((cause, text)), _) => self.failed(cause, text),
+            (None, Some(why)) => Answer::Void(why),
+            (None, None) => self.failed(Cause::Unresolved, "its name does not resolve".into()),
+        }
+    }
+}
+
+async fn in_time<T>(
+    exchange: impl Future<Output = Result<T, Trouble>>,
+    until: Instant,
+) -> Result<T, Trouble> {
+    timeout_at(until, exchange).await.unwrap_or(Err(Trouble::Silent))
+}
+
+#[cfg(test)]
+mod tests;

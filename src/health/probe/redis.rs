@@ -1,0 +1,321 @@
+//! A RESP node is asked with PING, and now and then for its role.
+
+use std::{io, sync::Arc};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{Question, Told, Trouble};
+use crate::{
+    net::Stream,
+    protocol::resp::{frame, write},
+    topology::{Cause, NodeAuth, Policy},
+};
+
+/// A connection that has greeted as a pipeline does.
+#[derive(Debug)]
+pub(super) struct Link {
+    stream: Stream,
+    auth: Option<NodeAuth>,
+    db: u32,
+    /// What the node said of its role.
+    role: Option<Arc<str>>,
+    /// Probes until it is asked for its role again.
+    role_due: u32,
+}
+
+/// A node that serves is asked for its role at every so many probes.
+const ROLE_EVERY: u32 = 10;
+
+/// No reply to a probe is longer: ROLE lists a line for each replica.
+const REPLY_MAX: usize = 64 * 1024;
+
+/// The first line of a reply, and the first string when it is an array.
+struct Reply {
+    kind: u8,
+    text: String,
+}
+
+impl Link {
+    /// Gives credentials and database.
+    pub(super) async fn open(stream: Stream, question: &Question) -> Result<Link, Trouble> {
+        let policy = &question.policy;
+        let mut link = Link { stream, auth: policy.auth.clone(), db: policy.db, role: None, role_due: 0 };
+        link.greet().await?;
+        Ok(link)
+    }
+
+    /// Whether it was opened with the policy's credentials and database.
+    pub(super) fn is_usable(&self, policy: &Policy) -> bool {
+        (&self.auth, self.db) == (&policy.auth, policy.db)
+    }
+
+    /// Asks whether the node serves.
+    pub(super) async fn ask(&mut self) -> Told {
+        let wrong = self.ping().await?;
+        if self.role_due == 0 {
+            self.role = self.role().await?;
+            // One with a role that does not fit is asked each time: it may be promoted any moment.
+            self.role_due = if self.role.is_some() { 1 } else { ROLE_EVERY };
+        }
+        self.role_due -= 1;
+        Ok(wrong.or_else(|| self.role.clone()))
+    }
+
+    /// Returns when the connection breaks. Nothing was asked: whatever comes, it is of no use any
+    /// more.
+    pub(super) async fn broken(&mut self) {
+        let _ = self.stream.read(&mut [0; 1]).await;
+    }
+
+    async fn exchange(&mut self, args: &[&[u8]]) -> Result<Reply, Trouble> {
+        let broken = |e: io::Error| Trouble::Broken(e.to_string());
+        let mut request = Vec::new();
+        write::request(&mut request, args.iter());
+        self.stream.write_all(&request).await.map_err(broken)?;
+        let mut bytes = Vec::new();
+        let mut scanner = frame::Scanner::default();
+        let mut chunk = [0; 1024];
+        loop {
+            let n = self.stream.read(&mut chunk).await.map_err(broken)?;
+            if n == 0 {
+                return Err(Trouble::Broken("closed by the node".into()));
+            }
+            let scan = scanner.advance(&chunk[..n]).map_err(|e| Trouble::Garbage(e.to_string()))?;
+            bytes.extend_from_slice(&chunk[..scan.used]);
+            if scan.done {
+                if scan.used < n && bytes[0] != b'-' {
+                    return Err(Trouble::Garbage("more than one reply to one request".into()));
+                }
+                return Ok(Reply::read(&bytes));
+            }
+            if bytes.len() > REPLY_MAX {
+                return Err(Trouble::Garbage(format!("a reply longer than {REPLY_MAX} bytes")));
+            }
+        }
+    }
+
+    /// Credentials and database, as a pipeline gives them.
+    async fn greet(&mut self) -> Result<(), Trouble> {
+        if let Some(auth) = self.auth.clone() {
+            let password = &auth.password.0[..];
+            let reply = match &auth.user {
+                Some(user) => self.exchange(&[b"AUTH", user.as_bytes(), password]).await?,
+                None => self.exchange(&[b"AUTH", password]).await?,
+            };
+            reply.accepted("refuses our credentials")?;
+        }
+        if self.db != 0 {
+            let db = self.db.to_string();
+            let reply = self.exchange(&[b"SELECT", db.as_bytes()]).await?;
+            reply.accepted(&format!("refuses database {db}"))?;
+        }
+        Ok(())
+    }
+
+    async fn ping(&mut self) -> Told {
+        let reply = self.exchange(&[b"PING"]).await?;
+        if reply.kind == b'+' && reply.text == "PONG" {
+            return Ok(None);
+        }
+        if reply.kind != b'-' {
+            return Err(Trouble::Garbage(format!("PING was answered with `{}`", reply.shown())));
+        }
+        reply.served()
+    }
+
+    /// What is wrong with the node's role, if it says so.
+    async fn role(&mut self) -> Told {
+        let reply = self.exchange(&[b"ROLE"]).await?;
+        Ok(match (reply.kind, reply.text.as_str()) {
+            (b'*', "slave") => Some("it is a replica: it refuses writes".into()),
+            (b'*', "sentinel") => Some("it is a sentinel: it holds no data".into()),
+            // Not every server knows ROLE, and a user may not be allowed to ask.
+            _ => None,
+        })
+    }
+}
+
+impl Reply {
+    fn read(bytes: &[u8]) -> Reply {
+        let mut lines = bytes.split(|b| *b == b'\n').map(|l| l.strip_suffix(b"\r").unwrap_or(l));
+        let head = lines.next().unwrap_or_default();
+        let kind = head.first().copied().unwrap_or_default();
+        let text = match kind {
+            // The head of the array, the length of its first string, that string.
+            b'*' => lines.nth(1).unwrap_or_default(),
+            b'$' => lines.next().unwrap_or_default(),
+            _ => head.get(1..).unwrap_or_default(),
+        };
+        Reply { kind, text: String::from_utf8_lossy(text).into_owned() }
+    }
+
+    /// The text, cut to what fits into a message.
+    fn shown(&self) -> String {
+        self.text.chars().take(120).collect()
+    }
+
+    /// Reads an answer to AUTH or SELECT.
+    fn accepted(&self, otherwise: &str) -> Result<(), Trouble> {
+        match self.kind {
+            b'-' => match self.served() {
+                Err(trouble @ Trouble::Refusal(Cause::Loading | Cause::Lost, _)) => Err(trouble),
+                _ => {
+                    let text = format!("it {otherwise}: {}", self.shown());
+                    Err(Trouble::Refusal(Cause::Misconfigured, text))
+                }
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads an error. Most say that the node is there and serves, one command apart.
+    fn served(&self) -> Result<Option<Arc<str>>, Trouble> {
+        let code = self.text.split(' ').next().unwrap_or_default();
+        let refusal =
+            |cause, what: &str| Err(Trouble::Refusal(cause, format!("it {what}: {}", self.shown())));
+        match code {
+            "LOADING" => refusal(Cause::Loading, "is loading its data"),
+            "NOAUTH" => refusal(Cause::Misconfigured, "asks for a password"),
+            "DENIED" => refusal(Cause::Misconfigured, "is in protected mode"),
+            "MASTERDOWN" => Ok(Some("it is a replica without its primary".into())),
+            "ERR" if self.text.contains("max number of clients") => {
+                refusal(Cause::Lost, "takes no more clients")
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::SocketAddr,
+        process::{Child, Command, Stdio},
+        time::Duration,
+    };
+
+    use tokio::{net::TcpStream, time::Instant};
+
+    use super::*;
+    use crate::{
+        health::probe::{
+            Answer, Prober,
+            tests::{MASTER, PATIENCE, cause, listener, question, replies},
+        },
+        topology::Secret,
+    };
+
+    fn with_auth(mut question: Question, password: &str) -> Question {
+        let auth = NodeAuth { user: None, password: Secret(password.as_bytes().into()) };
+        question.policy = Arc::new(Policy { auth: Some(auth), ..(*question.policy).clone() });
+        question
+    }
+
+    /// One probe of a node that answers like this on its first connection.
+    async fn probe_of(script: &[&str]) -> Answer {
+        let (listener, address) = listener().await;
+        let mut prober = Prober::default();
+        let question = question(&[address], PATIENCE);
+        let node = async {
+            let (stream, _) = listener.accept().await.expect("a probe");
+            replies(stream, script).await;
+        };
+        tokio::join!(prober.probe(&question), node).0.answer
+    }
+
+    /// What a node answers decides what is thought of it, reply by reply.
+    #[tokio::test]
+    async fn answers_are_told_apart() {
+        assert_eq!(probe_of(&["+PONG\r\n", MASTER]).await, Answer::Serves(None));
+        assert_eq!(probe_of(&["-BUSY a script runs\r\n", MASTER]).await, Answer::Serves(None));
+        assert_eq!(probe_of(&["+PONG\r\n", "-ERR unknown command\r\n"]).await, Answer::Serves(None));
+        let replica = probe_of(&["+PONG\r\n", "*2\r\n$5\r\nslave\r\n$1\r\nx\r\n"]).await;
+        assert!(matches!(&replica, Answer::Serves(Some(what)) if what.contains("replica")), "{replica:?}");
+        for (script, expected) in [
+            (&["-LOADING Redis is loading\r\n"][..], Cause::Loading),
+            (&["-NOAUTH Authentication required.\r\n"], Cause::Misconfigured),
+            (&["-DENIED Redis is running in protected mode\r\n"], Cause::Misconfigured),
+            (&["-ERR max number of clients reached\r\n"], Cause::Lost),
+            (&["HTTP/1.1 400 Bad Request\r\n\r\n"], Cause::Protocol),
+            (&["+OK\r\n"], Cause::Protocol),
+            (&["+PONG\r\n+PONG\r\n"], Cause::Protocol),
+            (&[], Cause::Lost),
+        ] {
+            let answer = probe_of(script).await;
+            assert_eq!(cause(&answer), Some((expected, false)), "{script:?}: {answer:?}");
+        }
+    }
+
+    /// A reply without an end is cut off at the bound.
+    #[tokio::test]
+    async fn a_reply_is_bounded() {
+        let long = format!("+{}", "x".repeat(2 * REPLY_MAX));
+        assert_eq!(cause(&probe_of(&[&long]).await), Some((Cause::Protocol, false)));
+    }
+
+    /// A real redis-server that ends with the test.
+    struct Redis {
+        child: Child,
+        address: SocketAddr,
+        _directory: tempfile::TempDir,
+    }
+
+    impl Drop for Redis {
+        fn drop(&mut self) {
+            // It may be gone already.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    impl Redis {
+        async fn start(args: &[&str]) -> Redis {
+            let (free, address) = listener().await;
+            drop(free);
+            let directory = tempfile::tempdir().expect("a directory");
+            let child = Command::new("redis-server")
+                .args(["--port", &address.port().to_string(), "--bind", "127.0.0.1", "--save", ""])
+                .args(args)
+                .current_dir(directory.path())
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("redis-server is installed");
+            let until = Instant::now() + PATIENCE;
+            while TcpStream::connect(address).await.is_err() {
+                assert!(Instant::now() < until, "redis-server did not start");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Redis { child, address, _directory: directory }
+        }
+    }
+
+    /// A real server serves; with a password it serves those who have it, and tells the others
+    /// that they do not; an unknown database is a fault of the configuration too.
+    #[tokio::test]
+    async fn a_real_server_with_a_password() {
+        let redis = Redis::start(&["--requirepass", "sesame"]).await;
+        let plain = question(&[redis.address], PATIENCE);
+        let mut prober = Prober::default();
+        let answer = prober.probe(&plain).await.answer;
+        assert_eq!(cause(&answer), Some((Cause::Misconfigured, false)), "{answer:?}");
+        let answer = prober.probe(&with_auth(plain.clone(), "wrong")).await.answer;
+        assert_eq!(cause(&answer), Some((Cause::Misconfigured, false)), "{answer:?}");
+        assert!(!format!("{answer:?}").contains("wrong\""), "the password is not shown");
+        let right = with_auth(plain, "sesame");
+        for _ in 0..3 {
+            assert_eq!(prober.probe(&right).await.answer, Answer::Serves(None));
+        }
+        let mut policy = (*right.policy).clone();
+        policy.db = 99;
+        let far = Question { policy: Arc::new(policy), ..right };
+        assert_eq!(cause(&prober.probe(&far).await.answer), Some((Cause::Misconfigured, false)));
+    }
+
+    /// A real replica serves, and is named as one.
+    #[tokio::test]
+    async fn a_real_replica() {
+        let redis = Redis::start(&["--replicaof", "127.0.0.1 1"]).await;
+        let answer = Prober::default().probe(&question(&[redis.address], PATIENCE)).await.answer;
+        assert!(matches!(&answer, Answer::Serves(Some(what)) if what.contains("replica")), "{answer:?}");
+    }
+}

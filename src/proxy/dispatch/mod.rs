@@ -1,0 +1,307 @@
+//! Plan -> nodes: one, split, or all; or a refusal. The only place that decides where a request
+//! goes. What a request means is the business of its protocol's file; where it goes is decided here,
+//! the same for each.
+
+mod resp;
+
+use std::rc::Rc;
+
+pub(crate) use resp::table;
+
+use super::{
+    link::Link,
+    pipeline::{Expect, Full, Pipeline},
+    pool::Bound,
+    session::{Session, State},
+    window::{Joint, JointKind, Part, Reply, Slot},
+};
+use crate::{
+    metrics::{Class, Outcome, Reason},
+    protocol::Protocol,
+    topology::{OnEjected, Placement, Route},
+};
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dispatched {
+    /// It is on its way, or answered.
+    Done,
+    /// It may only be dispatched when all before it is answered.
+    DrainFirst,
+}
+
+/// The buffer in which parts are written is kept up to this size.
+const FRAME_KEEP_BYTES: usize = 256 * 1024;
+
+/// A refusal: why, and what the client is told.
+#[derive(Debug)]
+struct Refused {
+    reason: Reason,
+    text: String,
+    /// The key's owner is away, and what reads of its keys find may be nothing.
+    may_miss: bool,
+}
+
+impl Refused {
+    fn new(reason: Reason, text: String) -> Refused {
+        Refused { reason, text, may_miss: false }
+    }
+}
+
+#[cold]
+fn refuse(session: &Session, state: &mut State, refused: Refused) {
+    let line = session.error_line(&refused.text);
+    session.pool.block().refusals[refused.reason as usize].add(1);
+    state.window.ready(Class::Local, 0, &line, Outcome::Refused);
+}
+
+/// The keys of a part, by their places among the request's keys, and its node.
+type Parts = Vec<(usize, Vec<u32>)>;
+
+/// What the parts of one request have in common.
+#[derive(Clone, Copy)]
+struct Sending<'a> {
+    session: &'a Rc<Session>,
+    bound: &'a Rc<Bound>,
+    class: Class,
+    /// Safe to repeat.
+    read_only: bool,
+    due_us: u32,
+}
+
+impl Sending<'_> {
+    fn node(&self, index: usize) -> String {
+        let node = &self.bound.topology.nodes[index].node;
+        format!("node {} ({})", node.name, node.address)
+    }
+
+    /// The node that serves a key.
+    #[inline]
+    fn owner(&self, key: &[u8]) -> Result<usize, Refused> {
+        match self.bound.topology.route(self.bound.topology.ring.hash(key)) {
+            Route::Send(index) => Ok(index),
+            Route::Fail(index) | Route::Miss(index) => Err(self.away(index).unwrap_or_else(|| self.nobody())),
+            Route::NoOwner => Err(self.nobody()),
+        }
+    }
+
+    /// Where a key is, though it may be refused there: its owner is away and its keys do not move.
+    fn place(&self, key: &[u8]) -> Result<usize, Refused> {
+        match self.bound.topology.route(self.bound.topology.ring.hash(key)) {
+            Route::Send(index) | Route::Fail(index) | Route::Miss(index) => Ok(index),
+            Route::NoOwner => self.owner(key),
+        }
+    }
+
+    fn nobody(&self) -> Refused {
+        let text = format!("ERR pool {} has no node that serves", self.bound.topology.pool);
+        Refused::new(Reason::NoOwner, text)
+    }
+
+    /// The refusal of a node that is away.
+    fn away(&self, index: usize) -> Option<Refused> {
+        let is_away = self.bound.topology.nodes[index].placement == Placement::Away;
+        let text = || format!("ERR {}: ejected, and this pool's keys do not move", self.node(index));
+        let may_miss = self.bound.topology.policy.on_ejected == OnEjected::Miss;
+        is_away.then(|| Refused { reason: Reason::NoOwner, text: text(), may_miss })
+    }
+
+    /// The keys of a request by the node where they are, each with its place among the keys.
+    fn parts<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> Result<Parts, Refused> {
+        let mut parts: Parts = Vec::new();
+        for (position, key) in keys.enumerate() {
+            let index = self.place(key)?;
+            match parts.iter_mut().find(|p| p.0 == index) {
+                Some(part) => part.1.push(position as u32),
+                None => parts.push((index, vec![position as u32])),
+            }
+        }
+        Ok(parts)
+    }
+
+    fn expect(&self, seq: u64, part: u32, pinned: bool) -> Expect {
+        Expect {
+            session: self.session.clone(),
+            seq,
+            part,
+            sent_us: self.session.pool.worker.clock.now_us(),
+            class: self.class,
+            read_only: self.read_only,
+            pinned,
+            tries: self.bound.terms.tries,
+        }
+    }
+
+    #[inline(always)]
+    fn append(&self, state: &State, index: usize, expect: Expect, frame: &[u8]) -> Result<(), Refused> {
+        append(self.bound, index, state.client.version, expect, frame)
+    }
+
+    /// Passes a request on as it is.
+    #[inline(always)]
+    fn forward(&self, state: &mut State, frame: &[u8], index: usize) -> Result<(), Refused> {
+        let reply = Reply::Waiting;
+        let seq = state.window.push(Slot { class: self.class, due_us: self.due_us, reply });
+        self.append(state, index, self.expect(seq, 0, false), frame).inspect_err(|_| state.window.unpush())
+    }
+
+    /// Sends several parts and opens a slot for them. A part that can't be sent fails by itself.
+    /// `write` writes the request of a part, by the positions of its keys.
+    fn joint(
+        &self,
+        state: &mut State,
+        kind: JointKind,
+        keys: usize,
+        parts: Parts,
+        pinned: bool,
+        write: impl Fn(&[u32], &mut Vec<u8>),
+    ) -> Result<(), Refused> {
+        let seq = state.window.push(Slot { class: self.class, due_us: self.due_us, reply: Reply::Waiting });
+        let frame = &mut *self.session.pool.worker.frame.borrow_mut();
+        let mut joint = Joint {
+            kind,
+            keys,
+            parts: Vec::with_capacity(parts.len()),
+            bound: self.bound.clone(),
+            request: None,
+        };
+        for (part, (index, positions)) in parts.into_iter().enumerate() {
+            frame.clear();
+            write(&positions, frame);
+            let sent = match self.away(index).filter(|_| !pinned) {
+                Some(refused) => Err(refused),
+                None => self.append(state, index, self.expect(seq, part as u32, pinned), frame),
+            };
+            let mut part = Part { positions, ..Part::new(self.bound, index) };
+            if let Err(refused) = sent {
+                self.session.pool.block().refusals[refused.reason as usize].add(1);
+                part.reply = self.session.error_line(&refused.text);
+                part.done = Some(Outcome::Refused);
+            }
+            joint.parts.push(part);
+        }
+        if frame.capacity() > FRAME_KEEP_BYTES {
+            *frame = Vec::new();
+        }
+        state.window.join(seq, joint);
+        Ok(())
+    }
+
+    /// The nodes that serve; refused when all are needed, for this command, and one is away.
+    fn serving(&self, needs_all: bool, command: &str) -> Result<Vec<usize>, Refused> {
+        let nodes = &self.bound.topology.nodes;
+        let (serving, away): (Vec<usize>, Vec<usize>) =
+            (0..nodes.len()).partition(|i| nodes[*i].placement == Placement::Owns);
+        match away.first() {
+            Some(index) if needs_all => {
+                let text = format!("ERR {}: ejected, and {command} needs all nodes", self.node(*index));
+                Err(Refused::new(Reason::NoOwner, text))
+            }
+            _ if serving.is_empty() => Err(self.nobody()),
+            _ => Ok(serving),
+        }
+    }
+
+    /// Begins to stream a large request, of which these are the first bytes, to the node at this
+    /// index.
+    fn stream(&self, state: &mut State, index: usize, bytes: &[u8]) -> Option<Rc<Pipeline>> {
+        let link = &self.bound.links[index];
+        let policy = &self.bound.topology.policy;
+        let pipeline = link.private(&self.session.pool.worker, policy, state.client.version);
+        let reply = Reply::Waiting;
+        let seq = state.window.push(Slot { class: self.class, due_us: self.due_us, reply });
+        let expect = Expect { tries: 0, read_only: false, ..self.expect(seq, 0, true) };
+        pipeline.open(self.session.clone());
+        if pipeline.append(expect, bytes, link).is_err() {
+            state.window.unpush();
+            return None;
+        }
+        state.drain = true;
+        Some(pipeline)
+    }
+
+    /// The owners of the keys of `expect` are these now: it goes to the one, or is divided.
+    fn redirect(&self, expect: &Expect, again: Again<'_>) -> Result<(), Refused> {
+        let version = self.session.state.borrow().client.version;
+        if let Some(refused) = again.parts.iter().find_map(|(index, _)| self.away(*index)) {
+            return Err(refused);
+        }
+        if let [(index, _)] = again.parts.as_slice() {
+            return append(self.bound, *index, version, expect.clone(), again.frame);
+        }
+        let frames: Vec<_> = again
+            .parts
+            .iter()
+            .map(|(_, positions)| {
+                let mut bytes = Vec::new();
+                (again.write)(positions, &mut bytes);
+                bytes
+            })
+            .collect();
+        let joined = {
+            let window = &mut self.session.state.borrow_mut().window;
+            window.divide(expect, again.kind, self.bound, again.keys, again.parts, again.frame)
+        };
+        for ((part, index), frame) in joined.into_iter().zip(frames) {
+            let expect = Expect { part, ..expect.clone() };
+            if let Err(refused) = append(self.bound, index, version, expect.clone(), &frame) {
+                self.session.fail(&expect, &refused.text, refused.reason, Outcome::Refused);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A request of several keys that is sent once more.
+struct Again<'a> {
+    kind: JointKind,
+    keys: usize,
+    parts: Parts,
+    /// The whole of it, and how a part of it is written.
+    frame: &'a [u8],
+    write: &'a dyn Fn(&[u32], &mut Vec<u8>),
+}
+
+#[inline(always)]
+fn append(
+    bound: &Rc<Bound>,
+    index: usize,
+    version: crate::protocol::resp::Version,
+    expect: Expect,
+    frame: &[u8],
+) -> Result<(), Refused> {
+    let link: &Rc<Link> = &bound.links[index];
+    let session = &expect.session;
+    let pipeline = link.pipeline(&session.pool.worker, &bound.topology.policy, version, session.id);
+    pipeline.append(expect, frame, link).map_err(|full| not_taken(link, full))
+}
+
+#[cold]
+fn not_taken(link: &Link, full: Full) -> Refused {
+    let (reason, why) = match full {
+        Full::Overload => (Reason::Overload, "too many requests wait for it"),
+        Full::Unreachable => (Reason::NoOwner, "no connection"),
+    };
+    Refused::new(reason, format!("{}: {why}", link.describe()))
+}
+
+/// Sends a request that waited for a node which is no owner any more to the owner that the
+/// topology points at now.
+pub(crate) fn send_again(bound: &Rc<Bound>, expect: Expect, bytes: &[u8]) {
+    let session = expect.session.clone();
+    if !session.awaits(&expect) {
+        return;
+    }
+    let sent = if expect.pinned {
+        Err(Refused::new(Reason::NoOwner, "ERR the node that was asked is ejected".to_owned()))
+    } else {
+        match bound.topology.policy.protocol {
+            Protocol::Memcached | Protocol::Redis | Protocol::Http => {
+                resp::reroute(bound, &session, &expect, bytes)
+            }
+        }
+    };
+    if let Err(refused) = sent {
+        session.fail(&expect, &refused.text, refused.reason, Outcome::Refused);
+    }
+}

@@ -1,0 +1,335 @@
+//! Redis: the command table says what becomes of a request.
+
+use std::{
+    rc::Rc,
+    sync::{Arc, LazyLock},
+};
+
+use super::{
+    super::{
+        dialect::{Begun, Cut, Dialect, Rest},
+        facts,
+        pipeline::Expect,
+        pool::Bound,
+        scripts::Scripts,
+        session::{Session, State},
+        window::{JointKind, Reply},
+    },
+    Again, Dispatched, Parts, Refused, Sending, append, refuse,
+};
+use crate::{
+    metrics::{Class, Outcome, Reason},
+    protocol::resp::{
+        commands::{self, Command},
+        frame::{FrameLimits, Request, RequestDecoder, Scanner, Step},
+        local::{self, After},
+        rule::{Gather, Local, Rule, Split},
+        scan::{self, Cursor},
+        table::{Refusal, RefusalKind, Table},
+        write,
+    },
+    topology::{Placement, Policy},
+};
+
+/// The table of a policy that changes nothing: one for all pools, as it takes more memory than the
+/// rest of a small pool.
+static BUILT_IN: LazyLock<Arc<Table>> =
+    LazyLock::new(|| Arc::new(Table::new(&[], &[""; 0]).expect("the built-in table is sound")));
+
+/// The command table that a policy asks for.
+pub(crate) fn table(policy: &Policy) -> Arc<Table> {
+    if policy.commands.is_empty() && policy.deny.is_empty() {
+        return BUILT_IN.clone();
+    }
+    // The configuration was checked with the same table.
+    Table::new(&policy.commands, &policy.deny).map(Arc::new).unwrap_or_else(|error| {
+        tracing::error!(%error, "the pool's commands are ignored");
+        BUILT_IN.clone()
+    })
+}
+
+/// Sends a request on its way.
+#[inline]
+fn dispatch(
+    session: &Rc<Session>,
+    state: &mut State,
+    bound: &Rc<Bound>,
+    request: &Request<'_>,
+) -> Dispatched {
+    let command = match bound.table.lookup(request) {
+        Ok(command) => command,
+        Err(refusal) => {
+            no_command(session, state, refusal);
+            return Dispatched::Done;
+        }
+    };
+    if bound.terms.guarded && !state.client.authenticated && !allowed_before_auth(command.rule) {
+        refuse(session, state, Refused::new(Reason::Auth, local::NOAUTH.to_owned()));
+        return Dispatched::Done;
+    }
+    let class = class(command);
+    let patience_us = bound.terms.patience_us[class as usize];
+    let due_us = session.pool.worker.clock.now_us().wrapping_add(patience_us);
+    let to = Sending { session, bound, class, read_only: command.read_only, due_us };
+    let asked = Asked { to, command };
+    let sent = match command.rule {
+        Rule::Keyed => asked.keyed(state, request),
+        Rule::Split(kind) => asked.split(state, request, kind),
+        Rule::All(kind) => asked.all(state, request, kind),
+        Rule::Scan => asked.scan(state, request),
+        Rule::Local(kind) => return asked.local(state, request, kind),
+        Rule::Refuse(text) => Err(Refused::new(Reason::Denied, format!("ERR {text}"))),
+    };
+    match sent {
+        Ok(()) => session.watch_until(state, due_us),
+        Err(refused) => refuse(session, state, refused),
+    }
+    Dispatched::Done
+}
+
+#[cold]
+fn no_command(session: &Session, state: &mut State, refusal: Refusal) {
+    let reason = match refusal.kind {
+        RefusalKind::Http => {
+            session.pool.block().refusals[Reason::Protocol as usize].add(1);
+            state.ending = true;
+            return;
+        }
+        RefusalKind::Denied | RefusalKind::NotOffered => Reason::Denied,
+        _ => Reason::Command,
+    };
+    refuse(session, state, Refused::new(reason, refusal.text));
+}
+
+fn allowed_before_auth(rule: Rule) -> bool {
+    matches!(rule, Rule::Local(kind) if local::allowed_before_auth(kind))
+}
+
+fn class(command: &Command) -> Class {
+    match command.rule {
+        Rule::All(_) | Rule::Scan => Class::All,
+        Rule::Local(_) | Rule::Refuse(_) => Class::Local,
+        Rule::Keyed | Rule::Split(_) => match command.class {
+            commands::Class::Read => Class::Read,
+            commands::Class::Write => Class::Write,
+            commands::Class::Slow => Class::Slow,
+            commands::Class::All | commands::Class::Local => Class::Local,
+        },
+    }
+}
+
+/// A command that has to be sent.
+struct Asked<'a> {
+    to: Sending<'a>,
+    command: &'a Command,
+}
+
+impl Asked<'_> {
+    fn keys(&self, request: &Request<'_>, keys: &mut Vec<u32>) -> Result<(), Refused> {
+        keys.clear();
+        self.command
+            .keys(request, self.to.bound.topology.nodes.len(), keys)
+            .map_err(|r| Refused::new(Reason::Command, r.text))
+    }
+
+    #[inline]
+    fn keyed(&self, state: &mut State, request: &Request<'_>) -> Result<(), Refused> {
+        let index = match self.command.only_key() {
+            Some(at) => self.to.owner(request.arg(at))?,
+            None => self.common_owner(request)?,
+        };
+        self.to.forward(state, request.frame, index)
+    }
+
+    /// The one node that owns all keys of a request. One without keys goes to the owner of the
+    /// empty key.
+    fn common_owner(&self, request: &Request<'_>) -> Result<usize, Refused> {
+        let keys = &mut *self.to.session.pool.worker.keys.borrow_mut();
+        self.keys(request, keys)?;
+        let Some((first, rest)) = keys.split_first() else { return self.to.owner(b"") };
+        let index = self.to.owner(request.arg(*first as usize))?;
+        for key in rest {
+            let other = self.to.owner(request.arg(*key as usize))?;
+            if other != index {
+                return Err(self.crosses(index, other));
+            }
+        }
+        Ok(index)
+    }
+
+    fn crosses(&self, one: usize, other: usize) -> Refused {
+        let nodes = &self.to.bound.topology.nodes;
+        let (name, a, b) = (&self.command.name, &nodes[one].node.name, &nodes[other].node.name);
+        let hint = match self.to.bound.topology.ring.settings().hash_tag {
+            Some((open, close)) => {
+                let (open, close) = (open as char, close as char);
+                format!("; give them a common hash tag, as in {open}user1{close}:a {open}user1{close}:b")
+            }
+            None => "; set ring.hash_tag to keep keys together".to_owned(),
+        };
+        Refused::new(Reason::CrossNode, format!("CROSSSLOT keys of {name} live on nodes {a} and {b}{hint}"))
+    }
+
+    fn parts(&self, request: &Request<'_>, keys: &[u32]) -> Result<Parts, Refused> {
+        self.to.parts(keys.iter().map(|key| request.arg(*key as usize)))
+    }
+
+    fn split(&self, state: &mut State, request: &Request<'_>, kind: Split) -> Result<(), Refused> {
+        let mut keys = std::mem::take(&mut *self.to.session.pool.worker.keys.borrow_mut());
+        let planned = self.keys(request, &mut keys).and_then(|()| self.parts(request, &keys));
+        let count = keys.len();
+        *self.to.session.pool.worker.keys.borrow_mut() = keys;
+        let parts = planned?;
+        let per_key = kind == Split::Values && self.to.bound.topology.policy.per_key_errors;
+        let away = parts.iter().find_map(|(index, _)| self.to.away(*index));
+        match (parts.as_slice(), away) {
+            (_, Some(refused)) if !per_key => Err(refused),
+            ([(index, _)], None) => self.to.forward(state, request.frame, *index),
+            _ => {
+                let write = |positions: &[u32], out: &mut Vec<u8>| frame(request, kind, positions, out);
+                self.to.joint(state, JointKind::Split(kind), count, parts, false, write)
+            }
+        }
+    }
+
+    fn all(&self, state: &mut State, request: &Request<'_>, kind: Gather) -> Result<(), Refused> {
+        let serving = self.to.serving(kind.needs_all(), &self.command.name)?;
+        let parts = serving.into_iter().map(|index| (index, Vec::new())).collect();
+        let write = |_: &[u32], out: &mut Vec<u8>| out.extend_from_slice(request.frame);
+        self.to.joint(state, JointKind::Gather(kind), 0, parts, true, write)?;
+        if Scripts::concerns(request)
+            && let Some(Reply::Joint(joint)) = state.window.last().map(|slot| &mut slot.reply)
+        {
+            joint.request = Some(request.frame.into());
+        }
+        Ok(())
+    }
+
+    /// One page of a walk over all nodes, one after the other.
+    fn scan(&self, state: &mut State, request: &Request<'_>) -> Result<(), Refused> {
+        let refused = |text: String| Refused::new(Reason::Command, text);
+        let cursor = Cursor::decode(request.arg(1)).map_err(|text| refused(text.to_owned()))?;
+        let topology = &self.to.bound.topology;
+        let index_of = |ordinal: u16| {
+            let name = topology.ordinals.get(usize::from(ordinal))?;
+            topology.nodes.iter().position(|e| e.node.name == *name)
+        };
+        let from = |first: u16| (first..topology.ordinals.len() as u16).find(|o| index_of(*o).is_some());
+        let start = cursor.inner == 0 && cursor.ordinal == 0;
+        let ordinal = if start { from(0) } else { Some(cursor.ordinal) };
+        let index = ordinal.and_then(index_of).ok_or_else(|| refused(scan::unknown(cursor)))?;
+        let ordinal = ordinal.unwrap_or(0);
+        let entry = &topology.nodes[index];
+        if entry.placement != Placement::Owns {
+            return Err(Refused::new(Reason::NoOwner, scan::away(&entry.node.name)));
+        }
+        let kind = JointKind::Scan { ordinal, next: from(ordinal + 1) };
+        let write = |_: &[u32], out: &mut Vec<u8>| scan::request(request, cursor.inner, out);
+        self.to.joint(state, kind, 0, vec![(index, Vec::new())], true, write)
+    }
+
+    fn local(&self, state: &mut State, request: &Request<'_>, kind: Local) -> Dispatched {
+        if matches!(kind, Local::Hello | Local::Reset) && !state.window.is_empty() {
+            // A change of version changes connections: what is under way comes first.
+            return Dispatched::DrainFirst;
+        }
+        let mut reply = Vec::new();
+        let after = facts::answer(self.to.session, state, self.to.bound, request, kind, &mut reply);
+        let outcome = if reply.first() == Some(&b'-') { Outcome::Error } else { Outcome::Ok };
+        state.window.ready(Class::Local, self.to.due_us, &reply, outcome);
+        if after == After::Close {
+            state.ending = true;
+        }
+        Dispatched::Done
+    }
+}
+
+/// The request that one node gets: the same command with its keys only.
+fn frame(request: &Request<'_>, kind: Split, positions: &[u32], out: &mut Vec<u8>) {
+    let width = if kind == Split::Pairs { 2 } else { 1 };
+    write::array(out, 1 + positions.len() * width);
+    write::bulk(out, request.arg(0));
+    for position in positions {
+        let first = 1 + *position as usize * width;
+        out.extend_from_slice(request.raw(first, first + width - 1));
+    }
+}
+
+impl Dialect for RequestDecoder {
+    #[inline]
+    fn cut(&mut self, session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, bytes: &[u8]) -> Cut {
+        let stranger = bound.terms.guarded && !state.client.authenticated;
+        let limits = if stranger { &FrameLimits::UNAUTHENTICATED } else { &bound.terms.frame };
+        let (request, len) = match self.decode(bytes, limits) {
+            Ok(Step::Request(n)) => (Request::new(&bytes[..n], self.spans()), n),
+            Ok(Step::Inline(n)) => (Request::new(self.inline(), self.spans()), n),
+            Ok(Step::Skip(n)) => return Cut::Done(n),
+            Ok(Step::Partial(needed)) => return Cut::Partial(needed),
+            Err(error) => return Cut::Broken(session.error_line(&format!("ERR {error}"))),
+        };
+        match dispatch(session, state, bound, &request) {
+            Dispatched::Done => Cut::Done(len),
+            Dispatched::DrainFirst => Cut::DrainFirst,
+        }
+    }
+
+    fn begin(&mut self, session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, bytes: &[u8]) -> Begun {
+        let request = Request::new(bytes, self.spans());
+        let guarded = bound.topology.policy.client_auth.is_some();
+        if self.spans().is_empty() || (guarded && !state.client.authenticated) {
+            return Begun::No;
+        }
+        let Ok(command) = bound.table.lookup_head(&request, self.announced()) else { return Begun::No };
+        let Some(key) = command.only_key().filter(|k| command.rule == Rule::Keyed && *k < request.len())
+        else {
+            return Begun::No;
+        };
+        if !state.window.is_empty() {
+            return Begun::Later;
+        }
+        // Its deadline begins when it has arrived; a client that sends slowly hurts nobody.
+        let due_us = session.pool.worker.clock.now_us().wrapping_add(1 << 30);
+        let to = Sending { session, bound, class: class(command), read_only: false, due_us };
+        let Ok(index) = to.owner(request.arg(key)) else { return Begun::No };
+        let mut rest = Rest::Resp(Scanner::default());
+        let Some(pipeline) = to.stream(state, index, bytes) else { return Begun::No };
+        self.reset();
+        match rest.advance(bytes) {
+            Ok(_) => Begun::Yes(pipeline, rest),
+            Err(broke) => Begun::Broke(pipeline, broke),
+        }
+    }
+
+    fn reset(&mut self) {
+        RequestDecoder::reset(self);
+    }
+}
+
+/// Sends a request once more, to whom the topology points at now.
+pub(super) fn reroute(
+    bound: &Rc<Bound>,
+    session: &Rc<Session>,
+    expect: &Expect,
+    bytes: &[u8],
+) -> Result<(), Refused> {
+    let mut decoder = RequestDecoder::default();
+    let limits = FrameLimits { bulk_bytes: usize::MAX >> 1, request_bytes: usize::MAX, args_max: usize::MAX };
+    decoder.decode(bytes, &limits).map_err(|e| Refused::new(Reason::Protocol, format!("ERR {e}")))?;
+    let request = Request::new(bytes, decoder.spans());
+    let command = bound.table.lookup(&request).map_err(|r| Refused::new(Reason::Command, r.text))?;
+    let to = Sending { session, bound, class: expect.class, read_only: expect.read_only, due_us: 0 };
+    let asked = Asked { to, command };
+    if let Rule::Split(kind) = command.rule {
+        let mut keys = Vec::new();
+        asked.keys(&request, &mut keys)?;
+        let parts = asked.parts(&request, &keys)?;
+        let write = |positions: &[u32], out: &mut Vec<u8>| frame(&request, kind, positions, out);
+        let kind = JointKind::Split(kind);
+        return to.redirect(expect, Again { kind, keys: keys.len(), parts, frame: bytes, write: &write });
+    }
+    let index = match command.only_key() {
+        Some(at) => to.owner(request.arg(at))?,
+        None => asked.common_owner(&request)?,
+    };
+    append(bound, index, session.state.borrow().client.version, expect.clone(), bytes)
+}
