@@ -26,11 +26,12 @@ const CHAR_SIGNS: [(&str, CharSign); 2] = [("x86", CharSign::X86), ("arm", CharS
 /// HAProxy's advice: below it keys wander at small imbalances, above it the bound bounds little.
 const BOUNDED_LOAD_ADVISED: RangeInclusive<u32> = 125..=200;
 
-/// The ring of a pool that says nothing of it. The braces of hash tags mean nothing in a URL.
+/// The ring of a pool that says nothing of it. The braces of hash tags mean nothing in a
+/// URL, nor to the clients of memcached.
 pub(super) fn defaults(protocol: Protocol) -> Settings {
     match protocol {
-        Protocol::Http => Settings { hash_tag: None, ..Settings::default() },
-        Protocol::Redis | Protocol::Memcached => Settings::default(),
+        Protocol::Http | Protocol::Memcached => Settings { hash_tag: None, ..Settings::default() },
+        Protocol::Redis => Settings::default(),
     }
 }
 

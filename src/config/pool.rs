@@ -201,9 +201,23 @@ fn node_address(text: &str) -> Result<Address, String> {
     text.parse().map_err(|e: crate::net::ParseError| e.to_string())
 }
 
+/// memcached's authfile has lines of `user:password`, and so have both secrets here.
+fn check_memcached_auth(section: &Section<'_>, policy: &Policy) {
+    if policy.auth.as_ref().is_some_and(|auth| auth.user.is_none()) {
+        section.report().error(&section.place_of("auth"), "has no user; memcached's login has one");
+    }
+    if policy.client_auth.as_ref().is_some_and(|secret| !secret.0.contains(&b':')) {
+        let text = "is not user:password, as a line of memcached's authfile is";
+        section.report().error(&section.place_of("client_auth"), text);
+    }
+}
+
 /// Settings that are each fine and together not what they seem.
 fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings) {
     let warn = |key: &str, text: &str| section.report().warn(&section.place_of(key), text);
+    if policy.protocol == Protocol::Memcached {
+        check_memcached_auth(section, policy);
+    }
     if policy.deadline < policy.request_timeout {
         warn("deadline", "is below request_timeout: clients give up before a hung node is noticed");
     }
@@ -238,8 +252,9 @@ fn check_nodes(nodes: &[NodeRead<'_>], listen: &[Placed<ListenAddress>], policy:
     let own: Vec<String> = listen.iter().map(|l| l.value.to_string()).collect();
     for NodeRead { spec, name, address } in nodes {
         if spec.address == Address::Embedded {
-            if policy.protocol == Protocol::Http {
-                address.error("an embedded node is a small cache and speaks no http; write host:port");
+            if policy.protocol != Protocol::Redis {
+                let word = policy.protocol.word();
+                address.error(format!("an embedded node speaks redis only, not {word}; write host:port"));
             }
             if policy.auth.is_some() || policy.db != 0 {
                 address.warn("an embedded node has no passwords and no database but 0");

@@ -245,7 +245,7 @@ fn keys_of_other_protocols() {
         ),
         (
             http("").replace("h:1", "embedded"),
-            "pools.p.nodes[0].address: an embedded node is a small cache and speaks no http",
+            "pools.p.nodes[0].address: an embedded node speaks redis only, not http",
         ),
     ] {
         let found = resolved(&text).expect_err(want);

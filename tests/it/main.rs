@@ -1,4 +1,4 @@
-//! The tests of the whole program: the built `ringway` in front of real redis-servers.
+//! The tests of the whole program: the built `ringway` in front of real servers.
 
 mod basics;
 mod cli;
@@ -10,6 +10,7 @@ mod failure;
 mod harness;
 mod limits;
 mod local;
+mod memcached;
 mod metrics;
 mod promises;
 mod proof;

@@ -6,6 +6,7 @@ pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod fake;
 pub(crate) mod load;
+pub(crate) mod memcached;
 pub(crate) mod redis;
 pub(crate) mod ringway;
 

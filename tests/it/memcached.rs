@@ -1,0 +1,296 @@
+//! memcached pools in front of real memcached servers: the same bytes through one node, one cache
+//! over several, and what clients notice when a node dies, hangs or returns.
+
+use std::cell::RefCell;
+
+use proptest::{
+    prelude::*,
+    test_runner::{Config as Cases, TestRunner},
+};
+
+use crate::harness::{
+    Config, Ringway, SOON,
+    memcached::{Memcached, Wire},
+    until,
+};
+
+fn pool(nodes: &[Memcached]) -> Config {
+    let names = ["a", "b", "c", "d"];
+    let empty = Config::of([]).pool("protocol: memcached");
+    nodes.iter().zip(names).fold(empty, |config, (node, name)| config.node(name, &node.address()))
+}
+
+/// Requests of scripts: keys overlap, so that they meet. Counters and expiry by time are left out:
+/// how memcached pads a counter depends on what it has not sent yet, and clocks tick apart.
+fn request(with_cas: bool) -> impl Strategy<Value = Vec<u8>> {
+    let key = prop::sample::select(vec!["a", "b", "c", "key:4", "key:5", "Zm9v"]);
+    let value = prop::sample::select(vec!["", "1", "value", "END\r\n", "VALUE x 0 1\r\n"]);
+    let verbs = if with_cas { vec!["get", "gets", "gat 0", "gats 0"] } else { vec!["get", "gat 0"] };
+    let read = (prop::sample::select(verbs), prop::collection::vec(key.clone(), 1..6))
+        .prop_map(|(verb, keys)| format!("{verb} {}\r\n", keys.join(" ")));
+    let noreply = prop::sample::select(vec!["", " noreply"]);
+    let store = (
+        prop::sample::select(vec!["set", "add", "replace", "append", "prepend"]),
+        key.clone(),
+        0u32..9,
+        value.clone(),
+        noreply.clone(),
+    )
+        .prop_map(|(verb, key, flags, value, noreply)| {
+            format!("{verb} {key} {flags} 0 {}{noreply}\r\n{value}\r\n", value.len())
+        });
+    let plain = (prop::sample::select(vec!["delete {}", "touch {} 0", "delete {} 0"]), key.clone(), noreply)
+        .prop_map(|(form, key, noreply)| format!("{}{noreply}\r\n", form.replace("{}", key)));
+    let flags = prop::sample::subsequence(vec!["q", "v", "k", "Oabc", "f", "s", "t"], 0..5);
+    let mg = (key.clone(), flags).prop_map(|(key, flags)| format!("mg {key} {}\r\n", flags.join(" ")));
+    let flags = prop::sample::subsequence(vec!["q", "k", "O1", "F7"], 0..4);
+    let ms = (key.clone(), flags, prop::sample::select(vec!["", "ME", "MR", "MA", "MP"]), value).prop_map(
+        |(key, flags, mode, value)| {
+            format!("ms {key} {} {} {mode}\r\n{value}\r\n", value.len(), flags.join(" "))
+        },
+    );
+    let flags = prop::sample::subsequence(vec!["q", "k", "O2"], 0..3);
+    let md = (key, flags).prop_map(|(key, flags)| format!("md {key} {}\r\n", flags.join(" ")));
+    let wrong = prop::sample::select(vec![
+        "get\r\n",
+        "nonsense\r\n",
+        "set a b c\r\n",
+        "set a 0 0 -1\r\n",
+        "set a 0 0 3\r\nabcde\r\n",
+        "mg\r\n",
+        "ms a x\r\n",
+        "mg a q q\r\n",
+        "incr a x\r\n",
+        "touch a\r\n",
+        "verbosity 1\r\n",
+        "flush_all\r\n",
+        "flush_all noreply\r\n",
+    ])
+    .prop_map(str::to_owned);
+    prop_oneof![4 => read, 4 => store, 2 => plain, 3 => mg, 3 => ms, 1 => md, 1 => wrong]
+        .prop_map(String::into_bytes)
+}
+
+/// Sends a script in two pieces, cut anywhere, and gives all that is answered.
+fn play(wire: &mut Wire, script: &[u8], cut: usize) -> String {
+    let (one, other) = script.split_at(cut % (script.len() + 1));
+    wire.send(one);
+    wire.ask(other)
+}
+
+/// The same scripts give the same bytes, through ringway and from one memcached that holds it all.
+fn assert_like_one_memcached(nodes: usize, with_cas: bool) {
+    let nodes = Memcached::several(nodes);
+    let alone = Memcached::start();
+    let mut ringway = Ringway::serve(pool(&nodes));
+    let wires = [ringway.address(), alone.address()].map(|address| RefCell::new(Wire::connect(&address)));
+    let scripts = (prop::collection::vec(request(with_cas), 1..30), 0usize..4000);
+    let cases = Cases { cases: 300, failure_persistence: None, ..Cases::default() };
+    TestRunner::new(cases)
+        .run(&scripts, |(script, cut)| {
+            let script = script.concat();
+            let [ours, theirs] = wires.each_ref().map(|wire| play(&mut wire.borrow_mut(), &script, cut));
+            prop_assert_eq!(ours, theirs, "{}", script.escape_ascii());
+            Ok(())
+        })
+        .unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Through one node, scripts of text and meta commands, quiet ones and wrong ones among them, give
+/// memcached's own bytes, cas ids included.
+#[test]
+fn one_node_answers_as_it_is() {
+    assert_like_one_memcached(1, true);
+}
+
+/// Three nodes answer as one memcached that holds all keys, cas ids aside: values in the order of
+/// the keys, and quiet commands with a fence behind them.
+#[test]
+fn several_nodes_answer_as_one() {
+    assert_like_one_memcached(3, false);
+}
+
+fn set_all(wire: &mut Wire, count: usize) {
+    for i in 0..count {
+        assert_eq!(wire.ask(format!("set key:{i} 0 0 1\r\nv\r\n")), "STORED\r\n");
+    }
+}
+
+/// Which of the keys are there.
+fn found(wire: &mut Wire, count: usize) -> Vec<bool> {
+    (0..count)
+        .map(|i| match wire.ask(format!("get key:{i}\r\n")).as_str() {
+            "END\r\n" => false,
+            other => {
+                assert_eq!(other, format!("VALUE key:{i} 0 1\r\nv\r\nEND\r\n"));
+                true
+            }
+        })
+        .collect()
+}
+
+/// A killed node's keys, and no others, are gone and can be written elsewhere; its return restores
+/// the map; no read fails meanwhile.
+#[test]
+fn a_killed_node_leaves_and_returns() {
+    let mut nodes = Memcached::several(4);
+    let mut ringway = Ringway::serve(pool(&nodes));
+    let mut wire = Wire::connect(&ringway.address());
+    set_all(&mut wire, 200);
+    let epoch = ringway.epoch();
+    nodes[1].kill();
+    ringway.wait_away("b");
+    assert_eq!(ringway.epoch(), epoch + 1);
+    let left = found(&mut wire, 200);
+    let lost = left.iter().filter(|there| !**there).count();
+    assert!((10..=110).contains(&lost), "{lost} of 200 lived on one node of four");
+    set_all(&mut wire, 200);
+    nodes[1].restart_empty();
+    ringway.wait_back("b");
+    assert_eq!(found(&mut wire, 200), left, "the same keys live on the same nodes");
+}
+
+/// A hung node's requests time out within the deadline, and the session's later replies are those
+/// of their own requests.
+#[test]
+fn a_hung_node_mixes_nothing_up() {
+    let nodes = Memcached::several(2);
+    let mut ringway = Ringway::serve(pool(&nodes).pool("request_timeout: 200ms"));
+    let mut wire = Wire::connect(&ringway.address());
+    let store: String = (0..50).map(|i| format!("set key:{i} 0 0 3 noreply\r\nv{i:02}\r\n")).collect();
+    assert_eq!(wire.ask(&store), "");
+    nodes[0].stop();
+    for _ in 0..3 {
+        for i in 0..50 {
+            let answer = wire.ask(format!("get key:{i}\r\n"));
+            let value = format!("VALUE key:{i} 0 3\r\nv{i:02}\r\nEND\r\n");
+            let fits = answer == value || answer == "END\r\n" || answer.starts_with("SERVER_ERROR ");
+            assert!(fits, "key:{i} got {answer:?}");
+        }
+    }
+    ringway.wait_away("a");
+    nodes[0].cont();
+    ringway.wait_back("a");
+    for i in 0..50 {
+        assert_eq!(wire.ask(format!("get key:{i}\r\n")), format!("VALUE key:{i} 0 3\r\nv{i:02}\r\nEND\r\n"));
+    }
+}
+
+/// While a node is away, `fail` answers SERVER_ERROR at once and `miss` finds nothing; writes are
+/// refused under both, and a quiet one hears nothing.
+#[test]
+fn keys_that_do_not_move() {
+    for (word, is_miss) in [("fail", false), ("miss", true)] {
+        let mut nodes = Memcached::several(2);
+        let mut ringway = Ringway::serve(pool(&nodes).pool(&format!("on_ejected: {word}")));
+        let mut wire = Wire::connect(&ringway.address());
+        set_all(&mut wire, 40);
+        nodes[0].kill();
+        ringway.wait_away("a");
+        let refused = (0..40).find(|i| wire.ask(format!("touch key:{i} 0\r\n")).starts_with("SERVER_ERROR "));
+        let key = format!("key:{}", refused.expect("a node of two has some of 40 keys"));
+        let get = wire.ask(format!("get {key}\r\n"));
+        let meta = wire.ask(format!("mg {key} v O7\r\n"));
+        assert_eq!(wire.ask(format!("mg {key} v q\r\n")).is_empty(), is_miss);
+        assert_eq!(wire.ask(format!("set {key} 0 0 1 noreply\r\nx\r\n")), "");
+        let keys: Vec<String> = (0..40).map(|i| format!("key:{i}")).collect();
+        let all = wire.ask(format!("get {}\r\n", keys.join(" ")));
+        assert!(all.starts_with("VALUE "), "the other node's values are there: {all}");
+        if is_miss {
+            assert_eq!((get.as_str(), meta.as_str()), ("END\r\n", "EN O7\r\n"));
+            assert!(all.ends_with("\r\nEND\r\n"), "{all}");
+        } else {
+            assert!(get.starts_with("SERVER_ERROR node a ("), "{get}");
+            assert!(all.contains("SERVER_ERROR ") && !all.ends_with("END\r\n"), "{all}");
+        }
+    }
+}
+
+/// A value that is too large for the node is refused by it, streamed or not, and costs neither the
+/// node its place nor anybody else an answer.
+#[test]
+fn values_too_large_for_the_node() {
+    let nodes = [Memcached::with(&["-I", "512k"])];
+    let mut ringway = Ringway::serve(pool(&nodes));
+    let mut wire = Wire::connect(&ringway.address());
+    for size in [600_000, 3 << 20] {
+        let value = vec![b'x'; size];
+        let request = [format!("set big 0 0 {size}\r\n").as_bytes(), &value, b"\r\n"].concat();
+        assert_eq!(wire.ask(&request), "SERVER_ERROR object too large for cache\r\n");
+        assert_eq!(
+            wire.ask("set small 0 0 1\r\nv\r\nget small\r\n"),
+            "STORED\r\nVALUE small 0 1\r\nv\r\nEND\r\n"
+        );
+    }
+    assert!(ringway.owns("a"));
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[("node", "a")]), 0.0);
+}
+
+/// Values larger than any buffer pass whole, both ways.
+#[test]
+fn large_values_pass() {
+    let nodes = [Memcached::with(&["-I", "16m", "-m", "256"])];
+    let mut ringway = Ringway::serve(pool(&nodes));
+    let mut wire = Wire::connect(&ringway.address());
+    for size in [100_000, 1 << 20, 6 << 20] {
+        let value = "0123456789".repeat(size / 10);
+        let size = value.len();
+        assert_eq!(wire.ask(format!("set big 0 0 {size}\r\n{value}\r\n")), "STORED\r\n");
+        let got = wire.ask("get big\r\n");
+        assert!(got == format!("VALUE big 0 {size}\r\n{value}\r\nEND\r\n"), "{size} bytes came back changed");
+    }
+}
+
+/// The binary protocol gets one clear refusal and a close.
+#[test]
+fn the_binary_protocol_is_refused() {
+    let nodes = Memcached::several(1);
+    let mut ringway = Ringway::serve(pool(&nodes));
+    let mut wire = Wire::connect(&ringway.address());
+    wire.send([&b"get a\r\n"[..], b"\x80\x00\x00\x01\x00\x00\x00\x00"].concat());
+    let said = wire.to_the_end();
+    assert!(said.starts_with("END\r\nCLIENT_ERROR ringway speaks"), "{said}");
+    assert!(said.ends_with("not the binary one\r\n"), "{said}");
+    until(SOON, "it is counted", || {
+        ringway.metric("ringway_refusals_total", &[("reason", "protocol")]) == 1.0
+    });
+}
+
+/// memcached's authfile: ringway logs in at nodes, and lets clients in that do.
+#[test]
+fn logins() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("auth");
+    std::fs::write(&file, "app:secret\n").expect("it can be written");
+    let path = file.to_str().expect("text");
+    let nodes = [Memcached::with(&["-Y", path])];
+    let password = dir.path().join("password");
+    std::fs::write(&password, "secret\n").expect("it can be written");
+    let auth = format!("auth: {{user: app, password_file: {}}}", password.to_str().expect("text"));
+    let mut ringway =
+        Ringway::serve(pool(&nodes).pool(&auth).pool(&format!("client_auth: {{password_file: {path}}}")));
+    let mut wire = Wire::connect(&ringway.address());
+    let answer = wire.ask("get a\r\nset x 0 0 10\r\napp wrong1\r\nset x 0 0 10\r\napp secret\r\nget a\r\n");
+    assert_eq!(
+        answer,
+        "CLIENT_ERROR unauthenticated\r\nCLIENT_ERROR authentication failure\r\nSTORED\r\nEND\r\n"
+    );
+    assert!(ringway.owns("a"));
+}
+
+/// What ringway answers itself: its version, its numbers, the nodes' numbers added up, and the
+/// commands of one server refused by name.
+#[test]
+fn ringways_own_answers() {
+    let nodes = Memcached::several(2);
+    let mut ringway = Ringway::serve(pool(&nodes));
+    let mut wire = Wire::connect(&ringway.address());
+    set_all(&mut wire, 20);
+    assert!(wire.ask("version\r\n").starts_with("VERSION 1.6.18+ringway-"));
+    assert!(wire.ask("stats\r\n").contains("STAT ringway_nodes 2\r\n"));
+    assert!(wire.ask("stats nodes\r\n").contains("STAT curr_items 20\r\n"));
+    assert!(wire.ask("lru_crawler metadump all\r\n").contains("does not offer lru_crawler"));
+    assert_eq!(wire.ask("flush_all\r\nget key:1\r\n"), "OK\r\nEND\r\n");
+    wire.send("quit\r\n");
+    assert_eq!(wire.to_the_end(), "");
+}
