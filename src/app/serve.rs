@@ -19,6 +19,7 @@ use crate::{
     config::{Settings, Source},
     metrics::count_reload,
     net::Address,
+    protocol::Protocol,
     topology::PoolSpec,
 };
 
@@ -84,13 +85,19 @@ fn banner(app: &App, settings: &Settings, source: &Source) -> String {
         let nodes = spec.map_or(0, |p: &PoolSpec| p.nodes.len());
         let is_embedded = |p: &PoolSpec| p.nodes.iter().any(|n| n.address == Address::Embedded);
         let note = if spec.is_some_and(is_embedded) { "; embedded ones keep strings, in memory" } else { "" };
-        text += &format!("pool {pool} listens on {address} (redis, {nodes} nodes{note})\n");
-        first.get_or_insert(address);
+        let protocol = spec.map_or(Protocol::Redis, |p| p.policy.protocol);
+        text += &format!("pool {pool} listens on {address} ({}, {nodes} nodes{note})\n", protocol.word());
+        first.get_or_insert((address, protocol));
     }
     let admin = app.admin_address();
     text += &format!("admin listens on http://{admin}\n");
-    if let Some(crate::net::ListenAddress::Tcp(address)) = first {
-        text += &format!("try: redis-cli -p {} set a 1\n", address.port());
+    if let Some((crate::net::ListenAddress::Tcp(address), protocol)) = first {
+        text += &match protocol {
+            Protocol::Memcached => {
+                format!("try: printf 'version\\r\\nquit\\r\\n' | nc {} {}\n", address.ip(), address.port())
+            }
+            Protocol::Redis | Protocol::Http => format!("try: redis-cli -p {} set a 1\n", address.port()),
+        };
     }
     text += &format!("     curl http://{admin}/v1/topology\n");
     text

@@ -12,6 +12,7 @@ mod limits;
 mod local;
 mod memcached;
 mod metrics;
+mod miss;
 mod promises;
 mod proof;
 mod reload;

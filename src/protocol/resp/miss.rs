@@ -61,9 +61,9 @@ const TABLE: &[(&str, usize, Nothing)] = &[
     ("HGETALL", 2, Nothing::EmptyMap),
 ];
 
-/// The answer of this command, whose name is in upper case, as if its `keys` keys were not there.
+/// The answer of this command as if its `keys` keys were not there.
 pub fn nothing(name: &str, request: &Request<'_>, keys: usize, version: Version) -> Option<Vec<u8>> {
-    let (_, args, nothing) = TABLE.iter().find(|row| row.0 == name)?;
+    let (_, args, nothing) = TABLE.iter().find(|row| row.0.eq_ignore_ascii_case(name))?;
     if *args != 0 && *args != request.len() {
         return None;
     }
