@@ -248,7 +248,7 @@ fn the_binary_protocol_is_refused() {
     let mut ringway = Ringway::serve(pool(&nodes));
     let mut wire = Wire::connect(&ringway.address());
     wire.send([&b"get a\r\n"[..], b"\x80\x00\x00\x01\x00\x00\x00\x00"].concat());
-    let said = wire.to_the_end();
+    let said = wire.rest();
     assert!(said.starts_with("END\r\nCLIENT_ERROR ringway speaks"), "{said}");
     assert!(said.ends_with("not the binary one\r\n"), "{said}");
     until(SOON, "it is counted", || {
@@ -292,5 +292,5 @@ fn ringways_own_answers() {
     assert!(wire.ask("lru_crawler metadump all\r\n").contains("does not offer lru_crawler"));
     assert_eq!(wire.ask("flush_all\r\nget key:1\r\n"), "OK\r\nEND\r\n");
     wire.send("quit\r\n");
-    assert_eq!(wire.to_the_end(), "");
+    assert_eq!(wire.rest(), "");
 }

@@ -12,7 +12,7 @@ use super::{
         session::{Session, State},
         window::{JointKind, Reply},
     },
-    Again, Refused, Sending, append,
+    Again, Refused, Sending, Several, append,
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
@@ -139,7 +139,8 @@ fn keys(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, request: &R
         _ => {
             let write = |positions: &[u32], out: &mut Vec<u8>| keys.write(positions, out);
             let miss = |_: &[u32]| Some(NOTHING.to_vec());
-            to.joint(state, JointKind::Values, keys.len(), parts, false, write, miss)?;
+            let several = Several { kind: JointKind::Values, keys: keys.len(), parts, pinned: false };
+            to.joint(state, several, write, miss)?;
             remember(state, request.frame);
             Ok(())
         }
@@ -170,7 +171,7 @@ fn all(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, all: All<'_>
         let kind = JointKind::Everywhere(all.gather, is_silent(all.awaits));
         // Each node's own reply is merged, whatever the client wants of it.
         let to = Sending { awaits: all.awaits.quiet(false), ..to };
-        to.joint(state, kind, 0, parts, true, write, |_| None)
+        to.joint(state, Several { kind, keys: 0, parts, pinned: true }, write, |_| None)
     });
     match sent {
         Ok(()) => session.watch_until(state, due_us),

@@ -60,6 +60,16 @@ fn refuse(session: &Session, state: &mut State, refused: Refused) {
 /// The keys of a part, by their places among the request's keys, and its node.
 type Parts = Vec<(usize, Vec<u32>)>;
 
+/// A request that goes out in parts.
+struct Several {
+    kind: JointKind,
+    /// Keys of the whole request.
+    keys: usize,
+    parts: Parts,
+    /// Meant for these nodes, whoever owns what.
+    pinned: bool,
+}
+
 /// What the parts of one request have in common.
 #[derive(Clone, Copy)]
 struct Sending<'a> {
@@ -156,14 +166,12 @@ impl Sending<'_> {
     }
 
     /// Sends several parts and opens a slot for them. A part that can't be sent fails by itself.
-    /// `write` writes the request of a part, by the positions of its keys.
+    /// `write` writes the request of a part, by the positions of its keys; `miss` gives its reply when
+    /// they find nothing because their node is away.
     fn joint(
         &self,
         state: &mut State,
-        kind: JointKind,
-        keys: usize,
-        parts: Parts,
-        pinned: bool,
+        Several { kind, keys, parts, pinned }: Several,
         write: impl Fn(&[u32], &mut Vec<u8>),
         miss: impl Fn(&[u32]) -> Option<Vec<u8>>,
     ) -> Result<(), Refused> {

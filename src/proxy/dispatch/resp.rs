@@ -15,7 +15,7 @@ use super::{
         session::{Session, State},
         window::{JointKind, Reply},
     },
-    Again, Dispatched, Parts, Refused, Sending, append, refuse,
+    Again, Dispatched, Parts, Refused, Sending, Several, append, refuse,
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
@@ -195,7 +195,7 @@ impl Asked<'_> {
         let per_key = kind == Split::Values && self.to.bound.topology.policy.per_key_errors;
         let away = parts.iter().find_map(|(index, _)| self.to.away(*index));
         let is_refused =
-            |refused: &Refused| !per_key && !(refused.may_miss && self.nothing(state, request, 1).is_some());
+            |refused: &Refused| !(per_key || refused.may_miss && self.nothing(state, request, 1).is_some());
         match (parts.as_slice(), away) {
             (_, Some(refused)) if is_refused(&refused) => Err(refused),
             ([(index, _)], None) => self.to.forward(state, request.frame, *index),
@@ -203,7 +203,12 @@ impl Asked<'_> {
                 let write = |positions: &[u32], out: &mut Vec<u8>| frame(request, kind, positions, out);
                 let version = state.client.version;
                 let nothing = |p: &[u32]| miss::nothing(&self.command.name, request, p.len(), version);
-                self.to.joint(state, JointKind::Split(kind), count, parts, false, write, nothing)
+                self.to.joint(
+                    state,
+                    Several { kind: JointKind::Split(kind), keys: count, parts, pinned: false },
+                    write,
+                    nothing,
+                )
             }
         }
     }
@@ -212,7 +217,12 @@ impl Asked<'_> {
         let serving = self.to.serving(kind.needs_all(), &self.command.name)?;
         let parts = serving.into_iter().map(|index| (index, Vec::new())).collect();
         let write = |_: &[u32], out: &mut Vec<u8>| out.extend_from_slice(request.frame);
-        self.to.joint(state, JointKind::Gather(kind), 0, parts, true, write, |_| None)?;
+        self.to.joint(
+            state,
+            Several { kind: JointKind::Gather(kind), keys: 0, parts, pinned: true },
+            write,
+            |_| None,
+        )?;
         if Scripts::concerns(request)
             && let Some(Reply::Joint(joint)) = state.window.last().map(|slot| &mut slot.reply)
         {
@@ -241,7 +251,8 @@ impl Asked<'_> {
         }
         let kind = JointKind::Scan { ordinal, next: from(ordinal + 1) };
         let write = |_: &[u32], out: &mut Vec<u8>| scan::request(request, cursor.inner, out);
-        self.to.joint(state, kind, 0, vec![(index, Vec::new())], true, write, |_| None)
+        let parts = vec![(index, Vec::new())];
+        self.to.joint(state, Several { kind, keys: 0, parts, pinned: true }, write, |_| None)
     }
 
     fn local(&self, state: &mut State, request: &Request<'_>, kind: Local) -> Dispatched {

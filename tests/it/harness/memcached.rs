@@ -137,7 +137,7 @@ impl Wire {
     }
 
     /// All bytes until the other side closes.
-    pub(crate) fn to_the_end(&mut self) -> String {
+    pub(crate) fn rest(&mut self) -> String {
         let mut bytes = Vec::new();
         // A reset is an end too.
         let _ = self.0.read_to_end(&mut bytes);
