@@ -4,10 +4,13 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use ringway::protocol::resp::{
-    frame::{FrameLimits, Request, RequestDecoder, Scanner, Step},
-    table::Table,
-    write,
+use ringway::protocol::{
+    memcache::{self, Awaits},
+    resp::{
+        frame::{FrameLimits, Request, RequestDecoder, Scanner, Step},
+        table::Table,
+        write,
+    },
 };
 
 const LIMITS: FrameLimits = FrameLimits { bulk_bytes: 512 << 20, request_bytes: 1 << 30, args_max: 1 << 20 };
@@ -103,5 +106,42 @@ fn keys(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, requests, replies, keys);
+/// memcached: cutting a request and planning it, and finding the end of a reply.
+fn memcached(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("memcached");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let limits = memcache::Limits { value_bytes: 1 << 20, line_bytes: 2048, request_bytes: 1 << 24 };
+    let value = "x".repeat(100);
+    for (name, request) in [
+        ("get", "get user:0000000042:session\r\n".to_owned()),
+        ("set_100_bytes", format!("set user:0000000042:session 0 0 100\r\n{value}\r\n")),
+        ("mg", "mg user:0000000042:session v f k q\r\n".to_owned()),
+    ] {
+        let bytes = request.repeat(BATCH);
+        let mut decoder = memcache::RequestDecoder::default();
+        group.bench_function(format!("plan_{name}"), |bencher| {
+            bencher.iter(|| {
+                let mut rest = black_box(bytes.as_bytes());
+                while let Ok(memcache::Step::Request(n)) = decoder.decode(rest, &limits) {
+                    black_box(decoder.request(&rest[..n]).plan());
+                    rest = &rest[n..];
+                }
+                assert!(rest.is_empty(), "all of the batch is read");
+            });
+        });
+    }
+    let replies = format!("VALUE user:0000000042:session 0 100\r\n{value}\r\nEND\r\n").repeat(BATCH);
+    group.bench_function("scan_value", |bencher| {
+        let mut scanner = memcache::ReplyScanner::default();
+        bencher.iter(|| {
+            let mut rest = black_box(replies.as_bytes());
+            while let (false, Ok(scan)) = (rest.is_empty(), scanner.advance(rest, Awaits::GET)) {
+                rest = &rest[scan.used..];
+            }
+            assert!(rest.is_empty(), "all of the batch is read");
+        });
+    });
+}
+
+criterion_group!(benches, requests, replies, keys, memcached);
 criterion_main!(benches);
