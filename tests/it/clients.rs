@@ -2,7 +2,11 @@
 
 use std::{env, path::PathBuf, process::Command};
 
-use crate::harness::{Config, Redis, Ringway, client::text};
+use crate::harness::{
+    Config, Redis, Ringway,
+    client::text,
+    memcached::{Memcached, Wire},
+};
 
 /// Where the interpreters' packages are.
 fn environment() -> PathBuf {
@@ -138,4 +142,40 @@ fn redis_benchmark_works() {
     assert!(said.contains("MSET (10 keys)"), "{said}");
     let refused = ringway.metric("ringway_requests_total", &[("outcome", "refused")]);
     assert!(refused <= 1.0, "it asks for CONFIG GET at most: {refused}");
+}
+
+/// Four memcacheds, ringway, and its host and port.
+fn four_memcacheds() -> (Vec<Memcached>, Ringway, String, String) {
+    let nodes = Memcached::several(4);
+    let empty = Config::of([]).pool("protocol: memcached");
+    let names = ["a", "b", "c", "d"];
+    let config =
+        nodes.iter().zip(names).fold(empty, |config, (node, name)| config.node(name, &node.address()));
+    let mut ringway = Ringway::serve(config);
+    let address = ringway.address();
+    let (host, port) = address.split_once(':').expect("host:port");
+    (nodes, ringway, host.to_owned(), port.to_owned())
+}
+
+/// pymemcache works at its defaults, which write without waiting for replies.
+#[test]
+fn pymemcache_works() {
+    let (_nodes, _ringway, host, port) = four_memcacheds();
+    let python = environment().join("venv/bin/python");
+    let said = run(Command::new(python).arg(script("pymemcache_client.py")).args([&host, &port]));
+    assert!(said.ends_with("ok\n"), "{said}");
+}
+
+/// libmemcached's own tools copy a file in and read it back.
+#[test]
+fn libmemcacheds_tools_work() {
+    let (_nodes, _ringway, host, port) = four_memcacheds();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("notes");
+    std::fs::write(&file, "some text").expect("it can be written");
+    let servers = format!("--servers={host}:{port}");
+    run(Command::new("memccp").arg(&servers).arg(&file));
+    assert_eq!(run(Command::new("memccat").args([&servers, "notes"])).trim_end(), "some text");
+    run(Command::new("memcrm").args([&servers, "notes"]));
+    assert_eq!(Wire::connect(&format!("{host}:{port}")).ask("get notes\r\n"), "END\r\n");
 }
