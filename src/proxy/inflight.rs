@@ -28,6 +28,8 @@ pub(crate) struct InFlight<T> {
     log: Vec<u8>,
     start: usize,
     written: usize,
+    /// Written bytes of the head were forgotten.
+    forgot: bool,
 }
 
 /// A log buffer larger than this is given back when it is empty.
@@ -35,7 +37,7 @@ const KEEP_BYTES: usize = 64 * 1024;
 
 impl<T> Default for InFlight<T> {
     fn default() -> InFlight<T> {
-        InFlight { entries: VecDeque::new(), log: Vec::new(), start: 0, written: 0 }
+        InFlight { entries: VecDeque::new(), log: Vec::new(), start: 0, written: 0, forgot: false }
     }
 }
 
@@ -60,6 +62,7 @@ impl<T> InFlight<T> {
     pub(crate) fn forget_written(&mut self) {
         if let [entry] = self.entries.make_contiguous() {
             entry.len -= self.written - self.start;
+            self.forgot |= self.written > self.start;
             self.log.drain(..self.written);
             self.start = 0;
             self.written = 0;
@@ -89,6 +92,7 @@ impl<T> InFlight<T> {
     pub(crate) fn pop(&mut self) -> Option<T> {
         let entry = self.entries.pop_front()?;
         self.start += entry.len;
+        self.forgot = false;
         if self.entries.is_empty() {
             self.log.clear();
             self.start = 0;
@@ -112,7 +116,7 @@ impl<T> InFlight<T> {
 
     /// Whether some of the head was written.
     pub(crate) fn head_has_begun(&self) -> bool {
-        !self.entries.is_empty() && self.written > self.start
+        !self.entries.is_empty() && (self.forgot || self.written > self.start)
     }
 
     /// Requests in the FIFO.
@@ -146,6 +150,7 @@ impl<T> InFlight<T> {
         let log = std::mem::take(&mut self.log);
         let written = std::mem::take(&mut self.written);
         self.start = 0;
+        self.forgot = false;
         entries
             .into_iter()
             .map(|entry| {
@@ -231,10 +236,13 @@ mod tests {
             fifo.wrote(fifo.unwritten().len() - 1);
             fifo.forget_written();
             assert_eq!(fifo.bytes(), 1);
+            assert!(fifo.head_has_begun() && !fifo.head_is_written());
         }
         fifo.wrote(1);
         assert!(fifo.head_is_written());
         assert_eq!(fifo.pop(), Some('s'));
+        fifo.push('n', b"next");
+        assert!(!fifo.head_has_begun());
     }
 
     proptest! {

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
 };
 
 use super::{
@@ -73,15 +74,17 @@ pub(crate) struct Terms {
     pub(crate) tries: u8,
 }
 
+/// How long a client waits at most for a command of this class.
+fn patience(policy: &Policy, class: Class) -> Duration {
+    match class {
+        Class::Slow | Class::All => policy.deadline.max(policy.slow_timeout),
+        Class::Read | Class::Write | Class::Local => policy.deadline,
+    }
+}
+
 impl Terms {
     fn of(policy: &Policy) -> Terms {
-        let patience_us = Class::ALL.map(|class| {
-            let patience = match class {
-                Class::Slow | Class::All => policy.deadline.max(policy.slow_timeout),
-                Class::Read | Class::Write | Class::Local => policy.deadline,
-            };
-            patience.as_micros().min(1 << 30) as u32
-        });
+        let patience_us = Class::ALL.map(|class| patience(policy, class).as_micros().min(1 << 30) as u32);
         Terms {
             guarded: policy.client_auth.is_some(),
             frame: FrameLimits {
@@ -185,6 +188,11 @@ impl WorkerPool {
         let mut sessions = self.sessions.borrow_mut();
         sessions.remove(&id);
         facts::shrink(&mut sessions);
+    }
+
+    /// How long a client waits at most for a command of this class.
+    pub(crate) fn patience(&self, class: Class) -> Duration {
+        patience(&self.policy(), class)
     }
 
     /// The policy that is bound.

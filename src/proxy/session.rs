@@ -545,13 +545,13 @@ impl Session {
             self.pool.block().refusals[Reason::SlowClient as usize].add(1);
             state.broken = true;
         }
-        let waited = self.pool.policy().deadline.as_millis();
         while let Some((due_us, class)) = state.window.head_due() {
             if (now_us.wrapping_sub(due_us) as i32) < 0 {
                 break;
             }
             let seq = state.window.head_seq();
             let applied = if class == Class::Read { "" } else { MAYBE };
+            let waited = self.pool.patience(class).as_millis();
             let line = self.error_line(&format!("ERR no reply within the deadline of {waited} ms{applied}"));
             if !state.window.replace(seq, &line, Outcome::Timeout) {
                 state.broken = true;

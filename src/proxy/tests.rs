@@ -4,6 +4,7 @@
 mod hung;
 mod large;
 mod lost;
+mod memcached;
 mod plan;
 mod replies;
 mod session;

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// What memcached says to a retrieval when nothing is there.
-const NOTHING: &[u8] = b"END\r\n";
+pub(super) const NOTHING: &[u8] = b"END\r\n";
 
 impl Dialect for RequestDecoder {
     #[inline]

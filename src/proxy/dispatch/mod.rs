@@ -175,7 +175,9 @@ impl Sending<'_> {
         write: impl Fn(&[u32], &mut Vec<u8>),
         miss: impl Fn(&[u32]) -> Option<Vec<u8>>,
     ) -> Result<(), Refused> {
-        let seq = state.window.push(self.slot());
+        // Each part is answered, and the client may want to hear nothing all the same.
+        let silent = matches!(kind, JointKind::Everywhere(_, true));
+        let seq = state.window.push(Slot { silent, ..self.slot() });
         let frame = &mut *self.session.pool.worker.frame.borrow_mut();
         let mut joint = Joint {
             kind,
@@ -246,7 +248,10 @@ impl Sending<'_> {
     /// The owners of the keys of `expect` are these now: it goes to the one, or is divided.
     fn redirect(&self, expect: &Expect, again: Again<'_>) -> Result<(), Refused> {
         let version = self.session.state.borrow().client.version;
-        if let Some(refused) = again.parts.iter().find_map(|(index, _)| self.away(*index)) {
+        // Values that are there are given, whatever became of the others.
+        let is_one = again.parts.len() == 1 || !matches!(again.kind, JointKind::Values);
+        if let Some(refused) = again.parts.iter().find_map(|(index, _)| self.away(*index)).filter(|_| is_one)
+        {
             return Err(refused);
         }
         if let [(index, _)] = again.parts.as_slice() {
@@ -274,7 +279,15 @@ impl Sending<'_> {
         };
         for ((part, index), frame) in joined.into_iter().zip(frames) {
             let expect = Expect { part, ..expect.clone() };
-            if let Err(refused) = append(self.bound, index, version, expect.clone(), &frame) {
+            let sent = match self.away(index) {
+                Some(refused) => Err(refused),
+                None => append(self.bound, index, version, expect.clone(), &frame),
+            };
+            if let Err(refused) = sent {
+                if refused.may_miss {
+                    self.session.deliver(&expect, memcache::NOTHING, Some(Outcome::Ok), 0);
+                    continue;
+                }
                 self.session.fail(&expect, &refused.text, refused.reason, Outcome::Refused);
             }
         }

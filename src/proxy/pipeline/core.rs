@@ -76,7 +76,9 @@ impl Core {
         let mut rest = chunk;
         while !rest.is_empty() {
             if !self.queue.head_is_written() {
-                if self.scanner.may_be_early() && self.queue.head_has_begun() && rest.len() <= EARLY_BYTES_MAX
+                if self.scanner.may_be_early()
+                    && self.queue.head_has_begun()
+                    && self.early.len() + rest.len() <= EARLY_BYTES_MAX
                 {
                     self.early.extend_from_slice(rest);
                     return Ok(());

@@ -467,6 +467,7 @@ impl Pipeline {
                 Poll::Ready(Err(_)) => return Some(End::Lost),
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Some(End::Lost),
                 Poll::Ready(Ok(())) => {
+                    link.block().bytes_in.add(buffer.filled().len() as u64);
                     if let Err(text) = self.received(buffer.filled(), link) {
                         return Some(End::Protocol(text));
                     }
@@ -481,7 +482,6 @@ impl Pipeline {
     fn received(self: &Rc<Self>, chunk: &[u8], link: &Rc<Link>) -> Result<(), String> {
         let now_us = self.worker.clock.now_us();
         let block = link.block();
-        block.bytes_in.add(chunk.len() as u64);
         let mut answered = false;
         let mut slow = None;
         let mut core = self.core.borrow_mut();
