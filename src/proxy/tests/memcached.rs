@@ -1,7 +1,7 @@
 //! memcached pools between scripted clients and scripted nodes.
 
 use super::*;
-use crate::{protocol::Protocol, ring::Member, topology::OnEjected};
+use crate::{protocol::Protocol, topology::OnEjected};
 
 fn memcached() -> Policy {
     Policy { protocol: Protocol::Memcached, ..patient() }
@@ -78,9 +78,7 @@ fn a_retrieval_that_is_divided_when_a_node_is_away() {
             world.publish(|next| {
                 let mut nodes: Vec<_> = next.nodes.iter().filter(|e| &*e.node.name != "c").cloned().collect();
                 (nodes[0].health, nodes[0].placement) = (Health::Ejected, Placement::Away);
-                let members: Vec<_> =
-                    nodes.iter().map(|e| Member { name: e.node.name.clone(), weight: 1 }).collect();
-                next.ring = Arc::new(Ring::build(&Settings::default(), &members));
+                next.ring = topology(&[("a", a.address()), ("b", b.address())], memcached()).ring;
                 next.nodes = nodes.into();
                 next.policy = Arc::new(Policy { on_ejected, ..Policy::clone(&next.policy) });
             });
