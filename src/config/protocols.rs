@@ -39,7 +39,7 @@ const ONLY: [Only; 15] = [
     only("per_key_errors", &[Redis], ""),
     only("limits.bulk_bytes", &[Redis, Memcached], HTTP_LIMITS),
     only("limits.request_bytes", &[Redis, Memcached], HTTP_LIMITS),
-    only("limits.args_max", &[Redis, Memcached], HTTP_LIMITS),
+    only("limits.args_max", &[Redis], "its requests have no arguments to count"),
     only("limits.pipeline_depth", &[Redis, Memcached], HTTP_LIMITS),
     only("limits.session_bytes_max", &[Redis, Memcached], HTTP_LIMITS),
     only("ring.bounded_load", &[Http], BOUNDED_LOAD),

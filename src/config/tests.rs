@@ -229,6 +229,7 @@ fn every_http_key() {
 #[test]
 fn keys_of_other_protocols() {
     let http = |extra: &str| pool_with(&format!("    protocol: http\n    {extra}\n"));
+    let memcached = |extra: &str| pool_with(&format!("    protocol: memcached\n    {extra}\n"));
     for (text, want) in [
         (http("db: 0"), "f:6:9: pools.p.db: is for redis pools, and this one speaks http"),
         (http("deny_commands: [KEYS]"), "pools.p.deny_commands: is for redis pools"),
@@ -246,6 +247,16 @@ fn keys_of_other_protocols() {
         (
             http("").replace("h:1", "embedded"),
             "pools.p.nodes[0].address: an embedded node speaks redis only, not http",
+        ),
+        (
+            memcached("").replace("h:1", "embedded"),
+            "pools.p.nodes[0].address: an embedded node speaks redis only, not memcached",
+        ),
+        (memcached("limits: {args_max: 9}"), "pools.p.limits.args_max: is for redis pools"),
+        (memcached("auth: {password_env: CARGO_PKG_NAME}"), "pools.p.auth: has no user"),
+        (
+            memcached("client_auth: {password_env: CARGO_PKG_NAME}"),
+            "pools.p.client_auth: is not user:password",
         ),
     ] {
         let found = resolved(&text).expect_err(want);

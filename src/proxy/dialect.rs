@@ -11,7 +11,10 @@ use super::{
 use crate::protocol::{
     Protocol,
     memcache::{self, Awaits, Code},
-    resp::frame::{self, RequestDecoder, Scan},
+    resp::{
+        self,
+        frame::{self, RequestDecoder, Scan},
+    },
 };
 
 /// What was found at the start of a session's bytes.
@@ -52,17 +55,19 @@ pub(crate) enum Rest {
     },
 }
 
-/// A streamed request turned out to be none.
+/// A streamed request turned out to be none: this line is the last that its session is told.
 #[derive(Debug)]
-pub(crate) struct Broke(pub(crate) String);
+pub(crate) struct Broke(pub(crate) Vec<u8>);
 
 impl Rest {
     /// Takes in a chunk: how much of it belongs to the request, and whether that is its end.
     pub(crate) fn advance(&mut self, chunk: &[u8]) -> Result<frame::Scan, Broke> {
         match self {
-            Rest::Resp(scanner) => {
-                scanner.advance(chunk).map_err(|_| Broke(format!("ERR {}", frame::FrameError::BulkLength)))
-            }
+            Rest::Resp(scanner) => scanner.advance(chunk).map_err(|_| {
+                let mut line = Vec::new();
+                resp::write::error(&mut line, format!("ERR {}", frame::FrameError::BulkLength));
+                Broke(line)
+            }),
             Rest::Value { left, end } => {
                 let used = chunk.len().min(*left);
                 *left -= used;
@@ -71,7 +76,7 @@ impl Rest {
                 }
                 match (*left, &*end) {
                     (0, b"\r\n") => Ok(frame::Scan { used, done: true }),
-                    (0, _) => Err(Broke("ERR a value is longer than its command says".to_owned())),
+                    (0, _) => Err(Broke(memcache::write::BAD_CHUNK.to_vec())),
                     _ => Ok(frame::Scan { used, done: false }),
                 }
             }

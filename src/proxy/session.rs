@@ -317,11 +317,10 @@ impl Session {
     }
 
     /// What was streamed is no request: the only one in the window is refused, and the session ends.
-    fn bulk_broke(&self, state: &mut State, Broke(text): &Broke) {
-        let line = self.error_line(text);
+    fn bulk_broke(&self, state: &mut State, Broke(line): &Broke) {
         self.pool.block().refusals[Reason::Protocol as usize].add(1);
         let seq = state.window.head_seq();
-        state.broken |= !state.window.fail(seq, 0, &line, Outcome::Refused);
+        state.broken |= !state.window.fail(seq, 0, line, Outcome::Refused);
         state.ending = true;
     }
 

@@ -177,7 +177,7 @@ fn starts_without_some_nodes() {
 #[test]
 fn readiness_says_when_nothing_serves() {
     let mut nodes = Redis::several(2);
-    nodes.iter_mut().for_each(Redis::kill);
+    nodes.iter_mut().for_each(|node| node.kill());
     let mut ringway = Ringway::serve(Config::of(&nodes).pool("health: {interval: 500ms}"));
     until(SOON, "it is not ready", || ringway.http("/readyz").0 == 503);
     assert!(ringway.http("/readyz").1.contains("cache"), "it names the pool");
@@ -229,7 +229,7 @@ fn eject_max_fails_open_and_says_so() {
     }
     let moved = map.values().filter(|n| **n < 2).count();
     assert!(failed < moved, "some of the dead nodes' keys went to the living one");
-    nodes.iter_mut().take(3).for_each(Redis::restart_empty);
+    nodes.iter_mut().take(3).for_each(|node| node.restart_empty());
     ["a", "b", "c"].iter().for_each(|name| ringway.wait_back(name));
     set_all(&mut client, 100);
 }

@@ -11,6 +11,7 @@ use proptest::{
 use crate::harness::{
     Config, Ringway, SOON,
     memcached::{Memcached, Wire},
+    ringway::run,
     until,
 };
 
@@ -130,7 +131,7 @@ fn found(wire: &mut Wire, count: usize) -> Vec<bool> {
 }
 
 /// A killed node's keys, and no others, are gone and can be written elsewhere; its return restores
-/// the map; no read fails meanwhile.
+/// the map; reads meanwhile find a value or nothing.
 #[test]
 fn a_killed_node_leaves_and_returns() {
     let mut nodes = Memcached::several(4);
@@ -276,6 +277,92 @@ fn logins() {
         "CLIENT_ERROR unauthenticated\r\nCLIENT_ERROR authentication failure\r\nSTORED\r\nEND\r\n"
     );
     assert!(ringway.owns("a"));
+}
+
+/// A node that wants another login, or a login at all, is misconfigured and not dead; its message
+/// says which.
+#[test]
+fn a_node_that_refuses_our_login() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("auth");
+    std::fs::write(&file, "app:secret\n").expect("it can be written");
+    let path = file.to_str().expect("text");
+    let nodes = [Memcached::start(), Memcached::with(&["-Y", path])];
+    for (login, why) in [(None, "asks for a password"), (Some("wrong"), "refuses our credentials")] {
+        let mut config = pool(&nodes);
+        if let Some(password) = login {
+            let file = dir.path().join("password");
+            std::fs::write(&file, password).expect("it can be written");
+            config =
+                config.pool(&format!("auth: {{user: app, password_file: {}}}", file.to_str().expect("text")));
+        }
+        let mut ringway = Ringway::serve(config);
+        ringway.wait_away("b");
+        let wrong = ringway.node("b")["misconfigured"].to_string();
+        assert!(wrong.contains(why), "{wrong}");
+    }
+}
+
+/// A node on a unix socket serves like any other.
+#[test]
+fn a_node_on_a_unix_socket() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("memcached");
+    let path = socket.to_str().expect("text").to_owned();
+    let mut child = std::process::Command::new("memcached")
+        .args(["-s", &path, "-u", "root"])
+        .spawn()
+        .expect("memcached runs");
+    until(SOON, "the socket is there", || socket.exists());
+    let config = Config::of([]).pool("protocol: memcached").node("a", &format!("unix:{path}"));
+    let mut ringway = Ringway::serve(config);
+    let answer = Wire::connect(&ringway.address()).ask("set k 0 0 1\r\nv\r\nget k\r\n");
+    let ended = child.kill().and_then(|()| child.wait());
+    assert_eq!(answer, "STORED\r\nVALUE k 0 1\r\nv\r\nEND\r\n");
+    assert!(ended.is_ok());
+}
+
+/// A streamed value that does not end where its line says is refused in memcached's words, and ends
+/// its session; the node is not to blame and keeps nothing of it.
+#[test]
+fn a_streamed_value_that_is_too_long() {
+    let nodes = [Memcached::with(&["-I", "16m"])];
+    let mut ringway = Ringway::serve(pool(&nodes));
+    let mut wire = Wire::connect(&ringway.address());
+    let value = "x".repeat((3 << 20) + 10);
+    wire.send(format!("set big 0 0 {}\r\n{value}\r\n", 3 << 20));
+    assert_eq!(wire.rest(), "CLIENT_ERROR bad data chunk\r\n");
+    assert_eq!(Wire::connect(&ringway.address()).ask("get big\r\n"), "END\r\n");
+    assert!(ringway.owns("a"));
+}
+
+/// A pool can't change what it speaks while it runs: the reload is refused, and the pool serves on.
+#[test]
+fn a_pool_keeps_its_protocol() {
+    let nodes = Memcached::several(1);
+    let mut ringway = Ringway::serve(pool(&nodes));
+    let redis = Config::of([]).node("a", &nodes[0].address());
+    assert_eq!(ringway.reload(&redis), "refused");
+    assert!(ringway.said().contains("it speaks memcached and can't change to redis"), "{}", ringway.said());
+    assert_eq!(Wire::connect(&ringway.address()).ask("get k\r\n"), "END\r\n");
+}
+
+/// A pool that this version can't serve is refused by name, at the start and at a reload, and `check`
+/// says so too.
+#[test]
+fn http_pools_are_refused_by_name() {
+    let nodes = Memcached::several(1);
+    let http = Config::of([]).pool("protocol: http").node("a", &nodes[0].address());
+    let mut ringway = Ringway::serve(pool(&nodes));
+    assert_ne!(ringway.reload(&http), "ok");
+    let said = "pool cache: http pools can be checked, but this version can't serve them";
+    until(SOON, "the log names it", || ringway.said().contains(said));
+    assert_eq!(Wire::connect(&ringway.address()).ask("get k\r\n"), "END\r\n");
+    let path = ringway.config_path();
+    let served = run(&["serve", "--config", &path]);
+    assert!(!served.status.success() && String::from_utf8_lossy(&served.stderr).contains(said), "{served:?}");
+    let checked = run(&["check", "--config", &path]);
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("this version can't serve it"), "{checked:?}");
 }
 
 /// What ringway answers itself: its version, its numbers, the nodes' numbers added up, and the

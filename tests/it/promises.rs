@@ -202,7 +202,7 @@ fn with_every_node_stopped_requests_still_end() {
     let nodes = Redis::several(2);
     let (mut ringway, mut client) = Ringway::serve(Config::of(&nodes).pool("deadline: 1s")).into_client();
     assert_eq!(client.cmd(&["MSET", "a", "1", "b", "2", "c", "3"]), "+OK\r\n");
-    nodes.iter().for_each(Redis::stop);
+    nodes.iter().for_each(|node| node.stop());
     let mut clients: Vec<Client> = (0..10).map(|_| ringway.client()).collect();
     let start = Instant::now();
     for client in &mut clients {
@@ -213,7 +213,7 @@ fn with_every_node_stopped_requests_still_end() {
         assert!(reply.starts_with('-'), "{reply}");
     }
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
-    nodes.iter().for_each(Redis::cont);
+    nodes.iter().for_each(|node| node.cont());
     until(SOON, "it serves", || {
         client.cmd(&["MGET", "a", "b", "c"]) == "*3\r\n$1\r\n1\r\n$1\r\n2\r\n$1\r\n3\r\n"
     });

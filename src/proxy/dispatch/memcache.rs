@@ -12,7 +12,7 @@ use super::{
         session::{Session, State},
         window::{JointKind, Reply},
     },
-    Again, Refused, Sending, Several, append,
+    Again, Refused, Sending, Several, append, keep_small,
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
@@ -107,7 +107,15 @@ fn one(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, one: &One<'_
     let to = sending(session, bound, one.read_only, due_us(session, bound, class), one.awaits);
     let sent = to.owner(&one.key).and_then(|index| match one.pieces {
         [whole, []] => to.forward(state, whole, index),
-        pieces => to.forward(state, &pieces.concat(), index),
+        [before, behind] => {
+            let frame = &mut *session.pool.worker.frame.borrow_mut();
+            frame.clear();
+            frame.extend_from_slice(before);
+            frame.extend_from_slice(behind);
+            let sent = to.forward(state, frame, index);
+            keep_small(frame);
+            sent
+        }
     });
     match sent {
         Ok(()) => session.watch_until(state, to.due_us),

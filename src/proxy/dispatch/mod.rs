@@ -35,6 +35,13 @@ pub(crate) enum Dispatched {
 /// The buffer in which parts are written is kept up to this size.
 const FRAME_KEEP_BYTES: usize = 256 * 1024;
 
+/// Gives the worker's buffer for frames back when it has grown.
+fn keep_small(frame: &mut Vec<u8>) {
+    if frame.capacity() > FRAME_KEEP_BYTES {
+        *frame = Vec::new();
+    }
+}
+
 /// A refusal: why, and what the client is told.
 #[derive(Debug)]
 struct Refused {
@@ -206,9 +213,7 @@ impl Sending<'_> {
             }
             joint.parts.push(part);
         }
-        if frame.capacity() > FRAME_KEEP_BYTES {
-            *frame = Vec::new();
-        }
+        keep_small(frame);
         state.window.join(seq, joint);
         Ok(())
     }

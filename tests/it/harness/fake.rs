@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::redis::loopback;
+use super::server::loopback;
 
 /// What a fake node does with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

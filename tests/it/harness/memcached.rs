@@ -2,19 +2,27 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    net::TcpStream,
+    ops::{Deref, DerefMut},
+    process::Command,
 };
 
-use super::{SOON, redis::loopback, signal};
+use super::{SOON, server::Server};
 
 /// A memcached. It dies with this value.
-pub(crate) struct Memcached {
-    child: Child,
-    ip: String,
-    port: u16,
-    extra: Vec<String>,
+pub(crate) struct Memcached(Server);
+
+impl Deref for Memcached {
+    type Target = Server;
+    fn deref(&self) -> &Server {
+        &self.0
+    }
+}
+
+impl DerefMut for Memcached {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.0
+    }
 }
 
 impl Memcached {
@@ -25,77 +33,20 @@ impl Memcached {
 
     /// One with further arguments, as on its command line.
     pub(crate) fn with(extra: &[&str]) -> Memcached {
-        let ip = loopback();
-        let listener = TcpListener::bind((ip.as_str(), 0)).expect("loopback has a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        drop(listener);
         let extra: Vec<String> = extra.iter().map(|&a| a.to_owned()).collect();
-        let child = spawn(&ip, port, &extra);
-        let mut memcached = Memcached { child, ip, port, extra };
-        memcached.wait();
-        memcached
+        let command = move |ip: &str, port: u16| {
+            let mut command = Command::new("memcached");
+            command
+                .args(["-l", ip, "-p", &port.to_string(), "-U", "0", "-u", "nobody", "-t", "1"])
+                .args(&extra);
+            command
+        };
+        Memcached(Server::start(command, |address| TcpStream::connect(address).is_ok()))
     }
 
     /// Several plain ones.
     pub(crate) fn several(count: usize) -> Vec<Memcached> {
         (0..count).map(|_| Memcached::start()).collect()
-    }
-
-    /// `ip:port`.
-    pub(crate) fn address(&self) -> String {
-        format!("{}:{}", self.ip, self.port)
-    }
-
-    /// SIGKILL. Returns when the process is gone and its sockets are closed.
-    pub(crate) fn kill(&mut self) {
-        self.child.kill().expect("the server can be killed");
-        self.child.wait().expect("the server can be waited for");
-    }
-
-    /// SIGSTOP: the kernel goes on accepting connections and bytes, the server does nothing.
-    pub(crate) fn stop(&self) {
-        signal("STOP", self.child.id());
-    }
-
-    /// SIGCONT.
-    pub(crate) fn cont(&self) {
-        signal("CONT", self.child.id());
-    }
-
-    /// Starts it again on the same port after a kill, without data.
-    pub(crate) fn restart_empty(&mut self) {
-        self.child = spawn(&self.ip, self.port, &self.extra);
-        self.wait();
-    }
-
-    fn wait(&mut self) {
-        let start = Instant::now();
-        while TcpStream::connect(self.address()).is_err() {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                panic!("memcached on {} ended with {status}", self.address());
-            }
-            assert!(start.elapsed() < SOON, "memcached on {} does not answer", self.address());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-fn spawn(ip: &str, port: u16, extra: &[String]) -> Child {
-    Command::new("memcached")
-        .args(["-l", ip, "-p", &port.to_string(), "-U", "0", "-u", "nobody", "-t", "1"])
-        .args(extra)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("memcached is installed (tests/run installs it)")
-}
-
-impl Drop for Memcached {
-    fn drop(&mut self) {
-        // SIGKILL ends a stopped process as well.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

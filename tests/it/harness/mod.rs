@@ -1,4 +1,4 @@
-//! What the tests stand on: real redis-servers, the built ringway, a plain RESP client and a load
+//! What the tests stand on: real servers, the built ringway, a plain RESP client and a load
 //! that knows what each of its keys must hold. Nothing here sleeps and hopes: every wait has a
 //! condition and a deadline.
 
@@ -9,6 +9,7 @@ pub(crate) mod load;
 pub(crate) mod memcached;
 pub(crate) mod redis;
 pub(crate) mod ringway;
+mod server;
 
 use std::{
     process::Command,

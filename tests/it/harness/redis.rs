@@ -2,33 +2,33 @@
 
 use std::{
     collections::HashMap,
-    net::TcpListener,
-    process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
-    time::{Duration, Instant},
+    ops::{Deref, DerefMut},
+    process::Command,
+    time::Duration,
 };
 
 use tempfile::TempDir;
 
-use super::{Client, SOON, signal};
+use super::{Client, server::Server};
 
 /// A redis-server without persistence. It dies with this value.
 pub(crate) struct Redis {
-    child: Child,
-    dir: TempDir,
-    ip: String,
-    port: u16,
-    extra: Vec<String>,
+    server: Server,
+    _dir: TempDir,
     password: Option<String>,
 }
 
-/// An address in 127/8 that no other server of this process has. A server on it can be killed and
-/// started again on its port: outgoing connections take their ports on 127.0.0.1, so none of them
-/// can sit on it meanwhile.
-pub(crate) fn loopback() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let (next, pid) = (NEXT.fetch_add(1, Relaxed), std::process::id());
-    format!("127.{}.{}.{}", 1 + pid % 200, 1 + next / 200 % 200, 1 + next % 200)
+impl Deref for Redis {
+    type Target = Server;
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl DerefMut for Redis {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
+    }
 }
 
 impl Redis {
@@ -39,27 +39,26 @@ impl Redis {
 
     /// One with further arguments, as on its command line.
     pub(crate) fn with(extra: &[&str]) -> Redis {
-        let ip = loopback();
-        let listener = TcpListener::bind((ip.as_str(), 0)).expect("loopback has a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        drop(listener);
         let password = extra.iter().position(|a| *a == "--requirepass").map(|i| extra[i + 1].to_owned());
         let dir = tempfile::tempdir().expect("a directory for the server");
         let extra: Vec<String> = extra.iter().map(|&a| a.to_owned()).collect();
-        let child = spawn(&dir, &ip, port, &extra);
-        let mut redis = Redis { child, dir, ip, port, extra, password };
-        redis.wait();
-        redis
+        let path = dir.path().to_owned();
+        let command = move |ip: &str, port: u16| {
+            let mut command = Command::new("redis-server");
+            command
+                .args(["--port", &port.to_string(), "--bind", ip, "--save", "", "--appendonly", "no"])
+                .args(["--protected-mode", "no", "--daemonize", "no", "--loglevel", "warning"])
+                .arg("--dir")
+                .arg(&path)
+                .args(&extra);
+            command
+        };
+        Redis { server: Server::start(command, answers), _dir: dir, password }
     }
 
     /// Several plain ones.
     pub(crate) fn several(count: usize) -> Vec<Redis> {
         (0..count).map(|_| Redis::start()).collect()
-    }
-
-    /// `ip:port`.
-    pub(crate) fn address(&self) -> String {
-        format!("{}:{}", self.ip, self.port)
     }
 
     /// A connection of the test's own, authenticated.
@@ -75,68 +74,14 @@ impl Redis {
     pub(crate) fn cmd(&self, args: &[&str]) -> String {
         self.client().cmd(args)
     }
-
-    /// SIGKILL. Returns when the process is gone and its sockets are closed.
-    pub(crate) fn kill(&mut self) {
-        self.child.kill().expect("the server can be killed");
-        self.child.wait().expect("the server can be waited for");
-    }
-
-    /// SIGSTOP: the kernel goes on accepting connections and bytes, the server does nothing.
-    pub(crate) fn stop(&self) {
-        signal("STOP", self.child.id());
-    }
-
-    /// SIGCONT.
-    pub(crate) fn cont(&self) {
-        signal("CONT", self.child.id());
-    }
-
-    /// Starts it again on the same port after a kill, without data.
-    pub(crate) fn restart_empty(&mut self) {
-        self.child = spawn(&self.dir, &self.ip, self.port, &self.extra);
-        self.wait();
-    }
-
-    fn wait(&mut self) {
-        let start = Instant::now();
-        loop {
-            let answer = Client::try_connect(&self.address()).and_then(|mut c| {
-                c.set_timeout(Duration::from_secs(5));
-                c.try_cmd(&["PING"])
-            });
-            if answer.is_ok_and(|a| a.starts_with(b"+PONG") || a.starts_with(b"-NOAUTH")) {
-                return;
-            }
-            if let Ok(Some(status)) = self.child.try_wait() {
-                panic!("redis-server on {} ended with {status}", self.address());
-            }
-            assert!(start.elapsed() < SOON, "redis-server on {} does not answer", self.address());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
 }
 
-fn spawn(dir: &TempDir, ip: &str, port: u16, extra: &[String]) -> Child {
-    Command::new("redis-server")
-        .args(["--port", &port.to_string(), "--bind", ip, "--save", "", "--appendonly", "no"])
-        .args(["--protected-mode", "no", "--daemonize", "no", "--loglevel", "warning"])
-        .arg("--dir")
-        .arg(dir.path())
-        .args(extra)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("redis-server is installed (tests/run installs it)")
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        // SIGKILL ends a stopped process as well.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn answers(address: &str) -> bool {
+    let answer = Client::try_connect(address).and_then(|mut c| {
+        c.set_timeout(Duration::from_secs(5));
+        c.try_cmd(&["PING"])
+    });
+    answer.is_ok_and(|a| a.starts_with(b"+PONG") || a.starts_with(b"-NOAUTH"))
 }
 
 /// Which node holds each key: asked of the nodes, not of ringway. The value is an index into
