@@ -9,12 +9,15 @@ use std::{
 
 use super::{SOON, signal};
 
+/// Makes the command that serves at an ip and a port.
+type Launch = Box<dyn Fn(&str, u16) -> Command + Send + Sync>;
+
 /// The process. It dies with this value.
 pub(crate) struct Server {
     child: Child,
     ip: String,
     port: u16,
-    command: Box<dyn Fn(&str, u16) -> Command + Send + Sync>,
+    command: Launch,
     answers: fn(&str) -> bool,
 }
 
