@@ -104,6 +104,7 @@ fn pool() -> Pool {
         reader,
         blocks: Arc::new([PoolBlock::default()]),
         sessions: AtomicUsize::new(1),
+        requests: AtomicUsize::new(0),
         run_id: "0".repeat(40).into(),
         scripts: Arc::default(),
         registry: Registry::default(),

@@ -28,9 +28,7 @@ use crate::{
     membership::{self, Membership},
     metrics,
     net::{ListenAddress, Listener},
-    protocol::Protocol,
     proxy::{Memory, Order, Workers},
-    topology::PoolSpec,
 };
 use embedded::EmbeddedNodes;
 use pools::OpenPool;
@@ -51,14 +49,6 @@ pub enum AppError {
         /// What the system says.
         error: io::Error,
     },
-    /// What its clients speak can be configured and checked, and not served by this version.
-    #[error("pool {pool}: {protocol} pools can be checked, but this version can't serve them; take it out")]
-    NotServed {
-        /// The pool.
-        pool: String,
-        /// The configuration's word.
-        protocol: &'static str,
-    },
     /// No thread or runtime.
     #[error("can't start the {what} thread: {error}")]
     Thread {
@@ -77,14 +67,6 @@ pub enum AppError {
         /// What the system says.
         error: io::Error,
     },
-}
-
-/// Refuses pools that this version has no driver for.
-fn check_served(pools: &[PoolSpec]) -> Result<(), AppError> {
-    match pools.iter().find(|p| p.policy.protocol == Protocol::Http) {
-        Some(p) => Err(AppError::NotServed { pool: p.name.to_string(), protocol: p.policy.protocol.word() }),
-        None => Ok(()),
-    }
 }
 
 /// A running ringway.
@@ -117,7 +99,6 @@ impl App {
     /// # Errors
     /// The first [`AppError`]; nothing is left behind.
     pub fn start(settings: Settings) -> Result<App, AppError> {
-        check_served(&settings.pools)?;
         let recorder = metrics::facade();
         let control = Thread::start("control")?;
         let accepting = Thread::start("accept")?;

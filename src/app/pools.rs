@@ -85,6 +85,7 @@ impl App {
             reader: reader.clone(),
             blocks: (0..workers).map(|_| Default::default()).collect(),
             sessions: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
             run_id: self.run_id.clone(),
             scripts: Arc::default(),
             registry: Registry::default(),

@@ -22,7 +22,6 @@ impl App {
     /// # Errors
     /// [`AppError`] when a listener or an embedded node can't be started; then nothing changed.
     pub async fn reload(&self, settings: Settings) -> Result<Reloaded, AppError> {
-        super::check_served(&settings.pools)?;
         let before = self.lock().settings.clone();
         let mut done = Reloaded { needs_restart: needs_restart(&before, &settings), ..Reloaded::default() };
         let mut bound = Vec::new();

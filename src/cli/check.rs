@@ -78,9 +78,6 @@ fn connections(spec: &PoolSpec, workers: usize) -> String {
 fn pool(spec: &PoolSpec, settings: &Settings, out: &mut impl Write) -> Result<(), Stop> {
     let listen: Vec<String> = spec.listen.iter().map(ToString::to_string).collect();
     writeln!(out, "\npool {}: {} on {}", spec.name, spec.policy.protocol.word(), listen.join(", "))?;
-    if spec.policy.protocol == Protocol::Http {
-        writeln!(out, "  this version can't serve it: `ringway serve` refuses a file with an http pool")?;
-    }
     writeln!(out, "  ring: {}, hash {}", spec.ring.placement.word(), spec.ring.hash.word())?;
     writeln!(
         out,

@@ -92,6 +92,7 @@ pub(super) fn http(mut section: Section<'_>) -> HttpSettings {
     section.read("node_protocol", &mut h.node_protocol, |t| word(&NODE_PROTOCOLS, t));
     section.read("keep_host", &mut h.keep_host, switch);
     section.read("forwarded", &mut h.forwarded, |t| word(&FORWARDED, t));
+    section.read("via", &mut h.via, switch);
     if let Some(field) = section.take("failure_statuses") {
         h.failure_statuses = failure_statuses(&field);
     }
@@ -273,6 +274,7 @@ mod tests {
             ("node_protocol: h3", "not one of h1, h2"),
             ("keep_host: no", "neither true nor false"),
             ("forwarded: true", "not one of none, x_forwarded_for, forwarded"),
+            ("via: us", "neither true nor false"),
             ("failure_statuses: 502", "is not a list; write [502, 503, 504]"),
             ("failure_statuses: [500]", "failure_statuses[0]: `500` is not one of 502, 503, 504"),
             ("idle_connections: many", "is not a whole number"),

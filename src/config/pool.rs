@@ -108,7 +108,7 @@ pub(super) fn listen_address(text: &str) -> Result<ListenAddress, String> {
 }
 
 fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'_>) -> Policy {
-    let mut p = Policy { protocol, ..Policy::default() };
+    let mut p = Policy::of(protocol);
     section.read("request_timeout", &mut p.request_timeout, duration(TIMEOUT));
     section.read("connect_timeout", &mut p.connect_timeout, duration(TIMEOUT));
     section.read("slow_timeout", &mut p.slow_timeout, duration(TIMEOUT));

@@ -92,7 +92,7 @@ fn documented_defaults() {
                  {name: b, address: '127.0.0.1:8082'}]";
     let least = resolved(&format!("pools: {{web: {{{least}}}}}")).expect("fine");
     assert_eq!(Some(&web), least.settings.pools.first());
-    assert_eq!(web.policy, Arc::new(Policy { protocol: Protocol::Http, ..Policy::default() }));
+    assert_eq!(web.policy, Arc::new(Policy::of(Protocol::Http)));
 
     let keys = |text: &str| -> Vec<String> {
         let tree: serde_yaml::Value = serde_yaml::from_str(text).expect("is YAML");
@@ -184,6 +184,7 @@ pools:
       node_protocol: h2
       keep_host: false
       forwarded: forwarded
+      via: false
       failure_statuses: [504, 502]
       idle_connections: 5
       probe: {path: '/health?full', host: 'web.example:81', status: 204-206, body: all well}
@@ -202,6 +203,7 @@ fn every_http_key() {
         node_protocol: NodeProtocol::H2,
         keep_host: false,
         forwarded: Forwarded::Forwarded,
+        via: false,
         failure_statuses: vec![502, 504],
         probe: HttpProbe {
             path: "/health?full".into(),

@@ -109,6 +109,7 @@ fn http(http: &HttpSettings) -> Value {
         ("node_protocol", node_protocol_word(http.node_protocol).into()),
         ("keep_host", http.keep_host.into()),
         ("forwarded", forwarded_word(http.forwarded).into()),
+        ("via", http.via.into()),
         ("failure_statuses", http.failure_statuses.clone().into()),
         ("idle_connections", (http.idle_connections as u64).into()),
         ("probe", http_probe(&http.probe)),

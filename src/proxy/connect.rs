@@ -38,13 +38,23 @@ pub(crate) struct ConnectError {
 /// Replies to a handshake that are larger than this are none.
 const HANDSHAKE_BYTES_MAX: usize = 1 << 20;
 
-/// Connects to the first target that answers.
+/// Connects to the first target that answers, for a pipeline.
 pub(crate) async fn connect(
     targets: &Arc<[Target]>,
     policy: &Policy,
     version: Version,
     lessons: &(Vec<u8>, usize),
 ) -> Result<Connection, ConnectError> {
+    let stream = reach(targets, policy, version).await?;
+    teach(stream, lessons, policy.slow_timeout).await
+}
+
+/// Connects to the first target that answers and takes our credentials.
+pub(crate) async fn reach(
+    targets: &Arc<[Target]>,
+    policy: &Policy,
+    version: Version,
+) -> Result<Stream, ConnectError> {
     let mut last =
         ConnectError { kind: Some(Failure::ConnectTimeout), text: "the name does not resolve".to_owned() };
     for target in targets.iter() {
@@ -52,11 +62,13 @@ pub(crate) async fn connect(
             let user_timeout = policy.deadline.max(policy.request_timeout);
             let mut stream = dial(target, user_timeout).await.map_err(dial_error)?;
             let (bytes, count) = greeting(policy, version);
-            converse(&mut stream, &bytes, count, Replies::of(policy.protocol), true).await?;
+            if count > 0 {
+                converse(&mut stream, &bytes, count, Replies::of(policy.protocol), true).await?;
+            }
             Ok(stream)
         };
         last = match timeout(policy.connect_timeout, attempt).await {
-            Ok(Ok(stream)) => return teach(stream, lessons, policy.slow_timeout).await,
+            Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => error,
             Err(_) => {
                 let text =
@@ -78,6 +90,9 @@ fn dial_error(error: io::Error) -> ConnectError {
 pub(crate) fn greeting(policy: &Policy, version: Version) -> (Vec<u8>, usize) {
     let mut bytes = Vec::new();
     let mut count = 0;
+    if policy.protocol == Protocol::Http {
+        return (bytes, 0);
+    }
     if policy.protocol == Protocol::Memcached {
         if let Some(auth) = &policy.auth {
             let user = auth.user.as_deref().unwrap_or_default();

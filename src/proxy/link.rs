@@ -10,6 +10,7 @@ use std::{
 use super::{
     inflight::Fate,
     pipeline::{Expect, Pipeline},
+    rebind::{Leaving, Side},
     scripts::Scripts,
     worker::Worker,
 };
@@ -17,18 +18,8 @@ use crate::{
     metrics::{NodeBlock, Outcome, Reason},
     net::Target,
     protocol::resp::Version,
-    topology::{Entry, Health, Node, Policy},
+    topology::{Entry, Health, Node, NodeId, Policy},
 };
-
-/// How a node leaves the set of owners.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Leaving {
-    /// It works: what it was sent it may answer, then its connections close.
-    Retire,
-    /// It does not: its connections are reset, or the kernel would send old bytes when a partition
-    /// heals.
-    Evict,
-}
 
 /// Between two warnings of one kind, in microseconds.
 const WARN_EVERY_US: u32 = 10_000_000;
@@ -60,6 +51,16 @@ impl std::fmt::Debug for Link {
     }
 }
 
+impl Side for Link {
+    fn id(&self) -> NodeId {
+        self.node.id
+    }
+
+    fn update(&self, entry: &Entry) {
+        *self.standing.borrow_mut() = Standing { targets: entry.targets.clone(), health: entry.health };
+    }
+}
+
 impl Link {
     pub(crate) fn new(entry: &Entry, worker_index: usize, scripts: &Arc<Scripts>) -> Rc<Link> {
         Rc::new(Link {
@@ -77,11 +78,6 @@ impl Link {
     #[inline]
     pub(crate) fn block(&self) -> &NodeBlock {
         &self.node.blocks[self.worker_index]
-    }
-
-    /// Takes over what a new topology says.
-    pub(crate) fn update(&self, entry: &Entry) {
-        *self.standing.borrow_mut() = Standing { targets: entry.targets.clone(), health: entry.health };
     }
 
     /// The pipeline of a lane, made if there is none.

@@ -16,13 +16,16 @@ mod dialect;
 mod dispatch;
 mod facts;
 mod flow;
+mod http;
 mod inflight;
 mod input;
 mod link;
 mod listener;
 mod pipeline;
 mod pool;
+mod rebind;
 mod scripts;
+mod serving;
 mod session;
 #[cfg(test)]
 mod tests;

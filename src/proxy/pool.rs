@@ -1,7 +1,7 @@
 //! What one worker keeps for one pool: the topology it is bound to, and its links to the nodes.
 
 use std::{
-    cell::{Cell, LazyCell, RefCell},
+    cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
@@ -11,8 +11,9 @@ use std::{
 use super::{
     dialect::Decoder,
     dispatch, facts,
-    link::{Leaving, Link},
+    link::Link,
     pipeline::Expect,
+    rebind::{self, Departure, Leaving},
     scripts::Scripts,
     session::Session,
     worker::Worker,
@@ -23,7 +24,7 @@ use crate::{
         Protocol, memcache,
         resp::{frame::FrameLimits, table::Table},
     },
-    topology::{Entry, Health, NodeId, Placement, Policy, Route, Topology, TopologyCache, TopologyReader},
+    topology::{Entry, Policy, Route, Topology, TopologyCache, TopologyReader},
 };
 
 /// A pool as all workers and the control plane share it.
@@ -40,6 +41,8 @@ pub struct PoolHandle {
     pub blocks: Arc<[PoolBlock]>,
     /// Sessions that are open, over all workers.
     pub sessions: AtomicUsize,
+    /// Requests in flight of an HTTP pool, over all workers; other pools bound them for each session.
+    pub requests: AtomicUsize,
     /// Tells one start of the process from the next.
     pub run_id: Arc<str>,
     /// What clients loaded, for each new connection to a node.
@@ -223,26 +226,8 @@ impl WorkerPool {
 
     fn rebind(self: &Rc<Self>, topology: Arc<Topology>) -> Rc<Bound> {
         let old = self.bound.borrow().clone();
-        // Nearly always each node stands where it stood.
-        let by_id = LazyCell::new(|| -> HashMap<NodeId, &Rc<Link>> {
-            old.links.iter().map(|link| (link.node.id, link)).collect()
-        });
-        let known = |at: usize, id: NodeId| match old.links.get(at) {
-            Some(link) if link.node.id == id => Some(link),
-            _ => by_id.get(&id).copied(),
-        };
-        let links = topology
-            .nodes
-            .iter()
-            .enumerate()
-            .map(|(at, entry)| match known(at, entry.node.id) {
-                Some(link) => {
-                    link.update(entry);
-                    Rc::clone(link)
-                }
-                None => Link::new(entry, self.worker.index, &self.handle.scripts),
-            })
-            .collect();
+        let make = |entry: &Entry| Link::new(entry, self.worker.index, &self.handle.scripts);
+        let links = rebind::carry(&old.links, &topology, make);
         let table = if Arc::ptr_eq(&old.topology.policy, &topology.policy) {
             old.table.clone()
         } else {
@@ -257,24 +242,9 @@ impl WorkerPool {
         }
         // Collected before any is sent on, so that each sees all links in their new state.
         let mut moved: Vec<(Expect, Vec<u8>)> = Vec::new();
-        let by_id = LazyCell::new(|| -> HashMap<NodeId, &Entry> {
-            bound.topology.nodes.iter().map(|entry| (entry.node.id, entry)).collect()
-        });
-        for (at, link) in old.links.iter().enumerate() {
-            let entry = match bound.topology.nodes.get(at) {
-                Some(entry) if entry.node.id == link.node.id => Some(entry),
-                _ => by_id.get(&link.node.id).copied(),
-            };
-            let leaving = match entry {
-                None => Some(Leaving::Retire),
-                Some(e) if e.placement == Placement::Owns => None,
-                Some(e) if e.health == Health::Healthy => Some(Leaving::Retire),
-                Some(_) => Some(Leaving::Evict),
-            };
-            if let Some(leaving) = leaving {
-                link.leave(leaving, &mut moved);
-            }
-            if entry.is_none() {
+        for Departure { side: link, leaving, is_gone } in rebind::departures(&old.links, &bound.topology) {
+            link.leave(leaving, &mut moved);
+            if is_gone {
                 self.leaving.borrow_mut().push(link.clone());
             }
         }

@@ -157,6 +157,7 @@ impl World {
             reader,
             blocks: Arc::new([PoolBlock::default()]),
             sessions: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
             run_id: "0".repeat(40).into(),
             scripts: Arc::default(),
             registry: Registry::default(),

@@ -19,8 +19,9 @@ use tokio::{
 
 use super::{
     clock::Clock,
-    facts,
-    pool::{PoolHandle, WorkerPool},
+    facts, http,
+    pool::PoolHandle,
+    serving::{Follower, Serving},
     session::Session,
     wheel::{TICK_US, Wheel},
     window::Space,
@@ -146,7 +147,7 @@ pub(crate) struct Worker {
     /// Sessions that the wheel gave out, in memory that is used again.
     due: RefCell<Vec<(Weak<Session>, u32)>>,
     /// By the number of each.
-    pools: RefCell<Vec<(u64, Rc<WorkerPool>)>>,
+    pools: RefCell<Vec<(u64, Serving)>>,
     /// Pools that go when their last session has.
     closed: RefCell<Vec<u64>>,
 }
@@ -259,18 +260,21 @@ impl Worker {
         self.flush_dirty();
     }
 
-    fn pool(self: &Rc<Self>, handle: &Arc<PoolHandle>) -> Rc<WorkerPool> {
+    fn pool(self: &Rc<Self>, handle: &Arc<PoolHandle>) -> Serving {
         if let Some((_, pool)) = self.pools.borrow().iter().find(|(id, _)| *id == handle.id) {
             return pool.clone();
         }
-        let pool = Rc::new(WorkerPool::new(self.clone(), handle.clone()));
+        let pool = Serving::new(self, handle);
         self.pools.borrow_mut().push((handle.id, pool.clone()));
-        spawn_local(follow(Rc::downgrade(&pool)));
+        spawn_local(follow(pool.downgrade()));
         pool
     }
 
     fn serve(self: &Rc<Self>, handle: &Arc<PoolHandle>, stream: StdStream, id: u64) {
-        let pool = self.pool(handle);
+        let pool = match self.pool(handle) {
+            Serving::Framed(pool) => pool,
+            Serving::Http(pool) => return http::start(&pool, stream, id),
+        };
         let client = facts::client_state(&pool, id, &stream);
         let stream = match stream.attach() {
             Ok(stream) => stream,
@@ -295,11 +299,8 @@ impl Worker {
     }
 
     fn end_sessions(&self, which: impl Fn(u64) -> bool) {
-        for (_, pool) in self.pools.borrow().iter().filter(|(id, _)| which(*id)) {
-            for session in pool.sessions.borrow().values() {
-                session.end();
-            }
-        }
+        let pools = self.pools.borrow();
+        pools.iter().filter(|(id, _)| which(*id)).for_each(|(_, pool)| pool.end_sessions());
     }
 
     /// Lets go of closed pools that nobody uses any more.
@@ -307,7 +308,7 @@ impl Worker {
         self.closed.borrow_mut().retain(|id| {
             let mut pools = self.pools.borrow_mut();
             let Some(at) = pools.iter().position(|(pool, _)| pool == id) else { return false };
-            let used = !pools[at].1.sessions.borrow().is_empty();
+            let used = !pools[at].1.is_empty();
             if !used {
                 pools.swap_remove(at).1.close();
             }
@@ -316,19 +317,20 @@ impl Worker {
     }
 
     fn is_empty(&self) -> bool {
-        self.pools.borrow().iter().all(|(_, p)| p.sessions.borrow().is_empty())
+        self.pools.borrow().iter().all(|(_, pool)| pool.is_empty())
     }
 }
 
 /// Binds each new topology as it is published, so that requests which wait for a verdict go on
 /// without waiting for another request.
-async fn follow(pool: Weak<WorkerPool>) {
-    let Some(mut changes) = pool.upgrade().map(|p| p.handle.reader.changes()) else { return };
+async fn follow(pool: Follower) {
+    let Some(mut changes) = pool.upgrade().map(|p| p.handle().reader.changes()) else { return };
+    let Some(worker) = pool.upgrade().map(|p| p.worker().clone()) else { return };
     while changes.changed().await.is_ok() {
         let Some(pool) = pool.upgrade() else { return };
-        pool.worker.clock.refresh();
-        pool.bound();
-        pool.worker.flush_dirty();
+        worker.clock.refresh();
+        pool.follow();
+        worker.flush_dirty();
     }
 }
 

@@ -18,6 +18,8 @@ pub struct HttpSettings {
     pub keep_host: bool,
     /// How nodes are told of the client.
     pub forwarded: Forwarded,
+    /// Requests get a Via field (RFC 9110, 7.6.3).
+    pub via: bool,
     /// Replies with these statuses count as failures of the node: some of 502, 503 and 504. They
     /// go to the client all the same.
     pub failure_statuses: Vec<u16>,
@@ -94,6 +96,7 @@ impl Default for HttpSettings {
             node_protocol: NodeProtocol::default(),
             keep_host: true,
             forwarded: Forwarded::default(),
+            via: true,
             failure_statuses: Vec::new(),
             probe: HttpProbe::default(),
             idle_connections: 32,

@@ -185,6 +185,22 @@ impl Default for Policy {
     }
 }
 
+impl Policy {
+    /// What a pool that speaks this obeys unless it is told otherwise. An HTTP node may ask another
+    /// one before it answers, so that it is given more time.
+    pub fn of(protocol: Protocol) -> Policy {
+        let policy = Policy { protocol, ..Policy::default() };
+        match protocol {
+            Protocol::Redis | Protocol::Memcached => policy,
+            Protocol::Http => Policy {
+                request_timeout: Duration::from_secs(30),
+                deadline: Duration::from_secs(60),
+                ..policy
+            },
+        }
+    }
+}
+
 impl Default for HealthSettings {
     fn default() -> HealthSettings {
         HealthSettings {

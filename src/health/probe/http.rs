@@ -1,9 +1,9 @@
 //! An HTTP node is asked with GET; its status and, if that is wished, its body say whether it
 //! serves.
 
-use std::{error::Error, future::poll_fn, io, pin::pin};
+use std::{future::poll_fn, pin::pin};
 
-use ::http::{HeaderMap, Request, Response, Version, header};
+use ::http::{Request, Response, Version, header};
 use hyper::{
     body::{Body, Incoming},
     client::conn::{http1, http2},
@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::{Question, Told, Trouble};
 use crate::{
     net::{Address, Stream},
+    protocol::http::{Fault, fields},
     topology::{Cause, HttpLimits, HttpProbe, NodeProtocol, Policy},
 };
 
@@ -158,37 +159,17 @@ async fn beginning(body: Incoming) -> Result<(Vec<u8>, bool), Trouble> {
 
 /// Whether the node closes the connection after this (RFC 9112, 9.3).
 fn closes(response: &Response<()>) -> bool {
-    let says = |token: &str| said(response.headers(), token);
     match response.version() {
-        Version::HTTP_10 => !says("keep-alive"),
-        Version::HTTP_11 => says("close"),
+        Version::HTTP_10 => !fields::says(response.headers(), "keep-alive"),
+        Version::HTTP_11 => fields::says(response.headers(), "close"),
         _ => false,
     }
 }
 
-fn said(headers: &HeaderMap, token: &str) -> bool {
-    let values = headers.get_all(header::CONNECTION).into_iter().filter_map(|v| v.to_str().ok());
-    values.flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case(token))
-}
-
-/// What an error of hyper means: the node's bytes are not HTTP, or its connection broke.
 fn trouble(error: &hyper::Error) -> Trouble {
-    let mut text = error.to_string();
-    let mut is_io = false;
-    let mut source: Option<&(dyn Error + 'static)> = error.source();
-    while let Some(cause) = source {
-        // hyper reports bad chunks as errors of this kind.
-        let is_broken =
-            |e: &io::Error| !matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData);
-        is_io |= cause.downcast_ref().is_some_and(is_broken);
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    let is_closed = error.is_closed() || error.is_canceled() || error.is_incomplete_message();
-    if error.is_parse() || error.is_user() || !(is_io || is_closed) {
-        Trouble::Garbage(text)
-    } else {
-        Trouble::Broken(text)
+    match Fault::of(error) {
+        Fault::Garbage(text) => Trouble::Garbage(text),
+        Fault::Broken(text) => Trouble::Broken(text),
     }
 }
 

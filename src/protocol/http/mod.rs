@@ -1,5 +1,11 @@
-//! What an HTTP request means to a ring. hyper frames HTTP; only the meaning is here.
+//! What an HTTP request means to a ring, and what may pass from one connection to another. hyper
+//! frames HTTP; only the meaning is here.
 
+mod fault;
+pub mod fields;
 mod key;
+mod request;
 
+pub use fault::Fault;
 pub use key::{KeyRule, KeySource, Missing, NoKey, Pattern, PatternError, ring_key};
+pub use request::{Intent, Refused, Repeat, prepare};

@@ -1,0 +1,215 @@
+//! HEADER FIELDS ON THEIR WAY: what concerns one connection alone stays there (RFC 9110, 7.6.1),
+//! and nodes are told who asks.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+
+/// Fields of one connection that need not be named in Connection. Transfer-Encoding is among them:
+/// who sends the message on frames it anew.
+const OF_CONNECTION: [HeaderName; 6] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Fields that a message can't lose by being named in Connection: it would be another one then.
+const KEPT: [HeaderName; 5] =
+    [header::HOST, header::CONTENT_LENGTH, header::COOKIE, header::AUTHORIZATION, header::CACHE_CONTROL];
+
+/// Whether a field's comma-separated values have a token, in any case. Parameters are left aside.
+pub fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let tokens = headers.get_all(name).into_iter().flat_map(|v| v.as_bytes().split(|b| *b == b','));
+    let bare = |t: &[u8]| -> bool {
+        let t = t.split(|b| *b == b';').next().unwrap_or_default();
+        t.trim_ascii().eq_ignore_ascii_case(token.as_bytes())
+    };
+    tokens.into_iter().any(bare)
+}
+
+/// Whether Connection has this token.
+pub fn says(headers: &HeaderMap, token: &str) -> bool {
+    lists(headers, &header::CONNECTION, token)
+}
+
+/// Takes out what concerns one connection alone.
+pub fn strip(headers: &mut HeaderMap) {
+    let mut named = Vec::new();
+    for token in
+        headers.get_all(header::CONNECTION).into_iter().flat_map(|v| v.as_bytes().split(|b| *b == b','))
+    {
+        let token = token.trim_ascii();
+        let is_word =
+            [&b"keep-alive"[..], b"close", b"upgrade", b"te"].iter().any(|w| token.eq_ignore_ascii_case(w));
+        if !is_word
+            && let Ok(name) = HeaderName::from_bytes(token)
+            && !KEPT.contains(&name)
+        {
+            named.push(name);
+        }
+    }
+    for name in named {
+        headers.remove(name);
+    }
+    headers.remove(header::CONNECTION);
+    for name in &OF_CONNECTION {
+        headers.remove(name);
+    }
+}
+
+/// Leaves one statement about the length of a body: `length`, if it is known and was stated.
+pub fn frame(headers: &mut HeaderMap, length: Option<u64>) {
+    if let header::Entry::Occupied(mut stated) = headers.entry(header::CONTENT_LENGTH) {
+        match length {
+            Some(length) => {
+                stated.insert(length.into());
+            }
+            None => {
+                stated.remove();
+            }
+        }
+    }
+}
+
+/// Adds us to Via (RFC 9110, 7.6.3), by the version in which the request came.
+pub fn add_via(headers: &mut HeaderMap, version: Version) {
+    let us = match version {
+        Version::HTTP_09 | Version::HTTP_10 => "1.0 ringway",
+        Version::HTTP_2 => "2 ringway",
+        _ => "1.1 ringway",
+    };
+    headers.append(header::VIA, HeaderValue::from_static(us));
+}
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Appends the client's address to X-Forwarded-For, and says by which scheme and for which host it
+/// came, unless one before us did. A client on a unix socket has no address.
+pub fn add_x_forwarded(headers: &mut HeaderMap, client: Option<SocketAddr>) {
+    if let Some(client) = client {
+        append(headers, X_FORWARDED_FOR, &client.ip().to_canonical().to_string());
+    }
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    if let Some(host) = headers.get(header::HOST).cloned() {
+        headers.entry(X_FORWARDED_HOST).or_insert(host);
+    }
+}
+
+/// Appends an element to Forwarded (RFC 7239).
+pub fn add_forwarded(headers: &mut HeaderMap, client: Option<SocketAddr>) {
+    let node = match client.map(|c| c.ip().to_canonical()) {
+        None => "unknown".to_owned(),
+        Some(IpAddr::V4(ip)) => ip.to_string(),
+        Some(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
+    };
+    let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).filter(|h| !h.is_empty());
+    // A host has no quotes, so that it can stand in them.
+    let host = host.map_or(String::new(), |host| format!(";host=\"{host}\""));
+    append(headers, header::FORWARDED, &format!("for={node};proto=http{host}"));
+}
+
+/// Adds an element to a list, in the field that is there: some servers look at the first field only.
+fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
+    let mut list = Vec::new();
+    for value in headers.get_all(&name) {
+        list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(element.as_bytes());
+    // All of it was in fields, or is printable.
+    if let Ok(value) = HeaderValue::from_bytes(&list) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(list: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut all = HeaderMap::new();
+        for (name, value) in list {
+            all.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        all
+    }
+
+    /// Fields of the connection go, named or not, and those that a message lives by stay.
+    #[test]
+    fn what_stays_behind() {
+        let mut all = fields(&[
+            ("connection", "Keep-Alive, X-Mine,, bad name"),
+            ("connection", "host, content-length, close"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("http2-settings", "AAMAAABk"),
+            ("x-mine", "1"),
+            ("x-mine", "2"),
+            ("host", "h"),
+            ("content-length", "0"),
+            ("trailer", "x-sum"),
+            ("x-yours", "3"),
+        ]);
+        strip(&mut all);
+        let mut left: Vec<&str> = all.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "host", "trailer", "x-yours"]);
+    }
+
+    /// Tokens are found in any field, in any case, whatever stands around them.
+    #[test]
+    fn tokens() {
+        let all = fields(&[("connection", "close ,\tFoo"), ("connection", "upgrade;q=1")]);
+        assert!(["CLOSE", "foo", "Upgrade"].iter().all(|token| says(&all, token)));
+        assert!(!["clos", "foo upgrade", ""].iter().any(|token| says(&all, token)));
+    }
+
+    /// The client is appended to what those before us said, as each form writes it.
+    #[test]
+    fn who_asks() {
+        let v4: SocketAddr = "[::ffff:10.0.0.9]:1".parse().expect("an address");
+        let v6: SocketAddr = "[2001:db8::1]:1".parse().expect("an address");
+        let mut all = fields(&[("x-forwarded-for", "a"), ("x-forwarded-for", "b"), ("host", "h:1")]);
+        add_x_forwarded(&mut all, Some(v4));
+        let text = |all: &HeaderMap, name: &str| {
+            let values: Vec<_> =
+                all.get_all(name).iter().map(|v| v.to_str().expect("text").to_owned()).collect();
+            values.join("|")
+        };
+        assert_eq!(text(&all, "x-forwarded-for"), "a, b, 10.0.0.9");
+        assert_eq!(
+            (text(&all, "x-forwarded-proto"), text(&all, "x-forwarded-host")),
+            ("http".into(), "h:1".into())
+        );
+        let mut all = fields(&[("forwarded", "for=a"), ("x-forwarded-proto", "https")]);
+        add_forwarded(&mut all, Some(v6));
+        assert_eq!(text(&all, "forwarded"), "for=a, for=\"[2001:db8::1]\";proto=http");
+        add_x_forwarded(&mut all, None);
+        assert_eq!(
+            (text(&all, "x-forwarded-for"), text(&all, "x-forwarded-proto")),
+            (String::new(), "https".into())
+        );
+        let mut all = fields(&[("host", "h")]);
+        add_forwarded(&mut all, None);
+        assert_eq!(text(&all, "forwarded"), "for=unknown;proto=http;host=\"h\"");
+    }
+
+    /// A length that was stated is stated once, as it was understood; none is added.
+    #[test]
+    fn one_length() {
+        let mut all = fields(&[("content-length", "007"), ("content-length", "7")]);
+        frame(&mut all, Some(7));
+        assert_eq!(all.get_all("content-length").iter().collect::<Vec<_>>(), ["7"]);
+        frame(&mut all, None);
+        frame(&mut all, Some(7));
+        assert!(all.is_empty());
+    }
+}

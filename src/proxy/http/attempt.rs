@@ -1,0 +1,288 @@
+//! One request at one node: a connection, the request over it, the head of the reply, and what it
+//! means when one of them does not come.
+
+use std::{pin::pin, rc::Rc};
+
+use ::http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts,
+};
+use hyper::body::Incoming;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{
+    body::{Cut, Exchange, Outgoing},
+    lease::Lease,
+    link::{Connection, Link, NoConnection},
+};
+use crate::{
+    metrics::{Class, Outcome},
+    net::Address,
+    protocol::http::{Fault, Intent, Repeat, fields},
+    topology::{Failure, Policy},
+};
+
+/// A request, ready to be sent as often as it may be.
+pub(super) struct Onward {
+    method: Method,
+    /// Path and query.
+    target: Uri,
+    headers: HeaderMap,
+    /// `None` when there is none, or it is on its way.
+    body: Option<Incoming>,
+    pub(super) intent: Intent,
+    pub(super) exchange: Rc<Exchange>,
+}
+
+/// Why an attempt has no reply.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) kind: Kind,
+    /// The node can't have seen the request, and all of it is here.
+    pub(super) is_unsent: bool,
+    pub(super) text: String,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// No connection could be made; `None` when that is this process's own trouble.
+    Unreachable(Option<Failure>),
+    /// No connection came free.
+    Full,
+    /// The connection broke that an earlier request had left open.
+    Stale,
+    /// A new connection broke.
+    Lost,
+    /// What came is not a reply.
+    Garbage,
+    /// Nothing came in time.
+    Timeout,
+    /// The node was ejected.
+    Left,
+    /// It is the body of the client that fails.
+    Cut(Cut),
+}
+
+/// The reply's head, and what is held until its body has ended.
+pub(super) type Answered = (Response<Incoming>, Lease);
+
+impl Onward {
+    pub(super) fn new(head: Parts, body: Option<Incoming>, intent: Intent, exchange: Rc<Exchange>) -> Onward {
+        Onward { method: head.method, target: head.uri, headers: head.headers, body, intent, exchange }
+    }
+
+    /// Whether it may be sent a second time, should the node have seen it.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.intent.repeat != Repeat::Never && self.body.is_none() && !self.exchange.is_taken()
+    }
+
+    /// The request for this node; one that is repeatable stays here, too.
+    fn take(&mut self, link: &Link, policy: &Policy, is_h2: bool) -> Request<Outgoing> {
+        let headers =
+            if self.is_repeatable() { self.headers.clone() } else { std::mem::take(&mut self.headers) };
+        let body = match self.body.take() {
+            Some(body) => Outgoing::Streamed { body, exchange: self.exchange.clone(), bytes: 0 },
+            None => Outgoing::Empty,
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.headers_mut() = headers;
+        let headers = request.headers_mut();
+        if !policy.http.keep_host || !headers.contains_key(header::HOST) {
+            headers.insert(header::HOST, host(&link.node.address));
+        }
+        if self.intent.trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        if is_h2 {
+            let host = headers.remove(header::HOST);
+            *request.uri_mut() = absolute(&self.target, host.as_ref());
+        } else {
+            self.ask_connection(headers);
+            *request.uri_mut() = self.target.clone();
+        }
+        request
+    }
+
+    /// What concerns the connection to the node alone.
+    fn ask_connection(&self, headers: &mut HeaderMap) {
+        if let Some(protocols) = &self.intent.upgrade {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, protocols.clone());
+        } else if self.intent.trailers {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+    }
+
+    /// Takes back what was not sent.
+    fn put_back(&mut self, request: Request<Outgoing>) {
+        let (head, body) = request.into_parts();
+        self.headers = head.headers;
+        for name in [header::TE, header::CONNECTION, header::UPGRADE] as [HeaderName; 3] {
+            self.headers.remove(name);
+        }
+        if let Outgoing::Streamed { body, .. } = body {
+            self.body = Some(body);
+        }
+    }
+}
+
+/// The Host of a node at this address.
+fn host(address: &Address) -> HeaderValue {
+    let text = match address {
+        Address::Tcp { .. } => address.to_string(),
+        Address::Unix(_) | Address::Embedded => "localhost".to_owned(),
+    };
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("localhost"))
+}
+
+/// The target with its host, as HTTP/2 wants it; one that does not fit stays as it is, and hyper
+/// refuses it.
+fn absolute(target: &Uri, host: Option<&HeaderValue>) -> Uri {
+    let mut parts = target.clone().into_parts();
+    parts.scheme = Some(::http::uri::Scheme::HTTP);
+    parts.authority = host.and_then(|host| host.as_bytes().try_into().ok());
+    Uri::from_parts(parts).unwrap_or_else(|_| target.clone())
+}
+
+/// Sends a request to a node and waits for the head of the reply. The node's evidence is counted.
+///
+/// # Errors
+/// [`Failed`]; with `is_unsent` the request is whole again.
+pub(super) async fn attempt(
+    onward: &mut Onward,
+    link: &Rc<Link>,
+    policy: &Policy,
+    class: Class,
+    fresh: bool,
+) -> Result<Answered, Failed> {
+    let exchange = onward.exchange.clone();
+    let mut lease = Lease::new(link, &exchange, class);
+    let mut evicted = pin!(link.evicted());
+    let expired = sleep_until(exchange.heard() + policy.deadline);
+    // A connection that is being made when this ends is given up: nothing was sent over it.
+    let connection = tokio::select! {
+        biased;
+        connection = link.connection(policy, fresh) => connection.map_err(|error| unconnected(&mut lease, error)),
+        () = &mut evicted => Err(failed(link, Kind::Left, true, "ejected")),
+        () = expired => Err(failed(link, Kind::Full, true, "no connection came free in time")),
+    };
+    let mut connection = connection.inspect_err(|_| lease.outcome = Outcome::Refused)?;
+    exchange.begin();
+    let started = Instant::now();
+    let request = onward.take(link, policy, connection.is_h2());
+    // Cancelled, the connection is dropped, and closes.
+    let sent = tokio::select! {
+        biased;
+        sent = connection.send(request) => sent,
+        () = &mut evicted => {
+            connection.reset_on_close();
+            return Err(failed(link, Kind::Left, false, "ejected"));
+        }
+        () = overdue(&exchange, policy) => {
+            connection.reset_on_close();
+            if exchange.due(policy.request_timeout, policy.deadline * 2).is_some_and(|due| due <= Instant::now()) {
+                lease.timed_out();
+            }
+            lease.outcome = Outcome::Timeout;
+            return Err(failed(link, Kind::Timeout, false, "no reply in time"));
+        }
+    };
+    lease.connection = Some(connection);
+    match sent {
+        Ok(response) => {
+            let waited = started.elapsed().as_micros();
+            link.block().latency.record(u32::try_from(waited).unwrap_or(u32::MAX));
+            judge(onward, policy, response, lease)
+        }
+        Err(mut error) => {
+            let unsent = error.take_message();
+            let is_unsent = unsent.is_some();
+            if let Some(request) = unsent {
+                onward.put_back(request);
+            }
+            Err(broken(onward, lease, is_unsent, &Fault::of(error.error())))
+        }
+    }
+}
+
+/// Returns when the node has had its time, or the client has waited long enough.
+async fn overdue(exchange: &Exchange, policy: &Policy) {
+    loop {
+        match exchange.due(policy.request_timeout, policy.deadline) {
+            Some(due) if due <= Instant::now() => return,
+            Some(due) => sleep_until(due).await,
+            // It is the client's turn, whose own timeout runs elsewhere.
+            None => sleep(policy.request_timeout).await,
+        }
+    }
+}
+
+fn failed(link: &Link, kind: Kind, is_unsent: bool, what: impl std::fmt::Display) -> Failed {
+    Failed { kind, is_unsent, text: format!("{}: {what}", link.describe()) }
+}
+
+/// There is no connection.
+fn unconnected(lease: &mut Lease, error: NoConnection) -> Failed {
+    let evidence = &lease.link.node.evidence;
+    let kind = match &error {
+        NoConnection::Left => Kind::Left,
+        NoConnection::Connect(error) => {
+            if let Some(kind) = error.kind {
+                evidence.failed(kind, 1);
+            }
+            Kind::Unreachable(error.kind)
+        }
+        NoConnection::Handshake(error) => {
+            let kind = match Fault::of(error) {
+                Fault::Garbage(_) => Failure::Protocol,
+                Fault::Broken(_) => Failure::Lost,
+            };
+            evidence.failed(kind, 1);
+            Kind::Unreachable(Some(kind))
+        }
+    };
+    failed(&lease.link, kind, true, error)
+}
+
+/// The connection failed before a reply.
+fn broken(onward: &Onward, mut lease: Lease, is_unsent: bool, fault: &Fault) -> Failed {
+    if let Some(cut) = onward.exchange.cut() {
+        lease.outcome = Outcome::Error;
+        return failed(&lease.link, Kind::Cut(cut), false, cut);
+    }
+    let was_closing = is_unsent || lease.connection.as_ref().is_some_and(|c: &Connection| c.is_reused);
+    lease.fault(fault, was_closing);
+    let kind = match fault {
+        Fault::Garbage(_) => Kind::Garbage,
+        Fault::Broken(_) if was_closing => Kind::Stale,
+        Fault::Broken(_) => Kind::Lost,
+    };
+    failed(&lease.link, kind, is_unsent, fault.text())
+}
+
+/// Whether what came is a reply to what was asked, and what it says of the node.
+fn judge(
+    onward: &Onward,
+    policy: &Policy,
+    response: Response<Incoming>,
+    mut lease: Lease,
+) -> Result<Answered, Failed> {
+    let status = response.status();
+    let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
+    let codings = response.headers().get_all(header::TRANSFER_ENCODING).iter().count();
+    let is_plain = codings == 0
+        || (codings == 1 && fields::lists(response.headers(), &header::TRANSFER_ENCODING, "chunked"));
+    if (is_switch && onward.intent.upgrade.is_none()) || !is_plain {
+        let what = if is_plain { "it switches protocols unasked" } else { "an unknown transfer coding" };
+        lease.fault(&Fault::Garbage(what.to_owned()), false);
+        return Err(failed(&lease.link, Kind::Garbage, false, what));
+    }
+    if policy.http.failure_statuses.contains(&status.as_u16()) {
+        lease.link.node.evidence.failed(Failure::Status, 1);
+    } else {
+        lease.link.node.evidence.good();
+    }
+    lease.outcome = if status.is_server_error() { Outcome::Error } else { Outcome::Ok };
+    Ok((response, lease))
+}

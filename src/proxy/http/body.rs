@@ -1,0 +1,259 @@
+//! Bodies on their way: frame by frame, never held whole, each under the bounds of its exchange.
+//! hyper asks for the next frame when the other side has taken the last one, so that a slow reader
+//! slows the writer down.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::{
+    lease::{Lease, Ticket},
+    session::Session,
+};
+
+/// Why a body ends before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Cut {
+    /// The client's request is larger than `body_bytes`.
+    #[error("the body is larger than http.limits.body_bytes")]
+    TooLarge,
+    /// The client's connection broke, or what came is not a body.
+    #[error("the client's body broke off")]
+    Client,
+    /// The node's connection broke, or it hangs.
+    #[error("the node's body broke off")]
+    Node,
+}
+
+/// What a client's request and its timeouts know of each other.
+pub(super) struct Exchange {
+    session: Rc<Session>,
+    /// The most that a body may have.
+    bytes_max: Option<u64>,
+    /// When the node last took something.
+    moved: Cell<Instant>,
+    /// When the client last sent something.
+    heard: Cell<Instant>,
+    /// The client has to send before the node can go on.
+    is_starved: Cell<bool>,
+    /// Nothing of the body is left.
+    is_sent: Cell<bool>,
+    /// Something of the body is gone.
+    is_taken: Cell<bool>,
+    cut: Cell<Option<Cut>>,
+}
+
+impl Exchange {
+    pub(super) fn new(session: Rc<Session>, bytes_max: Option<u64>, has_body: bool) -> Rc<Exchange> {
+        let now = Instant::now();
+        Rc::new(Exchange {
+            session,
+            bytes_max,
+            moved: Cell::new(now),
+            heard: Cell::new(now),
+            is_starved: Cell::new(false),
+            is_sent: Cell::new(!has_body),
+            is_taken: Cell::new(false),
+            cut: Cell::new(None),
+        })
+    }
+
+    /// A node is asked now.
+    pub(super) fn begin(&self) {
+        self.moved.set(Instant::now());
+    }
+
+    /// When the client last sent something: its patience runs from there.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard.get()
+    }
+
+    /// When the node has had `timeout` without taking or giving anything, or the client has waited
+    /// for `deadline`; `None` while it is the client's turn.
+    pub(super) fn due(&self, timeout: Duration, deadline: Duration) -> Option<Instant> {
+        let due = (self.moved.get() + timeout).min(self.heard.get() + deadline);
+        (!self.is_starved.get()).then_some(due)
+    }
+
+    pub(super) fn is_sent(&self) -> bool {
+        self.is_sent.get()
+    }
+
+    pub(super) fn is_taken(&self) -> bool {
+        self.is_taken.get()
+    }
+
+    pub(super) fn cut(&self) -> Option<Cut> {
+        self.cut.get()
+    }
+
+    fn starve(&self, is_starved: bool) {
+        if self.is_starved.replace(is_starved) != is_starved {
+            self.session.starve(is_starved);
+        }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.starve(false);
+    }
+}
+
+/// A request's body, towards a node.
+pub(super) enum Outgoing {
+    Empty,
+    Streamed { body: Incoming, exchange: Rc<Exchange>, bytes: u64 },
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let Outgoing::Streamed { body, exchange, bytes } = self.get_mut() else { return Poll::Ready(None) };
+        exchange.is_taken.set(true);
+        let now = Instant::now();
+        exchange.moved.set(now);
+        let polled = Pin::new(&mut *body).poll_frame(cx);
+        exchange.starve(polled.is_pending());
+        let frame = ready!(polled);
+        exchange.heard.set(now);
+        let cut = match &frame {
+            Some(Ok(frame)) => {
+                *bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                exchange.bytes_max.is_some_and(|max| *bytes > max).then_some(Cut::TooLarge)
+            }
+            Some(Err(_)) => Some(Cut::Client),
+            None => None,
+        };
+        if let Some(cut) = cut {
+            exchange.cut.set(Some(cut));
+            return Poll::Ready(Some(Err(cut)));
+        }
+        exchange.is_sent.set(frame.is_none() || body.is_end_stream());
+        Poll::Ready(frame.map(|f| f.map_err(|_| Cut::Client)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Outgoing::Empty => true,
+            Outgoing::Streamed { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Outgoing::Empty => SizeHint::with_exact(0),
+            Outgoing::Streamed { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+/// A reply's body, towards a client.
+pub(super) enum Reply {
+    /// ringway's own words, or none.
+    Text(Bytes),
+    /// A node's.
+    Node(FromNode),
+}
+
+/// What a node sends.
+pub(super) struct FromNode {
+    body: Incoming,
+    /// The node has this long for each next piece.
+    patience: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// The timer runs for the piece that is asked for.
+    is_timed: bool,
+    lease: Lease,
+    ticket: Ticket,
+}
+
+impl Reply {
+    pub(super) fn text(text: String) -> Reply {
+        Reply::Text(text.into())
+    }
+
+    pub(super) fn of_node(body: Incoming, patience: Duration, mut lease: Lease, ticket: Ticket) -> Reply {
+        if body.is_end_stream() {
+            lease.finish();
+        }
+        Reply::Node(FromNode { body, patience, timer: None, is_timed: false, lease, ticket })
+    }
+}
+
+impl FromNode {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending => {
+                ready!(self.poll_timer(cx));
+                self.ticket.outcome = self.lease.timed_out();
+                return Poll::Ready(Some(Err(Cut::Node)));
+            }
+            Poll::Ready(frame) => frame,
+        };
+        self.is_timed = false;
+        match frame {
+            None => {
+                self.lease.finish();
+                Poll::Ready(None)
+            }
+            Some(Ok(frame)) => {
+                if self.body.is_end_stream() {
+                    self.lease.finish();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                self.ticket.outcome = self.lease.broke(&error);
+                Poll::Ready(Some(Err(Cut::Node)))
+            }
+        }
+    }
+
+    /// Ready when the node has had its time for this piece.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let patience = self.patience;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
+        if !std::mem::replace(&mut self.is_timed, true) {
+            timer.as_mut().reset(Instant::now() + patience);
+        }
+        timer.as_mut().poll(cx)
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match self.get_mut() {
+            Reply::Text(text) if text.is_empty() => Poll::Ready(None),
+            Reply::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
+            Reply::Node(node) => node.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Reply::Text(text) => text.is_empty(),
+            Reply::Node(node) => node.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Reply::Text(text) => SizeHint::with_exact(text.len() as u64),
+            Reply::Node(node) => node.body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Where a request goes, and where it goes next when a node fails it. A topology decides, and after
+//! a failure the next one: a request waits for the verdict on its node, for as long as that may
+//! take. Only one that reads may be asked of the next candidate when there is no verdict: what it
+//! finds there is a page that is cached twice, or none, and never another page.
+
+use std::rc::Rc;
+
+use ::http::StatusCode;
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    attempt::{Answered, Failed, Kind, Onward, attempt},
+    body::Cut,
+    link::Link,
+    pool::{Bound, HttpPool},
+    refuse::Refusal,
+};
+use crate::{
+    metrics::{Class, Outcome, Reason},
+    protocol::http::Repeat,
+    topology::{Failure, NodeId, OnEjected, Placement, Route, VERDICT_GRACE},
+};
+
+/// However things go, a request is not sent more often.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// What a request has met so far.
+struct Course {
+    hash: u64,
+    repeat: Repeat,
+    /// How often it may still be sent when a node may have seen it.
+    tries: u32,
+    /// Nodes that failed it, and that have had their verdict's time.
+    passed: Vec<NodeId>,
+    /// Connections that are there are not to be trusted.
+    fresh: bool,
+}
+
+/// Sends a request to the owner of its key.
+///
+/// # Errors
+/// What the client is told: nobody answered it.
+pub(super) async fn dispatch(
+    pool: &Rc<HttpPool>,
+    onward: &mut Onward,
+    hash: u64,
+    class: Class,
+) -> Result<Answered, Refusal> {
+    let tries = pool.bound().topology.policy.retries;
+    let repeat = onward.intent.repeat;
+    let mut course = Course { hash, repeat, tries, passed: Vec::new(), fresh: false };
+    for attempts in 0.. {
+        let bound = pool.bound();
+        let link = course.link(&bound)?;
+        if attempts > 0 {
+            link.block().retries.add(1);
+        }
+        let policy = &bound.topology.policy;
+        let failed = match attempt(onward, &link, policy, class, course.fresh).await {
+            Ok(answered) => return Ok(answered),
+            Err(failed) => failed,
+        };
+        if attempts + 1 == ATTEMPTS_MAX || !course.goes_on(pool, onward, &link, &failed).await {
+            return Err(refusal(&failed, repeat));
+        }
+    }
+    unreachable!("the attempts are counted")
+}
+
+impl Course {
+    /// Whom to ask.
+    fn link(&self, bound: &Bound) -> Result<Rc<Link>, Refusal> {
+        let topology = &bound.topology;
+        let in_flight = |i: usize| {
+            let sum: i64 = topology.nodes[i].node.blocks.iter().map(|b| b.in_flight.value()).sum();
+            u32::try_from(sum).unwrap_or_default()
+        };
+        let route = topology.route_bounded(self.hash, in_flight);
+        let at = match route {
+            Route::Send(at) => at,
+            Route::Fail(at) | Route::Miss(at) => {
+                let text = format!("{}: away, and its keys do not move", bound.links[at].describe());
+                return Err(Refusal::no_owner(text));
+            }
+            Route::NoOwner => return Err(Refusal::no_owner("no node of the pool owns anything")),
+        };
+        let is_passed = |at: usize| self.passed.contains(&topology.nodes[at].node.id);
+        let serves = |at: usize| topology.nodes[at].placement == Placement::Owns && !is_passed(at);
+        let next = if is_passed(at) { topology.ring.first_where(self.hash, serves) } else { None };
+        Ok(bound.links[next.unwrap_or(at)].clone())
+    }
+
+    /// After a failure: whether the request is sent once more. Waits for a verdict where one is due.
+    async fn goes_on(&mut self, pool: &Rc<HttpPool>, onward: &Onward, link: &Link, failed: &Failed) -> bool {
+        let may_repeat = failed.is_unsent || onward.is_repeatable();
+        match failed.kind {
+            Kind::Full | Kind::Cut(_) => return false,
+            _ if !may_repeat => return false,
+            Kind::Left => return failed.is_unsent || self.spend(),
+            // No sign of anything: that connection was about to be closed.
+            Kind::Stale => {
+                self.fresh = true;
+                return true;
+            }
+            Kind::Unreachable(None) => return false,
+            Kind::Unreachable(Some(_)) | Kind::Lost | Kind::Garbage | Kind::Timeout => {}
+        }
+        if !failed.is_unsent && !self.spend() {
+            return false;
+        }
+        self.fresh = true;
+        let moved = self.moves(pool, link.node.id, onward.exchange.heard()).await;
+        let may_pass = self.repeat == Repeat::Safe
+            && pool.bound().topology.policy.on_ejected == OnEjected::Rehash
+            && self.passed.len() + 1 < pool.bound().links.len();
+        if !moved && may_pass {
+            self.passed.push(link.node.id);
+        }
+        moved || may_pass || (failed.kind == Kind::Lost && self.repeat != Repeat::Never)
+    }
+
+    /// Takes one try, if there is one.
+    fn spend(&mut self) -> bool {
+        let has_one = self.tries > 0;
+        self.tries = self.tries.saturating_sub(1);
+        has_one
+    }
+
+    /// Waits until the key has another owner than this node; false when there is no such verdict in
+    /// time.
+    async fn moves(&self, pool: &Rc<HttpPool>, from: NodeId, heard: Instant) -> bool {
+        let mut changes = pool.handle.reader.changes();
+        let has_moved = || {
+            let topology = &pool.bound().topology;
+            let owner = match topology.route(self.hash) {
+                Route::Send(at) => Some(topology.nodes[at].node.id),
+                Route::Fail(_) | Route::Miss(_) | Route::NoOwner => None,
+            };
+            owner != Some(from)
+        };
+        let deadline = pool.bound().topology.policy.deadline;
+        let until = (Instant::now() + VERDICT_GRACE).min(heard + deadline);
+        pool.block().parked.add(1);
+        let verdict = timeout_at(until, async {
+            while !has_moved() {
+                if changes.changed().await.is_err() {
+                    return false;
+                }
+            }
+            true
+        });
+        let moved = verdict.await.unwrap_or(false);
+        pool.block().parked.add(-1);
+        moved
+    }
+}
+
+/// What the client is told of the last failure.
+fn refusal(failed: &Failed, repeat: Repeat) -> Refusal {
+    let (bad, late) = (StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT);
+    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+    let (status, kind, reason, outcome) = match failed.kind {
+        Kind::Cut(Cut::TooLarge) => return Refusal::bad(StatusCode::PAYLOAD_TOO_LARGE, failed.text.clone()),
+        Kind::Cut(_) => return Refusal::bad(StatusCode::BAD_REQUEST, failed.text.clone()),
+        Kind::Full => return Refusal::overload(failed.text.clone()),
+        Kind::Unreachable(Some(Failure::ConnectTimeout)) => {
+            (late, "connection_timeout", Reason::NoOwner, Outcome::Timeout)
+        }
+        Kind::Unreachable(Some(Failure::Refused)) => {
+            (bad, "connection_refused", Reason::NoOwner, Outcome::Refused)
+        }
+        Kind::Unreachable(Some(_)) => (bad, "http_protocol_error", Reason::NoOwner, Outcome::Refused),
+        Kind::Unreachable(None) => (unavailable, "proxy_internal_error", Reason::Overload, Outcome::Refused),
+        Kind::Stale | Kind::Lost => (bad, "connection_terminated", Reason::MaybeApplied, Outcome::Lost),
+        Kind::Garbage => (bad, "http_protocol_error", Reason::MaybeApplied, Outcome::Lost),
+        Kind::Timeout => (late, "http_response_timeout", Reason::Timeout, Outcome::Timeout),
+        Kind::Left => (unavailable, "destination_unavailable", Reason::NoOwner, Outcome::Lost),
+    };
+    let maybe = !failed.is_unsent && repeat != Repeat::Safe;
+    let text = format!("{}{}", failed.text, if maybe { "; the request may have been applied" } else { "" });
+    Refusal { status, kind, reason, outcome, text: text.into() }
+}

@@ -1,0 +1,116 @@
+//! What a request holds while it is under way: its place among the pool's requests, and a node's
+//! connection. Both are given back, and counted, when they are dropped.
+
+use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
+
+use super::{
+    body::Exchange,
+    link::{Connection, Link},
+    session::Session,
+};
+use crate::{
+    metrics::{Class, Outcome},
+    protocol::http::Fault,
+    topology::Failure,
+};
+
+/// A client's request, counted once when it has ended.
+pub(super) struct Ticket {
+    pub(super) session: Rc<Session>,
+    pub(super) class: Class,
+    pub(super) outcome: Outcome,
+}
+
+impl Ticket {
+    /// A request begins.
+    pub(super) fn new(session: Rc<Session>) -> Ticket {
+        session.pool.handle.requests.fetch_add(1, Relaxed);
+        session.request_began();
+        Ticket { session, class: Class::Local, outcome: Outcome::Refused }
+    }
+
+    /// Requests of the pool that are under way, this one included.
+    pub(super) fn requests(&self) -> usize {
+        self.session.pool.handle.requests.load(Relaxed)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let pool = &self.session.pool;
+        pool.block().requests[self.class as usize][self.outcome as usize].add(1);
+        pool.handle.requests.fetch_sub(1, Relaxed);
+        self.session.request_ended();
+    }
+}
+
+/// A request at a node, with the connection that it was sent over.
+pub(super) struct Lease {
+    pub(super) link: Rc<Link>,
+    pub(super) connection: Option<Connection>,
+    exchange: Rc<Exchange>,
+    class: Class,
+    pub(super) outcome: Outcome,
+    is_finished: bool,
+}
+
+impl Lease {
+    pub(super) fn new(link: &Rc<Link>, exchange: &Rc<Exchange>, class: Class) -> Lease {
+        link.block().in_flight.add(1);
+        Lease {
+            link: link.clone(),
+            connection: None,
+            exchange: exchange.clone(),
+            class,
+            outcome: Outcome::Lost,
+            is_finished: false,
+        }
+    }
+
+    /// All of the reply is there.
+    pub(super) fn finish(&mut self) {
+        self.is_finished = true;
+    }
+
+    /// The node makes no progress.
+    pub(super) fn timed_out(&mut self) -> Outcome {
+        self.link.node.evidence.failed(Failure::Timeout, 1);
+        self.outcome = Outcome::Timeout;
+        self.outcome
+    }
+
+    /// The connection failed; the failure is counted once for a connection, and not at all when it
+    /// was an idle one that the node may have been closing while the request was under way.
+    pub(super) fn fault(&mut self, fault: &Fault, was_closing: bool) -> Outcome {
+        let is_first = self.connection.as_ref().is_none_or(|c| !c.is_lost.replace(true));
+        match fault {
+            Fault::Garbage(_) => self.link.node.evidence.failed(Failure::Protocol, 1),
+            Fault::Broken(_) if is_first && !was_closing => {
+                self.link.node.evidence.failed(Failure::Lost, 1);
+            }
+            Fault::Broken(_) => {}
+        }
+        self.outcome = Outcome::Lost;
+        self.outcome
+    }
+
+    /// The connection failed within the reply.
+    pub(super) fn broke(&mut self, error: &hyper::Error) -> Outcome {
+        self.fault(&Fault::of(error), false)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let block = self.link.block();
+        block.in_flight.add(-1);
+        block.requests[self.class as usize][self.outcome as usize].add(1);
+        // A connection in the middle of something is of no use to anybody: dropped, it closes.
+        if let Some(connection) = self.connection.take()
+            && self.is_finished
+            && self.exchange.is_sent()
+        {
+            self.link.give_back(connection);
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! One worker's connections to one node: those that wait for a request, and who waits for one.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::Future,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use ::http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    sync::{Mutex, Notify, oneshot},
+    task::spawn_local,
+};
+
+use super::{
+    body::Outgoing,
+    spawner::Spawner,
+    wire::{Meter, Wire},
+};
+use crate::{
+    metrics::NodeBlock,
+    net::Target,
+    protocol::resp::Version,
+    proxy::{
+        connect::{self, ConnectError},
+        rebind::{Leaving, Side},
+    },
+    topology::{Entry, HttpLimits, Node, NodeId, NodeProtocol, Placement, Policy},
+};
+
+/// hyper refuses a smaller bound of what it reads ahead.
+const READ_MIN: usize = 8 * 1024;
+/// hyper's own bound of header fields, which costs nothing.
+const HEADERS_MAX: usize = 100;
+
+/// The link.
+pub(super) struct Link {
+    pub(super) node: Arc<Node>,
+    worker_index: usize,
+    targets: RefCell<Arc<[Target]>>,
+    /// HTTP/1.1 connections that carry no request, the one that was used last at the end: those
+    /// that are not needed grow old, and the node closes them.
+    idle: RefCell<Vec<Connection>>,
+    /// The HTTP/2 connection that all requests share.
+    shared: RefCell<Option<Connection>>,
+    /// Held while that one is made.
+    sharing: Mutex<()>,
+    /// Connections that there are, or that are being made.
+    open: Cell<usize>,
+    waiting: RefCell<VecDeque<oneshot::Sender<Turn>>>,
+    /// It owns keys.
+    is_owner: Cell<bool>,
+    /// Rings when the node is ejected.
+    evicted: Notify,
+}
+
+/// What somebody who waited for a connection gets.
+enum Turn {
+    Connection(Connection),
+    /// The right to make one.
+    Slot(Slot),
+}
+
+/// A connection to a node.
+pub(super) struct Connection {
+    sender: Sender,
+    /// It carried a request before: the node may be about to close it.
+    pub(super) is_reused: bool,
+    /// That it was lost is counted.
+    pub(super) is_lost: Rc<Cell<bool>>,
+    resets: Arc<AtomicBool>,
+}
+
+enum Sender {
+    H1(http1::SendRequest<Outgoing>),
+    H2(http2::SendRequest<Outgoing>),
+}
+
+/// How a request went.
+pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoConnection {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("{0}")]
+    Handshake(hyper::Error),
+    /// The node left while somebody waited.
+    #[error("it left")]
+    Left,
+}
+
+impl Connection {
+    pub(super) fn is_h2(&self) -> bool {
+        matches!(self.sender, Sender::H2(_))
+    }
+
+    fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::H1(sender) => sender.is_closed(),
+            Sender::H2(sender) => sender.is_closed(),
+        }
+    }
+
+    /// Waits until it takes a request; false when it takes none any more.
+    async fn is_ready(&mut self) -> bool {
+        match &mut self.sender {
+            Sender::H1(sender) => sender.is_ready() || sender.ready().await.is_ok(),
+            Sender::H2(sender) => sender.ready().await.is_ok(),
+        }
+    }
+
+    /// Sends a request and waits for the head of its reply.
+    pub(super) async fn send(&mut self, request: Request<Outgoing>) -> Sent {
+        match &mut self.sender {
+            Sender::H1(sender) => sender.try_send_request(request).await,
+            Sender::H2(sender) => sender.try_send_request(request).await,
+        }
+    }
+
+    /// What the kernel still has to send is thrown away when the connection closes, or a node that
+    /// hangs would be given it later.
+    pub(super) fn reset_on_close(&self) {
+        self.resets.store(true, Relaxed);
+    }
+}
+
+/// The right to have one connection more.
+struct Slot(Rc<Link>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let link = &self.0;
+        let next = link.waiting.borrow_mut().pop_front();
+        match next {
+            // Somebody who is gone meanwhile drops it, and that hands it on.
+            Some(next) => drop(next.send(Turn::Slot(Slot(link.clone())))),
+            None => link.open.set(link.open.get() - 1),
+        }
+    }
+}
+
+impl Side for Link {
+    fn id(&self) -> NodeId {
+        self.node.id
+    }
+
+    fn update(&self, entry: &Entry) {
+        *self.targets.borrow_mut() = entry.targets.clone();
+        self.is_owner.set(entry.placement == Placement::Owns);
+    }
+}
+
+impl Link {
+    pub(super) fn new(entry: &Entry, worker_index: usize) -> Rc<Link> {
+        Rc::new(Link {
+            node: entry.node.clone(),
+            worker_index,
+            targets: RefCell::new(entry.targets.clone()),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            sharing: Mutex::new(()),
+            open: Cell::new(0),
+            waiting: RefCell::default(),
+            is_owner: Cell::new(entry.placement == Placement::Owns),
+            evicted: Notify::new(),
+        })
+    }
+
+    /// This worker's counters for the node.
+    pub(super) fn block(&self) -> &NodeBlock {
+        &self.node.blocks[self.worker_index]
+    }
+
+    /// The node as messages name it.
+    pub(super) fn describe(&self) -> String {
+        format!("node {} ({})", self.node.name, self.node.address)
+    }
+
+    /// Returns when the node is ejected, from the moment on at which it is called.
+    pub(super) fn evicted(&self) -> impl Future<Output = ()> + '_ {
+        self.evicted.notified()
+    }
+
+    /// A connection that takes a request: one that is there, or with `fresh` a new one. Waits its turn
+    /// when there are as many as there may be.
+    pub(super) async fn connection(
+        self: &Rc<Self>,
+        policy: &Policy,
+        fresh: bool,
+    ) -> Result<Connection, NoConnection> {
+        if policy.http.node_protocol == NodeProtocol::H2 {
+            return self.shared(policy, fresh).await;
+        }
+        while !fresh {
+            let Some(mut connection) = self.idle.borrow_mut().pop() else { break };
+            if connection.is_ready().await {
+                return Ok(connection);
+            }
+        }
+        if self.open.get() < policy.http.limits.connections_per_node_max {
+            self.open.set(self.open.get() + 1);
+            return self.connect(Slot(self.clone()), policy).await;
+        }
+        // The oldest makes room, if none of them will do.
+        if fresh && !self.idle.borrow().is_empty() {
+            self.idle.borrow_mut().remove(0);
+        }
+        let (next, turn) = oneshot::channel();
+        self.waiting.borrow_mut().push_back(next);
+        match turn.await {
+            Ok(Turn::Connection(connection)) => Ok(connection),
+            Ok(Turn::Slot(slot)) => self.connect(slot, policy).await,
+            Err(_) => Err(NoConnection::Left),
+        }
+    }
+
+    async fn shared(self: &Rc<Self>, policy: &Policy, fresh: bool) -> Result<Connection, NoConnection> {
+        if fresh {
+            self.shared.take();
+        }
+        let _one_at_a_time = self.sharing.lock().await;
+        let known = self.shared.borrow().as_ref().and_then(Connection::share);
+        if let Some(mut connection) = known
+            && connection.is_ready().await
+        {
+            return Ok(connection);
+        }
+        self.open.set(self.open.get() + 1);
+        let connection = self.connect(Slot(self.clone()), policy).await?;
+        *self.shared.borrow_mut() = connection.share();
+        Ok(connection)
+    }
+
+    async fn connect(self: &Rc<Self>, slot: Slot, policy: &Policy) -> Result<Connection, NoConnection> {
+        let targets = self.targets.borrow().clone();
+        let stream = connect::reach(&targets, policy, Version::Resp2).await?;
+        let resets = Arc::new(AtomicBool::new(false));
+        let meter =
+            Meter::Node { node: self.node.clone(), worker: self.worker_index, resets: resets.clone() };
+        let io = TokioIo::new(Wire::new(stream, meter));
+        let limits = &policy.http.limits;
+        let sender = match policy.http.node_protocol {
+            NodeProtocol::H1 => {
+                let (sender, connection) = h1(limits).handshake(io).await.map_err(NoConnection::Handshake)?;
+                spawn_local(self.clone().drive(connection.with_upgrades(), slot));
+                Sender::H1(sender)
+            }
+            NodeProtocol::H2 => {
+                let mut builder = http2::Builder::new(Spawner);
+                builder.max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
+                let (sender, connection) = builder.handshake(io).await.map_err(NoConnection::Handshake)?;
+                spawn_local(self.clone().drive(connection, slot));
+                Sender::H2(sender)
+            }
+        };
+        Ok(Connection { sender, is_reused: false, is_lost: Rc::default(), resets })
+    }
+
+    /// Drives a connection to its end. How it ended is told by the request that was under way.
+    async fn drive<T>(self: Rc<Self>, connection: impl Future<Output = T>, slot: Slot) {
+        self.block().connects.add(1);
+        self.block().connections.add(1);
+        connection.await;
+        self.block().connections.add(-1);
+        drop(slot);
+    }
+
+    /// Takes a connection back that has carried its request.
+    pub(super) fn give_back(&self, mut connection: Connection) {
+        if connection.is_h2() || connection.is_closed() || !self.is_owner.get() {
+            return;
+        }
+        connection.is_reused = true;
+        loop {
+            let next = self.waiting.borrow_mut().pop_front();
+            let Some(next) = next else { break };
+            match next.send(Turn::Connection(connection)) {
+                Err(Turn::Connection(back)) => connection = back,
+                _ => return,
+            }
+        }
+        self.idle.borrow_mut().push(connection);
+    }
+
+    /// The node owns nothing any more. What is under way ends as it would; at an ejection whoever
+    /// waits for the node is told.
+    pub(super) fn leave(&self, leaving: Leaving) {
+        self.is_owner.set(false);
+        self.forget();
+        self.waiting.take();
+        if leaving == Leaving::Evict {
+            self.evicted.notify_waiters();
+        }
+    }
+
+    /// Closes the connections that carry no request: new ones will be made in another way.
+    pub(super) fn forget(&self) {
+        self.idle.take();
+        self.shared.take();
+    }
+
+    /// Lets go of connections that the node has closed, and of more than are kept.
+    pub(super) fn tidy(&self, keep: usize) {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|connection| !connection.is_closed());
+        let surplus = idle.len().saturating_sub(keep);
+        idle.drain(..surplus);
+    }
+}
+
+impl Connection {
+    /// Another handle to an HTTP/2 connection.
+    fn share(&self) -> Option<Connection> {
+        match &self.sender {
+            Sender::H1(_) => None,
+            Sender::H2(sender) => Some(Connection {
+                sender: Sender::H2(sender.clone()),
+                is_reused: true,
+                is_lost: self.is_lost.clone(),
+                resets: self.resets.clone(),
+            }),
+        }
+    }
+}
+
+fn h1(limits: &HttpLimits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(limits.header_bytes.max(READ_MIN));
+    if limits.headers_max != HEADERS_MAX {
+        builder.max_headers(limits.headers_max);
+    }
+    builder
+}

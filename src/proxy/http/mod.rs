@@ -1,0 +1,149 @@
+//! THE HTTP DRIVER. hyper reads and writes on both sides; a request is brought into its one form,
+//! goes to the owner of its key as any other pool's request does, and its reply is handed through.
+//!
+//! ```text
+//! client --> session: hyper --> prepare, ring key --> dispatch: owner(key) --> attempt: link --> node
+//! client <-- session: hyper <------ reply, frame by frame <------------------- lease <----------- node
+//! ```
+
+mod attempt;
+mod body;
+mod dispatch;
+mod lease;
+mod link;
+mod pool;
+mod refuse;
+mod session;
+mod spawner;
+mod tunnel;
+mod wire;
+
+use std::rc::Rc;
+
+use ::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
+use hyper::{
+    body::{Body, Incoming},
+    upgrade::OnUpgrade,
+};
+
+use self::{
+    attempt::{Answered, Onward},
+    body::{Exchange, Reply},
+    lease::Ticket,
+    refuse::Refusal,
+    session::Session,
+};
+pub(crate) use self::{pool::HttpPool, session::start};
+use crate::{
+    metrics::{Class, Outcome},
+    protocol::http::{Repeat, fields, prepare, ring_key},
+    topology::{Forwarded, HttpSettings, Policy, Topology},
+};
+
+/// Answers one request: its reply from the owner of its key, or why there is none.
+async fn serve(session: &Rc<Session>, mut request: Request<Incoming>) -> Response<Reply> {
+    let mut ticket = Ticket::new(session.clone());
+    let policy = session.pool.bound().topology.policy.clone();
+    let is_h2 = request.version() == Version::HTTP_2;
+    let client = hyper::upgrade::on(&mut request);
+    let mut response = match forward(session, &policy, request, &mut ticket).await {
+        Ok(answered) => reply(answered, client, &policy, ticket),
+        Err(refusal) => {
+            session.pool.block().refusals[refusal.reason as usize].add(1);
+            ticket.outcome = refusal.outcome;
+            refusal.reply()
+        }
+    };
+    if policy.http.limits.requests_per_connection.is_some_and(|max| session.served() >= max) {
+        if is_h2 {
+            session.end();
+        } else if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
+    response
+}
+
+/// Sends a request on, and gives what the owner of its key answers.
+async fn forward(
+    session: &Rc<Session>,
+    policy: &Policy,
+    request: Request<Incoming>,
+    ticket: &mut Ticket,
+) -> Result<Answered, Refusal> {
+    let limits = &policy.http.limits;
+    if ticket.requests() > limits.requests_max {
+        return Err(Refusal::overload("http.limits.requests_max requests are in flight"));
+    }
+    let (mut head, body) = request.into_parts();
+    let version = head.version;
+    let mut intent = prepare(&mut head).map_err(Refusal::of_request)?;
+    let length = body.size_hint().exact();
+    if let (Some(length), Some(max)) = (length, limits.body_bytes)
+        && length > max
+    {
+        let text = format!("the body has {length} bytes, and http.limits.body_bytes is {max}");
+        return Err(Refusal::bad(StatusCode::PAYLOAD_TOO_LARGE, text));
+    }
+    fields::frame(&mut head.headers, length);
+    let body = (!body.is_end_stream()).then_some(body);
+    if body.is_some() {
+        intent.upgrade = None;
+    }
+    let hash = hash(&session.pool.bound().topology, session, &head)?;
+    introduce(&mut head.headers, &policy.http, session, version);
+    ticket.class = if intent.repeat == Repeat::Safe { Class::Read } else { Class::Write };
+    ticket.outcome = Outcome::Lost;
+    let exchange = Exchange::new(session.clone(), limits.body_bytes, body.is_some());
+    let mut onward = Onward::new(head, body, intent, exchange);
+    dispatch::dispatch(&session.pool, &mut onward, hash, ticket.class).await
+}
+
+/// The ring hash of a request.
+fn hash(topology: &Topology, session: &Session, head: &Parts) -> Result<u64, Refusal> {
+    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
+    let client = session.peer.map(|peer| peer.ip());
+    let key = ring_key(&topology.policy.http.key, host, path, &head.headers, client)
+        .map_err(|none| Refusal::bad(StatusCode::BAD_REQUEST, none.to_string()))?;
+    Ok(topology.ring.hash(&key))
+}
+
+/// Tells the node who asks, and through whom.
+fn introduce(headers: &mut HeaderMap, http: &HttpSettings, session: &Session, version: Version) {
+    match http.forwarded {
+        Forwarded::Off => {}
+        Forwarded::XForwardedFor => fields::add_x_forwarded(headers, session.peer),
+        Forwarded::Forwarded => fields::add_forwarded(headers, session.peer),
+    }
+    if http.via {
+        fields::add_via(headers, version);
+    }
+}
+
+/// The reply as the client gets it.
+fn reply(answered: Answered, client: OnUpgrade, policy: &Policy, mut ticket: Ticket) -> Response<Reply> {
+    let (mut response, mut lease) = answered;
+    ticket.outcome = lease.outcome;
+    let node = hyper::upgrade::on(&mut response);
+    let (mut head, body) = response.into_parts();
+    // hyper writes the version that the client speaks, and would take 1.0 for a wish to close.
+    head.version = Version::HTTP_11;
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let protocol = head.headers.get(header::UPGRADE).cloned();
+        fields::strip(&mut head.headers);
+        head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(protocol) = protocol {
+            head.headers.insert(header::UPGRADE, protocol);
+        }
+        // The connection is the tunnel's from here on.
+        lease.connection = None;
+        tunnel::open(client, node, lease, ticket);
+        return Response::from_parts(head, Reply::text(String::new()));
+    }
+    fields::strip(&mut head.headers);
+    if !body.is_end_stream() {
+        fields::frame(&mut head.headers, body.size_hint().exact());
+    }
+    Response::from_parts(head, Reply::of_node(body, policy.request_timeout, lease, ticket))
+}

@@ -1,0 +1,171 @@
+//! A connection as hyper reads and writes it: what passes is counted on the way.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{net::Stream, proxy::PoolHandle, topology::Node};
+
+/// How a client's connection moves, for who looks after its timeouts. One thread writes.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    /// Bytes read since it was accepted.
+    read: AtomicU64,
+    /// Bytes written.
+    written: AtomicU64,
+    /// The client takes nothing more for now.
+    is_blocked: AtomicBool,
+}
+
+impl Activity {
+    pub(super) fn read(&self) -> u64 {
+        self.read.load(Relaxed)
+    }
+
+    /// Bytes that passed, in both directions.
+    pub(super) fn passed(&self) -> u64 {
+        self.read().wrapping_add(self.written.load(Relaxed))
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.is_blocked.load(Relaxed)
+    }
+}
+
+/// Who is at the other end, and where that is counted. `Send`, as an upgraded connection is.
+pub(super) enum Meter {
+    Client {
+        pool: Arc<PoolHandle>,
+        worker: usize,
+        activity: Arc<Activity>,
+    },
+    /// With whether it is reset when it closes.
+    Node {
+        node: Arc<Node>,
+        worker: usize,
+        resets: Arc<AtomicBool>,
+    },
+}
+
+impl Meter {
+    fn read(&self, n: usize) {
+        let n = n as u64;
+        match self {
+            Meter::Client { pool, worker, activity } => {
+                pool.blocks[*worker].bytes_in.add(n);
+                activity.read.store(activity.read() + n, Relaxed);
+            }
+            Meter::Node { node, worker, .. } => node.blocks[*worker].bytes_in.add(n),
+        }
+    }
+
+    fn written(&self, result: &Poll<io::Result<usize>>) {
+        let n = match result {
+            Poll::Ready(Ok(n)) => *n as u64,
+            _ => 0,
+        };
+        match self {
+            Meter::Client { pool, worker, activity } => {
+                pool.blocks[*worker].bytes_out.add(n);
+                activity.written.store(activity.written.load(Relaxed) + n, Relaxed);
+                activity.is_blocked.store(result.is_pending(), Relaxed);
+            }
+            Meter::Node { node, worker, .. } => node.blocks[*worker].bytes_out.add(n),
+        }
+    }
+}
+
+/// The connection.
+pub(super) struct Wire {
+    stream: Stream,
+    /// What was read before hyper got it.
+    ahead: Vec<u8>,
+    meter: Meter,
+}
+
+impl Wire {
+    pub(super) fn new(stream: Stream, meter: Meter) -> Wire {
+        Wire { stream, ahead: Vec::new(), meter }
+    }
+
+    /// Reads until `enough` says so of what came, or the connection ends; hyper reads it again.
+    pub(super) async fn peek(&mut self, enough: impl Fn(&[u8]) -> bool) -> io::Result<&[u8]> {
+        let mut seen = Vec::new();
+        while !enough(&seen) {
+            if tokio::io::AsyncReadExt::read_buf(self, &mut seen).await? == 0 {
+                break;
+            }
+        }
+        self.ahead = seen;
+        Ok(&self.ahead)
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if let Meter::Node { resets, .. } = &self.meter
+            && resets.load(Relaxed)
+        {
+            self.stream.reset_on_close();
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let wire = self.get_mut();
+        if !wire.ahead.is_empty() {
+            let n = wire.ahead.len().min(buf.remaining());
+            buf.put_slice(&wire.ahead[..n]);
+            wire.ahead.drain(..n);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let result = Pin::new(&mut wire.stream).poll_read(cx, buf);
+        let n = buf.filled().len() - before;
+        if n > 0 {
+            wire.meter.read(n);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let wire = self.get_mut();
+        let result = Pin::new(&mut wire.stream).poll_write(cx, buf);
+        wire.meter.written(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wire = self.get_mut();
+        let result = Pin::new(&mut wire.stream).poll_write_vectored(cx, bufs);
+        wire.meter.written(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,77 @@
+//! What a worker keeps for the nodes of a pool follows the pool's topologies: each node's side is
+//! carried from one to the next, whatever the pool speaks.
+
+use std::{cell::LazyCell, collections::HashMap, rc::Rc};
+
+use crate::topology::{Entry, Health, NodeId, Placement, Topology};
+
+/// What one worker keeps for one node.
+pub(super) trait Side {
+    /// The node's identity.
+    fn id(&self) -> NodeId;
+    /// Takes over what a new topology says of the node.
+    fn update(&self, entry: &Entry);
+}
+
+/// How a node leaves the set of owners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    /// It works: what it was sent it may answer, then its connections close.
+    Retire,
+    /// It does not: its connections are reset, or the kernel would send old bytes when a partition
+    /// heals.
+    Evict,
+}
+
+/// A node that owns nothing any more.
+pub(super) struct Departure<'a, S> {
+    pub(super) side: &'a Rc<S>,
+    pub(super) leaving: Leaving,
+    /// It is not in the pool any more either.
+    pub(super) is_gone: bool,
+}
+
+/// The sides of a topology's nodes, in their order: those that were there, brought up to date, and
+/// new ones.
+pub(super) fn carry<S: Side>(
+    old: &[Rc<S>],
+    topology: &Topology,
+    make: impl Fn(&Entry) -> Rc<S>,
+) -> Vec<Rc<S>> {
+    // Nearly always each node stands where it stood.
+    let by_id =
+        LazyCell::new(|| -> HashMap<NodeId, &Rc<S>> { old.iter().map(|side| (side.id(), side)).collect() });
+    let known = |at: usize, id: NodeId| match old.get(at) {
+        Some(side) if side.id() == id => Some(side),
+        _ => by_id.get(&id).copied(),
+    };
+    let side_of = |(at, entry): (usize, &Entry)| match known(at, entry.node.id) {
+        Some(side) => {
+            side.update(entry);
+            Rc::clone(side)
+        }
+        None => make(entry),
+    };
+    topology.nodes.iter().enumerate().map(side_of).collect()
+}
+
+/// Who of those that were there owns nothing in this topology.
+pub(super) fn departures<'a, S: Side>(old: &'a [Rc<S>], topology: &Topology) -> Vec<Departure<'a, S>> {
+    let by_id = LazyCell::new(|| -> HashMap<NodeId, &Entry> {
+        topology.nodes.iter().map(|entry| (entry.node.id, entry)).collect()
+    });
+    let departure = |(at, side): (usize, &'a Rc<S>)| {
+        let entry = match topology.nodes.get(at) {
+            Some(entry) if entry.node.id == side.id() => Some(entry),
+            _ => by_id.get(&side.id()).copied(),
+        };
+        let leaving = match entry {
+            None => Leaving::Retire,
+            Some(e) if e.placement == Placement::Owns => return None,
+            Some(e) if e.health == Health::Healthy => Leaving::Retire,
+            Some(_) => Leaving::Evict,
+        };
+        Some(Departure { side, leaving, is_gone: entry.is_none() })
+    };
+    old.iter().enumerate().filter_map(departure).collect()
+}
