@@ -8,6 +8,7 @@ mod differential;
 mod embedded;
 mod failure;
 mod harness;
+mod http;
 mod limits;
 mod local;
 mod memcached;

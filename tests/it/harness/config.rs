@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Redis;
+use super::{Redis, nginx::Nginx};
 
 /// Names of nodes, in order.
 pub(crate) const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
@@ -22,6 +22,12 @@ impl Config {
         let empty =
             Config { top: Vec::new(), listen: "127.0.0.1:0".into(), pool: Vec::new(), nodes: Vec::new() };
         nodes.into_iter().zip(NAMES).fold(empty, |config, (node, name)| config.node(name, &node.address()))
+    }
+
+    /// A pool of HTTP nodes, named a, b, c ...
+    pub(crate) fn web<'a>(nodes: impl IntoIterator<Item = &'a Nginx>) -> Config {
+        let config = Config::of([]).pool("protocol: http");
+        nodes.into_iter().zip(NAMES).fold(config, |config, (node, name)| config.node(name, &node.address()))
     }
 
     /// One more node. What follows the address, such as `, weight: 2`, goes into the file too.

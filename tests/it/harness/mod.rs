@@ -7,9 +7,11 @@ pub(crate) mod config;
 pub(crate) mod fake;
 pub(crate) mod load;
 pub(crate) mod memcached;
+pub(crate) mod nginx;
 pub(crate) mod redis;
 pub(crate) mod ringway;
 mod server;
+pub(crate) mod web;
 
 use std::{
     process::Command,
