@@ -50,6 +50,7 @@ fn curl(args: &[&str]) -> Vec<u8> {
 /// A reply as curl shows it, without the date.
 fn shown(args: &[&str]) -> String {
     let text = String::from_utf8_lossy(&curl(&[&["-i"], args].concat())).into_owned();
+    let text = text.trim_start_matches("HTTP/1.1 100 Continue\r\n\r\n");
     let mut lines: Vec<&str> =
         text.lines().filter(|l| !l.to_ascii_lowercase().starts_with("date:")).collect();
     let body = lines.iter().position(|l| l.is_empty()).unwrap_or(lines.len());
@@ -77,7 +78,6 @@ fn curl_gets_what_the_node_says() {
         ("/files/text", &[]),
         ("/files/text", &["-I"]),
         ("/files/text", &["-r", "5-9"]),
-        ("/files/text", &["-r", "1-2,7-8", "-o", "/dev/null"]),
         ("/files/text", &["-H", "If-Modified-Since: Fri, 01 Jan 2100 00:00:00 GMT"]),
         ("/files/none", &[]),
         ("/broken", &[]),
@@ -91,17 +91,16 @@ fn curl_gets_what_the_node_says() {
             shown(&[args, &["-H", "Host: web.test", &url]].concat())
         };
         let (straight, proxied) = (ask(&node.address()), ask(&through));
-        // What concerns a connection is each server's own.
+        // What concerns a connection is each server's own, the version among it.
         let bare = |text: &str| -> String {
-            text.lines().filter(|l| !l.starts_with("connection:")).collect::<Vec<_>>().join("\n")
+            let lines: Vec<_> = text.lines().filter(|l| !l.starts_with("connection:")).collect();
+            lines.join("\n").replacen("HTTP/1.0", "HTTP/1.1", 1)
         };
-        let bare_of =
-            |text: &str| bare(text).replace("HTTP/1.0", "HTTP/1.1").replace("HTTP/1.1 100 Continue", "");
-        assert_eq!(bare_of(&proxied), bare_of(&straight), "{path} {args:?}");
+        assert_eq!(bare(&proxied), bare(&straight), "{path} {args:?}");
     }
 }
 
-/// A body of 64 MiB passes in both directions, over HTTP/1.1 and HTTP/2, and ringway holds a fraction
+/// A body of 128 MiB passes in both directions, over HTTP/1.1 and HTTP/2, and ringway holds a fraction
 /// of it.
 #[test]
 fn large_bodies_pass_without_being_held() {
@@ -110,7 +109,7 @@ fn large_bodies_pass_without_being_held() {
     let dir = tempfile::tempdir().expect("a directory");
     let (sent, got) = (dir.path().join("sent"), dir.path().join("got"));
     let bytes: Vec<u8> =
-        (0..(64u32 << 20) / 4).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        (0..(128u32 << 20) / 4).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
     fs::write(&sent, &bytes).expect("a file");
     for version in ["--http1.1", "--http2-prior-knowledge"] {
         let name = version.trim_start_matches('-');
@@ -118,11 +117,12 @@ fn large_bodies_pass_without_being_held() {
         let (sent, got) = (sent.to_str().expect("text"), got.to_str().expect("text"));
         curl(&[version, "-T", sent, &url]);
         assert!(fs::read(node.files().join(name)).expect("it was put") == bytes, "{version}: what was put");
-        curl(&[version, "-o", got, &url]);
+        // Slower than the node is, so that something would pile up.
+        curl(&[version, "--limit-rate", "100M", "-o", got, &url]);
         assert!(fs::read(got).expect("it was got") == bytes, "{version}: what was got");
     }
     let peak = crate::harness::peak_memory(ringway.pid());
-    assert!(peak < 48 << 20, "{peak} bytes");
+    assert!(peak < 64 << 20, "{peak} bytes");
 }
 
 /// Clients of HTTP/2 are served, many requests at once over one connection; nodes can be spoken to
@@ -284,8 +284,8 @@ fn a_killed_node_leaves_and_returns_under_load() {
 #[test]
 fn a_hung_node_costs_time_and_no_page() {
     let nodes = Nginx::several(3);
-    let mut ringway =
-        Ringway::serve(web(&nodes).pool("request_timeout: 300ms".replace("300ms", "300ms").as_str()));
+    let config = Config::web(&nodes).pool(BRISK).pool("request_timeout: 300ms").pool("deadline: 10s");
+    let mut ringway = Ringway::serve(config);
     let address = ringway.address();
     let before = map(&address, 100);
     let visitors = Visitors::start(&address, 8);
@@ -330,18 +330,17 @@ fn pages_that_do_not_move() {
 /// GET goes to the next candidate.
 #[test]
 fn a_post_is_sent_once() {
-    let closing = Stage::start(|_, stream| drop(stream.shutdown(std::net::Shutdown::Both)));
+    let closing = Stage::start(|_, actor| actor.close());
     let good = Nginx::start("b");
     let config = Config::web([]).node("a", &closing.address()).node("b", &good.address());
     // Probes find it well, so that traffic alone sees what it does.
     let mut ringway = Ringway::serve(config.pool("deadline: 10s"));
     let address = ringway.address();
-    let is_its = |path: &str| {
+    let is_its = |path: &String| {
         let located = run(&["locate", "--config", &ringway.config_path(), "--pool", "cache", path]);
-        String::from_utf8_lossy(&located.stdout).contains("node a")
-            || String::from_utf8_lossy(&located.stdout).contains(" a ")
+        String::from_utf8_lossy(&located.stdout).trim_end().split('\t').nth(2) == Some("a")
     };
-    let path = (0..).map(|i| format!("/p{i}")).find(|path| is_its(path)).expect("it has keys");
+    let path = (0..100).map(|i| format!("/p{i}")).find(is_its).expect("it has keys");
     let mut browser = Browser::connect(&address);
     let page = browser.ask("POST", &path, "", b"once").expect("an answer");
     assert_eq!((page.status, closing.seen()), (502, 1), "{page:?}");
@@ -352,21 +351,25 @@ fn a_post_is_sent_once() {
     assert!(ringway.metric("ringway_node_failures_total", &[("node", "a"), ("kind", "lost")]) >= 2.0);
 }
 
-/// Connections that nodes close while they are idle cost nothing: no request fails, and no failure
-/// is counted.
+/// Connections that nodes close while they are idle cost nothing: no GET fails, however close the
+/// race, nor does a POST that comes when they are closed; and no failure is counted.
 #[test]
 fn idle_closes_are_no_failures() {
     let node = Nginx::with("a", "", "keepalive_timeout 1ms;");
     let mut ringway = Ringway::serve(web(std::slice::from_ref(&node)));
     let mut browser = Browser::connect(&ringway.address());
     for i in 0..300 {
-        assert_eq!(browser.ask("POST", &format!("/{i}"), "", b"x").map(|p| p.status), Some(200));
+        assert_eq!(browser.get(&format!("/{i}")).status, 200);
         if i % 3 == 0 {
             thread::yield_now();
         }
     }
+    for i in 0..20 {
+        ringway.wait_metric("ringway_node_connections", &[], 0.0);
+        assert_eq!(browser.ask("POST", &format!("/{i}"), "", b"x").map(|p| p.status), Some(200));
+    }
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
-    assert_eq!(ringway.metric("ringway_requests_total", &[("class", "write"), ("outcome", "ok")]), 300.0);
+    assert_eq!(ringway.metric("ringway_requests_total", &[("outcome", "ok")]), 320.0);
 }
 
 /// A connection that client and node agree to use otherwise carries bytes of any kind, both ways,

@@ -11,7 +11,6 @@ use proptest::{
 use crate::harness::{
     Config, Ringway, SOON,
     memcached::{Memcached, Wire},
-    ringway::run,
     until,
 };
 
@@ -345,24 +344,6 @@ fn a_pool_keeps_its_protocol() {
     assert_eq!(ringway.reload(&redis), "refused");
     assert!(ringway.said().contains("it speaks memcached and can't change to redis"), "{}", ringway.said());
     assert_eq!(Wire::connect(&ringway.address()).ask("get k\r\n"), "END\r\n");
-}
-
-/// A pool that this version can't serve is refused by name, at the start and at a reload, and `check`
-/// says so too.
-#[test]
-fn http_pools_are_refused_by_name() {
-    let nodes = Memcached::several(1);
-    let http = Config::of([]).pool("protocol: http").node("a", &nodes[0].address());
-    let mut ringway = Ringway::serve(pool(&nodes));
-    assert_ne!(ringway.reload(&http), "ok");
-    let said = "pool cache: http pools can be checked, but this version can't serve them";
-    until(SOON, "the log names it", || ringway.said().contains(said));
-    assert_eq!(Wire::connect(&ringway.address()).ask("get k\r\n"), "END\r\n");
-    let path = ringway.config_path();
-    let served = run(&["serve", "--config", &path]);
-    assert!(!served.status.success() && String::from_utf8_lossy(&served.stderr).contains(said), "{served:?}");
-    let checked = run(&["check", "--config", &path]);
-    assert!(String::from_utf8_lossy(&checked.stdout).contains("this version can't serve it"), "{checked:?}");
 }
 
 /// What ringway answers itself: its version, its numbers, the nodes' numbers added up, and the

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{
     body::{Cut, Exchange, Outgoing},
     lease::Lease,
-    link::{Connection, Link, NoConnection},
+    link::{Connection, Link, NoConnection, Pick},
 };
 use crate::{
     metrics::{Class, Outcome},
@@ -154,7 +154,7 @@ pub(super) async fn attempt(
     link: &Rc<Link>,
     policy: &Policy,
     class: Class,
-    fresh: bool,
+    pick: Pick,
 ) -> Result<Answered, Failed> {
     let exchange = onward.exchange.clone();
     let mut lease = Lease::new(link, &exchange, class);
@@ -163,7 +163,7 @@ pub(super) async fn attempt(
     // A connection that is being made when this ends is given up: nothing was sent over it.
     let connection = tokio::select! {
         biased;
-        connection = link.connection(policy, fresh) => connection.map_err(|error| unconnected(&mut lease, error)),
+        connection = link.connection(policy, pick) => connection.map_err(|error| unconnected(&mut lease, error)),
         () = &mut evicted => Err(failed(link, Kind::Left, true, "ejected")),
         () = expired => Err(failed(link, Kind::Full, true, "no connection came free in time")),
     };

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     attempt::{Answered, Failed, Kind, Onward, attempt},
     body::Cut,
-    link::Link,
+    link::{Link, Pick},
     pool::{Bound, HttpPool},
     refuse::Refusal,
 };
@@ -56,7 +56,8 @@ pub(super) async fn dispatch(
             link.block().retries.add(1);
         }
         let policy = &bound.topology.policy;
-        let failed = match attempt(onward, &link, policy, class, course.fresh).await {
+        let pick = course.pick(onward);
+        let failed = match attempt(onward, &link, policy, class, pick).await {
             Ok(answered) => return Ok(answered),
             Err(failed) => failed,
         };
@@ -88,6 +89,14 @@ impl Course {
         let serves = |at: usize| topology.nodes[at].placement == Placement::Owns && !is_passed(at);
         let next = if is_passed(at) { topology.ring.first_where(self.hash, serves) } else { None };
         Ok(bound.links[next.unwrap_or(at)].clone())
+    }
+
+    fn pick(&self, onward: &Onward) -> Pick {
+        match onward.is_repeatable() {
+            _ if self.fresh => Pick::Fresh,
+            true => Pick::Any,
+            false => Pick::Sure,
+        }
     }
 
     /// After a failure: whether the request is sent once more. Waits for a verdict where one is due.

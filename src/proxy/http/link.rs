@@ -86,6 +86,18 @@ enum Sender {
     H2(http2::SendRequest<Outgoing>),
 }
 
+/// Which connection a request wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pick {
+    /// One that is there, or else a new one.
+    Any,
+    /// The same, for a request that can't be repeated: one that the node has closed must be known
+    /// to be closed.
+    Sure,
+    /// A new one.
+    Fresh,
+}
+
 /// How a request went.
 pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
 
@@ -193,15 +205,20 @@ impl Link {
         self.evicted.notified()
     }
 
-    /// A connection that takes a request: one that is there, or with `fresh` a new one. Waits its turn
-    /// when there are as many as there may be.
+    /// A connection that takes a request. Waits its turn when there are as many as there may be.
     pub(super) async fn connection(
         self: &Rc<Self>,
         policy: &Policy,
-        fresh: bool,
+        pick: Pick,
     ) -> Result<Connection, NoConnection> {
+        let fresh = pick == Pick::Fresh;
         if policy.http.node_protocol == NodeProtocol::H2 {
             return self.shared(policy, fresh).await;
+        }
+        if pick == Pick::Sure && !self.idle.borrow().is_empty() {
+            // The runtime asks the kernel before it goes on here, and connections that have ended
+            // learn of it.
+            tokio::task::yield_now().await;
         }
         while !fresh {
             let Some(mut connection) = self.idle.borrow_mut().pop() else { break };

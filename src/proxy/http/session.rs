@@ -145,11 +145,10 @@ impl Session {
         let meter = Meter::Client { pool: self.pool.handle.clone(), worker, activity };
         let mut wire = Wire::new(stream, meter);
         let is_told = |seen: &[u8]| !PREFACE.starts_with(seen) || seen.len() == PREFACE.len();
-        let Ok(beginning) = wire.peek(is_told).await else { return };
-        let is_h2 = beginning.starts_with(PREFACE);
-        if self.is_ending.get() && beginning.is_empty() {
+        let Some(beginning) = self.unless_ending(wire.peek(is_told)).await.and_then(Result::ok) else {
             return;
-        }
+        };
+        let is_h2 = beginning.starts_with(PREFACE);
         let limits = self.pool.bound().topology.policy.http.limits.clone();
         let ended = if is_h2 { self.h2(wire, &limits).await } else { self.h1(wire, &limits).await };
         if let Err(error) = ended
@@ -161,8 +160,9 @@ impl Session {
     }
 
     async fn h1(self: &Rc<Self>, wire: Wire, limits: &HttpLimits) -> hyper::Result<()> {
+        // Not `pipeline_flush`: with it hyper queues a reply without a bound.
         let mut builder = http1::Builder::new();
-        builder.pipeline_flush(true).max_buf_size(limits.header_bytes);
+        builder.max_buf_size(limits.header_bytes);
         if limits.headers_max != HEADERS_MAX {
             builder.max_headers(limits.headers_max);
         }
@@ -197,6 +197,13 @@ impl Session {
             connection.as_mut().poll(cx)
         })
         .await
+    }
+
+    /// What this comes to; `None` when the session is told to end before.
+    async fn unless_ending<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        poll_fn(|cx| if self.is_ending.get() { Poll::Ready(None) } else { work.as_mut().poll(cx).map(Some) })
+            .await
     }
 
     async fn answer(

@@ -158,8 +158,44 @@ impl Browser {
     }
 }
 
-/// How a [`Stage`] answers: it gets the bytes of each request's head.
-type Act = dyn Fn(&[u8], &mut TcpStream) + Send + Sync;
+/// How a [`Stage`] answers: it gets the bytes of each request's head, and the connection.
+type Act = dyn Fn(&[u8], &mut Actor) + Send + Sync;
+
+/// A node's side of a connection. What came with the head is read first.
+pub(crate) struct Actor {
+    stream: TcpStream,
+    ahead: Vec<u8>,
+}
+
+impl Actor {
+    /// Closes both directions.
+    pub(crate) fn close(&self) {
+        // Somebody else may have been faster.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+impl Read for Actor {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        if self.ahead.is_empty() {
+            return self.stream.read(bytes);
+        }
+        let count = self.ahead.len().min(bytes.len());
+        bytes[..count].copy_from_slice(&self.ahead[..count]);
+        self.ahead.drain(..count);
+        Ok(count)
+    }
+}
+
+impl Write for Actor {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()
+    }
+}
 
 /// A node that does as it is told with each request whose head is whole, one after the other on each
 /// connection.
@@ -170,7 +206,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     /// Starts one.
-    pub(crate) fn start(act: impl Fn(&[u8], &mut TcpStream) + Send + Sync + 'static) -> Stage {
+    pub(crate) fn start(act: impl Fn(&[u8], &mut Actor) + Send + Sync + 'static) -> Stage {
         let listener = TcpListener::bind((loopback().as_str(), 0)).expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound").to_string();
         let (act, seen): (Arc<Act>, _) = (Arc::new(act), Arc::new(AtomicUsize::new(0)));
@@ -195,21 +231,21 @@ impl Stage {
     }
 }
 
-fn perform(mut stream: TcpStream, act: &Act, seen: &AtomicUsize) {
-    let mut ahead: Vec<u8> = Vec::new();
+fn perform(stream: TcpStream, act: &Act, seen: &AtomicUsize) {
+    let mut actor = Actor { stream, ahead: Vec::new() };
     loop {
-        while let Some(at) = ahead.windows(4).position(|w| w == b"\r\n\r\n") {
-            let head: Vec<u8> = ahead.drain(..at + 4).collect();
+        while let Some(at) = actor.ahead.windows(4).position(|w| w == b"\r\n\r\n") {
+            let head: Vec<u8> = actor.ahead.drain(..at + 4).collect();
             if head.windows(19).any(|w| w.eq_ignore_ascii_case(b"user-agent: ringway")) {
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
                 continue;
             }
             seen.fetch_add(1, Relaxed);
-            act(&head, &mut stream);
+            act(&head, &mut actor);
         }
         let mut chunk = [0; 4096];
-        match stream.read(&mut chunk) {
-            Ok(n @ 1..) => ahead.extend_from_slice(&chunk[..n]),
+        match actor.stream.read(&mut chunk) {
+            Ok(n @ 1..) => actor.ahead.extend_from_slice(&chunk[..n]),
             _ => return,
         }
     }
