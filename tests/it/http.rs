@@ -392,7 +392,7 @@ fn upgraded_connections_carry_anything() {
     let page = page.expect("an answer");
     assert_eq!((page.status, page.field("upgrade"), page.field("x-a")), (101, Some("websocket"), Some("1")));
     assert_eq!(browser.exactly(5), b"hello");
-    let noise: Vec<u8> = (0..200_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+    let noise: Vec<u8> = (0..200_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
     for piece in noise.chunks(1000) {
         browser.send(piece);
         assert_eq!(browser.exactly(piece.len()), piece);

@@ -215,16 +215,8 @@ impl Link {
         if policy.http.node_protocol == NodeProtocol::H2 {
             return self.shared(policy, fresh).await;
         }
-        if pick == Pick::Sure && !self.idle.borrow().is_empty() {
-            // The runtime asks the kernel before it goes on here, and connections that have ended
-            // learn of it.
-            tokio::task::yield_now().await;
-        }
-        while !fresh {
-            let Some(mut connection) = self.idle.borrow_mut().pop() else { break };
-            if connection.is_ready().await {
-                return Ok(connection);
-            }
+        if !fresh && let Some(connection) = self.reuse(pick).await {
+            return Ok(connection);
         }
         if self.open.get() < policy.http.limits.connections_per_node_max {
             self.open.set(self.open.get() + 1);
@@ -240,6 +232,21 @@ impl Link {
             Ok(Turn::Connection(connection)) => Ok(connection),
             Ok(Turn::Slot(slot)) => self.connect(slot, policy).await,
             Err(_) => Err(NoConnection::Left),
+        }
+    }
+
+    /// One that is there and takes a request.
+    async fn reuse(&self, pick: Pick) -> Option<Connection> {
+        if pick == Pick::Sure && !self.idle.borrow().is_empty() {
+            // The runtime asks the kernel before it goes on here, and connections that have ended
+            // learn of it.
+            tokio::task::yield_now().await;
+        }
+        loop {
+            let mut connection = self.idle.borrow_mut().pop()?;
+            if connection.is_ready().await {
+                return Some(connection);
+            }
         }
     }
 
