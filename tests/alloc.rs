@@ -88,6 +88,7 @@ fn pool() -> Pool {
     let members: Vec<Member> =
         nodes.iter().map(|e| Member { name: e.node.name.clone(), weight: 1 }).collect();
     let (writer, reader) = topology::channel(Topology {
+        budget_due: None,
         pool: "cache".into(),
         epoch: 1,
         revision: 1,

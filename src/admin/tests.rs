@@ -52,6 +52,7 @@ fn topology(pool: &str, names: &[&str]) -> Topology {
         hash_tag: None,
     };
     Topology {
+        budget_due: None,
         pool: pool.into(),
         epoch: 41,
         revision: 50,

@@ -184,8 +184,7 @@ fn node_view(entry: &Entry, share: f64) -> NodeView<'_> {
 /// The share of the key space that each node holds now. Where the keys of an ejected node do not
 /// move, it goes on holding its share, and its requests are refused.
 fn shares(topology: &Topology) -> Vec<f64> {
-    let moves = topology.policy.on_ejected == OnEjected::Rehash;
-    topology.ring.shares(|i| !moves || topology.nodes[i].placement == Placement::Owns)
+    topology.ring.shares(|i| topology.holds(i))
 }
 
 /// The configuration's words for the pool's placement and hash.

@@ -12,7 +12,9 @@ use crate::{
     net::{Address, ListenAddress},
     protocol::Protocol,
     ring,
-    topology::{HealthSettings, HttpSettings, Limits, NodeSpec, OnEjected, Policy, PoolSpec},
+    topology::{
+        HealthSettings, HttpSettings, Limits, NodeSpec, OnEjected, Policy, PoolSpec, Warmth, WhileHeld,
+    },
 };
 
 /// A second is a thousand of the unit in which durations are bounded.
@@ -42,6 +44,16 @@ pub(super) fn on_ejected_word(value: OnEjected) -> &'static str {
         OnEjected::Rehash => "rehash",
         OnEjected::Fail => "fail",
         OnEjected::Miss => "miss",
+    }
+}
+
+const WHILE_HELD: [(&str, WhileHeld); 2] = [("fail", WhileHeld::Fail), ("miss", WhileHeld::Miss)];
+
+/// The configuration's word for what happens to keys that wait for the warmth budget.
+pub(super) fn while_held_word(value: WhileHeld) -> &'static str {
+    match value {
+        WhileHeld::Fail => "fail",
+        WhileHeld::Miss => "miss",
     }
 }
 
@@ -114,6 +126,7 @@ fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'
     section.read("slow_timeout", &mut p.slow_timeout, duration(TIMEOUT));
     section.read("deadline", &mut p.deadline, duration(TIMEOUT));
     section.read("on_ejected", &mut p.on_ejected, |t| word(&ON_EJECTED, t));
+    p.warmth = section.inner("warmth").map(warmth).unwrap_or_default();
     section.read("retries", &mut p.retries, number(0..=10));
     section.read("connections_per_node", &mut p.connections_per_node, number(1..=64));
     p.auth = section.written("auth").and_then(Field::section).and_then(|s| secret::node_auth(s, around));
@@ -140,6 +153,15 @@ fn limits(mut section: Section<'_>) -> Limits {
     }
     section.finish();
     l
+}
+
+fn warmth(mut section: Section<'_>) -> Warmth {
+    let mut w = Warmth::default();
+    section.read("share", &mut w.share, share);
+    section.read("window", &mut w.window, duration(SECOND..=24 * HOUR));
+    section.read("held", &mut w.held, |t| word(&WHILE_HELD, t));
+    section.finish();
+    w
 }
 
 fn health(mut section: Section<'_>) -> HealthSettings {
@@ -223,6 +245,9 @@ fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings)
     }
     if policy.deadline < policy.connect_timeout {
         warn("deadline", "is below connect_timeout: clients give up before a connection has failed");
+    }
+    if policy.on_ejected == OnEjected::Rehash && policy.warmth.share == 0.0 {
+        warn("warmth", "share is 0%: of several nodes that fail, only one gives up its keys in each window");
     }
     if policy.db >= DATABASES {
         warn("db", "is above 15: a redis-server has databases 0 to 15 unless `databases` is set there");

@@ -46,12 +46,14 @@ const ONLY: [Only; 15] = [
     only("http", &[Http], ""),
 ];
 
-const ONLY_VALUES: [Only; 1] = [Only {
-    path: "on_ejected",
-    value: Some("miss"),
-    protocols: &[Redis, Memcached],
-    why: "HTTP has no reply that every client takes for a miss; write rehash or fail",
-}];
+const fn miss(path: &'static str, why: &'static str) -> Only {
+    Only { path, value: Some("miss"), protocols: &[Redis, Memcached], why }
+}
+
+const ONLY_VALUES: [Only; 2] = [
+    miss("on_ejected", "HTTP has no reply that every client takes for a miss; write rehash or fail"),
+    miss("warmth.held", "HTTP has no reply that every client takes for a miss; write fail"),
+];
 
 /// Whether pools of this protocol have the key.
 pub(super) fn obeys(protocol: Protocol, path: &str) -> bool {

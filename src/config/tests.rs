@@ -14,7 +14,7 @@ use crate::{
     ring,
     topology::{
         Forwarded, HealthSettings, HttpLimits, HttpProbe, HttpSettings, Limits, NodeProtocol, NodeSpec,
-        OnEjected, Policy,
+        OnEjected, Policy, Warmth, WhileHeld,
     },
 };
 
@@ -158,6 +158,7 @@ pools:
     slow_timeout: 11s
     deadline: 3s
     on_ejected: fail
+    warmth: {share: 24%, window: 61s, held: miss}
     retries: 2
     connections_per_node: 3
     db: 5
@@ -302,6 +303,7 @@ fn every_key() {
         slow_timeout: ms(11_000),
         deadline: ms(3_000),
         on_ejected: OnEjected::Fail,
+        warmth: Warmth { share: 0.24, window: ms(61_000), held: WhileHeld::Miss },
         retries: 2,
         connections_per_node: 3,
         auth: None,

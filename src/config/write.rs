@@ -7,7 +7,7 @@ use super::{
     Settings,
     http::{forwarded_word, key_words, missing_word, node_protocol_word, statuses_text},
     placement::{char_sign_word, factor_text},
-    pool::on_ejected_word,
+    pool::{on_ejected_word, while_held_word},
     protocols::obeys,
     units::{duration_text, share_text, size_text},
 };
@@ -15,7 +15,7 @@ use crate::{
     ring::{self, Placement},
     topology::{
         CustomCommand, HealthSettings, HttpLimits, HttpProbe, HttpSettings, Limits, NodeSpec, Policy,
-        PoolSpec,
+        PoolSpec, Warmth,
     },
 };
 
@@ -66,6 +66,7 @@ fn pool(spec: &PoolSpec) -> Value {
         ("slow_timeout", duration_text(p.slow_timeout).into()),
         ("deadline", duration_text(p.deadline).into()),
         ("on_ejected", on_ejected_word(p.on_ejected).into()),
+        ("warmth", warmth(&p.warmth)),
         ("retries", p.retries.into()),
         ("connections_per_node", (p.connections_per_node as u64).into()),
         ("db", p.db.into()),
@@ -158,6 +159,14 @@ fn limits(limits: &Limits, policy: &Policy) -> Value {
         ("session_bytes_max", size_text(limits.session_bytes_max).into()),
     ];
     obeyed(policy, "limits.", entries)
+}
+
+fn warmth(warmth: &Warmth) -> Value {
+    map([
+        ("share", share_text(warmth.share).into()),
+        ("window", duration_text(warmth.window).into()),
+        ("held", while_held_word(warmth.held).into()),
+    ])
 }
 
 fn health(health: &HealthSettings) -> Value {

@@ -26,11 +26,11 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub use detector::{Detector, Observation, Traffic, Verdict};
 pub use lag::{LAG_MAX, Lag};
-pub use probe::{Answer, Probe, Prober, Question};
+pub use probe::{Answer, Life, Probe, Prober, Question};
 pub use resolve::RESOLVE_INTERVAL;
 
 use crate::topology::{
-    Cause, Change, Entry, Evidence, Failure, Health, Inbox, NodeId, Topology, TopologyReader,
+    Cause, Change, Data, Entry, Evidence, Failure, Health, Inbox, NodeId, Topology, TopologyReader,
 };
 
 /// Probes of one pool that run at once: the nodes may be thousands, our descriptors are not.
@@ -90,6 +90,9 @@ struct Patient {
     name: Arc<str>,
     detector: Detector,
     counts: [u64; Failure::ALL.len()],
+    /// Who it was when it last served, and who it is.
+    served: Option<Life>,
+    life: Option<Life>,
     /// How often it was asked.
     asked: u64,
     /// When the last probe began.
@@ -164,6 +167,8 @@ impl Ward {
             name: entry.node.name.clone(),
             detector: Detector::new(topology.health.clone(), entry.health, now),
             counts: [0; Failure::ALL.len()],
+            served: None,
+            life: None,
             asked: 0,
             started: now,
             call,
@@ -186,7 +191,7 @@ impl Ward {
             let Some(patient) = self.patients.get_mut(&entry.node.id) else { continue };
             let Some(traffic) = patient.news(&entry.node.evidence) else { continue };
             let verdict = patient.detector.step(now, Observation::Traffic(traffic));
-            changes.extend(verdict.map(|v| v.into_change(&topology.pool, entry.node.id)));
+            changes.extend(verdict.map(|v| v.into_change(&topology.pool, entry.node.id, Data::Unknown)));
             patient.call.anew.store(patient.detector.wants_new_connection(), Relaxed);
             if patient.detector.health() == Health::Suspect {
                 patient.call.hurry.notify_one();
@@ -222,10 +227,15 @@ impl Ward {
                 {
                     self.resolve_again.notify_one();
                 }
+                if probe.life.is_some() {
+                    patient.life.clone_from(&probe.life);
+                }
+                let data = patient.data();
                 for observation in observations(&patient.name, probe) {
                     let verdict = patient.detector.step(now, observation);
-                    changes.extend(verdict.map(|v| v.into_change(&topology.pool, round.id)));
+                    changes.extend(verdict.map(|v| v.into_change(&topology.pool, round.id, data)));
                 }
+                patient.remember();
                 pause = patient.detector.pause().max(PROBE_PAUSE_MIN);
             }
         }
@@ -273,6 +283,23 @@ fn observations(node: &str, probe: Probe) -> Vec<Observation> {
 }
 
 impl Patient {
+    /// What a node that is back came back with.
+    fn data(&self) -> Data {
+        match (&self.served, &self.life) {
+            (_, None) => Data::Unknown,
+            (Some(before), Some(now)) if before.is_same(now) => Data::Same,
+            (_, Some(Life { keys: Some(0), .. })) => Data::Empty,
+            (_, Some(_)) => Data::Other,
+        }
+    }
+
+    /// A node that serves is the one that a later return is compared with.
+    fn remember(&mut self) {
+        if matches!(self.detector.health(), Health::Healthy | Health::Suspect) {
+            self.served.clone_from(&self.life);
+        }
+    }
+
     /// What traffic saw since the last sample, if it saw a failure.
     fn news(&mut self, evidence: &Evidence) -> Option<Traffic> {
         let counts = Failure::ALL.map(|kind| evidence.count(kind));
@@ -285,7 +312,7 @@ impl Patient {
 
 impl Verdict {
     /// What membership is asked for.
-    pub fn into_change(self, pool: &Arc<str>, node: NodeId) -> Change {
+    pub fn into_change(self, pool: &Arc<str>, node: NodeId, data: Data) -> Change {
         let pool = pool.clone();
         match self {
             Verdict::Suspect => Change::Suspect { pool, node },
@@ -293,7 +320,7 @@ impl Verdict {
             Verdict::Eject { cause, evidence } => Change::Eject { pool, node, cause, evidence },
             Verdict::Probation => Change::Probation { pool, node },
             Verdict::Relapse => Change::Relapse { pool, node },
-            Verdict::Restore { evidence } => Change::Restore { pool, node, evidence },
+            Verdict::Restore { evidence } => Change::Restore { pool, node, data, evidence },
             Verdict::Misconfigured(what) => Change::Misconfigured { pool, node, what },
         }
     }
@@ -334,6 +361,7 @@ async fn round(
         policy: topology.policy.clone(),
         timeout: topology.health.timeout,
         anew: call.anew.load(Relaxed),
+        who: true,
     };
     // A probe takes half a second at worst; it must not keep an old snapshot alive that long.
     drop(topology);
@@ -445,6 +473,7 @@ mod tests {
             hash_tag: None,
         };
         Topology {
+            budget_due: None,
             pool: "cache".into(),
             epoch: 1,
             revision: 1,
@@ -573,6 +602,7 @@ mod tests {
             std::thread::sleep(if is_late { LAG_MAX * 2 } else { Duration::ZERO });
             let now = Instant::now();
             let probe = Probe {
+                life: None,
                 started: now - Duration::from_millis(5),
                 ended: now,
                 answer: Answer::Failed { cause: Cause::Refused, after_loss: false, text: "refused".into() },

@@ -65,6 +65,7 @@ pub fn first_topology(
         pool: spec.name.clone(),
         epoch: 1,
         revision: 1,
+        budget_due: None,
         ring: Arc::new(Ring::build(&spec.ring, &members(spec))),
         policy: spec.policy.clone(),
         health: Arc::new(spec.health.clone()),
@@ -100,7 +101,7 @@ pub fn prepare(
         return Prepared { spec, ring: now.ring.clone(), targets, moved: 0.0 };
     }
     if is_same {
-        let owns = |i: usize| now.nodes[i].placement == Placement::Owns;
+        let owns = |i: usize| now.nodes[i].placement != Placement::Away;
         let moved = scattered((&now.ring, &owns), (&now.ring, &owns));
         return Prepared { spec, ring: now.ring.clone(), targets, moved };
     }

@@ -5,6 +5,8 @@
 mod build;
 mod plan;
 mod record;
+mod settle;
+mod warmth;
 #[cfg(test)]
 mod world;
 
@@ -13,10 +15,11 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
     task::{Id, JoinError, JoinSet, spawn_blocking},
+    time::{Instant, sleep_until},
 };
 
 pub use build::{Births, IdSource, Prepared, first_topology, prepare};
-pub use plan::{Event, Ledger, Outcome, Step, moved, plan, reload};
+pub use plan::{Event, Ledger, Outcome, Permit, Step, budget, moved, plan, reload};
 pub use record::{History, Record};
 
 use crate::{
@@ -169,6 +172,7 @@ impl Membership {
             tokio::spawn(record::tell(teller, self.history.clone()));
         }
         loop {
+            let budget_due = self.budget_due();
             // Channels and sets lose nothing when another arm wins. Control goes first: a pool that
             // was added is there for the change that follows.
             tokio::select! {
@@ -179,7 +183,29 @@ impl Membership {
                 },
                 Some(done) = self.preparing.join_next() => self.prepared(done).await,
                 Some(change) = self.inbox.recv() => self.change(change).await,
+                () = sleep_until_some(budget_due) => self.budgets().await,
             }
+        }
+    }
+
+    /// When the first pool's warmth budget may let something go on.
+    fn budget_due(&self) -> Option<Instant> {
+        self.pools.values().filter_map(|pool| pool.writer.current().budget_due).min()
+    }
+
+    /// Lets go on what waited for its pool's warmth budget.
+    async fn budgets(&mut self) {
+        let time = Instant::now();
+        let is_due = |pool: &&mut Governed| pool.writer.current().budget_due.is_some_and(|at| at <= time);
+        let mut published = Vec::new();
+        for pool in self.pools.values_mut().filter(is_due) {
+            let now = pool.writer.current();
+            if let Outcome::Publish(step) = budget(&now, &pool.ledger, time) {
+                published.push(pool.publish(now, *step));
+            }
+        }
+        for step in published {
+            self.tell(step).await;
         }
     }
 
@@ -205,7 +231,7 @@ impl Membership {
         }
         let Some(pool) = self.pools.get_mut(pool_of(&change)) else { return };
         let now = pool.writer.current();
-        if let Outcome::Publish(step) = plan(&now, &pool.ledger, &change) {
+        if let Outcome::Publish(step) = plan(&now, &pool.ledger, &change, Instant::now()) {
             if let Change::Restore { node, .. } = change
                 && let Some(at) = now.position(node)
             {
@@ -264,7 +290,8 @@ impl Membership {
         };
         pool.preparing = None;
         let now = pool.writer.current();
-        let outcome = reload(&now, &pool.ledger, &prepared, &pool.births, self.settings.max_share, yes);
+        let permit = Permit { max_share: self.settings.max_share, yes, time: Instant::now() };
+        let outcome = reload(&now, &pool.ledger, &prepared, &pool.births, &permit);
         let result = match outcome {
             Outcome::Publish(step) => {
                 let published = pool.publish(now, *step);
@@ -284,6 +311,13 @@ impl Membership {
         }
         // The teller runs as long as this task.
         let _ = self.untold.send(published).await;
+    }
+}
+
+async fn sleep_until_some(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

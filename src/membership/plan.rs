@@ -2,18 +2,25 @@
 //! in force by the task in the room's main file, and an offline plan asks the same functions.
 //!
 //! Laws: a step is at most one epoch, and one only if some key's owner or action changes; of the
-//! pool's weight at most `eject_max` is away, and never the last node; a node that leaves moves
-//! only its own keys; when all are back, each key is where it was.
+//! pool's weight at most `eject_max` does not serve, and never the last node; a node that leaves
+//! moves only its own keys; what moves is within the warmth budget; when all are back, each key is
+//! where it was.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
-use super::build::{Births, Prepared, scattered};
+use tokio::time::Instant;
+
+use super::{
+    build::{Births, Prepared, scattered},
+    settle::{Rules, settle},
+    warmth::Spending,
+};
 use crate::{
     ring::{self, diff},
-    topology::{Cause, Change, Entry, Health, NodeId, OnEjected, Placement, PoolSpec, Topology},
+    topology::{Cause, Change, Data, Entry, Health, NodeId, Placement, Policy, PoolSpec, Topology},
 };
 
 /// What the planner remembers of a pool beside its topology. One entry per ejected node at most.
@@ -21,7 +28,10 @@ use crate::{
 pub struct Ledger {
     /// How the ring in force was built.
     pub(super) ring: ring::Settings,
+    /// What ringway's own decisions moved lately.
+    pub(super) spending: Spending,
     out: BTreeMap<NodeId, Out>,
+    returning: BTreeMap<NodeId, Back>,
     turn: u64,
 }
 
@@ -33,20 +43,59 @@ struct Out {
     evidence: Arc<str>,
 }
 
+/// Since which turn a node is back, and with what.
+#[derive(Clone, Debug)]
+struct Back {
+    turn: u64,
+    data: Data,
+    evidence: Arc<str>,
+}
+
 impl Ledger {
     /// The ledger of a pool that was built from this.
     pub fn new(spec: &PoolSpec) -> Ledger {
-        Ledger { ring: spec.ring.clone(), out: BTreeMap::new(), turn: 0 }
+        Ledger {
+            ring: spec.ring.clone(),
+            spending: Spending::default(),
+            out: BTreeMap::new(),
+            returning: BTreeMap::new(),
+            turn: 0,
+        }
     }
 
     /// How many nodes it remembers.
     pub fn len(&self) -> usize {
-        self.out.len()
+        self.out.len() + self.returning.len()
     }
 
-    /// Whether no node is ejected.
+    /// Whether no node is ejected, or waits to return.
     pub fn is_empty(&self) -> bool {
-        self.out.is_empty()
+        self.out.is_empty() && self.returning.is_empty()
+    }
+
+    /// In which turn a node was ejected.
+    pub(super) fn ejected_in(&self, node: NodeId) -> Option<u64> {
+        self.out.get(&node).map(|out| out.turn)
+    }
+
+    /// In which turn a node that is not in its place again came back.
+    pub(super) fn returned_in(&self, node: NodeId) -> Option<u64> {
+        self.returning.get(&node).map(|back| back.turn)
+    }
+
+    /// Whether a node that came back has nothing of what it had.
+    pub(super) fn returns_cold(&self, node: NodeId) -> bool {
+        self.returning.get(&node).is_some_and(|back| back.data.is_cold())
+    }
+
+    /// Forgets who is in its place again. When the budget may let something go on, if something waits.
+    fn settled(&mut self, nodes: &[Entry], policy: &Policy, time: Instant) -> Option<Instant> {
+        let is_back = |e: &Entry| matches!(e.health, Health::Healthy | Health::Suspect);
+        let is_away = |e: &&Entry| e.placement == Placement::Away && is_back(e);
+        let away: HashSet<NodeId> = nodes.iter().filter(is_away).map(|e| e.node.id).collect();
+        self.returning.retain(|id, _| away.contains(id));
+        let waits = !away.is_empty() || nodes.iter().any(|e| e.placement == Placement::Held);
+        if waits { self.spending.next(policy.warmth.window, time) } else { None }
     }
 }
 
@@ -87,8 +136,33 @@ pub enum Event {
         /// As a sentence.
         evidence: Arc<str>,
     },
-    /// The node should be ejected and stays: `eject_max` fails open.
+    /// The node is ejected, and its keys wait for the warmth budget.
     Held {
+        /// Its name.
+        node: Arc<str>,
+        /// As a label.
+        cause: Cause,
+        /// As a sentence.
+        evidence: Arc<str>,
+    },
+    /// The keys of a node that was held go elsewhere now.
+    Released {
+        /// Its name.
+        node: Arc<str>,
+        /// Why it is ejected, as a sentence.
+        evidence: Arc<str>,
+    },
+    /// The node proved itself, and waits for the warmth budget: it has nothing of what it had.
+    Waits {
+        /// Its name.
+        node: Arc<str>,
+        /// What it came back with.
+        data: Data,
+        /// As a sentence.
+        evidence: Arc<str>,
+    },
+    /// The node should be ejected and stays: `eject_max` fails open.
+    Kept {
         /// Its name.
         node: Arc<str>,
         /// As a label.
@@ -105,6 +179,8 @@ pub enum Event {
     Restored {
         /// Its name.
         node: Arc<str>,
+        /// What it came back with.
+        data: Data,
         /// As a sentence.
         evidence: Arc<str>,
     },
@@ -129,26 +205,32 @@ pub enum Event {
 
 /// Plans a change of one node. A [`Change::Reload`] is planned by [`reload`], once its ring is
 /// built.
-pub fn plan(now: &Topology, ledger: &Ledger, change: &Change) -> Outcome {
+pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> Outcome {
     let Some((id, at)) = node_of(change).and_then(|id| now.position(id).map(|at| (id, at))) else {
         return Outcome::Nothing;
     };
     let entry = &now.nodes[at];
+    let turns = |from: &[Health], to| turn(now, ledger.clone(), (at, from, to), time);
     match change {
-        Change::Suspect { .. } => turn(now, ledger, at, &[Health::Healthy], Health::Suspect),
-        Change::Clear { .. } => turn(now, ledger, at, &[Health::Suspect], Health::Healthy),
-        Change::Probation { .. } => turn(now, ledger, at, &[Health::Ejected], Health::Probation),
-        Change::Relapse { .. } => turn(now, ledger, at, &[Health::Probation], Health::Ejected),
+        Change::Suspect { .. } => turns(&[Health::Healthy], Health::Suspect),
+        Change::Clear { .. } => turns(&[Health::Suspect], Health::Healthy),
+        Change::Probation { .. } => turns(&[Health::Ejected], Health::Probation),
+        Change::Relapse { .. } => turns(&[Health::Probation], Health::Ejected),
         Change::Eject { cause, evidence, .. } => {
             let mut ledger = ledger.clone();
             ledger.turn += 1;
             let out = Out { turn: ledger.turn, cause: *cause, evidence: evidence.as_str().into() };
             ledger.out.entry(id).or_insert(out);
-            turn(now, &ledger, at, &[Health::Healthy, Health::Suspect], Health::Ejected)
+            ledger.returning.remove(&id);
+            turn(now, ledger, (at, &[Health::Healthy, Health::Suspect], Health::Ejected), time)
         }
-        Change::Restore { evidence, .. } => {
-            let step = turn(now, ledger, at, &[Health::Ejected, Health::Probation], Health::Healthy);
-            restored(step, entry, evidence)
+        Change::Restore { data, evidence, .. } => {
+            let mut ledger = ledger.clone();
+            ledger.turn += 1;
+            ledger.out.remove(&id);
+            let back = Back { turn: ledger.turn, data: *data, evidence: evidence.as_str().into() };
+            ledger.returning.insert(id, back);
+            turn(now, ledger, (at, &[Health::Ejected, Health::Probation], Health::Healthy), time)
         }
         Change::Misconfigured { what, .. } if entry.misconfigured != *what => {
             let told = Event::Misconfigured { node: entry.node.name.clone(), what: what.clone() };
@@ -190,56 +272,115 @@ fn revise(
 }
 
 /// A node's health turns, if it is what the change takes it for; placement follows.
-fn turn(now: &Topology, ledger: &Ledger, at: usize, from: &[Health], to: Health) -> Outcome {
+fn turn(
+    now: &Topology,
+    mut ledger: Ledger,
+    (at, from, to): (usize, &[Health], Health),
+    time: Instant,
+) -> Outcome {
     if !from.contains(&now.nodes[at].health) {
         return Outcome::Nothing;
     }
     let mut nodes = now.nodes.to_vec();
     nodes[at].health = to;
-    settle(&mut nodes, now.health.eject_max, ledger);
-    let mut events = told(&now.nodes, &nodes, ledger);
+    settle(&mut nodes, &rules(now, time), &mut ledger);
+    let mut events = told(&now.nodes, &nodes, &ledger);
     let entry = &nodes[at];
-    let is_held = entry.placement == Placement::Owns && from.contains(&Health::Healthy);
-    if let Some(out) = ledger.out.get(&entry.node.id).filter(|_| is_held && to == Health::Ejected) {
-        let evidence = format!("{}; {}", out.evidence, held_because(&nodes, now.health.eject_max));
-        let node = entry.node.name.clone();
-        events.push(Event::Held { node, cause: out.cause, evidence: evidence.into() });
+    let name = || entry.node.name.clone();
+    match (to, now.nodes[at].placement, entry.placement) {
+        (Health::Ejected, Placement::Owns, Placement::Owns) => {
+            if let Some(out) = ledger.out.get(&entry.node.id).filter(|_| from.contains(&Health::Healthy)) {
+                let evidence = format!("{}; {}", out.evidence, kept_because(&nodes, now.health.eject_max));
+                events.push(Event::Kept { node: name(), cause: out.cause, evidence: evidence.into() });
+            }
+        }
+        (Health::Healthy, Placement::Owns, Placement::Owns) if !from.contains(&Health::Suspect) => {
+            events.insert(0, Event::Recovered { node: name() });
+        }
+        (Health::Healthy, Placement::Away, Placement::Away) => {
+            events.extend(ledger.returning.get(&entry.node.id).map(|Back { data, evidence, .. }| {
+                Event::Waits { node: name(), data: *data, evidence: evidence.clone() }
+            }));
+        }
+        _ => {}
     }
     let moves = now.nodes.iter().zip(&nodes).any(|(a, b)| a.placement != b.placement);
     let next = Topology {
         epoch: now.epoch + u64::from(moves),
         revision: now.revision + 1,
+        budget_due: ledger.settled(&nodes, &now.policy, time),
         nodes: nodes.into(),
         ..now.clone()
     };
-    Outcome::Publish(Box::new(Step { next, ledger: ledger.clone(), events }))
+    Outcome::Publish(Box::new(Step { next, ledger, events }))
 }
 
-/// Who went away, and who owns again without having been restored. Only who is away now or was can be
+fn rules(now: &Topology, time: Instant) -> Rules<'_> {
+    Rules { eject_max: now.health.eject_max, policy: &now.policy, time }
+}
+
+/// The warmth budget may let something go on that waited for it.
+pub fn budget(now: &Topology, ledger: &Ledger, time: Instant) -> Outcome {
+    let (mut ledger, mut nodes) = (ledger.clone(), now.nodes.to_vec());
+    settle(&mut nodes, &rules(now, time), &mut ledger);
+    let events = told(&now.nodes, &nodes, &ledger);
+    let moves = now.nodes.iter().zip(&nodes).any(|(a, b)| a.placement != b.placement);
+    let budget_due = ledger.settled(&nodes, &now.policy, time);
+    if !moves && budget_due == now.budget_due {
+        return Outcome::Nothing;
+    }
+    let next = Topology {
+        epoch: now.epoch + u64::from(moves),
+        revision: now.revision + 1,
+        budget_due,
+        nodes: nodes.into(),
+        ..now.clone()
+    };
+    Outcome::Publish(Box::new(Step { next, ledger, events }))
+}
+
+/// Who went away, who waits, and who owns again. Only who does not serve now or did not before can be
 /// told of, a few of perhaps many thousands: names of no others are looked up.
 fn told(before: &[Entry], after: &[Entry], ledger: &Ledger) -> Vec<Event> {
-    let is_away = |e: &&Entry| e.placement == Placement::Away;
-    let away: HashSet<&str> = before.iter().filter(is_away).map(|e| &*e.node.name).collect();
+    let is_out = |e: &&Entry| e.placement != Placement::Owns;
+    let out: HashMap<&str, Placement> =
+        before.iter().filter(is_out).map(|e| (&*e.node.name, e.placement)).collect();
     let mut events = Vec::new();
     for entry in after {
-        let was_away = || away.contains(&*entry.node.name);
-        let node = || entry.node.name.clone();
-        match (entry.placement, entry.health) {
-            (Placement::Owns, Health::Ejected | Health::Probation) if was_away() => {
-                events.push(Event::Readmitted { node: node() });
-            }
-            (Placement::Away, _) if !was_away() => {
-                if let Some(Out { cause, evidence, .. }) = ledger.out.get(&entry.node.id).cloned() {
-                    events.push(Event::Ejected { node: node(), cause, evidence });
-                }
-            }
-            _ => {}
+        let was = || out.get(&*entry.node.name).copied().unwrap_or(Placement::Owns);
+        if entry.placement == Placement::Owns && (out.is_empty() || was() == Placement::Owns) {
+            continue;
         }
+        let node = entry.node.name.clone();
+        let why = ledger.out.get(&entry.node.id).cloned();
+        events.extend(match (was(), entry.placement, entry.health) {
+            (Placement::Away | Placement::Held, Placement::Owns, Health::Ejected | Health::Probation) => {
+                Some(Event::Readmitted { node })
+            }
+            (Placement::Away | Placement::Held, Placement::Owns, _) => {
+                let back = ledger.returning.get(&entry.node.id);
+                back.map(|Back { data, evidence, .. }| Event::Restored {
+                    node,
+                    data: *data,
+                    evidence: evidence.clone(),
+                })
+            }
+            (Placement::Owns, Placement::Away, _) => {
+                why.map(|Out { cause, evidence, .. }| Event::Ejected { node, cause, evidence })
+            }
+            (Placement::Owns, Placement::Held, _) => {
+                why.map(|Out { cause, evidence, .. }| Event::Held { node, cause, evidence })
+            }
+            (Placement::Held, Placement::Away, _) => {
+                why.map(|Out { evidence, .. }| Event::Released { node, evidence })
+            }
+            _ => None,
+        });
     }
     events
 }
 
-fn held_because(nodes: &[Entry], eject_max: f64) -> String {
+fn kept_because(nodes: &[Entry], eject_max: f64) -> String {
     let owners = nodes.iter().filter(|e| e.placement == Placement::Owns).count();
     match owners {
         1 => "kept, as the last node of the pool is never ejected".to_owned(),
@@ -247,49 +388,15 @@ fn held_because(nodes: &[Entry], eject_max: f64) -> String {
     }
 }
 
-/// A step that brings a node back forgets why it was out, and says that it is back.
-fn restored(outcome: Outcome, was: &Entry, evidence: &str) -> Outcome {
-    let Outcome::Publish(mut step) = outcome else { return outcome };
-    step.ledger.out.remove(&was.node.id);
-    let node = was.node.name.clone();
-    let event = match was.placement {
-        Placement::Away => Event::Restored { node, evidence: evidence.into() },
-        Placement::Owns => Event::Recovered { node },
-    };
-    step.events.insert(0, event);
-    Outcome::Publish(step)
-}
-
-/// Gives each node its placement. Those that should be out are put away one by one, first those
-/// that are away, then in the order of their ejection, as long as the rest keeps enough weight.
-fn settle(nodes: &mut [Entry], eject_max: f64, ledger: &Ledger) {
-    let total: u64 = nodes.iter().map(|e| u64::from(e.node.weight)).sum();
-    // A third of three is one, whatever the rounding of 0.333.. x 3 says.
-    let out_max = eject_max * total as f64 + 1e-9;
-    let mut out: Vec<usize> = (0..nodes.len())
-        .filter(|i| match nodes[*i].health {
-            Health::Healthy | Health::Suspect => false,
-            Health::Ejected => true,
-            // One that was kept and answers again is not put away so late.
-            Health::Probation => nodes[*i].placement == Placement::Away,
-        })
-        .collect();
-    // Cached: the ledger is asked once for each, not once for each comparison.
-    out.sort_by_cached_key(|i| {
-        let entry = &nodes[*i];
-        (entry.placement == Placement::Owns, ledger.out.get(&entry.node.id).map(|o| o.turn))
-    });
-    for entry in nodes.iter_mut() {
-        entry.placement = Placement::Owns;
-    }
-    let (mut away, mut owners) = (0, nodes.len());
-    for i in out {
-        let with = away + u64::from(nodes[i].node.weight);
-        if owners > 1 && with as f64 <= out_max {
-            nodes[i].placement = Placement::Away;
-            (away, owners) = (with, owners - 1);
-        }
-    }
+/// What a reload may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Permit {
+    /// Share of the key space that it may move, 0.0..=1.0.
+    pub max_share: f64,
+    /// It may move more.
+    pub yes: bool,
+    /// When it is planned.
+    pub time: Instant,
 }
 
 /// Plans a reload. Nodes whose name, address, weight and zone stay the same stay the same nodes:
@@ -299,9 +406,9 @@ pub fn reload(
     ledger: &Ledger,
     prepared: &Prepared,
     births: &Births,
-    max_share: f64,
-    yes: bool,
+    may: &Permit,
 ) -> Outcome {
+    let Permit { max_share, yes, time } = *may;
     if prepared.moved > max_share && !yes {
         let why = format!(
             "pool {}: this would move {:.1} % of the key space, more than reload.max_share ({:.1} %): \
@@ -319,10 +426,14 @@ pub fn reload(
         if let Some(out) = ledger.out.remove(&before) {
             ledger.out.insert(after, out);
         }
+        if let Some(back) = ledger.returning.remove(&before) {
+            ledger.returning.insert(after, back);
+        }
     });
     let ids: HashSet<NodeId> = nodes.iter().map(|e| e.node.id).collect();
     ledger.out.retain(|id, _| ids.contains(id));
-    settle(&mut nodes, spec.health.eject_max, &ledger);
+    let rules = Rules { eject_max: spec.health.eject_max, policy: &spec.policy, time };
+    settle(&mut nodes, &rules, &mut ledger);
     let is_same = same_nodes(&now.nodes, &nodes);
     let has_moved = !is_same || prepared.moved > 0.0 || other_action(now, &nodes, spec);
     if is_same && !has_moved && is_unchanged(now, prepared) {
@@ -334,6 +445,7 @@ pub fn reload(
         pool: now.pool.clone(),
         epoch: now.epoch + u64::from(has_moved),
         revision: now.revision + 1,
+        budget_due: ledger.settled(&nodes, &spec.policy, time),
         ring: prepared.ring.clone(),
         ordinals: super::build::ordinals(&now.ordinals, &nodes),
         nodes: nodes.into(),
@@ -369,17 +481,18 @@ fn differences(before: &[Entry], after: &[Entry]) -> String {
 /// Whether the same nodes are there, in whatever order, each with the same placement.
 fn same_nodes(before: &[Entry], after: &[Entry]) -> bool {
     let identities = |nodes: &[Entry]| {
-        let mut all: Vec<_> = nodes.iter().map(|e| (e.node.id, e.placement == Placement::Owns)).collect();
+        let mut all: Vec<_> = nodes.iter().map(|e| (e.node.id, e.placement)).collect();
         all.sort_unstable();
         all
     };
     identities(before) == identities(after)
 }
 
-/// Whether keys of a node that is away are treated in another way from now on.
+/// Whether keys of a node that does not serve are treated in another way from now on.
 fn other_action(now: &Topology, nodes: &[Entry], spec: &PoolSpec) -> bool {
-    let is_away = |e: &Entry| e.placement == Placement::Away;
-    now.policy.on_ejected != spec.policy.on_ejected && nodes.iter().any(is_away)
+    let any = |placement| nodes.iter().any(|e| e.placement == placement);
+    (now.policy.on_ejected != spec.policy.on_ejected && any(Placement::Away))
+        || (now.policy.warmth.held != spec.policy.warmth.held && any(Placement::Held))
 }
 
 fn is_unchanged(now: &Topology, prepared: &Prepared) -> bool {
@@ -391,22 +504,21 @@ fn is_unchanged(now: &Topology, prepared: &Prepared) -> bool {
 /// The share of the key space whose owner or action differs between two topologies of a pool.
 /// Takes milliseconds for large rings: not for the control loop.
 pub fn moved(before: &Topology, after: &Topology) -> f64 {
-    let owns = |topology: &Topology, i: usize| topology.nodes[i].placement == Placement::Owns;
+    let (a, b) = (|i| before.holds(i), |i| after.holds(i));
     if before.policy.http.key != after.policy.http.key {
-        let (a, b) = (|i| owns(before, i), |i| owns(after, i));
         return scattered((&before.ring, &a), (&after.ring, &b));
     }
-    if after.policy.on_ejected == OnEjected::Rehash {
-        let (a, b) = (|i| owns(before, i), |i| owns(after, i));
-        if Arc::ptr_eq(&before.ring, &after.ring) {
-            return after.ring.moved(a, b);
-        }
+    if !Arc::ptr_eq(&before.ring, &after.ring) {
         return diff((&before.ring, &a), (&after.ring, &b)).moved;
     }
-    if !Arc::ptr_eq(&before.ring, &after.ring) {
-        return diff((&before.ring, &|_| true), (&after.ring, &|_| true)).moved;
+    // Who keeps its share and serves it no more, or again: the action changes and not the owner.
+    let serves = |topology: &Topology, i: usize| topology.nodes[i].placement == Placement::Owns;
+    let other = |i: &usize| a(*i) && b(*i) && serves(before, *i) != serves(after, *i);
+    let changed: Vec<usize> = (0..after.nodes.len()).filter(other).collect();
+    let moved = after.ring.moved(a, b);
+    if changed.is_empty() {
+        return moved;
     }
-    // Nobody else gets the keys of a node that is away: they are refused, or served again.
-    let shares = after.ring.shares(|_| true);
-    (0..shares.len()).filter(|i| owns(before, *i) != owns(after, *i)).map(|i| shares[i]).sum()
+    let shares = after.ring.shares(b);
+    moved + changed.iter().map(|i| shares[*i]).sum::<f64>()
 }

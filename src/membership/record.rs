@@ -8,12 +8,12 @@ use std::{
 };
 
 use metrics::{counter, histogram};
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::{sync::mpsc, task::spawn_blocking, time::Instant};
 
 use super::plan::{Event, moved};
 use crate::{
-    metrics::table::{EJECTIONS, EJECTIONS_REFUSED, MOVED_SHARE, RESTORES},
-    topology::{Cause, Topology},
+    metrics::table::{EJECTIONS, EJECTIONS_REFUSED, MOVED_SHARE, RESTORES, WAITS},
+    topology::{Cause, Data, Topology},
 };
 
 /// Lines that are kept.
@@ -31,7 +31,7 @@ pub struct Record {
     pub epoch: u64,
     /// Milliseconds since 1970.
     pub unix_ms: u64,
-    /// `ejected`, `restored`, `readmitted` or `reloaded`.
+    /// `ejected`, `held`, `released`, `restored`, `readmitted` or `reloaded`.
     pub what: &'static str,
     /// Which node, unless it is about the whole pool.
     pub node: Option<Arc<str>>,
@@ -39,6 +39,8 @@ pub struct Record {
     pub cause: Option<Cause>,
     /// Why, as a sentence.
     pub evidence: Arc<str>,
+    /// What the node came back with.
+    pub data: Option<Data>,
     /// The share of the key space that moved in this epoch.
     pub moved: f64,
 }
@@ -110,6 +112,25 @@ fn log(after: &Topology, event: &Event, moved: f64) {
             tracing::warn!(pool, epoch, node = &**node, cause, evidence = &**evidence, moved, "node ejected");
         }
         Event::Held { node, cause, evidence } => {
+            let (node, cause, evidence, next) = (&**node, cause.word(), &**evidence, budget_due(after));
+            tracing::error!(
+                pool,
+                epoch,
+                node,
+                cause,
+                evidence,
+                next,
+                "node ejected, keys held: warmth budget"
+            );
+        }
+        Event::Released { node, evidence } => {
+            tracing::warn!(pool, epoch, node = &**node, evidence = &**evidence, moved, "keys no longer held");
+        }
+        Event::Waits { node, data, evidence } => {
+            let (node, data, evidence, next) = (&**node, data.word(), &**evidence, budget_due(after));
+            tracing::info!(pool, epoch, node, data, evidence, next, "node is back and waits: warmth budget");
+        }
+        Event::Kept { node, cause, evidence } => {
             let cause = cause.word();
             tracing::error!(pool, epoch, node = &**node, cause, evidence = &**evidence, "node not ejected");
         }
@@ -117,8 +138,9 @@ fn log(after: &Topology, event: &Event, moved: f64) {
             let evidence = "the others are too few since the reload";
             tracing::error!(pool, epoch, node = &**node, evidence, moved, "node readmitted, though ejected");
         }
-        Event::Restored { node, evidence } => {
-            tracing::info!(pool, epoch, node = &**node, evidence = &**evidence, moved, "node restored");
+        Event::Restored { node, data, evidence } => {
+            let (node, data, evidence) = (&**node, data.word(), &**evidence);
+            tracing::info!(pool, epoch, node, data, evidence, moved, "node restored");
         }
         Event::Recovered { node } => {
             tracing::info!(pool, epoch, node = &**node, "node recovered without having left");
@@ -136,20 +158,33 @@ fn log(after: &Topology, event: &Event, moved: f64) {
     }
 }
 
+/// `next in 34 s`.
+fn budget_due(topology: &Topology) -> String {
+    let left = topology.budget_due.map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64());
+    left.map_or_else(String::new, |left| format!("in {left:.0} s"))
+}
+
 fn count(pool: &str, event: &Event) {
     let pool = pool.to_owned();
     match event {
-        Event::Ejected { node, cause, .. } => {
+        Event::Ejected { node, cause, .. } | Event::Held { node, cause, .. } => {
+            if matches!(event, Event::Held { .. }) {
+                counter!(WAITS.name, "pool" => pool.clone(), "what" => "ejection").increment(1);
+            }
             counter!(EJECTIONS.name, "pool" => pool, "node" => node.to_string(), "cause" => cause.word())
                 .increment(1);
         }
-        Event::Held { node, cause, .. } => {
+        Event::Waits { .. } => {
+            counter!(WAITS.name, "pool" => pool, "what" => "return").increment(1);
+        }
+        Event::Kept { node, cause, .. } => {
             counter!(EJECTIONS_REFUSED.name, "pool" => pool, "node" => node.to_string(), "cause" => cause.word()).increment(1);
         }
         Event::Restored { node, .. } => {
             counter!(RESTORES.name, "pool" => pool, "node" => node.to_string()).increment(1);
         }
         Event::Readmitted { .. }
+        | Event::Released { .. }
         | Event::Recovered { .. }
         | Event::Misconfigured { .. }
         | Event::Reloaded { .. } => {}
@@ -160,12 +195,20 @@ fn line(after: &Topology, event: &Event, moved: f64) -> Option<Record> {
     let (what, node, cause, evidence) = match event {
         Event::Ejected { node, cause, evidence } => ("ejected", Some(node), Some(*cause), evidence.clone()),
         Event::Readmitted { node } => ("readmitted", Some(node), None, "too few others".into()),
-        Event::Restored { node, evidence } => ("restored", Some(node), None, evidence.clone()),
+        Event::Held { node, cause, evidence } => ("held", Some(node), Some(*cause), evidence.clone()),
+        Event::Released { node, evidence } => ("released", Some(node), None, evidence.clone()),
+        Event::Restored { node, evidence, .. } => ("restored", Some(node), None, evidence.clone()),
         Event::Reloaded { evidence } => ("reloaded", None, None, evidence.clone()),
-        Event::Held { .. } | Event::Recovered { .. } | Event::Misconfigured { .. } => return None,
+        Event::Kept { .. } | Event::Waits { .. } | Event::Recovered { .. } | Event::Misconfigured { .. } => {
+            return None;
+        }
+    };
+    let data = match event {
+        Event::Restored { data, .. } => Some(*data),
+        _ => None,
     };
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
     let (pool, node) = (after.pool.clone(), node.cloned());
-    Some(Record { pool, epoch: after.epoch, unix_ms, what, node, cause, evidence, moved })
+    Some(Record { pool, epoch: after.epoch, unix_ms, what, node, cause, evidence, data, moved })
 }

@@ -7,8 +7,8 @@ use crate::{
     protocol::http::{KeyRule, KeySource},
     ring,
     topology::{
-        Cause, Failure, Health, HealthSettings, HttpSettings, NodeId, OnEjected, Placement, Policy, Route,
-        channel,
+        Cause, Data, Failure, Health, HealthSettings, HttpSettings, NodeId, OnEjected, Placement, Policy,
+        Route, Warmth, WhileHeld, channel,
     },
 };
 
@@ -35,10 +35,22 @@ pub(super) fn spec(weights: &[u32], eject_max: f64) -> PoolSpec {
             char_sign: ring::CharSign::X86,
             hash_tag: None,
         },
-        policy: Arc::new(Policy::default()),
+        policy: Arc::new(Policy { warmth: all_at_once(), ..Policy::default() }),
         health: HealthSettings { eject_max, ..HealthSettings::default() },
         nodes: weights.iter().enumerate().map(|(i, w)| node(i, *w)).collect(),
     }
+}
+
+/// No budget: what these tests look at does not wait.
+fn all_at_once() -> Warmth {
+    Warmth { share: 1.0, ..Warmth::default() }
+}
+
+/// The same pool under a warmth budget.
+pub(super) fn frugal(mut spec: PoolSpec, share: f64, window: Duration) -> PoolSpec {
+    let warmth = Warmth { share, window, held: WhileHeld::Fail };
+    spec.policy = Arc::new(Policy { warmth, ..(*spec.policy).clone() });
+    spec
 }
 
 /// Which node (by name) serves each of many keys.
@@ -54,7 +66,7 @@ pub(super) fn owners(topology: &Topology) -> Vec<Option<Arc<str>>> {
 /// Panics unless the guard holds: not too much is away, and somebody owns.
 pub(super) fn assert_guarded(topology: &Topology) {
     let weight = |away: bool| -> u32 {
-        let of_kind = |e: &&crate::topology::Entry| (e.placement == Placement::Away) == away;
+        let of_kind = |e: &&crate::topology::Entry| (e.placement != Placement::Owns) == away;
         topology.nodes.iter().filter(of_kind).map(|e| e.node.weight).sum()
     };
     let (away, owns) = (weight(true), weight(false));
@@ -68,13 +80,15 @@ pub(super) struct Planned {
     pub(super) births: Births,
     pub(super) ledger: Ledger,
     pub(super) topology: Topology,
+    /// When the next change is planned.
+    pub(super) time: tokio::time::Instant,
 }
 
 impl Planned {
     pub(super) fn new(spec: &PoolSpec) -> Planned {
         let births = Births { ids: IdSource::default(), workers: 1, bell: Arc::new(Notify::new()) };
         let topology = first_topology(spec, &births, |n| n.address.literal().into_iter().collect());
-        Planned { births, ledger: Ledger::new(spec), topology }
+        Planned { births, ledger: Ledger::new(spec), topology, time: tokio::time::Instant::now() }
     }
 
     fn id(&self, name: &str) -> NodeId {
@@ -97,7 +111,12 @@ impl Planned {
     }
 
     pub(super) fn change(&mut self, change: &Change) -> Option<Vec<Event>> {
-        self.apply(plan(&self.topology, &self.ledger, change))
+        self.apply(plan(&self.topology, &self.ledger, change, self.time))
+    }
+
+    /// The budget is looked at again.
+    pub(super) fn budget(&mut self) -> Option<Vec<Event>> {
+        self.apply(budget(&self.topology, &self.ledger, self.time))
     }
 
     fn eject(&mut self, name: &str) -> Option<Vec<Event>> {
@@ -106,8 +125,12 @@ impl Planned {
     }
 
     fn restore(&mut self, name: &str) -> Option<Vec<Event>> {
+        self.restore_with(name, Data::Same)
+    }
+
+    fn restore_with(&mut self, name: &str, data: Data) -> Option<Vec<Event>> {
         let (pool, node) = ("cache".into(), self.id(name));
-        self.change(&Change::Restore { pool, node, evidence: "it is back".into() })
+        self.change(&Change::Restore { pool, node, data, evidence: "it is back".into() })
     }
 
     fn prepare(&self, spec: PoolSpec) -> Prepared {
@@ -117,7 +140,8 @@ impl Planned {
 
     fn reload(&mut self, spec: PoolSpec) -> Option<Vec<Event>> {
         let prepared = self.prepare(spec);
-        self.apply(reload(&self.topology, &self.ledger, &prepared, &self.births, 0.0, true))
+        let permit = Permit { max_share: 0.0, yes: true, time: self.time };
+        self.apply(reload(&self.topology, &self.ledger, &prepared, &self.births, &permit))
     }
 }
 
@@ -125,6 +149,9 @@ fn names(events: &[Event]) -> Vec<String> {
     let word = |event: &Event| match event {
         Event::Ejected { node, .. } => format!("ejected {node}"),
         Event::Held { node, .. } => format!("held {node}"),
+        Event::Released { node, .. } => format!("released {node}"),
+        Event::Waits { node, .. } => format!("waits {node}"),
+        Event::Kept { node, .. } => format!("kept {node}"),
         Event::Readmitted { node } => format!("readmitted {node}"),
         Event::Restored { node, .. } => format!("restored {node}"),
         Event::Recovered { node } => format!("recovered {node}"),
@@ -199,13 +226,13 @@ fn the_guard_fails_open() {
     pool.eject("n1");
     let epoch = pool.topology.epoch;
     let events = pool.eject("n2").expect("its health turns");
-    assert_eq!(names(&events), ["held n2"]);
-    assert!(matches!(&events[0], Event::Held { evidence, .. } if evidence.contains("50 %")), "{events:?}");
+    assert_eq!(names(&events), ["kept n2"]);
+    assert!(matches!(&events[0], Event::Kept { evidence, .. } if evidence.contains("50 %")), "{events:?}");
     assert_eq!(pool.topology.epoch, epoch, "no key moved");
     assert_eq!(pool.entry("n2").health, Health::Ejected);
     assert_eq!(told(pool.restore("n0")), ["restored n0", "ejected n2"]);
     assert_eq!(pool.topology.epoch, epoch + 1, "both in one epoch");
-    assert_eq!(told(pool.eject("n3")), ["held n3"]);
+    assert_eq!(told(pool.eject("n3")), ["kept n3"]);
     assert_eq!(told(pool.restore("n3")), ["recovered n3"]);
 
     let mut all = Planned::new(&spec(&[1, 1], 1.0));
@@ -216,8 +243,8 @@ fn the_guard_fails_open() {
         "{events:?}"
     );
     assert!(all.topology.nodes.iter().any(|e| e.placement == Placement::Owns), "one owns, though it fails");
-    assert_eq!(told(Planned::new(&spec(&[1], 0.5)).eject("n0")), ["held n0"]);
-    assert_eq!(told(Planned::new(&spec(&[1, 1], 0.0)).eject("n0")), ["held n0"]);
+    assert_eq!(told(Planned::new(&spec(&[1], 0.5)).eject("n0")), ["kept n0"]);
+    assert_eq!(told(Planned::new(&spec(&[1, 1], 0.0)).eject("n0")), ["kept n0"]);
 }
 
 /// Where ejected keys do not move, an ejection is an epoch all the same: their action changes, and
@@ -243,11 +270,12 @@ fn another_ring_key_moves_requests() {
     let mut keyed = spec(&[1, 1, 1, 1], 0.5);
     let key = KeyRule { from: KeySource::Path, ..KeyRule::default() };
     let http = HttpSettings { key, ..HttpSettings::default() };
-    keyed.policy = Arc::new(Policy { http: Arc::new(http), ..Policy::default() });
+    keyed.policy = Arc::new(Policy { http: Arc::new(http), warmth: all_at_once(), ..Policy::default() });
     let mut pool = Planned::new(&spec(&[1, 1, 1, 1], 0.5));
     let (first, prepared) = (pool.topology.clone(), pool.prepare(keyed.clone()));
     assert!((0.7..0.8).contains(&prepared.moved), "three of four go elsewhere: {}", prepared.moved);
-    let refused = reload(&pool.topology, &pool.ledger, &prepared, &pool.births, 0.1, false);
+    let permit = Permit { max_share: 0.1, yes: false, time: pool.time };
+    let refused = reload(&pool.topology, &pool.ledger, &prepared, &pool.births, &permit);
     assert!(matches!(&refused, Outcome::Refused { why } if why.contains("key space")), "{refused:?}");
     assert_eq!(told(pool.reload(keyed)), ["reloaded"]);
     assert_eq!(pool.topology.epoch, 2);
@@ -386,7 +414,10 @@ fn a_reload_that_moves_much_is_refused() {
     let pool = Planned::new(&spec(&[1, 1], 0.5));
     let prepared = pool.prepare(spec(&[1, 1, 1], 0.5));
     assert!(prepared.moved > 0.15, "{}", prepared.moved);
-    let ask = |max_share, yes| reload(&pool.topology, &pool.ledger, &prepared, &pool.births, max_share, yes);
+    let ask = |max_share, yes| {
+        let permit = Permit { max_share, yes, time: pool.time };
+        reload(&pool.topology, &pool.ledger, &prepared, &pool.births, &permit)
+    };
     let Outcome::Refused { why } = ask(0.1, false) else { panic!("it moves a third") };
     assert!(
         why.contains("cache") && why.contains("10.0 %") && why.contains("raise reload.max_share"),
@@ -394,6 +425,104 @@ fn a_reload_that_moves_much_is_refused() {
     );
     assert!(matches!(ask(0.1, true), Outcome::Publish(_)));
     assert!(matches!(ask(0.9, false), Outcome::Publish(_)));
+}
+
+/// The first node that fails gives up its keys at once; the next one keeps them, refused, until the
+/// window is over, and then gives them up without being asked.
+#[test]
+fn an_avalanche_waits() {
+    let window = Duration::from_secs(60);
+    let mut pool = Planned::new(&frugal(spec(&[1; 8], 0.5), 0.25, window));
+    let first = owners(&pool.topology);
+    assert_eq!(told(pool.eject("n1")), ["ejected n1"]);
+    assert_eq!(told(pool.eject("n2")), ["held n2"], "an eighth and a seventh");
+    let (before, epoch) = (owners(&pool.topology), pool.topology.epoch);
+    assert_eq!(epoch, 3, "what becomes of its keys has changed");
+    for (now, then) in before.iter().zip(&first) {
+        match then.as_deref() {
+            // Some of them had gone to n2.
+            Some("n1") => {}
+            Some("n2") => assert_eq!(now, &None, "refused, and not moved"),
+            _ => assert_eq!(now, then),
+        }
+    }
+    let at = pool.topology.budget_due.expect("something waits");
+    assert_eq!(at, pool.time + window);
+    assert_eq!(pool.budget(), None, "it is not time yet");
+    pool.time = at;
+    assert_eq!(told(pool.budget()), ["released n2"]);
+    assert_eq!((pool.topology.epoch, pool.topology.budget_due), (epoch + 1, None));
+    assert!(owners(&pool.topology).iter().all(Option::is_some));
+    for name in ["n1", "n2"] {
+        assert_eq!(told(pool.restore(name)), [format!("restored {name}")], "warm, so it spends nothing");
+    }
+    assert_eq!(owners(&pool.topology), first);
+    assert!(pool.ledger.is_empty());
+}
+
+/// A node that is held and answers again has its keys at once: they never went anywhere.
+#[test]
+fn who_is_held_returns_at_once() {
+    let mut pool = Planned::new(&frugal(spec(&[1; 4], 0.5), 0.25, Duration::from_secs(60)));
+    let first = owners(&pool.topology);
+    pool.eject("n1");
+    assert_eq!(told(pool.eject("n2")), ["held n2"]);
+    assert_eq!(told(pool.restore_with("n2", Data::Empty)), ["restored n2"]);
+    assert_eq!(pool.topology.budget_due, None);
+    assert_eq!(told(pool.restore("n1")), ["restored n1"]);
+    assert_eq!(owners(&pool.topology), first);
+}
+
+/// A node that comes back empty waits while the budget is spent; one that is suspect meanwhile waits
+/// on, one that fails again has nothing to come back to.
+#[test]
+fn a_cold_return_waits() {
+    let window = Duration::from_secs(60);
+    let mut pool = Planned::new(&frugal(spec(&[1; 4], 0.5), 0.25, window));
+    let (first, pool_name) = (owners(&pool.topology), Arc::<str>::from("cache"));
+    pool.eject("n1");
+    let away = owners(&pool.topology);
+    pool.time += window / 2;
+    assert_eq!(told(pool.restore_with("n1", Data::Empty)), ["waits n1"]);
+    assert_eq!((owners(&pool.topology), pool.topology.epoch), (away.clone(), 2));
+    let node = pool.id("n1");
+    pool.change(&Change::Suspect { pool: pool_name, node });
+    assert_eq!(owners(&pool.topology), away);
+    assert_eq!(told(pool.eject("n1")), [""; 0], "it is away already");
+    assert_eq!(told(pool.restore_with("n1", Data::Unknown)), ["waits n1"]);
+    pool.time = pool.topology.budget_due.expect("it waits");
+    assert_eq!(told(pool.budget()), ["restored n1"]);
+    assert_eq!(owners(&pool.topology), first);
+    assert!(pool.ledger.is_empty());
+}
+
+/// The guard goes before the budget: who waits to return returns at once when another node has to go
+/// and the guard has no room for both.
+#[test]
+fn the_guard_goes_before_the_budget() {
+    let mut pool = Planned::new(&frugal(spec(&[1; 4], 0.25), 0.25, Duration::from_secs(60)));
+    pool.eject("n1");
+    assert_eq!(told(pool.restore_with("n1", Data::Empty)), ["waits n1"]);
+    assert_eq!(told(pool.eject("n2")), ["restored n1", "held n2"]);
+    assert_guarded(&pool.topology);
+}
+
+/// Where keys do not move there is nothing to budget; a reload with a larger budget lets go.
+#[test]
+fn what_the_budget_is_not_for() {
+    let window = Duration::from_secs(60);
+    let mut fails = frugal(spec(&[1; 8], 0.5), 0.25, window);
+    fails.policy = Arc::new(Policy { on_ejected: OnEjected::Fail, ..(*fails.policy).clone() });
+    let mut pool = Planned::new(&fails);
+    for name in ["n1", "n2", "n3"] {
+        assert_eq!(told(pool.eject(name)), [format!("ejected {name}")]);
+    }
+    let mut pool = Planned::new(&frugal(spec(&[1; 8], 0.5), 0.25, window));
+    for (name, what) in [("n1", "ejected"), ("n2", "held"), ("n3", "held")] {
+        assert_eq!(told(pool.eject(name)), [format!("{what} {name}")]);
+    }
+    let events = told(pool.reload(frugal(spec(&[1; 8], 0.5), 1.0, window)));
+    assert_eq!(events, ["reloaded", "released n2", "released n3"]);
 }
 
 /// One thing that happens to a pool in the property below.
@@ -423,7 +552,7 @@ proptest! {
                 2..=4 => Change::Eject { pool: name(), node, cause, evidence: "seen".into() },
                 5 => Change::Probation { pool: name(), node },
                 6 => Change::Relapse { pool: name(), node },
-                7 => Change::Restore { pool: name(), node, evidence: "seen".into() },
+                7 => Change::Restore { pool: name(), node, data: Data::Empty, evidence: "seen".into() },
                 _ => {
                     let mut other = weights.clone();
                     other[which % weights.len()] += 1;
@@ -526,7 +655,7 @@ async fn changes_are_published_and_told() {
     assert_eq!((record.node.as_deref(), &*record.evidence), (Some("n2"), "3 requests in a row"));
     assert!((0.2..0.8).contains(&record.moved), "{}", record.moved);
     assert_eq!(entry.node.evidence.streak(), 3);
-    run.send(Change::Restore { pool, node, evidence: "answered".into() }).await;
+    run.send(Change::Restore { pool, node, data: Data::Same, evidence: "answered".into() }).await;
     let records = run.history(2).await;
     assert_eq!((records[1].what, records[1].moved), ("restored", record.moved));
     assert_eq!(entry.node.evidence.streak(), 0);
@@ -606,7 +735,8 @@ async fn events_are_counted() {
         run.send(Change::Eject { pool: "cache".into(), node, cause, evidence: "gone".into() }).await;
     }
     let node = nodes[0].node.id;
-    run.send(Change::Restore { pool: "cache".into(), node, evidence: "answered".into() }).await;
+    run.send(Change::Restore { pool: "cache".into(), node, data: Data::Same, evidence: "answered".into() })
+        .await;
     run.history(3).await;
     let text = shown.render();
     for line in [
@@ -631,7 +761,7 @@ async fn the_history_is_bounded() {
     for _ in 0..550 {
         let (cause, evidence) = (Cause::Lost, "flaps".to_owned());
         run.send(Change::Eject { pool: name(), node, cause, evidence }).await;
-        run.send(Change::Restore { pool: name(), node, evidence: "flaps".into() }).await;
+        run.send(Change::Restore { pool: name(), node, data: Data::Empty, evidence: "flaps".into() }).await;
     }
     let until = tokio::time::Instant::now() + PATIENCE;
     let last = loop {

@@ -3,11 +3,11 @@
 
 use tokio::time::Instant;
 
-use super::tests::{Planned, assert_guarded, owners, spec};
+use super::tests::{Planned, assert_guarded, frugal, owners, spec};
 use super::*;
 use crate::{
     health::{Detector, Observation, Traffic},
-    topology::{Cause, Failure, Health, HealthSettings, Placement},
+    topology::{Cause, Data, Failure, Health, HealthSettings, Placement},
 };
 
 /// What a node really does.
@@ -33,6 +33,8 @@ impl Dice {
 struct Body {
     truth: Truth,
     since: Instant,
+    /// It died since it last owned: what it had is gone.
+    is_empty: bool,
     detector: Detector,
     counts: [u64; Failure::ALL.len()],
     /// Traffic holds a connection to it.
@@ -58,6 +60,8 @@ struct World {
     load: u64,
 }
 
+/// Of the warmth budget.
+const WINDOW: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(400);
 /// A connection has at most so many requests under way.
@@ -69,10 +73,12 @@ impl World {
         let count = 2 + dice.roll(5) as usize;
         let weights: Vec<u32> = (0..count).map(|_| 1 + dice.roll(3) as u32).collect();
         let spec = spec(&weights, [0.34, 0.5, 1.0][dice.roll(3) as usize]);
+        let spec = frugal(spec, [0.25, 0.5, 1.0][dice.roll(3) as usize], WINDOW);
         let (pool, now) = (Planned::new(&spec), Instant::now());
         let body = |_| Body {
             truth: Truth::Up,
             since: now,
+            is_empty: false,
             detector: Detector::new(pool.topology.health.clone(), Health::Healthy, now),
             counts: [0; Failure::ALL.len()],
             is_connected: false,
@@ -104,6 +110,7 @@ impl World {
         }
         let evidence = &self.pool.topology.nodes[i].node.evidence;
         if truth == Truth::Dead {
+            body.is_empty = true;
             if body.is_connected && !body.owed.is_empty() {
                 evidence.failed(Failure::Lost, 1);
             }
@@ -129,7 +136,7 @@ impl World {
             if late > 0 {
                 evidence.failed(Failure::Timeout, late as u32);
             }
-            if entry.placement == Placement::Away || self.dice.roll(100) >= self.load {
+            if entry.placement != Placement::Owns || self.dice.roll(100) >= self.load {
                 continue;
             }
             match body.truth {
@@ -195,8 +202,11 @@ impl World {
     fn observe(&mut self, i: usize, seen: Observation) {
         let Some(verdict) = self.bodies[i].detector.step(self.now, seen) else { return };
         let node = self.pool.topology.nodes[i].node.clone();
-        let change = verdict.into_change(&self.pool.topology.pool, node.id);
+        let data = if self.bodies[i].is_empty { Data::Empty } else { Data::Same };
+        let change = verdict.into_change(&self.pool.topology.pool, node.id, data);
         let is_return = matches!(change, Change::Restore { .. });
+        self.bodies[i].is_empty &= !is_return;
+        self.pool.time = self.now;
         assert!(self.pool.change(&change).is_some(), "seed {}: {change:?} came out of order", self.seed);
         if is_return {
             node.evidence.reset_streak();
@@ -208,6 +218,10 @@ impl World {
         self.traffic();
         self.bell();
         self.probes();
+        self.pool.time = self.now;
+        if self.pool.topology.budget_due.is_some_and(|at| at <= self.now) {
+            self.pool.budget();
+        }
         assert_guarded(&self.pool.topology);
         for (i, body) in self.bodies.iter().enumerate() {
             let entry = &self.pool.topology.nodes[i];
@@ -232,7 +246,8 @@ impl World {
 
     /// A running probe that fails, then `rise` good ones.
     fn back_within(&self) -> Duration {
-        self.settings.timeout + self.settings.interval.mul_f64(1.1) * (self.settings.rise + 1)
+        let waits = WINDOW * self.bodies.len() as u32;
+        self.settings.timeout + self.settings.interval.mul_f64(1.1) * (self.settings.rise + 1) + waits
     }
 
     /// Nobody uses it: a pause, then `fall` probes that time out, with short pauses.
@@ -244,13 +259,13 @@ impl World {
     fn is_out(&self, i: usize) -> bool {
         let nodes = &self.pool.topology.nodes;
         let total: u32 = nodes.iter().map(|e| e.node.weight).sum();
-        let away = nodes.iter().filter(|e| e.placement == Placement::Away);
+        let away = nodes.iter().filter(|e| e.placement != Placement::Owns);
         let away: u32 = away.map(|e| e.node.weight).sum();
         let owners = nodes.iter().filter(|e| e.placement == Placement::Owns).count();
         let with = f64::from(away + nodes[i].node.weight);
         let is_kept = owners == 1 || with > self.settings.eject_max * f64::from(total);
         let is_probed_well = nodes[i].health == Health::Ejected;
-        is_probed_well && (nodes[i].placement == Placement::Away || is_kept)
+        is_probed_well && (nodes[i].placement != Placement::Owns || is_kept)
     }
 }
 

@@ -121,6 +121,8 @@ table! {
         "Nodes given their share back";
     EJECTIONS_REFUSED = Facade Counter "ringway_ejections_refused_total" ["pool" "node" "cause"] "ejections":
         "Ejections that eject_max did not allow: the node stays in the ring";
+    WAITS = Facade Counter "ringway_warmth_waits_total" ["pool" "what"] "waits":
+        "Ejections and returns of nodes whose keys had to wait for the warmth budget";
     RELOADS = Facade Counter "ringway_reloads_total" ["outcome"] "reloads":
         "Reloads of the configuration: ok, invalid, or refused because too many keys would move";
     MOVED_SHARE = Facade Histogram "ringway_moved_share" ["pool"] "ratio":

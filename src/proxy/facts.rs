@@ -23,7 +23,7 @@ use crate::{
         local::{self, After, ClientState, Facts, Settings},
         rule::Local,
     },
-    topology::{Health, Placement},
+    topology::Health,
 };
 
 /// The sessions of a pool over all workers. Touched when a client comes, leaves or names itself,
@@ -140,7 +140,7 @@ impl Facts for Answering<'_> {
     fn numbers(&self) -> Numbers {
         let topology = &self.bound.topology;
         let handle: &PoolHandle = &self.session.pool.handle;
-        let shares = topology.ring.shares(|i| topology.nodes[i].placement == Placement::Owns);
+        let shares = topology.ring.shares(|i| topology.holds(i));
         let sum = |value: &dyn Fn(&crate::metrics::PoolBlock) -> u64| handle.blocks.iter().map(value).sum();
         Numbers {
             pool: handle.name.to_string(),

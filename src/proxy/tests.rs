@@ -114,6 +114,7 @@ fn topology(nodes: &[(&str, SocketAddr)], policy: Policy) -> Topology {
     let specs: Vec<_> = specs.collect();
     let members: Vec<_> = specs.iter().map(NodeSpec::member).collect();
     Topology {
+        budget_due: None,
         pool: "cache".into(),
         epoch: 1,
         revision: 1,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Failure, NodeId, PoolSpec};
+use super::{Data, Failure, NodeId, PoolSpec};
 use crate::net::Target;
 
 /// Why a node was ejected: the metric's label and the log's word.
@@ -110,6 +110,8 @@ pub enum Change {
         pool: Arc<str>,
         /// Which node.
         node: NodeId,
+        /// What it came back with.
+        data: Data,
         /// Why, as a person would say it.
         evidence: String,
     },

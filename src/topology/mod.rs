@@ -10,13 +10,14 @@ mod spec;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 pub use change::{Cause, Change, Inbox};
 pub use http::{Forwarded, HttpLimits, HttpProbe, HttpSettings, NodeProtocol};
-pub use node::{Evidence, Failure, Node, NodeId, VERDICT_GRACE};
+pub use node::{Data, Evidence, Failure, Node, NodeId, VERDICT_GRACE};
 pub use spec::{
-    CustomCommand, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, Policy, PoolSpec, Secret,
+    CustomCommand, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, Policy, PoolSpec, Secret, Warmth,
+    WhileHeld,
 };
 
 use crate::{net::Target, ring::Ring};
@@ -36,13 +37,15 @@ pub enum Health {
 }
 
 /// Whether a node serves the keys that the ring gives it. Decided by membership alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Placement {
     /// Serves its share of the ring.
     Owns,
     /// Stays in the ring and is walked past.
     Away,
+    /// Is ejected and keeps its keys, which nobody serves: the warmth budget is spent.
+    Held,
 }
 
 /// One node of a topology: who it is, and what is thought of it in this revision.
@@ -78,6 +81,8 @@ pub struct Topology {
     pub policy: Arc<Policy>,
     /// When its nodes are ejected and restored: here, so that a reload reaches the detectors.
     pub health: Arc<HealthSettings>,
+    /// When the warmth budget may let something go on that waits for it; `None` when nothing waits.
+    pub budget_due: Option<Instant>,
     /// Node names in the order of their SCAN ordinals; a name keeps its ordinal while the process
     /// lives, also after it left the pool.
     pub ordinals: Arc<[Arc<str>]>,
@@ -98,21 +103,55 @@ pub enum Route {
 }
 
 impl Topology {
-    /// Where a key with this ring hash goes: the first candidate, or the first one that serves
+    /// Where a key with this ring hash goes: the first candidate, or the first one that is not away
     /// when `on_ejected` is `rehash`. Allocates nothing.
     #[inline]
     pub fn route(&self, hash: u64) -> Route {
         let first = self.ring.first(hash);
-        if self.nodes[first].placement == Placement::Owns {
-            return Route::Send(first);
+        match self.nodes[first].placement {
+            Placement::Owns => Route::Send(first),
+            Placement::Away | Placement::Held => self.route_around(hash, first),
         }
-        match self.policy.on_ejected {
-            OnEjected::Fail => Route::Fail(first),
-            OnEjected::Miss => Route::Miss(first),
-            OnEjected::Rehash => self
-                .ring
-                .first_where(hash, |i| self.nodes[i].placement == Placement::Owns)
-                .map_or(Route::NoOwner, Route::Send),
+    }
+
+    /// Where a key goes whose first candidate does not serve.
+    fn route_around(&self, hash: u64, first: usize) -> Route {
+        let holder = match (self.nodes[first].placement, self.policy.on_ejected) {
+            (Placement::Owns | Placement::Held, _) => Some(first),
+            (Placement::Away, OnEjected::Fail) => return Route::Fail(first),
+            (Placement::Away, OnEjected::Miss) => return Route::Miss(first),
+            (Placement::Away, OnEjected::Rehash) => self.ring.first_where(hash, |i| self.holds(i)),
+        };
+        match holder {
+            None => Route::NoOwner,
+            Some(at) if self.nodes[at].placement == Placement::Owns => Route::Send(at),
+            Some(at) => match self.policy.warmth.held {
+                WhileHeld::Fail => Route::Fail(at),
+                WhileHeld::Miss => Route::Miss(at),
+            },
+        }
+    }
+
+    /// Whether a node has its share of the ring, be it served or refused.
+    pub fn holds(&self, at: usize) -> bool {
+        self.policy.on_ejected != OnEjected::Rehash || self.nodes[at].placement != Placement::Away
+    }
+
+    /// Why requests for the keys of a node are refused; `None` when it serves them.
+    pub fn refusal(&self, at: usize) -> Option<&'static str> {
+        match self.nodes[at].placement {
+            Placement::Owns => None,
+            Placement::Away => Some("ejected, and this pool's keys do not move"),
+            Placement::Held => Some("ejected, and its keys move when the warmth budget allows it"),
+        }
+    }
+
+    /// Whether a read of a key of this node, which does not serve, finds nothing.
+    pub fn may_miss(&self, at: usize) -> bool {
+        match self.nodes[at].placement {
+            Placement::Owns => false,
+            Placement::Away => self.policy.on_ejected == OnEjected::Miss,
+            Placement::Held => self.policy.warmth.held == WhileHeld::Miss,
         }
     }
 

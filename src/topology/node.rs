@@ -38,6 +38,37 @@ pub struct Node {
     pub blocks: Arc<[NodeBlock]>,
 }
 
+/// What a node came back with, as far as it can be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Data {
+    /// The same process: it has what it had, what was written elsewhere meanwhile aside.
+    Same,
+    /// Another process, without a key.
+    Empty,
+    /// Another process, with keys: from its disk, or it is another server.
+    Other,
+    /// It does not say.
+    Unknown,
+}
+
+impl Data {
+    /// The word for messages.
+    pub fn word(self) -> &'static str {
+        match self {
+            Data::Same => "same",
+            Data::Empty => "empty",
+            Data::Other => "other",
+            Data::Unknown => "unknown",
+        }
+    }
+
+    /// Whether its keys are to be fetched anew, as far as is known.
+    pub fn is_cold(self) -> bool {
+        matches!(self, Data::Empty | Data::Unknown)
+    }
+}
+
 /// A kind of failure that traffic can see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]

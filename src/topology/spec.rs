@@ -59,6 +59,26 @@ pub enum OnEjected {
     Miss,
 }
 
+/// What becomes of requests for keys that wait, with their ejected node, for the warmth budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhileHeld {
+    /// They are refused at once.
+    Fail,
+    /// Reads find nothing, other requests are refused at once.
+    Miss,
+}
+
+/// How much of a pool's key space ringway's own decisions may move, and in what time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Warmth {
+    /// Share of the key space, 0.0..=1.0; at 1.0 there is no bound.
+    pub share: f64,
+    /// In any window of this length.
+    pub window: Duration,
+    /// What becomes of the keys of a node that has to wait for its ejection.
+    pub held: WhileHeld,
+}
+
 /// A secret. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub Arc<[u8]>);
@@ -110,6 +130,8 @@ pub struct Policy {
     pub deadline: Duration,
     /// What happens to the keys of an ejected node.
     pub on_ejected: OnEjected,
+    /// How fast keys may move.
+    pub warmth: Warmth,
     /// How often a read-only request is sent again.
     pub retries: u32,
     /// Connections to one node from one worker and protocol version.
@@ -162,6 +184,12 @@ impl Default for Limits {
     }
 }
 
+impl Default for Warmth {
+    fn default() -> Warmth {
+        Warmth { share: 0.25, window: Duration::from_secs(60), held: WhileHeld::Fail }
+    }
+}
+
 impl Default for Policy {
     fn default() -> Policy {
         Policy {
@@ -171,6 +199,7 @@ impl Default for Policy {
             slow_timeout: Duration::from_secs(10),
             deadline: Duration::from_secs(2),
             on_ejected: OnEjected::Rehash,
+            warmth: Warmth::default(),
             retries: 1,
             connections_per_node: 1,
             auth: None,

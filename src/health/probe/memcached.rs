@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Question, Told, Trouble};
+use super::{Life, Question, Told, Trouble};
 use crate::{
     net::Stream,
     protocol::memcache::{Awaits, ReplyScanner, login, write},
@@ -19,7 +19,7 @@ pub(super) struct Link {
 }
 
 /// No reply to a probe is longer.
-const REPLY_MAX: usize = 4096;
+const REPLY_MAX: usize = 16 * 1024;
 
 impl Link {
     /// Gives credentials.
@@ -53,6 +53,21 @@ impl Link {
             if reply.starts_with(b"CLIENT_ERROR unauth") { Cause::Misconfigured } else { Cause::Lost };
         let what = if cause == Cause::Misconfigured { "asks for a password" } else { "does not serve" };
         Err(Trouble::Refusal(cause, format!("it {what}: {}", shown(&reply))))
+    }
+
+    /// Which process it is, and how many items it has.
+    pub(super) async fn life(&mut self) -> Result<Option<Life>, Trouble> {
+        let stats = self.exchange(b"stats\r\n", Awaits::STATS).await?;
+        let stats = String::from_utf8_lossy(&stats);
+        let number = |name: &str| -> Option<i64> {
+            let mut lines = stats.lines().filter_map(|l| l.strip_prefix("STAT ")?.split_once(' '));
+            lines.find(|(found, _)| *found == name).and_then(|(_, value)| value.trim().parse().ok())
+        };
+        let (Some(pid), Some(time), Some(uptime)) = (number("pid"), number("time"), number("uptime")) else {
+            return Ok(None);
+        };
+        let keys = number("curr_items").and_then(|n| u64::try_from(n).ok());
+        Ok(Some(Life { process: pid.to_string(), started: Some(time - uptime), keys }))
     }
 
     /// Returns when the connection breaks. Nothing was asked: whatever comes, it is of no use any

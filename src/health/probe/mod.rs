@@ -29,6 +29,8 @@ pub struct Question {
     pub timeout: Duration,
     /// Only a new connection proves something.
     pub anew: bool,
+    /// Whether a node on a new connection is asked who it is.
+    pub who: bool,
 }
 
 /// What came of it.
@@ -49,6 +51,31 @@ pub enum Answer {
     Void(String),
 }
 
+/// Which process a node is, as it says itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// What no other process has: Redis' run_id, memcached's pid.
+    pub process: String,
+    /// When it started, in seconds since 1970, if that is part of who it is.
+    pub started: Option<i64>,
+    /// Keys in its database, or in all of it.
+    pub keys: Option<u64>,
+}
+
+/// A node's clock is read in whole seconds, and a little later than it was sent.
+const STARTED_TOLERANCE: i64 = 2;
+
+impl Life {
+    /// Whether both are the same process.
+    pub fn is_same(&self, other: &Life) -> bool {
+        let is_near = match (self.started, other.started) {
+            (Some(a), Some(b)) => (a - b).abs() <= STARTED_TOLERANCE,
+            _ => true,
+        };
+        self.process == other.process && is_near
+    }
+}
+
 /// A probe that ended.
 #[derive(Clone, Debug)]
 pub struct Probe {
@@ -58,6 +85,8 @@ pub struct Probe {
     pub ended: Instant,
     /// What came of it.
     pub answer: Answer,
+    /// Who the node is: asked on each new connection, as it can't change behind one.
+    pub life: Option<Life>,
 }
 
 /// The client. One per node.
@@ -66,6 +95,8 @@ pub struct Prober {
     link: Option<(Target, Link)>,
     /// The standing connection broke since the last probe.
     is_lost: bool,
+    /// Who answered on a connection that is new in this probe.
+    life: Option<Life>,
 }
 
 /// What is wrong with the configuration of a node that serves, if anything; or why it does not.
@@ -106,6 +137,15 @@ impl Link {
             Link::Redis(link) => link.ask().await,
             Link::Memcached(link) => link.ask().await,
             Link::Http(link) => link.ask(question).await,
+        }
+    }
+
+    /// Asks who the node is; `None` when it does not say, or its protocol has no such question.
+    async fn life(&mut self) -> Result<Option<Life>, Trouble> {
+        match self {
+            Link::Redis(link) => link.life().await,
+            Link::Memcached(link) => link.life().await,
+            Link::Http(_) => Ok(None),
         }
     }
 
@@ -180,7 +220,7 @@ impl Prober {
             self.link = None;
         }
         self.is_lost = false;
-        Probe { started, ended: Instant::now(), answer }
+        Probe { started, ended: Instant::now(), answer, life: self.life.take() }
     }
 
     async fn answer(&mut self, question: &Question, until: Instant) -> Answer {
@@ -228,10 +268,13 @@ impl Prober {
             };
             let conversation = async {
                 let mut link = Link::open(stream, question).await?;
-                link.ask(question).await.map(|wrong| (link, wrong))
+                let wrong = link.ask(question).await?;
+                let life = if question.who { link.life().await? } else { None };
+                Ok((link, wrong, life))
             };
             match in_time(conversation, until).await {
-                Ok((link, wrong)) => {
+                Ok((link, wrong, life)) => {
+                    self.life = life;
                     self.link = Some((target.clone(), link));
                     return Answer::Serves(wrong);
                 }

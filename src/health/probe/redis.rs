@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Question, Told, Trouble};
+use super::{Life, Question, Told, Trouble};
 use crate::{
     net::Stream,
     protocol::resp::{frame, write},
@@ -67,7 +67,23 @@ impl Link {
         let _ = self.stream.read(&mut [0; 1]).await;
     }
 
+    /// Which process it is, and how many keys its database has. A user who may not ask, or a server
+    /// that does not know INFO, leaves it open.
+    pub(super) async fn life(&mut self) -> Result<Option<Life>, Trouble> {
+        let info = self.bytes(&[b"INFO", b"server"]).await?;
+        let info = String::from_utf8_lossy(&info);
+        let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+        let Some(process) = run_id.map(|id| id.trim().to_owned()) else { return Ok(None) };
+        let size = self.exchange(&[b"DBSIZE"]).await?;
+        let keys = if size.kind == b':' { size.text.parse().ok() } else { None };
+        Ok(Some(Life { process, started: None, keys }))
+    }
+
     async fn exchange(&mut self, args: &[&[u8]]) -> Result<Reply, Trouble> {
+        self.bytes(args).await.map(|bytes| Reply::read(&bytes))
+    }
+
+    async fn bytes(&mut self, args: &[&[u8]]) -> Result<Vec<u8>, Trouble> {
         let broken = |e: io::Error| Trouble::Broken(e.to_string());
         let mut request = Vec::new();
         write::request(&mut request, args.iter());
@@ -86,7 +102,7 @@ impl Link {
                 if scan.used < n && bytes[0] != b'-' {
                     return Err(Trouble::Garbage("more than one reply to one request".into()));
                 }
-                return Ok(Reply::read(&bytes));
+                return Ok(bytes);
             }
             if bytes.len() > REPLY_MAX {
                 return Err(Trouble::Garbage(format!("a reply longer than {REPLY_MAX} bytes")));

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     metrics::{Class, Outcome, Reason},
     protocol::{Protocol, memcache::Awaits},
-    topology::{OnEjected, Placement, Route},
+    topology::{Placement, Route},
 };
 
 /// What became of a request.
@@ -121,10 +121,9 @@ impl Sending<'_> {
 
     /// The refusal of a node that is away.
     fn away(&self, index: usize) -> Option<Refused> {
-        let is_away = self.bound.topology.nodes[index].placement == Placement::Away;
-        let text = || format!("ERR {}: ejected, and this pool's keys do not move", self.node(index));
-        let may_miss = self.bound.topology.policy.on_ejected == OnEjected::Miss;
-        is_away.then(|| Refused { reason: Reason::NoOwner, text: text(), may_miss })
+        let why = self.bound.topology.refusal(index)?;
+        let text = format!("ERR {}: {why}", self.node(index));
+        Some(Refused { reason: Reason::NoOwner, text, may_miss: self.bound.topology.may_miss(index) })
     }
 
     /// The keys of a request by the node where they are, each with its place among the keys.

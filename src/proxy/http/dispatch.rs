@@ -80,7 +80,8 @@ impl Course {
         let at = match route {
             Route::Send(at) => at,
             Route::Fail(at) | Route::Miss(at) => {
-                let text = format!("{}: away, and its keys do not move", bound.links[at].describe());
+                let why = topology.refusal(at).unwrap_or("away");
+                let text = format!("{}: {why}", bound.links[at].describe());
                 return Err(Refusal::no_owner(text));
             }
             Route::NoOwner => return Err(Refusal::no_owner("no node of the pool owns anything")),

@@ -1,0 +1,90 @@
+//! Who serves, given what is thought of each node: the guard of `eject_max` first, then the warmth
+//! budget. Pure.
+
+use tokio::time::Instant;
+
+use super::plan::Ledger;
+use crate::topology::{Entry, Health, OnEjected, Placement, Policy};
+
+/// What placements obey.
+pub(super) struct Rules<'a> {
+    pub(super) eject_max: f64,
+    pub(super) policy: &'a Policy,
+    pub(super) time: Instant,
+}
+
+/// Gives each node its placement. Those that should be out are put away one by one, first those
+/// that are away, then those that are held, then in the order of their ejection, as long as the rest
+/// keeps enough weight. Those that are back and cold come back one by one, as long as the budget
+/// lasts; the guard goes before the budget.
+pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
+    let before: Vec<Placement> = nodes.iter().map(|e| e.placement).collect();
+    let total = weight(nodes, |_| true);
+    // A third of three is one, whatever the rounding of 0.333.. x 3 says.
+    let out_max = rules.eject_max * total as f64 + 1e-9;
+    let holders = weight(nodes, |i| before[i] != Placement::Away);
+    nodes.iter_mut().for_each(|entry| entry.placement = Placement::Owns);
+    let (mut away, mut owners) = (0, nodes.len());
+    let mut goes = |entry: &Entry| {
+        let with = away + u64::from(entry.node.weight);
+        let may = owners > 1 && with as f64 <= out_max;
+        if may {
+            (away, owners) = (with, owners - 1);
+        }
+        may
+    };
+    for i in leavers(nodes, &before, ledger) {
+        if goes(&nodes[i]) {
+            let share = f64::from(nodes[i].node.weight) / holders as f64;
+            nodes[i].placement = match before[i] {
+                Placement::Away => Placement::Away,
+                _ if rules.policy.on_ejected != OnEjected::Rehash => Placement::Away,
+                _ if ledger.spending.ejects(share, &rules.policy.warmth, rules.time) => Placement::Away,
+                _ => Placement::Held,
+            };
+        }
+    }
+    for i in returners(nodes, &before, ledger) {
+        let share = f64::from(nodes[i].node.weight) / (holders + u64::from(nodes[i].node.weight)) as f64;
+        if !ledger.spending.returns(share, &rules.policy.warmth, rules.time) && goes(&nodes[i]) {
+            nodes[i].placement = Placement::Away;
+        }
+    }
+}
+
+fn weight(nodes: &[Entry], which: impl Fn(usize) -> bool) -> u64 {
+    (0..nodes.len()).filter(|i| which(*i)).map(|i| u64::from(nodes[i].node.weight)).sum()
+}
+
+/// Who should be out, in the order in which they are put out.
+fn leavers(nodes: &[Entry], before: &[Placement], ledger: &Ledger) -> Vec<usize> {
+    let mut out: Vec<usize> = (0..nodes.len())
+        .filter(|i| match nodes[*i].health {
+            Health::Healthy | Health::Suspect => false,
+            Health::Ejected => true,
+            // One that was kept and answers again is not put away so late.
+            Health::Probation => before[*i] != Placement::Owns,
+        })
+        .collect();
+    // Cached: the ledger is asked once for each, not once for each comparison.
+    out.sort_by_cached_key(|i| {
+        let rank = match before[*i] {
+            Placement::Away => 0,
+            Placement::Held => 1,
+            Placement::Owns => 2,
+        };
+        (rank, ledger.ejected_in(nodes[*i].node.id))
+    });
+    out
+}
+
+/// Who is back, cold and not yet in its place, in the order of their returns.
+fn returners(nodes: &[Entry], before: &[Placement], ledger: &Ledger) -> Vec<usize> {
+    let is_back = |i: &usize| matches!(nodes[*i].health, Health::Healthy | Health::Suspect);
+    let mut back: Vec<usize> = (0..nodes.len())
+        .filter(|i| before[*i] == Placement::Away && is_back(i))
+        .filter(|i| ledger.returns_cold(nodes[*i].node.id))
+        .collect();
+    back.sort_by_cached_key(|i| ledger.returned_in(nodes[*i].node.id));
+    back
+}
