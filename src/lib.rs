@@ -49,7 +49,7 @@
 //! the topology points somewhere; the others are refused at once. The evidence is counted and the
 //! bell rung;
 //! [`health`] probes, and its verdict goes to [`membership`], which plans the next topology (or
-//! refuses: `eject_max`), publishes it as a new epoch with a cause and the share that moved, and
+//! refuses: `eject_max`; or lets the keys wait: the warmth budget), publishes it as a new epoch with a cause and the share that moved, and
 //! parked requests go to the new owners. Probes go on; after `rise` good ones the node owns again
 //! exactly what it owned before.
 //!

@@ -39,6 +39,9 @@ struct PoolPart<'a> {
     hash: String,
     on_ejected: &'static str,
     serves: bool,
+    /// Seconds until the warmth budget may let a held node's keys go, or a cold node return; `null`
+    /// when nothing waits.
+    budget_due_s: Option<f64>,
     nodes: Vec<NodePart<'a>>,
 }
 
@@ -132,6 +135,9 @@ fn pool_part(topology: &Topology) -> PoolPart<'_> {
             OnEjected::Miss => "miss",
         },
         serves: topology.serves(),
+        budget_due_s: topology
+            .budget_due
+            .map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64()),
         nodes: topology.nodes.iter().zip(shares).map(|(entry, share)| node_part(entry, share)).collect(),
     }
 }

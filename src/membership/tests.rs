@@ -239,7 +239,7 @@ fn the_guard_fails_open() {
     all.eject("n0");
     let events = all.eject("n1").expect("its health turns");
     assert!(
-        matches!(&events[0], Event::Held { evidence, .. } if evidence.contains("last node")),
+        matches!(&events[0], Event::Kept { evidence, .. } if evidence.contains("last node")),
         "{events:?}"
     );
     assert!(all.topology.nodes.iter().any(|e| e.placement == Placement::Owns), "one owns, though it fails");

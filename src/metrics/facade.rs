@@ -63,7 +63,7 @@ fn describe() {
 #[cfg(test)]
 pub(super) mod tests {
     use super::{
-        super::table::{EJECTIONS, EJECTIONS_REFUSED, RESTORES},
+        super::table::{EJECTIONS, EJECTIONS_REFUSED, RESTORES, WAITS},
         *,
     };
 
@@ -75,6 +75,7 @@ pub(super) mod tests {
             ::metrics::counter!(EJECTIONS.name, "pool" => "p", "node" => "n", "cause" => "lost").increment(2);
             ::metrics::counter!(RESTORES.name, "pool" => "p", "node" => "n").increment(1);
             ::metrics::counter!(EJECTIONS_REFUSED.name, "pool" => "p", "node" => "n").increment(1);
+            ::metrics::counter!(WAITS.name, "pool" => "p", "what" => "return").increment(1);
             ::metrics::histogram!(MOVED_SHARE.name, "pool" => "p").record(0.2);
         });
         handle.render()

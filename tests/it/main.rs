@@ -20,3 +20,4 @@ mod reload;
 mod scripts;
 mod stalled;
 mod tidy;
+mod warmth;

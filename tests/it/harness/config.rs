@@ -71,6 +71,10 @@ impl fmt::Display for Config {
         }
         self.top.iter().try_for_each(|line| writeln!(f, "{line}"))?;
         writeln!(f, "pools:\n  cache:\n    listen: {}", self.listen)?;
+        if !self.pool.iter().any(|line| line.starts_with("warmth:")) {
+            // What is not about the budget does not wait for it.
+            writeln!(f, "    warmth: {{share: 100%}}")?;
+        }
         self.pool.iter().try_for_each(|line| writeln!(f, "    {line}"))?;
         writeln!(f, "    nodes:")?;
         self.nodes.iter().try_for_each(|(name, at)| writeln!(f, "      - {{name: {name}, address: {at}}}"))

@@ -1,0 +1,150 @@
+//! The warmth budget, and what a node comes back with, with real servers.
+
+use std::collections::HashMap;
+
+use crate::harness::{Client, Config, Redis, Ringway, SOON, memcached::Memcached, owners, until};
+
+/// Probes that find out fast, so that the budget is what a test waits for.
+const BRISK: &str = "health: {interval: 100ms, timeout: 1s}";
+
+fn set_all(client: &mut Client, count: usize) {
+    for i in 0..count {
+        assert_eq!(client.cmd(&["SET", &format!("key:{i}"), "v"]), "+OK\r\n", "key:{i}");
+    }
+}
+
+/// Keys of a node.
+fn keys_of(map: &HashMap<String, usize>, node: usize) -> Vec<&String> {
+    map.iter().filter(|(_, at)| **at == node).map(|(key, _)| key).collect()
+}
+
+fn placement(ringway: &mut Ringway, node: &str) -> String {
+    ringway.node(node)["placement"].as_str().expect("a word").to_owned()
+}
+
+/// Of three nodes that die at once the first gives up its keys; those of the others are refused by
+/// name, by commands of every kind, until the window is over, and move then without being asked.
+#[test]
+fn an_avalanche_waits() {
+    let mut nodes = Redis::several(8);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK).pool("warmth: {share: 25%, window: 5s}"));
+    let mut client = ringway.client();
+    set_all(&mut client, 400);
+    let map = owners(&nodes);
+    nodes[1].kill();
+    ringway.wait_away("b");
+    nodes[2].kill();
+    ringway.wait_away("c");
+    assert_eq!((placement(&mut ringway, "b"), placement(&mut ringway, "c")), ("away".into(), "held".into()));
+    let due = ringway.pool()["budget_due_s"].as_f64().expect("it waits");
+    assert!((0.0..=5.0).contains(&due), "{due}");
+    assert_eq!(ringway.metric("ringway_warmth_waits_total", &[("what", "ejection")]), 1.0);
+    let address = nodes[2].address();
+    let said =
+        format!("-ERR node c ({address}): ejected, and its keys move when the warmth budget allows it\r\n");
+    for key in keys_of(&map, 2) {
+        assert_eq!(client.cmd(&["GET", key]), said);
+        assert_eq!(client.cmd(&["SET", key, "w"]), said);
+        assert_eq!(client.cmd(&["MGET", key, "key:1", "key:2"]), said);
+    }
+    for key in keys_of(&map, 3) {
+        assert_eq!(client.cmd(&["GET", key]), "$1\r\nv\r\n", "survivors' keys do not move");
+    }
+    let epoch = ringway.epoch();
+    until(SOON, "its keys are let go", || placement(&mut ringway, "c") == "away");
+    assert_eq!(ringway.epoch(), epoch + 1);
+    for key in keys_of(&map, 2) {
+        assert_eq!(client.cmd(&["SET", key, "w"]), "+OK\r\n");
+    }
+}
+
+/// `held: miss` lets reads of keys that wait find nothing, and refuses the rest; in memcached too.
+#[test]
+fn reads_may_miss_meanwhile() {
+    let mut nodes = Redis::several(8);
+    let warmth = "warmth: {share: 25%, window: 1h, held: miss}";
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK).pool(warmth));
+    let mut client = ringway.client();
+    set_all(&mut client, 200);
+    let map = owners(&nodes);
+    for (at, name) in [(1, "b"), (2, "c")] {
+        nodes[at].kill();
+        ringway.wait_away(name);
+    }
+    for key in keys_of(&map, 2) {
+        assert_eq!(client.cmd(&["GET", key]), "$-1\r\n");
+        assert!(client.cmd(&["SET", key, "w"]).contains("when the warmth budget allows it"));
+    }
+    nodes[2].restart_empty();
+    ringway.wait_back("c");
+    assert_eq!(placement(&mut ringway, "b"), "away", "who was held returns at once");
+    for key in keys_of(&map, 2) {
+        assert_eq!(client.cmd(&["SET", key, "w"]), "+OK\r\n");
+    }
+}
+
+/// A node that comes back without its keys waits while the budget is spent; its substitutes serve on.
+#[test]
+fn a_cold_return_waits() {
+    let mut nodes = Redis::several(4);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK).pool("warmth: {share: 25%, window: 4s}"));
+    let mut client = ringway.client();
+    set_all(&mut client, 100);
+    let map = owners(&nodes);
+    nodes[1].kill();
+    ringway.wait_away("b");
+    nodes[1].restart_empty();
+    ringway.wait_metric("ringway_warmth_waits_total", &[("what", "return")], 1.0);
+    let node = ringway.node("b");
+    assert_eq!((node["health"].as_str(), node["placement"].as_str()), (Some("healthy"), Some("away")));
+    for key in keys_of(&map, 1) {
+        assert_eq!(client.cmd(&["SET", key, "w"]), "+OK\r\n", "a substitute serves");
+    }
+    ringway.wait_back("b");
+    assert!(ringway.said().contains("data=\"empty\""), "{}", ringway.said());
+}
+
+/// What a node comes back with is told apart: the same process, another one without keys, another
+/// one with keys from its disk; for Redis and for memcached.
+#[test]
+fn what_a_node_comes_back_with() {
+    let mut nodes = vec![Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]), Redis::start()];
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK));
+    set_all(&mut ringway.client(), 50);
+    for (at, name, how, data) in
+        [(0, "a", "kill", "other"), (0, "a", "stop", "same"), (1, "b", "kill", "empty")]
+    {
+        let restores = ringway.metric("ringway_restores_total", &[("node", name)]);
+        match how {
+            "kill" => nodes[at].kill(),
+            _ => nodes[at].stop(),
+        }
+        ringway.wait_away(name);
+        match how {
+            "kill" => nodes[at].restart_empty(),
+            _ => nodes[at].cont(),
+        }
+        ringway.wait_metric("ringway_restores_total", &[("node", name)], restores + 1.0);
+        let line = format!("node=\"{name}\" data=\"{data}\"");
+        until(SOON, &line, || ringway.said().contains(&line));
+    }
+
+    let mut nodes = Memcached::several(2);
+    let config = Config::of([]).pool("protocol: memcached").pool(BRISK);
+    let config = config.node("a", &nodes[0].address()).node("b", &nodes[1].address());
+    let mut ringway = Ringway::serve(config);
+    for (how, data) in [("stop", "same"), ("kill", "empty")] {
+        match how {
+            "kill" => nodes[0].kill(),
+            _ => nodes[0].stop(),
+        }
+        ringway.wait_away("a");
+        match how {
+            "kill" => nodes[0].restart_empty(),
+            _ => nodes[0].cont(),
+        }
+        ringway.wait_back("a");
+        let line = format!("node=\"a\" data=\"{data}\"");
+        until(SOON, &line, || ringway.said().contains(&line));
+    }
+}
