@@ -41,6 +41,19 @@ impl Protocol {
             }
         }
     }
+
+    /// What a client hears that is one too many, before its connection closes: the servers' own words.
+    pub fn too_many_clients(self) -> &'static [u8] {
+        match self {
+            Protocol::Redis => b"-ERR max number of clients reached\r\n",
+            Protocol::Memcached => b"ERROR Too many open connections\r\n",
+            Protocol::Http => {
+                b"HTTP/1.1 503 Service Unavailable\r\n\
+                  proxy-status: ringway; error=connection_limit_reached; details=\"limits.clients are connected\"\r\n\
+                  content-length: 0\r\nconnection: close\r\n\r\n"
+            }
+        }
+    }
 }
 
 fn is_code(word: &str) -> bool {

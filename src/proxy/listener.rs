@@ -105,9 +105,9 @@ async fn admit(mut stream: Stream, pool: &Arc<PoolHandle>, workers: &Workers) {
     if pool.sessions.fetch_add(1, Relaxed) >= limit {
         pool.sessions.fetch_sub(1, Relaxed);
         pool.blocks[0].refusals[Reason::Clients as usize].add(1);
-        // Redis's own words; a client that does not take them at once does without.
-        let line = b"-ERR max number of clients reached\r\n";
-        let _ = tokio::time::timeout(Duration::from_millis(10), stream.write_all(line)).await;
+        // A client that does not take it at once does without.
+        let words = pool.reader.load().policy.protocol.too_many_clients();
+        let _ = tokio::time::timeout(Duration::from_millis(10), stream.write_all(words)).await;
         return;
     }
     if let Err(error) = workers.hand(pool, stream) {

@@ -9,6 +9,7 @@ mod embedded;
 mod failure;
 mod harness;
 mod http;
+mod http_bad;
 mod limits;
 mod local;
 mod memcached;

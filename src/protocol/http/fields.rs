@@ -35,6 +35,16 @@ pub fn says(headers: &HeaderMap, token: &str) -> bool {
     lists(headers, &header::CONNECTION, token)
 }
 
+/// Whether a message has no transfer coding, or `chunked`, once: no other is undone here.
+pub fn is_plain(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).into_iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(only), None) => only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
 /// Takes out what concerns one connection alone.
 pub fn strip(headers: &mut HeaderMap) {
     let mut named = Vec::new();

@@ -72,7 +72,9 @@ pub fn prepare(head: &mut Parts) -> Result<Intent, Refused> {
     if head.method == Method::CONNECT {
         return Err(Refused::Connect);
     }
-    check_coding(&head.headers)?;
+    if !fields::is_plain(&head.headers) {
+        return Err(Refused::TransferCoding);
+    }
     check_expectation(&mut head.headers)?;
     settle_host(head)?;
     let wants_upgrade = head.version == Version::HTTP_11 && fields::says(&head.headers, "upgrade");
@@ -96,15 +98,6 @@ fn repeat(method: &Method) -> Repeat {
         () if method.is_safe() => Repeat::Safe,
         () if method.is_idempotent() => Repeat::Idempotent,
         () => Repeat::Never,
-    }
-}
-
-fn check_coding(headers: &HeaderMap) -> Result<(), Refused> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).into_iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(only), None) if only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(Refused::TransferCoding),
     }
 }
 
@@ -154,6 +147,10 @@ fn target(head: &mut Parts, host: Option<HeaderValue>) -> Result<(), Refused> {
     if let Some(host) = host {
         head.headers.insert(header::HOST, host);
     }
+    // `*` asks about the server as a whole (RFC 9112, 3.2.4).
+    if head.uri.path() == "*" && head.method != Method::OPTIONS {
+        return Err(Refused::Target);
+    }
     if head.uri.authority().is_none() && head.uri.path_and_query().is_some() {
         return Ok(());
     }
@@ -190,7 +187,8 @@ mod tests {
     #[test]
     fn refusals() {
         type Fields = &'static [(&'static str, &'static str)];
-        let table: [(&str, &str, Version, Fields, Refused); 14] = [
+        let table: [(&str, &str, Version, Fields, Refused); 15] = [
+            ("GET", "*", Version::HTTP_11, &[("host", "a")], Refused::Target),
             ("CONNECT", "a:1", Version::HTTP_11, &[("host", "a")], Refused::Connect),
             ("GET", "/", Version::HTTP_11, &[], Refused::HostCount),
             ("GET", "/", Version::HTTP_11, &[("host", "a"), ("host", "a")], Refused::HostCount),
@@ -251,7 +249,8 @@ mod tests {
             ("http://X/a", Version::HTTP_2, Some("x"), "/a", Some("X")),
         ] {
             let fields: Vec<_> = host.map(|host| ("host", host)).into_iter().collect();
-            let mut head = head("GET", target, version, &fields);
+            let method = if target == "*" { "OPTIONS" } else { "GET" };
+            let mut head = head(method, target, version, &fields);
             prepare(&mut head).expect(target);
             assert_eq!(head.uri.to_string(), wanted);
             let host = head.headers.get(header::HOST).map(|h| h.to_str().expect("text"));

@@ -3,10 +3,8 @@
 
 use std::{pin::pin, rc::Rc};
 
-use ::http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts,
-};
-use hyper::body::Incoming;
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
+use hyper::body::{Body, Incoming};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
@@ -84,6 +82,7 @@ impl Onward {
             Some(body) => Outgoing::Streamed { body, exchange: self.exchange.clone(), bytes: 0 },
             None => Outgoing::Empty,
         };
+        let is_chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.headers_mut() = headers;
@@ -99,6 +98,10 @@ impl Onward {
             *request.uri_mut() = absolute(&self.target, host.as_ref());
         } else {
             self.ask_connection(headers);
+            if is_chunked {
+                // hyper takes a GET without a length for one without a body.
+                headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
             *request.uri_mut() = self.target.clone();
         }
         request
@@ -118,7 +121,7 @@ impl Onward {
     fn put_back(&mut self, request: Request<Outgoing>) {
         let (head, body) = request.into_parts();
         self.headers = head.headers;
-        for name in [header::TE, header::CONNECTION, header::UPGRADE] as [HeaderName; 3] {
+        for name in [header::TE, header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING] {
             self.headers.remove(name);
         }
         if let Outgoing::Streamed { body, .. } = body {
@@ -270,9 +273,7 @@ fn judge(
 ) -> Result<Answered, Failed> {
     let status = response.status();
     let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
-    let codings = response.headers().get_all(header::TRANSFER_ENCODING).iter().count();
-    let is_plain = codings == 0
-        || (codings == 1 && fields::lists(response.headers(), &header::TRANSFER_ENCODING, "chunked"));
+    let is_plain = fields::is_plain(response.headers());
     if (is_switch && onward.intent.upgrade.is_none()) || !is_plain {
         let what = if is_plain { "it switches protocols unasked" } else { "an unknown transfer coding" };
         lease.fault(&Fault::Garbage(what.to_owned()), false);
