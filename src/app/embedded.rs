@@ -9,8 +9,9 @@ use std::{
 
 use super::{AppError, thread::Thread};
 use crate::{
-    embedded::{Embedded, Settings},
+    embedded::{Embedded, Settings, Speaks},
     net::{Address, Target},
+    protocol::Protocol,
     topology::PoolSpec,
 };
 
@@ -43,7 +44,11 @@ impl EmbeddedNodes {
             }
             let Some(thread) = &inner.thread else { continue };
             let _inside = thread.handle().enter();
-            let settings = Settings { name: node.name.to_string(), ..Settings::default() };
+            let speaks = match spec.policy.protocol {
+                Protocol::Memcached => Speaks::Memcached,
+                Protocol::Redis | Protocol::Http => Speaks::Redis,
+            };
+            let settings = Settings { name: node.name.to_string(), speaks, ..Settings::default() };
             let started = Embedded::start(settings).map_err(|error| AppError::Embedded {
                 pool: spec.name.to_string(),
                 node: node.name.to_string(),

@@ -2,6 +2,7 @@
 
 use std::{
     io::{IsTerminal, Write},
+    net::SocketAddr,
     process::ExitCode,
     time::Duration,
 };
@@ -18,7 +19,7 @@ use crate::{
     cli::{LogFormat, Serve},
     config::{Settings, Source},
     metrics::count_reload,
-    net::Address,
+    net::{Address, ListenAddress},
     protocol::Protocol,
     topology::PoolSpec,
 };
@@ -79,7 +80,7 @@ fn start_log(format: LogFormat, level: &str) {
 /// What a person sees first.
 fn banner(app: &App, settings: &Settings, source: &Source) -> String {
     let mut text = format!("ringway {} with {source}\n", env!("CARGO_PKG_VERSION"));
-    let mut first = None;
+    let (mut tries, mut tried) = (String::new(), Vec::new());
     for (pool, address) in app.addresses() {
         let spec = settings.pools.iter().find(|p| p.name == pool);
         let nodes = spec.map_or(0, |p: &PoolSpec| p.nodes.len());
@@ -87,20 +88,29 @@ fn banner(app: &App, settings: &Settings, source: &Source) -> String {
         let note = if spec.is_some_and(is_embedded) { "; embedded ones keep strings, in memory" } else { "" };
         let protocol = spec.map_or(Protocol::Redis, |p| p.policy.protocol);
         text += &format!("pool {pool} listens on {address} ({}, {nodes} nodes{note})\n", protocol.word());
-        first.get_or_insert((address, protocol));
+        if !tried.contains(&protocol)
+            && let ListenAddress::Tcp(address) = address
+        {
+            tried.push(protocol);
+            tries += &format!("     {}\n", a_try(protocol, address));
+        }
     }
     let admin = app.admin_address();
     text += &format!("admin listens on http://{admin}\n");
-    if let Some((crate::net::ListenAddress::Tcp(address), protocol)) = first {
-        text += &match protocol {
-            Protocol::Memcached => {
-                format!("try: printf 'version\\r\\nquit\\r\\n' | nc {} {}\n", address.ip(), address.port())
-            }
-            Protocol::Redis | Protocol::Http => format!("try: redis-cli -p {} set a 1\n", address.port()),
-        };
+    tries += &format!("     curl http://{admin}/v1/topology\n");
+    text + "try:" + &tries["try:".len()..]
+}
+
+/// A command that shows that a pool with this protocol works.
+fn a_try(protocol: Protocol, at: SocketAddr) -> String {
+    let (ip, port) = (at.ip(), at.port());
+    match protocol {
+        Protocol::Redis => format!("redis-cli -p {port} set a 1"),
+        Protocol::Memcached => {
+            format!("printf 'set a 0 0 1\\r\\n1\\r\\nget a\\r\\nquit\\r\\n' | nc {ip} {port}")
+        }
+        Protocol::Http => format!("curl -i http://{at}/"),
     }
-    text += &format!("     curl http://{admin}/v1/topology\n");
-    text
 }
 
 /// What the process is told from outside.

@@ -23,8 +23,8 @@ const EXIT_USAGE: u8 = 2;
 
 const EXAMPLES: &str = "\
 Examples:
-  ringway                                  serve the shipped configuration: three nodes within
-                                           this process, Redis on 127.0.0.1:6380
+  ringway                                  serve the shipped configuration: nodes within this
+                                           process, Redis on 127.0.0.1:6380, memcached on 11311
   redis-cli -p 6380 set greeting hello     talk to it as to any Redis
   ringway check --config ringway.yaml      every error of a configuration, with line and key
   ringway serve --config ringway.yaml      serve it; SIGHUP reloads it, SIGTERM drains and ends

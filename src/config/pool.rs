@@ -277,9 +277,8 @@ fn check_nodes(nodes: &[NodeRead<'_>], listen: &[Placed<ListenAddress>], policy:
     let own: Vec<String> = listen.iter().map(|l| l.value.to_string()).collect();
     for NodeRead { spec, name, address } in nodes {
         if spec.address == Address::Embedded {
-            if policy.protocol != Protocol::Redis {
-                let word = policy.protocol.word();
-                address.error(format!("an embedded node speaks redis only, not {word}; write host:port"));
+            if policy.protocol == Protocol::Http {
+                address.error("an embedded node speaks redis or memcached, not http; write host:port");
             }
             if policy.auth.is_some() || policy.db != 0 {
                 address.warn("an embedded node has no passwords and no database but 0");

@@ -249,11 +249,7 @@ fn keys_of_other_protocols() {
         ),
         (
             http("").replace("h:1", "embedded"),
-            "pools.p.nodes[0].address: an embedded node speaks redis only, not http",
-        ),
-        (
-            memcached("").replace("h:1", "embedded"),
-            "pools.p.nodes[0].address: an embedded node speaks redis only, not memcached",
+            "pools.p.nodes[0].address: an embedded node speaks redis or memcached, not http",
         ),
         (memcached("limits: {args_max: 9}"), "pools.p.limits.args_max: is for redis pools"),
         (memcached("auth: {password_env: CARGO_PKG_NAME}"), "pools.p.auth: has no user"),

@@ -1,5 +1,5 @@
-//! The embedded node: a small Redis in this process, on loopback. It exists so that the first
-//! command works without a server, and tests have a quick node. Strings only, nothing on disk.
+//! The embedded node: a small Redis or memcached in this process, on loopback. It exists so that the
+//! first command works without a server, and tests have a quick node. Strings only, nothing on disk.
 //!
 //! What comes in: requests as [`crate::protocol`] cuts them. What may not: anything of the proxy;
 //! to the proxy this is a node like any other. Replies are those of Redis 7.0, byte for byte, but
@@ -11,11 +11,21 @@
 
 mod commands;
 mod extended;
+mod memcache;
 mod server;
 mod session;
 mod store;
 
 pub use server::Embedded;
+
+/// What an embedded node speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaks {
+    /// RESP.
+    Redis,
+    /// memcached's text and meta protocols.
+    Memcached,
+}
 
 /// How an embedded node is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,12 +36,20 @@ pub struct Settings {
     pub bytes_max: usize,
     /// Connections at a time; one more is refused.
     pub clients_max: usize,
+    /// What it speaks.
+    pub speaks: Speaks,
     /// The loopback port; 0 lets the kernel choose.
     pub port: u16,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { name: "embedded".to_owned(), bytes_max: 64 << 20, clients_max: 10_000, port: 0 }
+        Settings {
+            name: "embedded".to_owned(),
+            bytes_max: 64 << 20,
+            clients_max: 10_000,
+            speaks: Speaks::Redis,
+            port: 0,
+        }
     }
 }

@@ -18,11 +18,11 @@ use tokio::{
 
 use crate::{
     net::{ListenAddress, Listener, Stream},
-    protocol::resp::frame::FrameLimits,
+    protocol::{Protocol, resp::frame::FrameLimits},
 };
 
 use super::{
-    Settings,
+    Settings, Speaks,
     session::{Fate, Node, Session, limits},
     store::Store,
 };
@@ -116,6 +116,7 @@ fn node(settings: Settings) -> Node {
         sessions: 0,
         sessions_ever: 0,
         requests: 0,
+        memcache: super::memcache::State::default(),
         settings,
     }
 }
@@ -131,7 +132,10 @@ async fn listen(listener: Listener, shared: Arc<Shared>, mut stopped: watch::Rec
     let mut sessions = JoinSet::new();
     let mut sweep = interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let clients_max = shared.node().settings.clients_max;
+    let (clients_max, speaks) = {
+        let node = shared.node();
+        (node.settings.clients_max, node.settings.speaks)
+    };
     loop {
         // All arms are cancel-safe: what they wait for stays where it is.
         tokio::select! {
@@ -139,12 +143,12 @@ async fn listen(listener: Listener, shared: Arc<Shared>, mut stopped: watch::Rec
             _ = sweep.tick() => shared.node().store.sweep(now_ms(), SWEEP_VISITS),
             Some(_) = sessions.join_next() => shared.node().sessions = sessions.len(),
             accepted = listener.accept() => match accepted {
-                Ok(stream) if sessions.len() >= clients_max => refuse(stream),
+                Ok(stream) if sessions.len() >= clients_max => refuse(stream, speaks),
                 Ok(stream) => {
                     let mut node = shared.node();
                     node.sessions_ever += 1;
                     node.sessions = sessions.len() + 1;
-                    let session = Session::new(node.sessions_ever, shared.limits);
+                    let session = Session::new(node.sessions_ever, shared.limits, speaks);
                     sessions.spawn(serve(stream, session, Arc::clone(&shared), stopped.clone()));
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_REST).await,
@@ -157,10 +161,14 @@ async fn listen(listener: Listener, shared: Arc<Shared>, mut stopped: watch::Rec
 }
 
 /// Says why a client is not served, if its socket takes it at once.
-fn refuse(stream: Stream) {
+fn refuse(stream: Stream, speaks: Speaks) {
     if let Stream::Tcp(stream) = stream {
         // A client that can't be told sees the close.
-        let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+        let words = match speaks {
+            Speaks::Redis => Protocol::Redis.too_many_clients(),
+            Speaks::Memcached => Protocol::Memcached.too_many_clients(),
+        };
+        let _ = stream.try_write(words);
     }
 }
 

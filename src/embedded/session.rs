@@ -1,13 +1,17 @@
 //! One client connection, without its socket: bytes in, replies out. Pure.
 
-use crate::protocol::resp::{
-    Version,
-    frame::{FrameError, FrameLimits, Request, RequestDecoder, Step},
+use crate::protocol::{
+    self,
+    resp::{
+        Version,
+        frame::{FrameError, FrameLimits, Request, RequestDecoder, Step},
+    },
 };
 
 use super::{
-    Settings,
+    Settings, Speaks,
     commands::{self, Refusal},
+    memcache,
     store::Store,
 };
 
@@ -23,6 +27,8 @@ pub(super) struct Node {
     pub(super) sessions: usize,
     pub(super) sessions_ever: u64,
     pub(super) requests: u64,
+    /// What its memcached commands keep.
+    pub(super) memcache: memcache::State,
 }
 
 /// What a session keeps between requests.
@@ -62,9 +68,16 @@ pub(super) struct Batch {
 /// One client connection.
 #[derive(Debug)]
 pub(super) struct Session {
-    decoder: RequestDecoder,
+    decoder: Decoder,
     limits: FrameLimits,
     client: Client,
+}
+
+/// Cuts the requests of the protocol that the node speaks.
+#[derive(Debug)]
+enum Decoder {
+    Resp(Box<RequestDecoder>),
+    Memcache(Box<protocol::memcache::RequestDecoder>),
 }
 
 /// What a request may measure, given the cap: enough that a value above the cap gets its refusal
@@ -76,9 +89,13 @@ pub(super) fn limits(bytes_max: usize) -> FrameLimits {
 
 impl Session {
     /// A session of this number.
-    pub(super) fn new(id: u64, limits: FrameLimits) -> Session {
+    pub(super) fn new(id: u64, limits: FrameLimits, speaks: Speaks) -> Session {
         let client = Client { id, name: Vec::new(), version: Version::Resp2, fate: Fate::Open };
-        Session { decoder: RequestDecoder::default(), limits, client }
+        let decoder = match speaks {
+            Speaks::Redis => Decoder::Resp(Box::default()),
+            Speaks::Memcached => Decoder::Memcache(Box::default()),
+        };
+        Session { decoder, limits, client }
     }
 
     /// What becomes of the connection.
@@ -93,32 +110,73 @@ impl Session {
             if out.len() >= FLUSH_AT {
                 return Batch { used, needs: 0 };
             }
-            let rest = &input[used..];
-            let (request, len) = match self.decoder.decode(rest, &self.limits) {
-                Ok(Step::Partial(needs)) => return Batch { used, needs },
-                Ok(Step::Skip(n)) => {
-                    used += n;
-                    continue;
-                }
-                Ok(Step::Request(n)) => (Request::new(&rest[..n], self.decoder.spans()), n),
-                Ok(Step::Inline(n)) => (Request::new(self.decoder.inline(), self.decoder.spans()), n),
-                Err(error) => {
-                    self.break_off(&error, out);
-                    break;
-                }
-            };
-            commands::run(node, &mut self.client, request, now_ms, out);
-            used += len;
+            match self.step(node, &input[used..], out, now_ms) {
+                Cut::Used(n) => used += n,
+                Cut::Partial(needs) => return Batch { used, needs },
+                Cut::Broken => break,
+            }
         }
         // What follows the end of a session is not for us.
         Batch { used: input.len(), needs: 0 }
     }
 
-    /// The stream can't be read on: says so and closes.
-    fn break_off(&mut self, error: &FrameError, out: &mut Vec<u8>) {
-        Refusal::from(format!("ERR {error}")).write(out);
-        self.client.fate = Fate::Closing;
+    /// Runs the first request, if it is whole.
+    fn step(&mut self, node: &mut Node, input: &[u8], out: &mut Vec<u8>, now_ms: i64) -> Cut {
+        let (limits, client) = (&self.limits, &mut self.client);
+        match &mut self.decoder {
+            Decoder::Resp(decoder) => resp(decoder, limits, (node, client), input, (now_ms, out)),
+            Decoder::Memcache(decoder) => {
+                let limits = protocol::memcache::Limits {
+                    value_bytes: memcache::VALUE_MAX,
+                    line_bytes: protocol::memcache::Limits::LINE_BYTES,
+                    request_bytes: limits.request_bytes,
+                };
+                let step = memcache::step(decoder, &limits, (node, &mut client.fate), input, (now_ms, out));
+                match step {
+                    Some(memcache::Step::Request(n) | memcache::Step::Skip(n)) => Cut::Used(n),
+                    Some(memcache::Step::Partial(needs)) => Cut::Partial(needs),
+                    None => Cut::Broken,
+                }
+            }
+        }
     }
+}
+
+/// What a look at the input came to.
+enum Cut {
+    /// So many bytes are done with.
+    Used(usize),
+    /// There must be so many before there is more to do.
+    Partial(usize),
+    /// The stream can't be read on.
+    Broken,
+}
+
+fn resp(
+    decoder: &mut RequestDecoder,
+    limits: &FrameLimits,
+    (node, client): (&mut Node, &mut Client),
+    input: &[u8],
+    (now_ms, out): (i64, &mut Vec<u8>),
+) -> Cut {
+    let (request, len) = match decoder.decode(input, limits) {
+        Ok(Step::Partial(needs)) => return Cut::Partial(needs),
+        Ok(Step::Skip(n)) => return Cut::Used(n),
+        Ok(Step::Request(n)) => (Request::new(&input[..n], decoder.spans()), n),
+        Ok(Step::Inline(n)) => (Request::new(decoder.inline(), decoder.spans()), n),
+        Err(error) => {
+            break_off(client, &error, out);
+            return Cut::Broken;
+        }
+    };
+    commands::run(node, client, request, now_ms, out);
+    Cut::Used(len)
+}
+
+/// The stream can't be read on: says so and closes.
+fn break_off(client: &mut Client, error: &FrameError, out: &mut Vec<u8>) {
+    Refusal::from(format!("ERR {error}")).write(out);
+    client.fate = Fate::Closing;
 }
 
 #[cfg(test)]
@@ -137,12 +195,13 @@ mod tests {
             sessions: 1,
             sessions_ever: 1,
             requests: 0,
+            memcache: memcache::State::default(),
         }
     }
 
     /// The replies to a stream that arrives in these chunks.
     fn replies(node: &mut Node, chunks: &[&[u8]], now_ms: i64) -> Vec<u8> {
-        let mut session = Session::new(1, limits(node.settings.bytes_max));
+        let mut session = Session::new(1, limits(node.settings.bytes_max), Speaks::Redis);
         let (mut input, mut written) = (Vec::new(), Vec::new());
         for chunk in chunks {
             input.extend_from_slice(chunk);
@@ -170,7 +229,7 @@ mod tests {
     #[test]
     fn a_pipeline_is_answered_at_once() {
         let mut node = node(1 << 20);
-        let mut session = Session::new(1, limits(1 << 20));
+        let mut session = Session::new(1, limits(1 << 20), Speaks::Redis);
         let mut out = Vec::new();
         let input = b"SET a 1\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\nINCR a\r\nGET";
         let batch = session.answer(&mut node, input, &mut out, 0);
@@ -182,7 +241,7 @@ mod tests {
     #[test]
     fn a_batch_ends_when_its_replies_are_large() {
         let mut node = node(1 << 20);
-        let mut session = Session::new(1, limits(1 << 20));
+        let mut session = Session::new(1, limits(1 << 20), Speaks::Redis);
         let mut stream = Vec::new();
         write::request(&mut stream, [&b"SET"[..], b"a", &[b'x'; 50_000]]);
         for _ in 0..10 {

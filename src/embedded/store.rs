@@ -6,6 +6,8 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use super::memcache::Memo;
+
 /// What an entry costs beside its key and value, about.
 const OVERHEAD: usize = 128;
 
@@ -25,6 +27,8 @@ pub(super) struct Entry {
     expires_at: Option<i64>,
     /// The request that used it last.
     used: u64,
+    /// What memcached's commands keep with it.
+    pub(super) memo: Memo,
 }
 
 impl Entry {
@@ -167,7 +171,13 @@ impl Store {
                 let key: Arc<[u8]> = Arc::from(key);
                 self.bytes += cost(&key, 0);
                 self.places.insert(Arc::clone(&key), self.entries.len());
-                self.entries.push(Entry { key, value: Vec::new(), expires_at: None, used: self.request });
+                self.entries.push(Entry {
+                    key,
+                    value: Vec::new(),
+                    expires_at: None,
+                    used: self.request,
+                    memo: Memo::default(),
+                });
                 self.entries.len() - 1
             }
         };
@@ -179,6 +189,12 @@ impl Store {
             value.shrink_to_fit();
         }
         Ok(value)
+    }
+
+    /// What memcached's commands keep with a key, if it is there.
+    pub(super) fn memo(&mut self, key: &[u8]) -> Option<&mut Memo> {
+        let at = *self.places.get(key)?;
+        Some(&mut self.entries[at].memo)
     }
 
     /// Gives a key that is there an expiry, or takes it away.

@@ -69,7 +69,7 @@ pools:
 fn check_shipped() {
     let (code, out, err) = run(&["check"]);
     assert_eq!((code, err.as_str()), (Some(0), ""));
-    assert!(out.starts_with("the shipped config.yaml is fine: 1 pool, 3 nodes, "), "{out}");
+    assert!(out.starts_with("the shipped config.yaml is fine: 2 pools, 6 nodes, "), "{out}");
     assert!(out.contains("admin on 127.0.0.1:9400\n\npool cache: redis on 127.0.0.1:6380\n"), "{out}");
 }
 

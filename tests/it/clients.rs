@@ -1,6 +1,11 @@
 //! Clients as people use them, at their default settings, in front of four nodes.
 
-use std::{env, path::PathBuf, process::Command};
+use std::{
+    env,
+    io::Write,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use crate::harness::{
     Config, Redis, Ringway,
@@ -178,4 +183,83 @@ fn libmemcacheds_tools_work() {
     assert_eq!(run(Command::new("memccat").args([&servers, "notes"])).trim_end(), "some text");
     run(Command::new("memcrm").args([&servers, "notes"]));
     assert_eq!(Wire::connect(&format!("{host}:{port}")).ask("get notes\r\n"), "END\r\n");
+}
+
+/// A Rust client of memcached works: single keys, several at once, counters, and what it swaps.
+#[test]
+fn the_rust_client_of_memcached_works() -> Result<(), memcache::MemcacheError> {
+    let nodes = crate::harness::memcached::Memcached::several(3);
+    let config = Config::of([]).pool("protocol: memcached");
+    let config = nodes.iter().zip(["a", "b", "c"]).fold(config, |c, (n, name)| c.node(name, &n.address()));
+    let mut ringway = Ringway::serve(config);
+    let client = memcache::connect(format!("memcache://{}?protocol=ascii", ringway.address()))?;
+    let keys: Vec<String> = (0..100).map(|i| format!("key:{i}")).collect();
+    for (i, key) in keys.iter().enumerate() {
+        client.set(key, i as u64, 0)?;
+    }
+    let named: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let values: std::collections::HashMap<String, u64> = client.gets(&named)?;
+    assert!(keys.iter().enumerate().all(|(i, key)| values[key] == i as u64), "{values:?}");
+    assert_eq!(client.increment("key:9", 5)?, 14);
+    assert_eq!(client.decrement("key:9", 4)?, 10);
+    client.append("key:1", "x")?;
+    assert_eq!(client.get::<String>("key:1")?.as_deref(), Some("1x"));
+    let held: std::collections::HashMap<String, (Vec<u8>, u32, Option<u64>)> = client.gets(&["key:2"])?;
+    let cas = held["key:2"].2.expect("it was asked for");
+    assert!(client.cas("key:2", "new", 0, cas)?);
+    assert!(!client.cas("key:2", "newer", 0, cas)?);
+    assert!(client.delete("key:3")?);
+    assert_eq!(client.get::<String>("key:3")?, None);
+    assert!(client.touch("key:4", 1000)?);
+    client.flush()?;
+    assert_eq!(client.get::<String>("key:5")?, None);
+    Ok(())
+}
+
+/// `ketama` with MD5 puts each key where libmemcached's weighted ketama puts it, whose names of servers
+/// leave out memcached's own port.
+#[test]
+fn libmemcached_agrees_about_ketama() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = dir.path().join("ketama");
+    run(Command::new("cc").arg("-o").arg(&program).arg(script("ketama.c")).arg("-lmemcached"));
+    let keys: Vec<String> = (0..2000).map(|i| format!("user:{}:{i}", i * 7919)).collect();
+    for servers in [
+        &["10.0.0.1:11211", "10.0.0.2:11211", "10.0.0.3:11211"][..],
+        &["10.0.0.1:11211", "10.0.0.1:11212", "cache.example:11213", "b:1/3", "a:11211/2"],
+    ] {
+        let mut child = Command::new(&program)
+            .args(servers)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it was just built");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        let lines = keys.join("\n");
+        let writer = std::thread::spawn(move || stdin.write_all(lines.as_bytes()).expect("it reads"));
+        let said = child.wait_with_output().expect("it ends").stdout;
+        writer.join().expect("it was written");
+        let theirs: Vec<usize> =
+            String::from_utf8_lossy(&said).lines().map(|l| l.parse().expect("a position")).collect();
+        let name =
+            |server: &str| server.split('/').next().unwrap_or("").trim_end_matches(":11211").to_owned();
+        let config = servers.iter().fold(
+            Config::of([]).pool("protocol: memcached").pool("ring: {placement: ketama, hash: md5}"),
+            |config, server| {
+                let weight = server.split_once('/').map_or("1", |(_, weight)| weight);
+                config.node(&format!("'{}'", name(server)), &format!("'127.0.0.1:7', weight: {weight}"))
+            },
+        );
+        let path = dir.path().join("ringway.yaml");
+        std::fs::write(&path, config.to_string()).expect("a file");
+        let path = path.display().to_string();
+        let mut args = vec!["locate", "--config", &path];
+        args.extend(keys.iter().map(String::as_str));
+        let ours = crate::harness::ringway::run(&args);
+        let ours = String::from_utf8_lossy(&ours.stdout).into_owned();
+        assert_eq!((ours.lines().count(), theirs.len()), (keys.len(), keys.len()), "{servers:?}");
+        for (line, theirs) in ours.lines().zip(theirs) {
+            assert_eq!(line.split('\t').nth(2), Some(name(servers[theirs]).as_str()), "{line}");
+        }
+    }
 }

@@ -19,7 +19,7 @@ mod base64;
 pub mod local;
 pub mod login;
 pub mod merge;
-mod number;
+pub mod number;
 pub mod plan;
 #[cfg(test)]
 mod recorded;

@@ -31,14 +31,14 @@ pub(super) fn plain_signed(text: &[u8]) -> bool {
 }
 
 /// As `safe_strtol`: 64 bits with a sign, white space in front, anything behind white space.
-pub(super) fn signed(text: &[u8]) -> Option<i64> {
+pub fn signed(text: &[u8]) -> Option<i64> {
     let (negative, magnitude) = magnitude(text)?;
     i64::try_from(if negative { -magnitude } else { magnitude }).ok()
 }
 
 /// As `safe_strtoul` and `safe_strtoull`: a minus sign wraps, and is refused when what comes out
 /// would be negative as a signed number.
-pub(super) fn unsigned(text: &[u8]) -> Option<u64> {
+pub fn unsigned(text: &[u8]) -> Option<u64> {
     let (negative, magnitude) = magnitude(text)?;
     let n = u64::try_from(magnitude).ok()?;
     let n = if negative { n.wrapping_neg() } else { n };
