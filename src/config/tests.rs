@@ -58,22 +58,26 @@ fn a_thousand_pools() {
     assert!(message.contains("p1024") && message.contains("1024 that are read"), "{message}");
 }
 
-/// The shipped file is the documented one: a pool `cache` of three embedded nodes on 6380, the
-/// admin port on 9400, all else by default, nothing to warn about.
+/// The shipped file is the documented one: pools of three embedded nodes, `cache` on 6380 and
+/// `memcached` on 11311, the admin port on 9400, all else by default, nothing to warn about.
 #[test]
 fn shipped() {
     let loaded = Source::Shipped.load().expect("the shipped file is fine");
     assert_eq!(loaded.warnings, []);
     let node = |name: &str| NodeSpec { name: name.into(), address: Address::Embedded, weight: 1, zone: None };
-    let pool = PoolSpec {
-        name: "cache".into(),
-        listen: vec!["127.0.0.1:6380".parse().expect("an address")],
-        ring: ring::Settings::default(),
-        policy: Arc::new(Policy::default()),
+    let pool = |name: &str, listen: &str, protocol| PoolSpec {
+        name: name.into(),
+        listen: vec![listen.parse().expect("an address")],
+        ring: placement::defaults(protocol),
+        policy: Arc::new(Policy::of(protocol)),
         health: HealthSettings::default(),
         nodes: vec![node("a"), node("b"), node("c")],
     };
-    assert_eq!(loaded.settings, Settings { pools: vec![pool], ..Settings::default() });
+    let pools = vec![
+        pool("cache", "127.0.0.1:6380", Protocol::Redis),
+        pool("memcached", "127.0.0.1:11311", Protocol::Memcached),
+    ];
+    assert_eq!(loaded.settings, Settings { pools, ..Settings::default() });
     assert_eq!(loaded.settings.admin.listen.to_string(), "127.0.0.1:9400");
 }
 
