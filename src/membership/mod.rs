@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub use build::{Births, IdSource, Prepared, first_topology, prepare};
+pub use build::{Births, IdSource, Prepared, Serving, first_topology, prepare, scattered};
 pub use plan::{Event, Ledger, Outcome, Permit, Step, budget, moved, plan, reload};
 pub use record::{History, Record};
 
