@@ -7,6 +7,7 @@
 
 mod admin;
 mod check;
+mod incident;
 mod locate;
 mod pages;
 mod plan;
@@ -33,6 +34,7 @@ Examples:
   ringway serve --config ringway.yaml      serve it; SIGHUP reloads it, SIGTERM drains and ends
   ringway locate --config ringway.yaml k1  which node owns the key k1, and who comes next
   ringway plan --config ringway.yaml new   what the configuration `new` would move
+  ringway incident 3                       the third time that a node failed, from doubt to return
 
 Without --config, every command takes the configuration that ringway ships with. The file
 config.yaml beside the sources is that configuration, with every key explained.";
@@ -69,6 +71,8 @@ enum Command {
     Locate(locate::Arguments),
     /// Say what a new configuration would move, before it is in force
     Plan(plan::Arguments),
+    /// Tell what happened to nodes of a running ringway
+    Incident(incident::Arguments),
     /// Print a completion script for a shell
     Completions(pages::Completions),
     /// Print a manual page, in roff
@@ -154,6 +158,7 @@ pub fn run() -> Next {
         Command::Check(arguments) => check::run(&arguments, &mut out),
         Command::Locate(arguments) => locate::run(&arguments, &mut out),
         Command::Plan(arguments) => plan::run(&arguments, &mut out),
+        Command::Incident(arguments) => incident::run(&arguments, &mut out),
         Command::Completions(arguments) => pages::completions(&arguments, &mut out),
         Command::Man(arguments) => pages::man(&arguments, &mut out),
     };
