@@ -187,10 +187,8 @@ impl Book {
                     let doubt = Doubt { since_ms: stamp.at_ms, failed, incident: None };
                     self.doubts.entry(whose).or_insert(doubt);
                 }
-                (Health::Suspect, Health::Healthy) => {
-                    if self.doubts.get(&whose).is_some_and(|doubt| doubt.incident.is_none()) {
-                        self.doubts.remove(&whose);
-                    }
+                (Health::Suspect, Health::Healthy) if self.incident(&whose).is_none() => {
+                    self.doubts.remove(&whose);
                 }
                 (_, Health::Probation) => self.step(&whose, &stamp, "probation", "it answers a probe".into()),
                 (Health::Probation, Health::Ejected) => {
