@@ -81,6 +81,7 @@ fn pool() -> Pool {
         }),
         health: Health::Healthy,
         placement: topology::Placement::Owns,
+        order: None,
         targets: Arc::new([Target::Tcp(*address)]),
         misconfigured: None,
     };

@@ -1,7 +1,8 @@
-//! HTTP routes for operators, on the control runtime: each answers from a read of the topology
-//! and of the counters, and none changes anything. What takes time is rendered off the control
+//! HTTP routes for operators, on the control runtime: each answers from a read of the topology and of
+//! the counters; orders for nodes alone change anything, and membership decides about them. What takes time is rendered off the control
 //! loop.
 
+mod orders;
 mod routes;
 mod serve;
 mod view;
@@ -21,7 +22,7 @@ use arc_swap::ArcSwap;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 
-use crate::{incident::Incidents, metrics::PoolBlock, topology::TopologyReader};
+use crate::{membership, metrics::PoolBlock, topology::TopologyReader};
 
 pub use routes::router;
 pub use serve::serve;
@@ -42,8 +43,8 @@ pub struct Pool {
 pub struct AdminState {
     /// The pools, in the order of the configuration.
     pub pools: Arc<ArcSwap<Vec<Pool>>>,
-    /// What happened to nodes.
-    pub incidents: Incidents,
+    /// Who takes orders for nodes, and knows what happened to them.
+    pub membership: membership::Handle,
     /// What the control plane counts: see [`crate::metrics::facade`].
     pub recorder: PrometheusHandle,
     /// Tells this run of the process from the one before: epochs start anew.
@@ -59,14 +60,14 @@ impl AdminState {
     /// The state of a process that starts now.
     pub fn new(
         pools: Vec<Pool>,
-        incidents: Incidents,
+        membership: membership::Handle,
         recorder: PrometheusHandle,
         boot_id: Arc<str>,
     ) -> AdminState {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         AdminState {
             pools: Arc::new(ArcSwap::from_pointee(pools)),
-            incidents,
+            membership,
             recorder,
             boot_id,
             started: now.map_or(0.0, |d| d.as_secs_f64()),

@@ -5,11 +5,11 @@ use axum::{
     extract::{Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use serde_json::json;
 
-use super::{AdminState, view};
+use super::{AdminState, orders, view};
 
 /// What `GET /` says.
 const INDEX: &str = "ringway's admin port
@@ -19,6 +19,8 @@ const INDEX: &str = "ringway's admin port
 /readyz       200 while each pool has an owner and the process is not draining
 /v1/topology  pools and their nodes: epoch, state, share, evidence (JSON)
 /v1/incidents what happened to nodes, the newest first (JSON)
+
+POST /v1/pools/POOL/nodes/NODE/ORDER, as `ringway drain` and its kin do
 ";
 
 /// The version of the exposition format is part of its media type.
@@ -33,6 +35,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/readyz", get(readyz))
         .route("/v1/topology", get(topology))
         .route("/v1/incidents", get(incidents))
+        .route("/v1/pools/{pool}/nodes/{node}/{order}", post(orders::order))
         .fallback(async |request: Request| {
             refuse(StatusCode::NOT_FOUND, format!("there is nothing at {}: see /", request.uri().path()))
         })
@@ -61,7 +64,7 @@ async fn incidents(State(state): State<AdminState>) -> Response {
     let page = |state: &AdminState| {
         serde_json::to_vec_pretty(&json!({
             "boot_id": &*state.boot_id,
-            "incidents": state.incidents.all(),
+            "incidents": state.membership.incidents().all(),
         }))
     };
     match rendered(state, page).await {
@@ -99,6 +102,6 @@ fn uncached(kind: &'static str, body: impl IntoResponse) -> Response {
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
-fn refuse(status: StatusCode, why: String) -> Response {
+pub(super) fn refuse(status: StatusCode, why: String) -> Response {
     (status, Json(json!({ "error": why }))).into_response()
 }

@@ -37,6 +37,7 @@ fn entry(name: &str, id: u64) -> Entry {
     Entry {
         node: Arc::new(node),
         health: Health::Healthy,
+        order: None,
         placement: Placement::Owns,
         targets: Arc::new([target]),
         misconfigured: None,
@@ -75,7 +76,19 @@ fn pools(count: usize) -> (AdminState, Vec<TopologyWriter>) {
         pools.push(Pool { name, topology: reader, blocks: Arc::new([PoolBlock::default()]) });
     }
     let recorder = PrometheusBuilder::new().build_recorder().handle();
-    (AdminState::new(pools, crate::incident::Incidents::default(), recorder, "boot-1".into()), writers)
+    (AdminState::new(pools, membership(), recorder, "boot-1".into()), writers)
+}
+
+/// Membership that nobody runs: orders wait for ever, and nothing has happened.
+fn membership() -> crate::membership::Handle {
+    let settings = crate::membership::Settings {
+        workers: 1,
+        max_share: 0.1,
+        ids: crate::membership::IdSource::default(),
+        embedded: Arc::new(|_, _| None),
+        incident_file: None,
+    };
+    crate::membership::Membership::new(settings).1
 }
 
 /// The state of a process with so many pools.
@@ -219,7 +232,7 @@ async fn topology_is_shown_whole() {
     });
     let expected = json!({
         "name": "b", "address": "127.0.0.1:7001", "zone": "z1", "weight": 1,
-        "health": "ejected", "placement": "away", "share": 0.0, "misconfigured": null,
+        "health": "ejected", "placement": "away", "order": null, "share": 0.0, "misconfigured": null,
         "targets": ["127.0.0.1:7001"],
         "evidence": {"streak": 3, "failures": failures},
         "in_flight": 7, "connections": 1,

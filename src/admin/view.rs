@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{AdminState, Pool};
 use crate::{
     metrics::{NodeView, PoolView, Process, ProcessView, render},
-    topology::{Entry, Failure, Health, OnEjected, Placement, Topology},
+    topology::{Entry, Failure, Health, OnEjected, Order, Placement, Topology},
 };
 
 /// ringway's version.
@@ -53,6 +53,7 @@ struct NodePart<'a> {
     weight: u32,
     health: Health,
     placement: Placement,
+    order: Option<Order>,
     share: f64,
     misconfigured: Option<&'a str>,
     targets: Vec<String>,
@@ -151,6 +152,7 @@ fn node_part(entry: &Entry, share: f64) -> NodePart<'_> {
         weight: node.weight,
         health: entry.health,
         placement: entry.placement,
+        order: entry.order,
         share,
         misconfigured: entry.misconfigured.as_deref(),
         targets: entry.targets.iter().map(ToString::to_string).collect(),

@@ -129,7 +129,7 @@ impl App {
         let lag = Lag::new();
         control.spawn(lag.clone().run());
         let run_id = run_id();
-        let admin = AdminState::new(Vec::new(), membership.incidents(), recorder, run_id.clone());
+        let admin = AdminState::new(Vec::new(), membership.clone(), recorder, run_id.clone());
         let listener = bind(&control, "admin", &settings.admin.listen)?;
         let admin_address = listener.address();
         let (admin_stop, stopped) = oneshot::channel::<()>();

@@ -9,6 +9,7 @@ mod admin;
 mod check;
 mod incident;
 mod locate;
+mod order;
 mod pages;
 mod plan;
 
@@ -34,6 +35,7 @@ Examples:
   ringway serve --config ringway.yaml      serve it; SIGHUP reloads it, SIGTERM drains and ends
   ringway locate --config ringway.yaml k1  which node owns the key k1, and who comes next
   ringway plan --config ringway.yaml new   what the configuration `new` would move
+  ringway drain n3 --pool cache --yes      take a node out for maintenance, gracefully
   ringway incident 3                       the third time that a node failed, from doubt to return
 
 Without --config, every command takes the configuration that ringway ships with. The file
@@ -73,6 +75,18 @@ enum Command {
     Plan(plan::Arguments),
     /// Tell what happened to nodes of a running ringway
     Incident(incident::Arguments),
+    /// Give up a node's keys and finish what is in flight
+    Drain(order::Arguments),
+    /// Take back a drain
+    Undrain(order::Arguments),
+    /// Give up a node's keys at once
+    Eject(order::Arguments),
+    /// Take back an eject; a cold node need not wait for the warmth budget
+    Restore(order::Arguments),
+    /// Keep a node in the ring, whatever is thought of it
+    Pin(order::Arguments),
+    /// Take back a pin
+    Unpin(order::Arguments),
     /// Print a completion script for a shell
     Completions(pages::Completions),
     /// Print a manual page, in roff
@@ -159,6 +173,12 @@ pub fn run() -> Next {
         Command::Locate(arguments) => locate::run(&arguments, &mut out),
         Command::Plan(arguments) => plan::run(&arguments, &mut out),
         Command::Incident(arguments) => incident::run(&arguments, &mut out),
+        Command::Drain(arguments) => order::run("drain", &arguments, &mut out),
+        Command::Undrain(arguments) => order::run("undrain", &arguments, &mut out),
+        Command::Eject(arguments) => order::run("eject", &arguments, &mut out),
+        Command::Restore(arguments) => order::run("restore", &arguments, &mut out),
+        Command::Pin(arguments) => order::run("pin", &arguments, &mut out),
+        Command::Unpin(arguments) => order::run("unpin", &arguments, &mut out),
         Command::Completions(arguments) => pages::completions(&arguments, &mut out),
         Command::Man(arguments) => pages::man(&arguments, &mut out),
     };

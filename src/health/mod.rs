@@ -462,6 +462,7 @@ mod tests {
         let entry = Entry {
             node: Arc::new(node),
             health: Health::Healthy,
+            order: None,
             placement: Placement::Owns,
             targets: Arc::new([Target::Tcp(address)]),
             misconfigured: None,

@@ -75,7 +75,14 @@ pub fn first_topology(
 }
 
 fn new_entry(node: Arc<Node>, targets: Arc<[Target]>) -> Entry {
-    Entry { node, health: Health::Healthy, placement: Placement::Owns, targets, misconfigured: None }
+    Entry {
+        node,
+        health: Health::Healthy,
+        placement: Placement::Owns,
+        order: None,
+        targets,
+        misconfigured: None,
+    }
 }
 
 fn members(spec: &PoolSpec) -> Vec<Member> {

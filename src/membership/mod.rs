@@ -3,6 +3,7 @@
 //! waits for nothing slow: rings are built and names resolved beside it.
 
 mod build;
+mod order;
 mod plan;
 mod record;
 mod settle;
@@ -19,13 +20,14 @@ use tokio::{
 };
 
 pub use build::{Births, IdSource, Prepared, Serving, first_topology, prepare, scattered};
+pub use order::order;
 pub use plan::{Event, Ledger, Outcome, Permit, Step, budget, moved, plan, reload};
 pub use record::{History, Record};
 
 use crate::{
     incident::{FileSettings, IncidentFile, Incidents},
     net::{Address, Target, resolve},
-    topology::{Change, Entry, Inbox, NodeSpec, PoolSpec, Topology, TopologyWriter},
+    topology::{Change, Entry, Inbox, NodeSpec, Order, Ordered, PoolSpec, Topology, TopologyWriter},
 };
 
 /// Changes that may wait; more wait at their senders.
@@ -107,6 +109,25 @@ impl Handle {
     /// Puts another `reload.max_share` in force.
     pub async fn set_max_share(&self, share: f64) {
         self.tell(Control::MaxShare(share)).await;
+    }
+
+    /// Asks for something of a node, or with `dry` what would come of it; `None` takes back what was
+    /// asked before.
+    ///
+    /// # Errors
+    /// Why it was not done.
+    pub async fn order(
+        &self,
+        pool: Arc<str>,
+        node: Arc<str>,
+        order: Option<Order>,
+        dry: bool,
+    ) -> Result<Ordered, String> {
+        let (answer, answered) = oneshot::channel();
+        let gone = |_| "membership has ended".to_owned();
+        let change = Change::Order { pool, node, order, dry, answer };
+        self.inbox.send(change).await.map_err(|e| gone(e.to_string()))?;
+        answered.await.map_err(|e| gone(e.to_string()))?
     }
 
     /// Asks for a reload of one pool and waits for what came of it: the share that moved.
@@ -245,8 +266,15 @@ impl Membership {
     }
 
     async fn change(&mut self, change: Change) {
-        if let Change::Reload { spec, yes, answer } = change {
-            return self.start_reload(spec, yes, answer);
+        match change {
+            Change::Reload { spec, yes, answer } => return self.start_reload(spec, yes, answer),
+            Change::Order { pool, node, order, dry, answer } => {
+                let result = self.order(&pool, (&node, order), dry).await;
+                // Whoever asked may have gone.
+                let _ = answer.send(result);
+                return;
+            }
+            _ => {}
         }
         let Some(pool) = self.pools.get_mut(pool_of(&change)) else { return };
         let now = pool.writer.current();
@@ -259,6 +287,27 @@ impl Membership {
             let published = pool.publish(now, *step);
             self.tell(published).await;
         }
+    }
+
+    /// An operator wants something of a node.
+    async fn order(
+        &mut self,
+        pool: &str,
+        wanted: (&str, Option<Order>),
+        dry: bool,
+    ) -> Result<Ordered, String> {
+        let governed = self.pools.get_mut(pool).ok_or_else(|| format!("there is no pool {pool}"))?;
+        let before = governed.writer.current();
+        let Some(step) = order(&before, &governed.ledger, wanted, Instant::now())? else {
+            return Ok(Ordered { after: before.clone(), before });
+        };
+        if dry {
+            return Ok(Ordered { before, after: Arc::new(step.next) });
+        }
+        let published = governed.publish(before.clone(), *step);
+        let after = published.after.clone();
+        self.tell(published).await;
+        Ok(Ordered { before, after })
     }
 
     /// Begins the slow part of a reload beside the loop.
@@ -356,6 +405,7 @@ fn pool_of(change: &Change) -> &str {
         | Change::Restore { pool, .. }
         | Change::Misconfigured { pool, .. }
         | Change::Resolved { pool, .. } => pool,
+        Change::Order { pool, .. } => pool,
         Change::Reload { spec, .. } => &spec.name,
     }
 }

@@ -15,12 +15,13 @@ use tokio::time::Instant;
 
 use super::{
     build::{Births, Prepared, scattered},
+    order::mark,
     settle::{Rules, settle},
     warmth::Spending,
 };
 use crate::{
     ring::{self, diff},
-    topology::{Cause, Change, Data, Entry, Health, NodeId, Placement, Policy, PoolSpec, Topology},
+    topology::{Cause, Change, Data, Entry, Health, NodeId, Order, Placement, Policy, PoolSpec, Topology},
 };
 
 /// What the planner remembers of a pool beside its topology. One entry per ejected node at most.
@@ -32,6 +33,8 @@ pub struct Ledger {
     pub(super) spending: Spending,
     out: BTreeMap<NodeId, Out>,
     returning: BTreeMap<NodeId, Back>,
+    /// What operators want, by the names of nodes.
+    orders: BTreeMap<Arc<str>, Order>,
     turn: u64,
 }
 
@@ -59,6 +62,7 @@ impl Ledger {
             spending: Spending::default(),
             out: BTreeMap::new(),
             returning: BTreeMap::new(),
+            orders: BTreeMap::new(),
             turn: 0,
         }
     }
@@ -71,6 +75,25 @@ impl Ledger {
     /// Whether no node is ejected, or waits to return.
     pub fn is_empty(&self) -> bool {
         self.out.is_empty() && self.returning.is_empty()
+    }
+
+    /// Remembers what is wanted of a node from now on.
+    pub(super) fn order(&mut self, node: &Arc<str>, order: Option<Order>) {
+        match order {
+            Some(order) => drop(self.orders.insert(node.clone(), order)),
+            None => drop(self.orders.remove(node)),
+        }
+    }
+
+    /// A node that waits to return need not wait; whether it did.
+    pub(super) fn go_on(&mut self, node: NodeId) -> bool {
+        match self.returning.get_mut(&node) {
+            Some(back) => {
+                back.data = Data::Same;
+                true
+            }
+            None => false,
+        }
     }
 
     /// In which turn a node was ejected.
@@ -89,7 +112,7 @@ impl Ledger {
     }
 
     /// Forgets who is in its place again. When the budget may let something go on, if something waits.
-    fn settled(&mut self, nodes: &[Entry], policy: &Policy, time: Instant) -> Option<Instant> {
+    pub(super) fn settled(&mut self, nodes: &[Entry], policy: &Policy, time: Instant) -> Option<Instant> {
         let is_back = |e: &Entry| matches!(e.health, Health::Healthy | Health::Suspect);
         let is_away = |e: &&Entry| e.placement == Placement::Away && is_back(e);
         let away: HashSet<NodeId> = nodes.iter().filter(is_away).map(|e| e.node.id).collect();
@@ -196,6 +219,13 @@ pub enum Event {
         /// What is wrong.
         what: Option<Arc<str>>,
     },
+    /// An operator wants something of the node, or nothing any more.
+    Ordered {
+        /// Its name.
+        node: Arc<str>,
+        /// What is wanted.
+        order: Option<Order>,
+    },
     /// The operator's new configuration is in force.
     Reloaded {
         /// Which nodes came, left or changed.
@@ -239,7 +269,10 @@ pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> 
         Change::Resolved { targets, .. } if entry.targets != *targets => {
             revise(now, ledger, at, Vec::new(), |entry| entry.targets = targets.clone())
         }
-        Change::Misconfigured { .. } | Change::Resolved { .. } | Change::Reload { .. } => Outcome::Nothing,
+        Change::Misconfigured { .. }
+        | Change::Resolved { .. }
+        | Change::Order { .. }
+        | Change::Reload { .. } => Outcome::Nothing,
     }
 }
 
@@ -253,7 +286,7 @@ fn node_of(change: &Change) -> Option<NodeId> {
         | Change::Restore { node, .. }
         | Change::Misconfigured { node, .. }
         | Change::Resolved { node, .. } => Some(*node),
-        Change::Reload { .. } => None,
+        Change::Order { .. } | Change::Reload { .. } => None,
     }
 }
 
@@ -290,7 +323,8 @@ fn turn(
     match (to, now.nodes[at].placement, entry.placement) {
         (Health::Ejected, Placement::Owns, Placement::Owns) => {
             if let Some(out) = ledger.out.get(&entry.node.id).filter(|_| from.contains(&Health::Healthy)) {
-                let evidence = format!("{}; {}", out.evidence, kept_because(&nodes, now.health.eject_max));
+                let evidence =
+                    format!("{}; {}", out.evidence, kept_because(entry, &nodes, now.health.eject_max));
                 events.push(Event::Kept { node: name(), cause: out.cause, evidence: evidence.into() });
             }
         }
@@ -315,7 +349,7 @@ fn turn(
     Outcome::Publish(Box::new(Step { next, ledger, events }))
 }
 
-fn rules(now: &Topology, time: Instant) -> Rules<'_> {
+pub(super) fn rules(now: &Topology, time: Instant) -> Rules<'_> {
     Rules { eject_max: now.health.eject_max, policy: &now.policy, time }
 }
 
@@ -341,7 +375,7 @@ pub fn budget(now: &Topology, ledger: &Ledger, time: Instant) -> Outcome {
 
 /// Who went away, who waits, and who owns again. Only who does not serve now or did not before can be
 /// told of, a few of perhaps many thousands: names of no others are looked up.
-fn told(before: &[Entry], after: &[Entry], ledger: &Ledger) -> Vec<Event> {
+pub(super) fn told(before: &[Entry], after: &[Entry], ledger: &Ledger) -> Vec<Event> {
     let is_out = |e: &&Entry| e.placement != Placement::Owns;
     let out: HashMap<&str, Placement> =
         before.iter().filter(is_out).map(|e| (&*e.node.name, e.placement)).collect();
@@ -354,7 +388,9 @@ fn told(before: &[Entry], after: &[Entry], ledger: &Ledger) -> Vec<Event> {
         let node = entry.node.name.clone();
         let why = ledger.out.get(&entry.node.id).cloned();
         events.extend(match (was(), entry.placement, entry.health) {
-            (Placement::Away | Placement::Held, Placement::Owns, Health::Ejected | Health::Probation) => {
+            (Placement::Away | Placement::Held, Placement::Owns, Health::Ejected | Health::Probation)
+                if entry.order.is_none() =>
+            {
                 Some(Event::Readmitted { node })
             }
             (Placement::Away | Placement::Held, Placement::Owns, _) => {
@@ -364,6 +400,11 @@ fn told(before: &[Entry], after: &[Entry], ledger: &Ledger) -> Vec<Event> {
                     data: *data,
                     evidence: evidence.clone(),
                 })
+            }
+            (Placement::Owns | Placement::Held, Placement::Away, _)
+                if entry.order.is_some_and(Order::is_out) =>
+            {
+                None
             }
             (Placement::Owns, Placement::Away, _) => {
                 why.map(|Out { cause, evidence, .. }| Event::Ejected { node, cause, evidence })
@@ -380,7 +421,10 @@ fn told(before: &[Entry], after: &[Entry], ledger: &Ledger) -> Vec<Event> {
     events
 }
 
-fn kept_because(nodes: &[Entry], eject_max: f64) -> String {
+fn kept_because(entry: &Entry, nodes: &[Entry], eject_max: f64) -> String {
+    if entry.order == Some(Order::Pin) {
+        return "kept, as an operator has pinned it".to_owned();
+    }
     let owners = nodes.iter().filter(|e| e.placement == Placement::Owns).count();
     match owners {
         1 => "kept, as the last node of the pool is never ejected".to_owned(),
@@ -432,6 +476,8 @@ pub fn reload(
     });
     let ids: HashSet<NodeId> = nodes.iter().map(|e| e.node.id).collect();
     ledger.out.retain(|id, _| ids.contains(id));
+    ledger.orders.retain(|name, _| nodes.iter().any(|entry| entry.node.name == *name));
+    mark(&mut nodes, &ledger.orders);
     let rules = Rules { eject_max: spec.health.eject_max, policy: &spec.policy, time };
     settle(&mut nodes, &rules, &mut ledger);
     let is_same = same_nodes(&now.nodes, &nodes);

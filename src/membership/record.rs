@@ -14,7 +14,7 @@ use super::plan::{Event, moved};
 use crate::{
     incident::{Incident, IncidentFile, Incidents, Told},
     metrics::table::{EJECTIONS, EJECTIONS_REFUSED, MOVED_SHARE, RESTORES, WAITS},
-    topology::{Cause, Data, Topology},
+    topology::{Cause, Data, Order, Topology},
 };
 
 /// Lines that are kept.
@@ -156,6 +156,14 @@ fn for_incident(event: &Event) -> Option<(Arc<str>, Told)> {
         Event::Readmitted { node } => {
             (node.clone(), Told::Goes("readmitted", "a reload left too few others".into()))
         }
+        Event::Ordered { node, order } => {
+            let text = order.map_or("an operator takes an order back", |order| match order {
+                Order::Drain => "an operator drains it",
+                Order::Eject => "an operator takes it out",
+                Order::Pin => "an operator keeps it in",
+            });
+            (node.clone(), Told::Goes("ordered", text.into()))
+        }
         Event::Misconfigured { .. } | Event::Reloaded { .. } => return None,
     })
 }
@@ -208,6 +216,10 @@ fn log(after: &Topology, event: &Event, moved: f64) {
         Event::Recovered { node } => {
             tracing::info!(pool, epoch, node = &**node, "node recovered without having left");
         }
+        Event::Ordered { node, order } => {
+            let order = order.map_or("none", Order::word);
+            tracing::warn!(pool, epoch, node = &**node, order, moved, "an operator's order for a node");
+        }
         Event::Misconfigured { node, what: Some(what) } => {
             tracing::warn!(pool, epoch, node = &**node, evidence = &**what, "node misconfigured");
         }
@@ -248,6 +260,7 @@ fn count(pool: &str, event: &Event) {
         }
         Event::Readmitted { .. }
         | Event::Released { .. }
+        | Event::Ordered { .. }
         | Event::Recovered { .. }
         | Event::Misconfigured { .. }
         | Event::Reloaded { .. } => {}
@@ -261,6 +274,9 @@ fn line(after: &Topology, event: &Event, moved: f64) -> Option<Record> {
         Event::Held { node, cause, evidence } => ("held", Some(node), Some(*cause), evidence.clone()),
         Event::Released { node, evidence } => ("released", Some(node), None, evidence.clone()),
         Event::Restored { node, evidence, .. } => ("restored", Some(node), None, evidence.clone()),
+        Event::Ordered { node, order } => {
+            ("ordered", Some(node), None, order.map_or("none", Order::word).into())
+        }
         Event::Reloaded { evidence } => ("reloaded", None, None, evidence.clone()),
         Event::Kept { .. } | Event::Waits { .. } | Event::Recovered { .. } | Event::Misconfigured { .. } => {
             return None;

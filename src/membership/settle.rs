@@ -4,7 +4,7 @@
 use tokio::time::Instant;
 
 use super::plan::Ledger;
-use crate::topology::{Entry, Health, OnEjected, Placement, Policy};
+use crate::topology::{Entry, Health, OnEjected, Order, Placement, Policy};
 
 /// What placements obey.
 pub(super) struct Rules<'a> {
@@ -13,7 +13,7 @@ pub(super) struct Rules<'a> {
     pub(super) time: Instant,
 }
 
-/// Gives each node its placement. Those that should be out are put away one by one, first those
+/// Gives each node its placement. What an operator wants comes first. Those that should be out are put away one by one, first those
 /// that are away, then those that are held, then in the order of their ejection, as long as the rest
 /// keeps enough weight. Those that are back and cold come back one by one, as long as the budget
 /// lasts; the guard goes before the budget.
@@ -25,6 +25,13 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
     let holders = weight(nodes, |i| before[i] != Placement::Away);
     nodes.iter_mut().for_each(|entry| entry.placement = Placement::Owns);
     let (mut away, mut owners) = (0, nodes.len());
+    // An operator's word goes before guard and budget, and not before somebody has to own.
+    for entry in nodes.iter_mut().filter(|entry| entry.order.is_some_and(Order::is_out)) {
+        if owners > 1 {
+            (away, owners) = (away + u64::from(entry.node.weight), owners - 1);
+            entry.placement = Placement::Away;
+        }
+    }
     let mut goes = |entry: &Entry| {
         let with = away + u64::from(entry.node.weight);
         let may = owners > 1 && with as f64 <= out_max;
@@ -59,6 +66,7 @@ fn weight(nodes: &[Entry], which: impl Fn(usize) -> bool) -> u64 {
 /// Who should be out, in the order in which they are put out.
 fn leavers(nodes: &[Entry], before: &[Placement], ledger: &Ledger) -> Vec<usize> {
     let mut out: Vec<usize> = (0..nodes.len())
+        .filter(|i| nodes[*i].order.is_none())
         .filter(|i| match nodes[*i].health {
             Health::Healthy | Health::Suspect => false,
             Health::Ejected => true,
@@ -82,7 +90,7 @@ fn leavers(nodes: &[Entry], before: &[Placement], ledger: &Ledger) -> Vec<usize>
 fn returners(nodes: &[Entry], before: &[Placement], ledger: &Ledger) -> Vec<usize> {
     let is_back = |i: &usize| matches!(nodes[*i].health, Health::Healthy | Health::Suspect);
     let mut back: Vec<usize> = (0..nodes.len())
-        .filter(|i| before[*i] == Placement::Away && is_back(i))
+        .filter(|i| before[*i] == Placement::Away && is_back(i) && nodes[*i].order.is_none())
         .filter(|i| ledger.returns_cold(nodes[*i].node.id))
         .collect();
     back.sort_by_cached_key(|i| ledger.returned_in(nodes[*i].node.id));

@@ -7,8 +7,8 @@ use crate::{
     protocol::http::{KeyRule, KeySource},
     ring,
     topology::{
-        Cause, Data, Failure, Health, HealthSettings, HttpSettings, NodeId, OnEjected, Placement, Policy,
-        Route, Warmth, WhileHeld, channel,
+        Cause, Data, Failure, Health, HealthSettings, HttpSettings, NodeId, OnEjected, Order, Placement,
+        Policy, Route, Warmth, WhileHeld, channel,
     },
 };
 
@@ -152,6 +152,9 @@ fn names(events: &[Event]) -> Vec<String> {
         Event::Released { node, .. } => format!("released {node}"),
         Event::Waits { node, .. } => format!("waits {node}"),
         Event::Kept { node, .. } => format!("kept {node}"),
+        Event::Ordered { node, order } => {
+            format!("ordered {node}: {}", order.map_or("none", Order::word))
+        }
         Event::Readmitted { node } => format!("readmitted {node}"),
         Event::Restored { node, .. } => format!("restored {node}"),
         Event::Recovered { node } => format!("recovered {node}"),
@@ -523,6 +526,61 @@ fn what_the_budget_is_not_for() {
     }
     let events = told(pool.reload(frugal(spec(&[1; 8], 0.5), 1.0, window)));
     assert_eq!(events, ["reloaded", "released n2", "released n3"]);
+}
+
+impl Planned {
+    /// An operator's order; what was told, if anything was published.
+    fn order(&mut self, name: &str, wanted: Option<Order>) -> Result<Vec<String>, String> {
+        match order(&self.topology, &self.ledger, (name, wanted), self.time)? {
+            None => Ok(Vec::new()),
+            Some(step) => Ok(names(&self.apply(Outcome::Publish(step)).unwrap_or_default())),
+        }
+    }
+}
+
+/// An operator's word goes before guard and budget and spends nothing; said twice it changes nothing; it
+/// outlives a reload; and what was ordered is taken back to the exact map.
+#[test]
+fn orders_are_obeyed() {
+    let frugal_spec = || frugal(spec(&[1; 4], 0.25), 0.25, Duration::from_secs(60));
+    let mut pool = Planned::new(&frugal_spec());
+    let first = owners(&pool.topology);
+    let drained = pool.order("n1", Some(Order::Drain));
+    assert_eq!(drained, Ok(vec!["ordered n1: drain".to_owned()]));
+    assert_eq!((pool.topology.epoch, pool.entry("n1").placement), (2, Placement::Away));
+    assert_eq!(pool.order("n1", Some(Order::Drain)), Ok(Vec::new()));
+    assert!(pool.order("n2", Some(Order::Eject)).is_ok_and(|told| told == ["ordered n2: eject"]));
+    assert_eq!(pool.entry("n2").placement, Placement::Away, "neither guard nor budget");
+    assert_eq!(told(pool.eject("n3")), ["kept n3"], "the guard counts who is out by hand");
+    assert_eq!(told(pool.restore("n3")), ["recovered n3"]);
+    pool.reload(frugal(spec(&[1, 1, 2, 1], 0.25), 0.25, Duration::from_secs(60)));
+    assert_eq!(pool.entry("n2").placement, Placement::Away, "another weight, and still out by hand");
+    pool.reload(frugal_spec());
+    for name in ["n1", "n2"] {
+        assert_eq!(pool.order(name, None), Ok(vec![format!("ordered {name}: none")]));
+    }
+    assert_eq!(owners(&pool.topology), first);
+    assert_eq!(pool.order("n1", None), Ok(Vec::new()));
+    assert!(pool.ledger.is_empty());
+}
+
+/// A node that is pinned stays whatever is thought of it; the last owner stays whatever is ordered; a node
+/// that fails is not restored by hand; one that waits for the budget is.
+#[test]
+fn what_orders_can_and_cannot() {
+    let mut pool = Planned::new(&frugal(spec(&[1, 1, 1], 1.0), 0.25, Duration::from_secs(60)));
+    pool.order("n1", Some(Order::Pin)).expect("fine");
+    let events = pool.eject("n1").expect("its health turns");
+    assert!(matches!(&events[0], Event::Kept { evidence, .. } if evidence.contains("pinned")), "{events:?}");
+    assert_eq!(told(pool.eject("n2")), ["ejected n2"]);
+    assert!(pool.order("n2", None).is_err_and(|why| why.contains("it is ejected because it fails")));
+    assert_eq!(told(pool.restore_with("n2", Data::Empty)), ["waits n2"]);
+    assert_eq!(pool.order("n2", None), Ok(vec!["ordered n2: none".to_owned(), "restored n2".to_owned()]));
+    pool.order("n0", Some(Order::Drain)).expect("fine");
+    pool.order("n2", Some(Order::Drain)).expect("fine");
+    assert!(pool.order("n1", Some(Order::Eject)).is_err_and(|why| why.contains("is the last of pool cache")));
+    assert!(pool.order("n9", None).is_err_and(|why| why.contains("there is no node n9")));
+    assert_eq!(pool.order("n1", None), Ok(vec!["ordered n1: none".to_owned()]), "now its health counts");
 }
 
 /// One thing that happens to a pool in the property below.

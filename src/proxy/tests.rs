@@ -107,6 +107,7 @@ fn topology(nodes: &[(&str, SocketAddr)], policy: Policy) -> Topology {
             blocks: Arc::new([NodeBlock::default()]),
         }),
         health: Health::Healthy,
+        order: None,
         placement: Placement::Owns,
         targets: Arc::new([Target::Tcp(nodes[id].1)]),
         misconfigured: None,

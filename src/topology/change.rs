@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Data, Failure, NodeId, PoolSpec};
+use super::{Data, Failure, NodeId, Order, PoolSpec, Topology};
 use crate::net::Target;
 
 /// Why a node was ejected: the metric's label and the log's word.
@@ -133,6 +133,20 @@ pub enum Change {
         /// Where to dial.
         targets: Arc<[Target]>,
     },
+    /// The operator wants this of a node. Answers with the topologies before and after it.
+    Order {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// The node's name.
+        node: Arc<str>,
+        /// What is wanted; `None` takes back what was wanted before, and lets a node that waits for the
+        /// warmth budget go on.
+        order: Option<Order>,
+        /// It is only to be said what would come of it.
+        dry: bool,
+        /// What came of it, or why nothing did.
+        answer: oneshot::Sender<Result<Ordered, String>>,
+    },
     /// The operator wants the pool to be like this. Answers with what was done, or why not.
     Reload {
         /// The pool as it shall be.
@@ -142,6 +156,15 @@ pub enum Change {
         /// The share of the key space that moved, or the refusal.
         answer: oneshot::Sender<Result<f64, String>>,
     },
+}
+
+/// What came, or would come, of an order.
+#[derive(Clone, Debug)]
+pub struct Ordered {
+    /// What was in force.
+    pub before: Arc<Topology>,
+    /// What is in force now, or would be.
+    pub after: Arc<Topology>,
 }
 
 /// Where changes are sent. Bounded: a sender waits.

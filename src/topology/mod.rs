@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 
-pub use change::{Cause, Change, Inbox};
+pub use change::{Cause, Change, Inbox, Ordered};
 pub use http::{Forwarded, HttpLimits, HttpProbe, HttpSettings, NodeProtocol};
 pub use node::{Data, Evidence, Failure, Node, NodeId, VERDICT_GRACE};
 pub use spec::{
@@ -48,6 +48,34 @@ pub enum Placement {
     Held,
 }
 
+/// What an operator wants of a node, whatever is thought of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// It gives up its keys, and finishes what is in flight.
+    Drain,
+    /// It gives up its keys at once.
+    Eject,
+    /// It is never ejected.
+    Pin,
+}
+
+impl Order {
+    /// The word for messages.
+    pub fn word(self) -> &'static str {
+        match self {
+            Order::Drain => "drain",
+            Order::Eject => "eject",
+            Order::Pin => "pin",
+        }
+    }
+
+    /// Whether it keeps a node out.
+    pub fn is_out(self) -> bool {
+        matches!(self, Order::Drain | Order::Eject)
+    }
+}
+
 /// One node of a topology: who it is, and what is thought of it in this revision.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -57,6 +85,8 @@ pub struct Entry {
     pub health: Health,
     /// Membership's decision.
     pub placement: Placement,
+    /// What an operator wants of it, if anything.
+    pub order: Option<Order>,
     /// Where to dial, in order of preference; empty while its name does not resolve.
     pub targets: Arc<[Target]>,
     /// What is wrong with its configuration (it is a replica, asks for a password ...), if anything.
@@ -141,6 +171,9 @@ impl Topology {
     pub fn refusal(&self, at: usize) -> Option<&'static str> {
         match self.nodes[at].placement {
             Placement::Owns => None,
+            Placement::Away if self.nodes[at].order.is_some_and(Order::is_out) => {
+                Some("taken out by hand, and this pool's keys do not move")
+            }
             Placement::Away => Some("ejected, and this pool's keys do not move"),
             Placement::Held => Some("ejected, and its keys move when the warmth budget allows it"),
         }

@@ -16,6 +16,7 @@ mod local;
 mod memcached;
 mod metrics;
 mod miss;
+mod orders;
 mod promises;
 mod proof;
 mod reload;

@@ -19,7 +19,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("health", &["topology", "protocol", "net", "metrics"]),
     ("incident", &["topology", "metrics"]),
     ("membership", &["topology", "ring", "health", "incident", "metrics", "net"]),
-    ("admin", &["topology", "membership", "incident", "net", "metrics"]),
+    ("admin", &["topology", "ring", "membership", "net", "metrics"]),
     ("embedded", &["protocol", "net"]),
     ("config", &["ring", "protocol", "topology", "net"]),
     ("cli", &["config", "ring", "protocol", "topology", "net", "membership"]),

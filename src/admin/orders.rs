@@ -1,0 +1,146 @@
+//! What operators want of nodes: `POST /v1/pools/POOL/nodes/NODE/ORDER`, with `?dry_run=true` to be told
+//! what would come of it. A page in a browser of the same machine must not be able to send one: the Host
+//! has to be an address or `localhost`, and an Origin the same host.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use super::{AdminState, routes::refuse};
+use crate::{
+    ring::diff,
+    topology::{Order, Ordered},
+};
+
+/// What came, or would come, of an order.
+#[derive(Serialize)]
+struct Done {
+    pool: String,
+    node: String,
+    order: String,
+    dry_run: bool,
+    /// Nothing had to be done.
+    unchanged: bool,
+    epoch: u64,
+    /// The share of the key space that moves.
+    moved: f64,
+    moves: Vec<Part>,
+}
+
+/// A part of the key space that moves.
+#[derive(Serialize)]
+struct Part {
+    from: Option<String>,
+    to: Option<String>,
+    share: f64,
+}
+
+/// The words, and what they stand for; `None` takes an order back.
+const ORDERS: [(&str, Option<Order>); 6] = [
+    ("drain", Some(Order::Drain)),
+    ("undrain", None),
+    ("eject", Some(Order::Eject)),
+    ("restore", None),
+    ("pin", Some(Order::Pin)),
+    ("unpin", None),
+];
+
+/// Obeys an order.
+pub(super) async fn order(
+    State(state): State<AdminState>,
+    Path((pool, node, word)): Path<(String, String, String)>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(why) = check_origin(&headers) {
+        return refuse(StatusCode::FORBIDDEN, why.to_owned());
+    }
+    let Some((_, order)) = ORDERS.into_iter().find(|(known, _)| *known == word) else {
+        let words: Vec<&str> = ORDERS.iter().map(|o| o.0).collect();
+        return refuse(StatusCode::NOT_FOUND, format!("`{word}` is not one of {}", words.join(", ")));
+    };
+    let dry_run = match uri.query() {
+        None | Some("" | "dry_run=false") => false,
+        Some("dry_run=true") => true,
+        Some(query) => return refuse(StatusCode::BAD_REQUEST, format!("`{query}` is not dry_run=true")),
+    };
+    let asked = state.membership.order(pool.as_str().into(), node.as_str().into(), order, dry_run);
+    let ordered = match asked.await {
+        Ok(ordered) => ordered,
+        Err(why) => return refuse(StatusCode::CONFLICT, why),
+    };
+    let compared = tokio::task::spawn_blocking(move || moves(&ordered));
+    match compared.await {
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("done, and not told: {error}")),
+        Ok((unchanged, epoch, moved, moves)) => {
+            Json(Done { pool, node, order: word, dry_run, unchanged, epoch, moved, moves }).into_response()
+        }
+    }
+}
+
+/// What the two topologies differ in. Takes milliseconds for large rings.
+fn moves(ordered: &Ordered) -> (bool, u64, f64, Vec<Part>) {
+    let Ordered { before, after } = ordered;
+    let (a, b) = (|i| before.holds(i), |i| after.holds(i));
+    let diff = diff((&before.ring, &a), (&after.ring, &b));
+    let part = |m: &crate::ring::Move| Part {
+        from: m.from.as_deref().map(str::to_owned),
+        to: m.to.as_deref().map(str::to_owned),
+        share: m.share,
+    };
+    let moved = crate::membership::moved(before, after);
+    (before.revision == after.revision, after.epoch, moved, diff.moves.iter().map(part).collect())
+}
+
+/// A browser sends the Host that its page asked for, and where the page is from.
+fn check_origin(headers: &HeaderMap) -> Result<(), &'static str> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text(header::HOST).unwrap_or_default();
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| match port.parse::<u16>() {
+        Ok(_) => name,
+        Err(_) => host,
+    });
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    if name != "localhost" && bare.parse::<std::net::IpAddr>().is_err() {
+        return Err("the Host is neither an address nor localhost: orders are not taken by name");
+    }
+    match headers.get(header::ORIGIN) {
+        None => Ok(()),
+        Some(_) if text(header::ORIGIN) == Some(&format!("http://{host}")) => Ok(()),
+        Some(_) => Err("the Origin is another host: orders are not taken from its pages"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    /// Orders come from this machine's programs, not from pages that a browser shows.
+    #[test]
+    fn origins() {
+        for (host, origin, may) in [
+            ("127.0.0.1:9400", None, true),
+            ("[::1]:9400", None, true),
+            ("localhost:9400", None, true),
+            ("10.0.0.5", Some("http://10.0.0.5"), true),
+            ("127.0.0.1:9400", Some("http://127.0.0.1:9400"), true),
+            ("127.0.0.1:9400", Some("http://evil.example"), false),
+            ("127.0.0.1:9400", Some("null"), false),
+            ("rebound.example:9400", None, false),
+            ("", None, false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            }
+            assert_eq!(check_origin(&headers).is_ok(), may, "{host} {origin:?}");
+        }
+    }
+}

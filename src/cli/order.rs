@@ -1,0 +1,156 @@
+//! `drain`, `undrain`, `eject`, `restore`, `pin`, `unpin`: what an operator wants of a node of a running
+//! ringway. Without `--yes` they say what would come of it, and do nothing.
+
+use std::{
+    io::Write,
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{Stop, admin};
+
+/// How often `--wait` looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+const EXAMPLES: &str = "\
+drain    gives up a node's keys and finishes what is in flight; for maintenance
+undrain  takes that back
+eject    gives up a node's keys at once: requests in flight are cut off
+restore  takes that back; a node that waits for the warmth budget need not wait
+pin      keeps a node in the ring, whatever is thought of it; unpin takes that back
+
+Without --yes it is only said what would move. An order holds until it is taken back or ringway ends;
+saying it twice changes nothing.
+
+Examples:
+  ringway drain cache-3 --pool cache              what would move
+  ringway drain cache-3 --pool cache --yes --wait
+  ringway undrain cache-3 --pool cache --yes";
+
+/// Arguments of each of them.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The node's name
+    #[arg(value_name = "NODE")]
+    node: String,
+    /// The pool; wanted when there are several
+    #[arg(long, value_name = "NAME")]
+    pool: Option<String>,
+    /// The admin address of the ringway
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9400")]
+    admin: String,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+    /// Return when nothing is in flight at the node any more, or when it serves again
+    #[arg(long, requires = "yes")]
+    wait: bool,
+    /// How long --wait waits, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, requires = "wait")]
+    timeout: u64,
+}
+
+/// Sends the order with this word.
+pub(super) fn run(word: &str, arguments: &Arguments, out: &mut impl Write) -> Result<(), Stop> {
+    let Arguments { node, admin, yes, .. } = arguments;
+    let pool = match &arguments.pool {
+        Some(pool) => pool.clone(),
+        None => only_pool(admin)?,
+    };
+    let path = format!("/v1/pools/{}/nodes/{}/{word}?dry_run={}", escaped(&pool), escaped(node), !yes);
+    let done = admin::post_json(admin, &path)?;
+    tell(word, arguments, &pool, &done, out)?;
+    if arguments.wait { wait(word, arguments, &pool, out) } else { Ok(()) }
+}
+
+fn tell(
+    word: &str,
+    arguments: &Arguments,
+    pool: &str,
+    done: &Value,
+    out: &mut impl Write,
+) -> Result<(), Stop> {
+    let (node, yes) = (&arguments.node, arguments.yes);
+    if done["unchanged"] == true {
+        return Ok(writeln!(out, "{word} {node} of {pool}: it is so already")?);
+    }
+    let (moved, epoch) = (done["moved"].as_f64().unwrap_or_default(), &done["epoch"]);
+    let (moves, is) = if yes { ("moved", "is") } else { ("would move", "would be") };
+    writeln!(
+        out,
+        "{word} {node} of {pool}: {:.2} % of the key space {moves}; epoch {epoch} {is} in force",
+        moved * 100.0
+    )?;
+    for part in done["moves"].as_array().into_iter().flatten() {
+        let name = |key: &str| part[key].as_str().unwrap_or("nobody").to_owned();
+        let share = part["share"].as_f64().unwrap_or_default() * 100.0;
+        writeln!(out, "  {share:>6.2} %  {} -> {}", name("from"), name("to"))?;
+    }
+    if !yes {
+        writeln!(out, "nothing is done; say --yes to do it")?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Waits for the end of an order, and tells how far it is.
+fn wait(word: &str, arguments: &Arguments, pool: &str, out: &mut impl Write) -> Result<(), Stop> {
+    let leaves = matches!(word, "drain" | "eject");
+    let start = Instant::now();
+    let mut last = String::new();
+    loop {
+        let topology = admin::get_json(&arguments.admin, "/v1/topology")?;
+        let pools = topology["pools"].as_array().into_iter().flatten();
+        let nodes =
+            pools.filter(|p| p["name"] == *pool).flat_map(|p| p["nodes"].as_array().into_iter().flatten());
+        let Some(node) = nodes.into_iter().find(|n| n["name"] == *arguments.node) else {
+            return Ok(writeln!(out, "{} has left the pool", arguments.node)?);
+        };
+        let in_flight = node["in_flight"].as_i64().unwrap_or_default();
+        let owns = node["placement"] == "owns";
+        let is_done = if leaves { !owns && in_flight == 0 } else { owns };
+        let state = match leaves {
+            true => format!("{in_flight} requests in flight"),
+            false => format!(
+                "{}, {}",
+                node["health"].as_str().unwrap_or("?"),
+                node["placement"].as_str().unwrap_or("?")
+            ),
+        };
+        if is_done {
+            return Ok(writeln!(out, "done after {:.1} s", start.elapsed().as_secs_f64())?);
+        }
+        if state != last {
+            writeln!(out, "  {state}")?;
+            out.flush()?;
+            last = state;
+        }
+        if start.elapsed() > Duration::from_secs(arguments.timeout) {
+            let message = format!("error: not done within {} s: {last}", arguments.timeout);
+            return Err(Stop::Failed(message, 1));
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+fn only_pool(admin: &str) -> Result<String, Stop> {
+    let topology = admin::get_json(admin, "/v1/topology")?;
+    let pools = topology["pools"].as_array().into_iter().flatten();
+    let names: Vec<&str> = pools.filter_map(|p| p["name"].as_str()).collect();
+    match names[..] {
+        [only] => Ok(only.to_owned()),
+        _ => {
+            let message = format!("error: write --pool; {admin} has {}", names.join(", "));
+            Err(Stop::Failed(message, super::EXIT_USAGE))
+        }
+    }
+}
+
+/// A name as a part of a path.
+fn escaped(name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
+    name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}

@@ -1,0 +1,71 @@
+//! What operators want of nodes: planned as all changes are, before and beside what is thought of the
+//! nodes. Pure.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{
+    plan::{Event, Ledger, Step, rules, told},
+    settle::settle,
+};
+use crate::topology::{Entry, Health, Order, Placement, Topology};
+
+/// Plans an order for the node with this name; `None` takes back what was ordered. Gives `None` when
+/// all is as it is wanted already.
+///
+/// # Errors
+/// Why it can't be done, in words for the operator.
+pub fn order(
+    now: &Topology,
+    ledger: &Ledger,
+    (name, order): (&str, Option<Order>),
+    time: Instant,
+) -> Result<Option<Box<Step>>, String> {
+    let Some(at) = now.nodes.iter().position(|entry| &*entry.node.name == name) else {
+        return Err(format!("pool {}: there is no node {name}", now.pool));
+    };
+    let entry = &now.nodes[at];
+    check(now, entry, order)?;
+    let mut ledger = ledger.clone();
+    let waited = order.is_none() && ledger.go_on(entry.node.id);
+    if entry.order == order && !waited {
+        return Ok(None);
+    }
+    let mut nodes = now.nodes.to_vec();
+    nodes[at].order = order;
+    ledger.order(&entry.node.name, order);
+    settle(&mut nodes, &rules(now, time), &mut ledger);
+    let mut events = told(&now.nodes, &nodes, &ledger);
+    events.insert(0, Event::Ordered { node: entry.node.name.clone(), order });
+    let moves = now.nodes.iter().zip(&nodes).any(|(a, b)| a.placement != b.placement);
+    let next = Topology {
+        epoch: now.epoch + u64::from(moves),
+        revision: now.revision + 1,
+        budget_due: ledger.settled(&nodes, &now.policy, time),
+        nodes: nodes.into(),
+        ..now.clone()
+    };
+    Ok(Some(Box::new(Step { next, ledger, events })))
+}
+
+fn check(now: &Topology, entry: &Entry, order: Option<Order>) -> Result<(), String> {
+    let name = &entry.node.name;
+    let others = |e: &&Entry| e.node.id != entry.node.id && e.placement == Placement::Owns;
+    if order.is_some_and(Order::is_out) && !now.nodes.iter().any(|e| others(&e)) {
+        return Err(format!("node {name} is the last of pool {} that owns keys: it stays", now.pool));
+    }
+    let is_ejected = matches!(entry.health, Health::Ejected | Health::Probation);
+    if order.is_none() && entry.order.is_none() && is_ejected && entry.placement != Placement::Owns {
+        let why = "it is ejected because it fails, and returns by itself when it answers; pin keeps it in";
+        return Err(format!("node {name}: {why}"));
+    }
+    Ok(())
+}
+
+/// Gives nodes the orders that their names have.
+pub(super) fn mark(nodes: &mut [Entry], orders: &std::collections::BTreeMap<Arc<str>, Order>) {
+    if !orders.is_empty() {
+        nodes.iter_mut().for_each(|entry| entry.order = orders.get(&entry.node.name).copied());
+    }
+}

@@ -1,0 +1,103 @@
+//! What operators want of nodes: said first, done when they say so, and taken back.
+
+use crate::harness::{Client, Config, Load, Redis, Ringway, SOON, load::Plan, owners, ringway::run, until};
+
+const BRISK: &str = "health: {interval: 100ms, timeout: 1s}";
+
+/// A command for the ringway's admin port: exit code, stdout and stderr.
+fn command(ringway: &mut Ringway, words: &[&str]) -> (Option<i32>, String, String) {
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let said = run(&[words, &["--admin", &admin]].concat());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (said.status.code(), text(&said.stdout), text(&said.stderr))
+}
+
+fn set_all(client: &mut Client, count: usize) {
+    for i in 0..count {
+        assert_eq!(client.cmd(&["SET", &format!("key:{i}"), "v"]), "+OK\r\n", "key:{i}");
+    }
+}
+
+/// A drain is told before it is done, moves the node's keys and no others without an error under load,
+/// and is taken back to the exact map.
+#[test]
+fn a_drain_costs_no_request() {
+    let nodes = Redis::several(4);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK));
+    set_all(&mut ringway.client(), 200);
+    let before = owners(&nodes);
+    let load = Load::start(&ringway.address(), &Plan { clients: 20, ..Plan::default() });
+    load.run(1000);
+    let (code, out, err) = command(&mut ringway, &["drain", "b"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("% of the key space would move; epoch 2 would be in force"), "{out}");
+    assert!(["b -> a", "b -> c", "b -> d"].iter().all(|pair| out.contains(pair)), "{out}");
+    assert!(out.contains("nothing is done; say --yes to do it"), "{out}");
+    assert_eq!((ringway.epoch(), ringway.owns("b")), (1, true));
+    let (code, out, _) = command(&mut ringway, &["drain", "b", "--yes", "--wait"]);
+    assert!(
+        code == Some(0) && out.contains("moved; epoch 2 is in force") && out.contains("done after"),
+        "{out}"
+    );
+    let node = ringway.node("b");
+    assert_eq!((node["placement"].as_str(), node["health"].as_str()), (Some("away"), Some("healthy")));
+    assert_eq!((node["order"].as_str(), node["in_flight"].as_i64()), (Some("drain"), Some(0)));
+    load.run(2000);
+    let (_, out, _) = command(&mut ringway, &["drain", "b", "--yes"]);
+    assert!(out.contains("it is so already") && ringway.epoch() == 2, "{out}");
+    let (code, out, _) = command(&mut ringway, &["undrain", "b", "--yes", "--wait"]);
+    assert!(code == Some(0) && out.contains("epoch 3 is in force"), "{out}");
+    load.run(1000);
+    let report = load.stop();
+    report.assert_nothing_wrong();
+    assert!(report.failed(false).is_empty() && report.failed(true).is_empty(), "no request fails");
+    let mut client = ringway.client();
+    nodes.iter().for_each(|node| assert_eq!(node.cmd(&["FLUSHALL"]), "+OK\r\n"));
+    before.keys().for_each(|key| assert_eq!(client.cmd(&["SET", key, "x"]), "+OK\r\n"));
+    assert_eq!(owners(&nodes), before);
+    assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
+}
+
+/// A pinned node stays in the ring while it is dead, and what cannot be done is refused with its reason.
+#[test]
+fn pins_and_refusals() {
+    let mut nodes = Redis::several(2);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK));
+    assert_eq!(command(&mut ringway, &["pin", "a", "--yes"]).0, Some(0));
+    nodes[0].kill();
+    until(SOON, "it is known to fail", || ringway.node("a")["health"] == "ejected");
+    assert!(ringway.owns("a"));
+    let (code, _, err) = command(&mut ringway, &["eject", "x", "--yes"]);
+    assert!(code == Some(1) && err.contains("pool cache: there is no node x (409 for POST"), "{err}");
+    assert_eq!(command(&mut ringway, &["unpin", "a", "--yes"]).0, Some(0));
+    assert!(!ringway.owns("a"));
+    let (code, _, err) = command(&mut ringway, &["restore", "a", "--yes"]);
+    assert!(code == Some(1) && err.contains("it is ejected because it fails"), "{err}");
+    let (code, _, err) = command(&mut ringway, &["eject", "b", "--yes"]);
+    assert!(code == Some(1) && err.contains("node b is the last of pool cache that owns keys"), "{err}");
+    let (code, _, err) = command(&mut ringway, &["drain", "a", "--pool", "none", "--yes"]);
+    assert!(code == Some(1) && err.contains("there is no pool none"), "{err}");
+    let (status, body) = ringway.http("/v1/pools/cache/nodes/b/drain");
+    assert_eq!(status, 405, "an order is a POST: {body}");
+}
+
+/// A node that waits for the warmth budget returns at once when an operator says so; one that is held gives
+/// up its keys.
+#[test]
+fn the_budget_can_be_overridden() {
+    let mut nodes = Redis::several(4);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK).pool("warmth: {share: 25%, window: 1h}"));
+    nodes[1].kill();
+    ringway.wait_away("b");
+    nodes[2].kill();
+    ringway.wait_away("c");
+    assert_eq!(ringway.node("c")["placement"], "held");
+    let (code, out, _) = command(&mut ringway, &["eject", "c", "--yes"]);
+    assert!(code == Some(0) && out.contains("c -> "), "{out}");
+    assert_eq!(ringway.node("c")["placement"], "away");
+    nodes[1].restart_empty();
+    ringway.wait_metric("ringway_warmth_waits_total", &[("what", "return")], 1.0);
+    assert!(!ringway.owns("b"));
+    assert_eq!(command(&mut ringway, &["restore", "b", "--yes", "--wait"]).0, Some(0));
+    assert!(ringway.owns("b"));
+}
