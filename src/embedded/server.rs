@@ -22,7 +22,7 @@ use crate::{
 };
 
 use super::{
-    Settings, Speaks,
+    Settings, Speaks, memcache,
     session::{Fate, Node, Session, limits},
     store::Store,
 };
@@ -116,7 +116,7 @@ fn node(settings: Settings) -> Node {
         sessions: 0,
         sessions_ever: 0,
         requests: 0,
-        memcache: super::memcache::State::default(),
+        memcache: memcache::State::default(),
         settings,
     }
 }
@@ -140,7 +140,11 @@ async fn listen(listener: Listener, shared: Arc<Shared>, mut stopped: watch::Rec
         // All arms are cancel-safe: what they wait for stays where it is.
         tokio::select! {
             _ = stopped.changed() => break,
-            _ = sweep.tick() => shared.node().store.sweep(now_ms(), SWEEP_VISITS),
+            _ = sweep.tick() => {
+                let node = &mut *shared.node();
+                memcache::flush_if_due(node, now_ms());
+                node.store.sweep(now_ms(), SWEEP_VISITS);
+            }
             Some(_) = sessions.join_next() => shared.node().sessions = sessions.len(),
             accepted = listener.accept() => match accepted {
                 Ok(stream) if sessions.len() >= clients_max => refuse(stream, speaks),
