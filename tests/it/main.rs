@@ -13,6 +13,7 @@ mod http_bad;
 mod limits;
 mod local;
 mod memcached;
+mod memcached_scripts;
 mod metrics;
 mod miss;
 mod promises;

@@ -147,7 +147,10 @@ impl Shown {
                 Ok(())
             }
             b'R' => {
-                let is_due = self.expires_at.zip(flags.recache).is_some_and(|(at, limit)| at < limit);
+                // In whole seconds, so that what was just given the same time is not due.
+                let left = |at| seconds_left(at, now_ms);
+                let is_due =
+                    self.expires_at.zip(flags.recache).is_some_and(|(at, limit)| left(at) < left(limit));
                 self.wins |= is_due && !self.is_new && !memo.is_claimed;
                 Ok(())
             }

@@ -132,7 +132,10 @@ fn expiry() {
         (22_998, "get u\r\n", "END\r\n"),
         // 2^32 seconds are 0 in the 32 bits of memcached.
         (23_000, "set z 0 0 1\r\nx\r\ntouch z 4294967296\r\nmg z t\r\n", "STORED\r\nTOUCHED\r\nHD t-1\r\n"),
-        (23_000, "mg z T-1\r\nmg z\r\n", "HD\r\nEN\r\n"),
+        (23_000, "ms r 1 T30\r\nx\r\n", "HD\r\n"),
+        (23_999, "mg r R30 t\r\n", "HD t30\r\n"),
+        (24_000, "mg r R30 t\r\nmg r R30\r\n", "HD t29 W\r\nHD Z\r\n"),
+        (24_000, "mg z T-1\r\nmg z\r\n", "HD\r\nEN\r\n"),
     ]);
 }
 
