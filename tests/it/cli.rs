@@ -71,6 +71,7 @@ fn check_shipped() {
     assert_eq!((code, err.as_str()), (Some(0), ""));
     assert!(out.starts_with("the shipped config.yaml is fine: 2 pools, 6 nodes, "), "{out}");
     assert!(out.contains("admin on 127.0.0.1:9400\n\npool cache: redis on 127.0.0.1:6380\n"), "{out}");
+    assert!(out.contains("\npool memcached: memcached on 127.0.0.1:11311\n"), "{out}");
 }
 
 /// Each example that is shipped is fine, and has nothing to warn about.
@@ -165,7 +166,7 @@ fn serve_bad() {
 #[test]
 fn locate_many() {
     let keys: String = (0..100_000).map(|i| format!("key:{i}\n")).collect();
-    let (code, out, err) = run_with(&["locate", "-"], keys.clone().into_bytes());
+    let (code, out, err) = run_with(&["locate", "--pool", "cache", "-"], keys.clone().into_bytes());
     assert_eq!((code, err.as_str()), (Some(0), ""));
     let mut owned: HashMap<&str, usize> = HashMap::new();
     for (key, line) in keys.lines().zip(out.lines()) {
@@ -177,9 +178,9 @@ fn locate_many() {
     }
     assert_eq!(out.lines().count(), 100_000);
     assert!(owned.len() == 3 && owned.values().all(|n| *n > 20_000), "{owned:?}");
-    let again = run_with(&["locate", "--stdin"], keys.into_bytes()).1;
+    let again = run_with(&["locate", "--pool", "cache", "--stdin"], keys.into_bytes()).1;
     assert!(out == again, "the same keys have the same lines");
-    let (_, one, _) = run(&["locate", "--next", "0", "key:7", "key:8"]);
+    let (_, one, _) = run(&["locate", "--pool", "cache", "--next", "0", "key:7", "key:8"]);
     let short =
         |i: usize| out.lines().nth(i).and_then(|l| l.rsplitn(3, '\t').last()).expect("a line").to_owned();
     assert_eq!(one, format!("{}\n{}\n", short(7), short(8)));
@@ -203,7 +204,7 @@ fn locate_pool() {
 #[test]
 fn closed_pipe() {
     let keys: Vec<u8> = b"some key\n".repeat(200_000);
-    let mut command = ringway(&["locate", "-"]);
+    let mut command = ringway(&["locate", "--pool", "cache", "-"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program runs");
     drop(child.stdout.take());

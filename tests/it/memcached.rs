@@ -1,6 +1,8 @@
 //! memcached pools in front of real memcached servers: what clients notice when a node dies, hangs or
 //! returns, large values, logins, and what ringway answers itself.
 
+use std::process::Command;
+
 use crate::harness::{
     Config, Ringway, SOON,
     memcached::{Memcached, Wire},
@@ -27,8 +29,24 @@ fn the_shipped_pools_serve() {
     set_all(&mut wire, 50);
     assert!(found(&mut wire, 50).iter().all(|is_there| *is_there));
     assert_eq!(ringway.metric("ringway_node_requests_total", &[("pool", "memcached")]), 100.0);
+    assert_eq!(
+        wire.ask("incr key:0 1\r\n"),
+        "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"
+    );
     let said = ringway.said();
-    assert!(said.contains("try: redis-cli -p ") && said.contains("     printf 'set a 0 0 1"), "{said}");
+    let tries: Vec<&str> = said.lines().skip_while(|line| !line.starts_with("try: ")).take(3).collect();
+    let (ip, port) = address.split_once(':').expect("a port");
+    assert!(
+        tries[0].starts_with("try: redis-cli -p ") && tries[2].starts_with("     curl http://"),
+        "{said}"
+    );
+    assert!(
+        tries[1].starts_with("     printf 'set a 0 0 1") && tries[1].ends_with(&format!("| nc {ip} {port}"))
+    );
+    // What is printed there is what memcached's protocol wants; not every machine has nc.
+    let printed = Command::new("sh").args(["-c", tries[1].split(" | ").next().expect("a command")]).output();
+    wire.send(printed.expect("there is a shell").stdout);
+    assert_eq!(wire.rest(), "STORED\r\nVALUE a 0 1\r\n1\r\nEND\r\n");
 }
 
 fn set_all(wire: &mut Wire, count: usize) {

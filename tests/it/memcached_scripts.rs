@@ -143,32 +143,48 @@ fn piped(with_cas: bool) -> impl Strategy<Value = String> {
     ]
 }
 
+/// Values that are counters, and some that are not. None has a minus sign: behind a number above 2^63
+/// memcached looks for one in what is left of older items, too.
+const NUMBERS: &[&str] = &[
+    "0",
+    "1",
+    "100",
+    "18446744073709551615",
+    "18446744073709551616",
+    "007",
+    " 7",
+    "7 ",
+    "+5",
+    "7x",
+    "",
+    "x",
+];
+
+/// Steps of counters.
+const DELTAS: &[&str] = &[
+    "incr {} 1",
+    "incr {} 9",
+    "decr {} 1",
+    "decr {} 5",
+    "decr {} 90",
+    "incr {} 18446744073709551615",
+    "decr {} 0",
+    "incr {} x",
+    "incr {} -1",
+    "decr {} 18446744073709551616",
+];
+
+/// Flags that are none, doubled, or want another token.
+const ODD: &[&str] = &[
+    "v v", "q q", "x", "E1", "S1", "Nx", "Tx", "Rx", "F", "Fx", "M", "MXX", "Jx", "D-1", "Cx", "b b",
+    "\u{e9}",
+];
+
 /// A request of a dialogue. `@` stands for the id that the value of its key has then, and `<` for the one
 /// before it.
 fn spoken(with_cas: bool) -> impl Strategy<Value = String> {
     let key = || words(&["n", "n", "n", "m", "bg==", "a"]);
-    // None with a minus sign: behind a number above 2^63 memcached looks for one in what is left of older
-    // items, too.
-    let number = || {
-        prop_oneof![
-            words(&["9", "99", "10"]),
-            words(&[
-                "0",
-                "1",
-                "100",
-                "18446744073709551615",
-                "18446744073709551616",
-                "007",
-                " 7",
-                "7 ",
-                "+5",
-                "7x",
-                "",
-                "x",
-            ]),
-        ]
-        .boxed()
-    };
+    let number = || prop_oneof![words(&["9", "99", "10"]), words(NUMBERS)].boxed();
     let exptime = || words(&["0", "0", "0", "0", "-1", "2592001"]);
     let verb = if with_cas {
         words(&["get", "gets", "gat 0", "gats 0", "gat -1"])
@@ -179,34 +195,18 @@ fn spoken(with_cas: bool) -> impl Strategy<Value = String> {
         let flags = if with_cas { flags } else { flags.strip_prefix(&["c"]).unwrap_or(flags) };
         few_flags(flags)
     };
-    let delta = &[
-        "incr {} 1",
-        "incr {} 9",
-        "decr {} 1",
-        "decr {} 5",
-        "decr {} 90",
-        "incr {} 18446744073709551615",
-        "decr {} 0",
-        "incr {} x",
-        "incr {} -1",
-        "decr {} 18446744073709551616",
-    ];
     let swap =
         (key(), number(), words(&["@", "@", "<", "0"]), noreply()).prop_map(|(key, value, cas, noreply)| {
             format!("cas {key} 5 0 {} {cas}{noreply}\r\n{value}\r\n", value.len())
         });
-    let odd = words(&[
-        "v v", "q q", "x", "E1", "S1", "Nx", "Tx", "Rx", "F", "Fx", "M", "MXX", "Jx", "D-1", "Cx", "b b",
-        "\u{e9}",
-    ]);
-    let odd = (words(&["mg", "md", "ma"]), key(), few_flags(&["k", "q", "Ok", "v"]), odd)
+    let odd = (words(&["mg", "md", "ma"]), key(), few_flags(&["k", "q", "Ok", "v"]), words(ODD))
         .prop_map(|(verb, key, flags, odd)| format!("{verb} {key} {flags} {odd}\r\n"));
     let long = words(&["mg", "md", "ma"]).prop_map(|verb| format!("{verb} n k O{} q\r\n", "o".repeat(32)));
     prop_oneof![
         3 => read(verb, key()),
         4 => store(key(), exptime(), number()),
         2 => swap,
-        6 => form(delta, key()),
+        6 => form(DELTAS, key()),
         2 => form(&["delete {}", "touch {} 0", "touch {} -1"], key()),
         4 => meta("mg", key(), cas(&["c", "b", "q", "v", "k", "Oabc", "f", "s", "t", "h", "u", "N0", "R30", "T0"])),
         1 => meta("mg", key(), flags(&["v", "t", "k", "T-1"])),
