@@ -315,6 +315,23 @@ mod tests {
         until_said(node.address(), "PING\r\n", "+PONG\r\n").await;
     }
 
+    /// A node that speaks memcached shares its items between sessions, and tells one client too many so in
+    /// memcached's words.
+    #[tokio::test]
+    async fn a_memcached_node() {
+        let settings = Settings { clients_max: 2, speaks: Speaks::Memcached, ..Settings::default() };
+        let node = start(settings);
+        let mut one = TcpStream::connect(node.address()).await.expect("it listens");
+        let mut other = TcpStream::connect(node.address()).await.expect("it listens");
+        say(&mut one, "set a 0 0 1\r\nx\r\n", "STORED\r\n").await;
+        say(&mut other, "get a\r\n", "VALUE a 0 1\r\nx\r\nEND\r\n").await;
+        let mut third = TcpStream::connect(node.address()).await.expect("it listens");
+        say(&mut third, "", "ERROR Too many open connections\r\n").await;
+        say(&mut one, "quit\r\n", "").await;
+        assert_eq!(one.read(&mut [0; 8]).await.expect("a clean end"), 0);
+        until_said(node.address(), "mn\r\n", "MN\r\n").await;
+    }
+
     /// Expired keys go even if nobody asks for them.
     #[tokio::test]
     async fn expired_keys_are_swept() {
