@@ -16,7 +16,7 @@ use rustix::{
 };
 use tempfile::TempDir;
 
-use crate::load::Failure;
+use crate::load::{Failure, Wire};
 
 /// Nodes behind each proxy.
 pub(crate) const NODES: usize = 4;
@@ -45,6 +45,8 @@ pub(crate) struct Cores {
 /// The nodes, and the directory.
 pub(crate) struct Fleet {
     pub(crate) cores: Cores,
+    /// What the nodes speak.
+    pub(crate) wire: Wire,
     pub(crate) nodes: Vec<SocketAddr>,
     /// Descriptors that one process may have.
     pub(crate) descriptors: u64,
@@ -73,17 +75,42 @@ impl Drop for Server {
 
 impl Fleet {
     /// Starts the nodes.
-    pub(crate) fn start(redis: &Path) -> Result<Fleet, Failure> {
+    pub(crate) fn start(node: &Path, wire: Wire) -> Result<Fleet, Failure> {
         let dir = tempfile::Builder::new().prefix("ringway-compare-").tempdir()?;
         end_on_signals(dir.path().to_owned())?;
         let (cores, descriptors) = (Cores::divide()?, raise_descriptors());
-        let mut fleet = Fleet { cores, nodes: Vec::new(), descriptors, running: Vec::new(), dir };
+        let mut fleet = Fleet { cores, wire, nodes: Vec::new(), descriptors, running: Vec::new(), dir };
         for port in free_ports(NODES)? {
-            let server = fleet.run(redis, &redis_arguments(port), port, Place::Others)?;
+            let arguments = fleet.node_arguments(port)?;
+            let server = fleet.run(node, &arguments, port, Place::Others)?;
             fleet.nodes.push(server.address);
             fleet.running.push(server);
         }
         Ok(fleet)
+    }
+
+    /// The arguments of a node: it keeps nothing on disk and refuses no client.
+    pub(crate) fn node_arguments(&self, port: u16) -> Result<Vec<String>, Failure> {
+        let port_text = port.to_string();
+        let words: Vec<&str> = match self.wire {
+            Wire::Redis => return Ok(redis_arguments(port)),
+            Wire::Memcached => {
+                let options = ["-l", "127.0.0.1", "-p", &port_text, "-t", "1", "-c", "15000", "-m", "512"];
+                // Root may not run it without a user, and then it is root all the same.
+                [&options[..], &["-u", "root"]].concat()
+            }
+            Wire::Http => {
+                let config = self.file(&format!("{port}.conf"), &nginx_node(port))?;
+                return Ok(self.nginx_arguments(&config.display().to_string()));
+            }
+        };
+        Ok(words.into_iter().map(str::to_owned).collect())
+    }
+
+    /// The arguments of an nginx with this configuration.
+    pub(crate) fn nginx_arguments(&self, config: &str) -> Vec<String> {
+        let dir = format!("{}/", self.dir.path().display());
+        ["-p", &dir, "-c", config].map(str::to_owned).into()
     }
 
     /// Writes a file for a program.
@@ -163,6 +190,34 @@ pub(crate) fn redis_arguments(port: u16) -> Vec<String> {
     let options = ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
     let more = ["--maxclients", "15000", "--loglevel", "warning"];
     options.iter().chain(&more).map(|&word| word.to_owned()).collect()
+}
+
+/// nginx in one process, with connections that nobody closes.
+pub(crate) const NGINX: &str = "daemon off;
+master_process off;
+pid nginx.pid;
+error_log stderr crit;
+events { worker_connections 4096; }
+http {
+  access_log off;
+  keepalive_timeout 1h;
+  keepalive_requests 1000000000;
+  client_body_temp_path body;
+  proxy_temp_path proxy;
+  fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi;
+  scgi_temp_path scgi;
+";
+
+/// A node that answers with the path and filling: 64 bytes, or 16 KiB for paths with a `p` in second
+/// place.
+fn nginx_node(port: u16) -> String {
+    let (x47, x1024, x1007) = ("x".repeat(47), "x".repeat(1024), "x".repeat(1007));
+    let many = "${kib}".repeat(15);
+    format!(
+        "{NGINX}  server {{\n    listen 127.0.0.1:{port};\n    set $kib {x1024};\n    location ~ ^/.p {{ return 200 \
+         \"${{uri}}{x1007}{many}\"; }}\n    location / {{ return 200 \"${{uri}}{x47}\"; }}\n  }}\n}}\n"
+    )
 }
 
 /// Ports that nobody uses now: all are held until the last one is known.

@@ -1,5 +1,5 @@
-//! ringway beside twemproxy, predixy, Envoy, HAProxy and no proxy at all, under the same work on
-//! this machine: `cargo bench --bench compare`, and `-- --help` for what it takes. It starts all that
+//! ringway beside twemproxy, predixy, Envoy, HAProxy, nginx and no proxy at all, in each of its protocols,
+//! under the same work on this machine: `cargo bench --bench compare`, and `-- --help` for what it takes. It starts all that
 //! it needs and prints tables in Markdown. Its map: `rows` is the work, `peers` who does it, `turns`
 //! who is measured when, `meter` how, `report` the tables; `memory` and `workers` are rows of another
 //! shape; the load generator is `load`.
@@ -21,7 +21,7 @@ mod workers;
 use std::{path::PathBuf, process::ExitCode};
 
 use fleet::Fleet;
-use load::Failure;
+use load::{Failure, Wire};
 use options::Options;
 use peers::Peer;
 
@@ -46,10 +46,32 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
-    let redis = Peer::Direct.program(options)?;
+    let mut text = String::new();
+    let mut say = |part: String| {
+        println!("{part}");
+        text += &part;
+        options.markdown.as_ref().map_or(Ok(()), |path| std::fs::write(path, &text))
+    };
+    let wires = [(Wire::Redis, "redis"), (Wire::Memcached, "memcached"), (Wire::Http, "http")];
+    for (wire, name) in wires {
+        if Options::wants(&options.only, name) {
+            say(format!("\n## {name}\n"))?;
+            of(wire, options, &mut say)?;
+        }
+    }
+    Ok(())
+}
+
+/// Everything of one protocol.
+fn of(
+    wire: Wire,
+    options: &Options,
+    say: &mut dyn FnMut(String) -> std::io::Result<()>,
+) -> Result<(), Failure> {
+    let node = Peer::direct(wire).program(options)?;
     let mut programs: Vec<(Peer, PathBuf)> = Vec::new();
     let mut absent = Vec::new();
-    for peer in Peer::ALL {
+    for &peer in Peer::of(wire) {
         if peer != Peer::Ringway && !Options::wants(&options.peer, peer.name()) {
             continue;
         }
@@ -59,19 +81,15 @@ fn run(options: &Options) -> Result<(), Failure> {
             Err(remedy) => absent.push(format!("{}: {remedy}", peer.name())),
         }
     }
-    let fleet = Fleet::start(&redis)?;
-    let mut text = String::new();
-    let mut say = |part: String| {
-        println!("{part}");
-        text += &part;
-        options.markdown.as_ref().map_or(Ok(()), |path| std::fs::write(path, &text))
-    };
+    let fleet = Fleet::start(&node, wire)?;
     let named: Vec<machine::Program<'_>> =
         programs.iter().map(|(peer, path)| (peer.name(), path.as_path(), peer.version_option())).collect();
     say(machine::header(&fleet, &named, &absent))?;
     say(report::tables(&turns::run(&fleet, options, &programs)?))?;
-    say(memory::idle(&fleet, options, &programs)?)?;
-    say(workers::run(&fleet, options)?)?;
-    say(memory::burst(&fleet, options)?)?;
+    if wire == Wire::Redis {
+        say(memory::idle(&fleet, options, &programs)?)?;
+        say(workers::run(&fleet, options)?)?;
+        say(memory::burst(&fleet, options)?)?;
+    }
     Ok(())
 }

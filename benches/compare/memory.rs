@@ -73,9 +73,9 @@ pub(crate) fn idle(
 /// KiB for an idle and for a once-used connection of a new process.
 fn grow(fleet: &Fleet, server: &Server, peer: Peer) -> Result<[f64; 2], Failure> {
     let count = connections(fleet);
-    fill(fleet, server, &FEW.work(peer), FEW.fill_depth)?;
+    fill(fleet, server, &FEW.work(peer, fleet.wire), FEW.fill_depth)?;
     let before = settled(server)?;
-    let work = FEW.work(peer).ask(Ask::Mixed { sets_percent: 0 });
+    let work = FEW.work(peer, fleet.wire).ask(Ask::Mixed { sets_percent: 0 });
     let [idle, used] = at_edges(fleet, server, &work, Pace::InTurn { in_flight: USED_AT_ONCE })?;
     Ok([idle, used].map(|kib| (kib - before) / count as f64))
 }
@@ -114,9 +114,9 @@ pub(crate) fn burst(fleet: &Fleet, options: &Options) -> Result<String, Failure>
     let peer = Peer::Ringway;
     let server = peer.start(&peer.program(options)?, fleet, 1, Place::Measured)?;
     let new = settled(&server)?;
-    fill(fleet, &server, &MEDIUM.work(peer), MEDIUM.fill_depth)?;
+    fill(fleet, &server, &MEDIUM.work(peer, fleet.wire), MEDIUM.fill_depth)?;
     let start = settled(&server)?;
-    let work = MEDIUM.work(peer).ask(Ask::Mixed { sets_percent: 0 });
+    let work = MEDIUM.work(peer, fleet.wire).ask(Ask::Mixed { sets_percent: 0 });
     let [open, moved] =
         at_edges(fleet, &server, &work, Pace::Closed { depth: 1 }).map_err(|e| said(peer, "burst", &e))?;
     eprintln!("burst: all connections are closed, a minute passes");

@@ -14,6 +14,9 @@ pub(crate) struct Options {
     /// Seconds that count of one measurement.
     #[arg(long, default_value_t = 1.2)]
     pub(crate) seconds: f64,
+    /// Only redis, memcached or http; may be repeated.
+    #[arg(long)]
+    pub(crate) only: Vec<String>,
     /// Only rows whose name contains this; may be repeated.
     #[arg(long)]
     pub(crate) row: Vec<String>,

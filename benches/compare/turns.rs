@@ -5,11 +5,11 @@ use std::{path::PathBuf, time::Duration};
 
 use crate::{
     fleet::{Fleet, Place, Server},
-    load::{self, Edge, Failure, Length, Pace, Plan, Work},
+    load::{self, Edge, Failure, Length, Pace, Plan, Wire, Work},
     meter::{Cpu, SystemCalls, rss_kib},
     options::Options,
     peers::Peer,
-    rows::{ROWS, Row, Size},
+    rows::{Row, Size, rows},
 };
 
 /// Requests a second at a relative rate, where twemproxy is absent.
@@ -53,7 +53,8 @@ pub(crate) fn run(
     options: &Options,
     programs: &[(Peer, PathBuf)],
 ) -> Result<Results, Failure> {
-    let rows: Vec<&'static Row> = ROWS.iter().filter(|row| Options::wants(&options.row, row.name)).collect();
+    let rows: Vec<&'static Row> =
+        rows(fleet.wire).iter().filter(|row| Options::wants(&options.row, row.name)).collect();
     let peers: Vec<Peer> = programs.iter().map(|program| program.0).collect();
     let cells = |&row: &&'static Row| Cells {
         row,
@@ -67,8 +68,8 @@ pub(crate) fn run(
     let mut servers = Vec::new();
     for (peer, program) in programs {
         let server = peer.start(program, fleet, 1, Place::Measured)?;
-        for size in Size::of(&rows) {
-            fill(fleet, &server, &size.work(*peer), size.fill_depth)
+        for size in Size::of(&rows).into_iter().filter(|_| fleet.wire != Wire::Http) {
+            fill(fleet, &server, &size.work(*peer, fleet.wire), size.fill_depth)
                 .map_err(|e| said(*peer, "filling", &e))?;
         }
         servers.push(server);
@@ -117,9 +118,9 @@ impl Turns<'_> {
     /// Half of what twemproxy carries in the first row.
     fn find_half(&self, results: &mut Results) -> Result<(), Failure> {
         if let Some(i) = results.peers.iter().position(|&peer| peer == Peer::Twemproxy) {
-            let pace = ROWS[0].pace(0.0);
-            let seconds = self.options.seconds;
-            let sample = measure(self.fleet, &self.servers[i], Peer::Twemproxy, &ROWS[0], pace, seconds)?;
+            let first = &rows(self.fleet.wire)[0];
+            let (pace, seconds) = (first.pace(0.0), self.options.seconds);
+            let sample = measure(self.fleet, &self.servers[i], Peer::Twemproxy, first, pace, seconds)?;
             results.half = (sample.per_second / 2.0 / 100.0).round() * 100.0;
         }
         Ok(())
@@ -130,7 +131,7 @@ impl Turns<'_> {
         for cells in results.rows.iter_mut().filter(|cells| cells.row.counts_calls) {
             for (i, server) in self.servers.iter().enumerate() {
                 let Some(counter) = SystemCalls::count(server.pid()) else { continue };
-                let work = cells.row.work(results.peers[i]);
+                let work = cells.row.work(results.peers[i], self.fleet.wire);
                 let length =
                     Length::Time { warm_up: Duration::ZERO, measured: seconds(self.options.seconds / 2.0) };
                 let pace = cells.row.pace(results.half);
@@ -175,7 +176,7 @@ pub(crate) fn measure(
     pace: Pace,
     measured: f64,
 ) -> Result<Sample, Failure> {
-    let work = row.work(peer);
+    let work = row.work(peer, fleet.wire);
     let length = Length::Time { warm_up: seconds(measured * WARM_UP_SHARE), measured: seconds(measured) };
     let plan = plan(fleet, server, &work, row.connections, pace, length);
     let (mut readings, mut rss) = (Vec::new(), Ok(0.0));

@@ -59,7 +59,7 @@ pub(crate) fn run(fleet: &Fleet, options: &Options) -> Result<String, Failure> {
 
 fn start(fleet: &Fleet, program: &Path, workers: usize) -> Result<Server, Failure> {
     let server = Peer::Ringway.start(program, fleet, workers, Place::Anywhere)?;
-    fill(fleet, &server, &SMALL.work(Peer::Ringway), SMALL.fill_depth)?;
+    fill(fleet, &server, &SMALL.work(Peer::Ringway, fleet.wire), SMALL.fill_depth)?;
     Ok(server)
 }
 

@@ -1,10 +1,11 @@
-//! A load generator for Redis: many connections on one thread, in a closed loop or at a fixed rate,
+//! A load generator for Redis, memcached and HTTP: many connections on one thread, in a closed loop or at a fixed rate,
 //! with every reply held against what its keys must hold. A wrong, missing or late reply ends the
 //! run. At a fixed rate a latency counts from the moment at which the request was meant to be sent,
 //! so a stall is seen by every request that it delays (no coordinated omission).
 
 mod drive;
 mod session;
+mod wire;
 mod work;
 
 use std::{error::Error, net::SocketAddr, thread, time::Duration};
@@ -12,6 +13,8 @@ use std::{error::Error, net::SocketAddr, thread, time::Duration};
 use hdrhistogram::Histogram;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+#[allow(unused_imports, reason = "not every bench has more than Redis")]
+pub(crate) use wire::Wire;
 pub(crate) use work::{Ask, Work};
 
 /// Why a run ended early: a sentence for people.

@@ -27,7 +27,14 @@ pub(super) struct Session {
     waiting: VecDeque<Waiting>,
     /// Bytes of the first waiting request's reply that were read and were right.
     right: usize,
+    /// The head of that reply, as far as it was read; nothing when it is over.
+    head: Vec<u8>,
+    /// Whether that head is over.
+    in_body: bool,
 }
+
+/// No head is longer.
+const HEAD_MAX: usize = 16 << 10;
 
 /// A request that has no reply yet.
 #[derive(Clone, Copy)]
@@ -44,7 +51,15 @@ impl Session {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         let stream = TcpStream::from_std(stream);
-        Ok(Session { stream, out: Vec::new(), written: 0, waiting: VecDeque::new(), right: 0 })
+        Ok(Session {
+            stream,
+            out: Vec::new(),
+            written: 0,
+            waiting: VecDeque::new(),
+            right: 0,
+            head: Vec::new(),
+            in_body: false,
+        })
     }
 
     /// Requests without a reply.
@@ -97,6 +112,10 @@ impl Session {
             let Some(&first) = self.waiting.front() else {
                 return Err(format!("{} came unasked", shown(bytes)).into());
             };
+            if work.has_heads() && !self.in_body {
+                bytes = self.read_head(work, bytes)?;
+                continue;
+            }
             let reply = work.reply(first.request, &mut buffers.scratch);
             let Some(used) = matching(&reply, self.right, bytes) else {
                 let (asked, after) = (work.describe(first.request), self.right);
@@ -108,12 +127,30 @@ impl Session {
             self.right += used;
             bytes = &bytes[used..];
             if self.right == reply.iter().map(|piece| piece.len()).sum::<usize>() {
-                self.right = 0;
+                (self.right, self.in_body) = (0, false);
                 self.waiting.pop_front();
                 done(first.due, now);
             }
         }
         Ok(n == buffers.read.len())
+    }
+}
+
+impl Session {
+    /// Reads on in a head; what stands behind it.
+    fn read_head<'a>(&mut self, work: &Work, bytes: &'a [u8]) -> Result<&'a [u8], Failure> {
+        const END: &[u8] = b"\r\n\r\n";
+        let had = self.head.len();
+        self.head.extend_from_slice(&bytes[..bytes.len().min(HEAD_MAX)]);
+        let from = had.saturating_sub(END.len() - 1);
+        let Some(at) = self.head[from..].windows(END.len()).position(|window| window == END) else {
+            return if self.head.len() < HEAD_MAX { Ok(&[]) } else { Err("a head without an end".into()) };
+        };
+        let end = from + at + END.len();
+        work.check_head(&self.head[..end])?;
+        self.head.clear();
+        self.in_body = true;
+        Ok(&bytes[end - had..])
     }
 }
 

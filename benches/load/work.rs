@@ -2,6 +2,8 @@
 //! its values included, follows from its verb and its key's number. So every reply is known byte by
 //! byte before it comes.
 
+use super::wire::Wire;
+
 /// Bytes of a key.
 const KEY_BYTES: usize = 16;
 /// Bytes at a value's beginning that no other key has.
@@ -9,7 +11,7 @@ const MARK_BYTES: usize = 16;
 /// Values begin in the noise at one of so many places.
 const NOISE_STARTS: usize = 4096;
 /// Longer values are compared where they stand instead of being copied together first.
-const COPIED_MAX: usize = 4096;
+pub(super) const COPIED_MAX: usize = 4096;
 /// From one key of an MGET or MSET to its next.
 const STRIDE: u64 = 7919;
 
@@ -29,8 +31,11 @@ pub(crate) enum Ask {
 /// A space of keys with their values, and what is asked of them.
 pub(crate) struct Work {
     ask: Ask,
+    pub(super) wire: Wire,
     keys: u64,
-    value_bytes: usize,
+    pub(super) value_bytes: usize,
+    /// What stands behind a path in the body of an HTTP reply.
+    pub(super) filling: Vec<u8>,
     /// What all keys begin with; another one is another space of keys.
     prefix: [u8; 3],
     noise: Vec<u8>,
@@ -39,13 +44,13 @@ pub(crate) struct Work {
 /// One request.
 #[derive(Clone, Copy)]
 pub(crate) struct Request {
-    verb: Verb,
+    pub(super) verb: Verb,
     /// The number of its (first) key.
-    key: u64,
+    pub(super) key: u64,
 }
 
 #[derive(Clone, Copy)]
-enum Verb {
+pub(super) enum Verb {
     Get,
     Set,
     Mget(u64),
@@ -62,7 +67,13 @@ impl Work {
         let mut random = Random::new(1);
         let words = (value_bytes + NOISE_STARTS).div_ceil(8);
         let noise = (0..words).flat_map(|_| random.next().to_le_bytes()).collect();
-        Work { ask: Ask::Fill, keys, value_bytes, prefix, noise }
+        let filling = vec![b'x'; value_bytes - MARK_BYTES - 1];
+        Work { ask: Ask::Fill, wire: Wire::Redis, keys, value_bytes, filling, prefix, noise }
+    }
+
+    /// The same keys and values in another protocol.
+    pub(crate) fn over(self, wire: Wire) -> Work {
+        Work { wire, ..self }
     }
 
     /// The same keys and values, asked otherwise.
@@ -88,61 +99,9 @@ impl Work {
         Request { verb, key: key % self.keys }
     }
 
-    /// Appends a request as it goes over the wire.
-    pub(super) fn encode(&self, request: Request, out: &mut Vec<u8>) {
-        match request.verb {
-            Verb::Get => {
-                out.extend_from_slice(b"*2\r\n$3\r\nGET\r\n");
-                self.key(request.key, out);
-            }
-            Verb::Set => {
-                out.extend_from_slice(b"*3\r\n$3\r\nSET\r\n");
-                self.key(request.key, out);
-                self.value(request.key, out);
-            }
-            Verb::Mget(count) => {
-                header(b'*', count as usize + 1, out);
-                out.extend_from_slice(b"$4\r\nMGET\r\n");
-                (0..count).for_each(|i| self.key(self.nth(request.key, i), out));
-            }
-            Verb::Mset(count) => {
-                header(b'*', 2 * count as usize + 1, out);
-                out.extend_from_slice(b"$4\r\nMSET\r\n");
-                for key in (0..count).map(|i| self.nth(request.key, i)) {
-                    self.key(key, out);
-                    self.value(key, out);
-                }
-            }
-        }
-    }
-
-    /// What a request's reply must be; `scratch` holds the pieces that are made for it.
-    pub(super) fn reply<'a>(&'a self, request: Request, scratch: &'a mut Vec<u8>) -> Reply<'a> {
-        scratch.clear();
-        match request.verb {
-            Verb::Set | Verb::Mset(_) => [b"+OK\r\n", b"", b""],
-            Verb::Get if self.value_bytes > COPIED_MAX => {
-                header(b'$', self.value_bytes, scratch);
-                let rest = self.begin_value(request.key, scratch);
-                [scratch, rest, b"\r\n"]
-            }
-            Verb::Get => {
-                self.value(request.key, scratch);
-                [scratch, b"", b""]
-            }
-            Verb::Mget(count) => {
-                header(b'*', count as usize, scratch);
-                (0..count).for_each(|i| self.value(self.nth(request.key, i), scratch));
-                [scratch, b"", b""]
-            }
-        }
-    }
-
     /// A request in words, for messages.
     pub(super) fn describe(&self, request: Request) -> String {
-        let mut key = Vec::new();
-        self.key(request.key, &mut key);
-        let key = String::from_utf8_lossy(&key[5..5 + KEY_BYTES]).into_owned();
+        let key = String::from_utf8_lossy(&self.key_text(request.key)).into_owned();
         match request.verb {
             Verb::Get => format!("GET {key}"),
             Verb::Set => format!("SET {key}"),
@@ -151,12 +110,12 @@ impl Work {
         }
     }
 
-    fn nth(&self, first: u64, i: u64) -> u64 {
+    pub(super) fn nth(&self, first: u64, i: u64) -> u64 {
         (first + i * STRIDE) % self.keys
     }
 
-    /// A key as an argument, its number in decimal digits.
-    fn key(&self, mut number: u64, out: &mut Vec<u8>) {
+    /// A key, its number in decimal digits.
+    pub(super) fn key_text(&self, mut number: u64) -> [u8; KEY_BYTES] {
         let mut text = [b'0'; KEY_BYTES];
         text[..self.prefix.len()].copy_from_slice(&self.prefix);
         for digit in text[self.prefix.len()..].iter_mut().rev() {
@@ -166,13 +125,18 @@ impl Work {
             *digit = b'0' + (number % 10) as u8;
             number /= 10;
         }
+        text
+    }
+
+    /// A key as an argument of Redis.
+    pub(super) fn key(&self, number: u64, out: &mut Vec<u8>) {
         out.extend_from_slice(b"$16\r\n");
-        out.extend_from_slice(&text);
+        out.extend_from_slice(&self.key_text(number));
         out.extend_from_slice(b"\r\n");
     }
 
     /// A key's value as an argument, or as a reply: both are written alike.
-    fn value(&self, key: u64, out: &mut Vec<u8>) {
+    pub(super) fn value(&self, key: u64, out: &mut Vec<u8>) {
         header(b'$', self.value_bytes, out);
         let rest = self.begin_value(key, out);
         out.extend_from_slice(rest);
@@ -180,7 +144,7 @@ impl Work {
     }
 
     /// Appends a value's mark and gives what follows it.
-    fn begin_value(&self, key: u64, out: &mut Vec<u8>) -> &[u8] {
+    pub(super) fn begin_value(&self, key: u64, out: &mut Vec<u8>) -> &[u8] {
         let prefix = self.prefix.iter().fold(0, |all, &byte| all << 8 | u64::from(byte));
         let hash = mix(key ^ prefix << 40);
         let mark: [u8; MARK_BYTES] =
@@ -215,7 +179,7 @@ fn mix(n: u64) -> u64 {
 }
 
 /// `$64` or `*10`, with its line end.
-fn header(kind: u8, mut number: usize, out: &mut Vec<u8>) {
+pub(super) fn header(kind: u8, mut number: usize, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {

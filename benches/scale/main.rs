@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<(), Failure> {
     let redis = find("redis-server").ok_or("redis-server is absent: apt-get install redis-server")?;
-    let fleet = Fleet::start(&redis)?;
+    let fleet = Fleet::start(&redis, load::Wire::Redis)?;
     let mut text = String::new();
     let mut say = |part: String| {
         println!("{part}");

@@ -119,6 +119,19 @@ impl Drop for Wire {
     }
 }
 
+/// Pieces that are no longer together are written in one.
+const JOINED_MAX: usize = 1024;
+
+/// Copies short pieces together: for the kernel one piece is cheaper than a list of them.
+fn join<'a>(bufs: &[IoSlice<'_>], joined: &'a mut [u8; JOINED_MAX]) -> Option<&'a [u8]> {
+    let mut len = 0;
+    for buf in bufs {
+        joined.get_mut(len..len + buf.len())?.copy_from_slice(buf);
+        len += buf.len();
+    }
+    Some(&joined[..len])
+}
+
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let wire = self.get_mut();
@@ -152,7 +165,11 @@ impl AsyncWrite for Wire {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wire = self.get_mut();
-        let result = Pin::new(&mut wire.stream).poll_write_vectored(cx, bufs);
+        let mut joined = [0; JOINED_MAX];
+        let result = match join(bufs, &mut joined) {
+            Some(bytes) => Pin::new(&mut wire.stream).poll_write(cx, bytes),
+            None => Pin::new(&mut wire.stream).poll_write_vectored(cx, bufs),
+        };
         wire.meter.written(&result);
         result
     }
