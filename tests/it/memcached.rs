@@ -146,23 +146,28 @@ fn keys_that_do_not_move() {
 }
 
 /// A value that is too large for the node is refused by it, streamed or not, and costs neither the
-/// node its place nor anybody else an answer.
+/// node its place nor anybody else an answer; the value that it would have replaced is gone. An embedded
+/// node does the same.
 #[test]
 fn values_too_large_for_the_node() {
     let nodes = [Memcached::with(&["-I", "512k"])];
-    let mut ringway = Ringway::serve(pool(&nodes));
-    let mut wire = Wire::connect(&ringway.address());
-    for size in [600_000, 3 << 20] {
-        let value = vec![b'x'; size];
-        let request = [format!("set big 0 0 {size}\r\n").as_bytes(), &value, b"\r\n"].concat();
-        assert_eq!(wire.ask(&request), "SERVER_ERROR object too large for cache\r\n");
-        assert_eq!(
-            wire.ask("set small 0 0 1\r\nv\r\nget small\r\n"),
-            "STORED\r\nVALUE small 0 1\r\nv\r\nEND\r\n"
-        );
+    let embedded = Config::of([]).pool("protocol: memcached").node("a", "embedded");
+    for (pool, sizes) in [(pool(&nodes), [600_000, 3 << 20]), (embedded, [1 << 20, 3 << 20])] {
+        let mut ringway = Ringway::serve(pool);
+        let mut wire = Wire::connect(&ringway.address());
+        for size in sizes {
+            let value = vec![b'x'; size];
+            let request = [format!("set big 0 0 {size}\r\n").as_bytes(), &value, b"\r\n"].concat();
+            assert_eq!(wire.ask("set big 0 0 1\r\nv\r\n"), "STORED\r\n");
+            assert_eq!(wire.ask(&request), "SERVER_ERROR object too large for cache\r\n");
+            assert_eq!(
+                wire.ask("get big\r\nset small 0 0 1\r\nv\r\nget small\r\n"),
+                "END\r\nSTORED\r\nVALUE small 0 1\r\nv\r\nEND\r\n"
+            );
+        }
+        assert!(ringway.owns("a"));
+        assert_eq!(ringway.metric("ringway_node_failures_total", &[("node", "a")]), 0.0);
     }
-    assert!(ringway.owns("a"));
-    assert_eq!(ringway.metric("ringway_node_failures_total", &[("node", "a")]), 0.0);
 }
 
 /// Values larger than any buffer pass whole, both ways.
