@@ -17,6 +17,7 @@
 //! | [`topology`] | the border: everything that crosses between the data plane and the control plane |
 //! | [`proxy`] | the hot path: session -> dispatch -> pipeline |
 //! | [`health`] | evidence -> verdict |
+//! | [`incident`] | what happened to nodes: from the first doubt to the return |
 //! | [`membership`] | who is in the ring. The one writer |
 //! | [`admin`] | HTTP routes over a read of the topology |
 //! | [`embedded`] | the in-process node; to the proxy a node like any other |
@@ -66,6 +67,7 @@ pub mod cli;
 pub mod config;
 pub mod embedded;
 pub mod health;
+pub mod incident;
 pub mod membership;
 pub mod metrics;
 pub mod net;

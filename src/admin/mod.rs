@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 
-use crate::{metrics::PoolBlock, topology::TopologyReader};
+use crate::{incident::Incidents, metrics::PoolBlock, topology::TopologyReader};
 
 pub use routes::router;
 pub use serve::serve;
@@ -42,6 +42,8 @@ pub struct Pool {
 pub struct AdminState {
     /// The pools, in the order of the configuration.
     pub pools: Arc<ArcSwap<Vec<Pool>>>,
+    /// What happened to nodes.
+    pub incidents: Incidents,
     /// What the control plane counts: see [`crate::metrics::facade`].
     pub recorder: PrometheusHandle,
     /// Tells this run of the process from the one before: epochs start anew.
@@ -55,10 +57,16 @@ pub struct AdminState {
 
 impl AdminState {
     /// The state of a process that starts now.
-    pub fn new(pools: Vec<Pool>, recorder: PrometheusHandle, boot_id: Arc<str>) -> AdminState {
+    pub fn new(
+        pools: Vec<Pool>,
+        incidents: Incidents,
+        recorder: PrometheusHandle,
+        boot_id: Arc<str>,
+    ) -> AdminState {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         AdminState {
             pools: Arc::new(ArcSwap::from_pointee(pools)),
+            incidents,
             recorder,
             boot_id,
             started: now.map_or(0.0, |d| d.as_secs_f64()),

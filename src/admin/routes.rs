@@ -18,6 +18,7 @@ const INDEX: &str = "ringway's admin port
 /healthz      200 while the process lives
 /readyz       200 while each pool has an owner and the process is not draining
 /v1/topology  pools and their nodes: epoch, state, share, evidence (JSON)
+/v1/incidents what happened to nodes, the newest first (JSON)
 ";
 
 /// The version of the exposition format is part of its media type.
@@ -31,6 +32,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/v1/topology", get(topology))
+        .route("/v1/incidents", get(incidents))
         .fallback(async |request: Request| {
             refuse(StatusCode::NOT_FOUND, format!("there is nothing at {}: see /", request.uri().path()))
         })
@@ -50,6 +52,23 @@ async fn metrics(State(state): State<AdminState>) -> Response {
 async fn topology(State(state): State<AdminState>) -> Response {
     match rendered(state, view::topology_json).await {
         Ok(Ok(page)) => uncached("application/json", page),
+        Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("not rendered: {error}")),
+        Err(refusal) => refusal,
+    }
+}
+
+async fn incidents(State(state): State<AdminState>) -> Response {
+    let page = |state: &AdminState| {
+        serde_json::to_vec_pretty(&json!({
+            "boot_id": &*state.boot_id,
+            "incidents": state.incidents.all(),
+        }))
+    };
+    match rendered(state, page).await {
+        Ok(Ok(mut page)) => {
+            page.push(b'\n');
+            uncached("application/json", page)
+        }
         Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("not rendered: {error}")),
         Err(refusal) => refusal,
     }

@@ -75,7 +75,7 @@ fn pools(count: usize) -> (AdminState, Vec<TopologyWriter>) {
         pools.push(Pool { name, topology: reader, blocks: Arc::new([PoolBlock::default()]) });
     }
     let recorder = PrometheusBuilder::new().build_recorder().handle();
-    (AdminState::new(pools, recorder, "boot-1".into()), writers)
+    (AdminState::new(pools, crate::incident::Incidents::default(), recorder, "boot-1".into()), writers)
 }
 
 /// The state of a process with so many pools.
@@ -234,7 +234,7 @@ async fn the_index_names_the_routes() {
     let state = state(1);
     let (_, index) = ask(&state, Method::GET, "/").await;
     let paths: Vec<&str> = index.lines().filter(|l| l.starts_with('/')).collect();
-    assert_eq!(paths.len(), 4, "{index}");
+    assert_eq!(paths.len(), 5, "{index}");
     for path in paths.iter().filter_map(|l| l.split(' ').next()) {
         let (head, body) = ask(&state, Method::GET, path).await;
         assert!(head.status() == StatusCode::OK && !body.is_empty(), "{path}: {body}");

@@ -25,6 +25,7 @@ use crate::{
     admin::{self, AdminState},
     config::Settings,
     health::Lag,
+    incident::FileSettings,
     membership::{self, Membership},
     metrics,
     net::{ListenAddress, Listener},
@@ -118,12 +119,17 @@ impl App {
             max_share: settings.reload.max_share,
             ids: ids.clone(),
             embedded: Arc::new(move |pool, node| found.target(pool, &node.name)),
+            incident_file: settings
+                .incidents
+                .file
+                .clone()
+                .map(|path| FileSettings { path, bytes_max: settings.incidents.file_bytes_max }),
         });
         control.spawn(task.run());
         let lag = Lag::new();
         control.spawn(lag.clone().run());
         let run_id = run_id();
-        let admin = AdminState::new(Vec::new(), recorder, run_id.clone());
+        let admin = AdminState::new(Vec::new(), membership.incidents(), recorder, run_id.clone());
         let listener = bind(&control, "admin", &settings.admin.listen)?;
         let admin_address = listener.address();
         let (admin_stop, stopped) = oneshot::channel::<()>();

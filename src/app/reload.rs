@@ -106,6 +106,7 @@ fn needs_restart(before: &Settings, after: &Settings) -> Vec<&'static str> {
         ("workers", before.workers != after.workers),
         ("admin.listen", before.admin != after.admin),
         ("buffered_bytes", before.buffered_bytes != after.buffered_bytes),
+        ("incidents", before.incidents != after.incidents),
     ];
     changed.into_iter().filter(|c| c.1).map(|c| c.0).collect()
 }

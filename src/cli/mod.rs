@@ -2,11 +2,15 @@
 //! stderr. It reads configurations and builds rings, and never starts a thing: `serve` is handed
 //! to whoever called.
 //!
-//! Exit codes: 0 fine, 1 failed while running, 2 wrong usage or a wrong configuration.
+//! Exit codes: 0 fine, 1 failed while running, 2 wrong usage or a wrong configuration, 3 more would
+//! move than may.
 
+mod admin;
 mod check;
+mod incident;
 mod locate;
 mod pages;
+mod plan;
 
 use std::{
     io::{self, Write},
@@ -29,6 +33,8 @@ Examples:
   ringway check --config ringway.yaml      every error of a configuration, with line and key
   ringway serve --config ringway.yaml      serve it; SIGHUP reloads it, SIGTERM drains and ends
   ringway locate --config ringway.yaml k1  which node owns the key k1, and who comes next
+  ringway plan --config ringway.yaml new   what the configuration `new` would move
+  ringway incident 3                       the third time that a node failed, from doubt to return
 
 Without --config, every command takes the configuration that ringway ships with. The file
 config.yaml beside the sources is that configuration, with every key explained.";
@@ -63,6 +69,10 @@ enum Command {
     Check(check::Arguments),
     /// Say which node owns a key, and who comes next; offline
     Locate(locate::Arguments),
+    /// Say what a new configuration would move, before it is in force
+    Plan(plan::Arguments),
+    /// Tell what happened to nodes of a running ringway
+    Incident(incident::Arguments),
     /// Print a completion script for a shell
     Completions(pages::Completions),
     /// Print a manual page, in roff
@@ -147,6 +157,8 @@ pub fn run() -> Next {
         },
         Command::Check(arguments) => check::run(&arguments, &mut out),
         Command::Locate(arguments) => locate::run(&arguments, &mut out),
+        Command::Plan(arguments) => plan::run(&arguments, &mut out),
+        Command::Incident(arguments) => incident::run(&arguments, &mut out),
         Command::Completions(arguments) => pages::completions(&arguments, &mut out),
         Command::Man(arguments) => pages::man(&arguments, &mut out),
     };

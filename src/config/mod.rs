@@ -26,6 +26,7 @@ use std::{
 };
 
 pub use finding::{Errors, Finding, Mark, Severity};
+pub use units::share;
 pub use write::to_yaml;
 
 use crate::{net::ListenAddress, topology::PoolSpec};
@@ -51,6 +52,8 @@ pub struct Settings {
     pub reload: Reload,
     /// The admin port.
     pub admin: Admin,
+    /// Where incidents are written.
+    pub incidents: IncidentLog,
     /// In the order of the text, at least one.
     pub pools: Vec<PoolSpec>,
 }
@@ -63,6 +66,21 @@ pub struct Reload {
     pub max_share: f64,
     /// Whether a changed file is reloaded without being asked to.
     pub watch: bool,
+}
+
+/// Where incidents are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IncidentLog {
+    /// The file; `None` for memory alone.
+    pub file: Option<PathBuf>,
+    /// Bytes after which it is set aside.
+    pub file_bytes_max: u64,
+}
+
+impl Default for IncidentLog {
+    fn default() -> IncidentLog {
+        IncidentLog { file: None, file_bytes_max: 16 << 20 }
+    }
 }
 
 /// The admin port.
@@ -98,6 +116,7 @@ impl Default for Settings {
             buffered_bytes: 1 << 30,
             reload: Reload::default(),
             admin: Admin::default(),
+            incidents: IncidentLog::default(),
             pools: Vec::new(),
         }
     }

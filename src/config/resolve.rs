@@ -4,7 +4,7 @@
 use std::thread;
 
 use super::{
-    Loaded, Reload, Settings,
+    IncidentLog, Loaded, Reload, Settings,
     finding::{Errors, Place, Report},
     pool, protocols,
     secret::Surroundings,
@@ -44,6 +44,9 @@ fn settings(mut root: Section<'_>, around: &Surroundings<'_>) -> Settings {
     if let Some(section) = root.inner("reload") {
         settings.reload = reload(section);
     }
+    if let Some(section) = root.inner("incidents") {
+        settings.incidents = incidents(section, around);
+    }
     let mut listeners = vec![admin(&mut root, &mut settings)];
     if let Some(pools) = root.require("pools", "name at least one pool below it").and_then(|f| f.section()) {
         settings.pools = self::pools(pools, around, &mut listeners);
@@ -60,6 +63,20 @@ fn reload(mut section: Section<'_>) -> Reload {
     section.read("watch", &mut reload.watch, switch);
     section.finish();
     reload
+}
+
+/// A relative path starts at the configuration's directory.
+fn incidents(mut section: Section<'_>, around: &Surroundings<'_>) -> IncidentLog {
+    let mut log = IncidentLog::default();
+    section.read("file", &mut log.file, |text| match text {
+        "" => Err("is empty; write a path, or leave it out".to_owned()),
+        text => Ok(Some(around.directory.join(text))),
+    });
+    section.read("file_bytes_max", &mut log.file_bytes_max, |text| {
+        size(64 << 10..=64 << 30)(text).map(|bytes| bytes as u64)
+    });
+    section.finish();
+    log
 }
 
 /// Reads `admin`; returns where it listens, with its place.

@@ -152,6 +152,7 @@ drain_timeout: 11s
 buffered_bytes: 2GiB
 reload: {max_share: 11%, watch: true}
 admin: {listen: '127.0.0.1:9401'}
+incidents: {file: /var/log/incidents.json, file_bytes_max: 1MiB}
 pools:
   cache:
     protocol: redis
@@ -277,8 +278,10 @@ fn keys_of_other_protocols() {
 /// Every key reaches its own setting.
 #[test]
 fn every_key() {
-    let Settings { workers, drain_timeout, buffered_bytes, reload, admin, pools } =
+    let Settings { workers, drain_timeout, buffered_bytes, reload, admin, incidents, pools } =
         resolved(EVERY_KEY).expect("fine").settings;
+    let log = IncidentLog { file: Some("/var/log/incidents.json".into()), file_bytes_max: 1 << 20 };
+    assert_eq!(incidents, log);
     let ms = Duration::from_millis;
     assert_eq!((workers, drain_timeout, buffered_bytes), (3, ms(11_000), 2 << 30));
     assert_eq!((reload.max_share, reload.watch), (0.11, true));

@@ -55,7 +55,7 @@ pub(super) fn size_text(bytes: usize) -> String {
 }
 
 /// `50%` or `12.5%`, as a share of 1.
-pub(super) fn share(text: &str) -> Result<f64, String> {
+pub fn share(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').map(str::trim_end);
     // `f64` also reads `inf`, `NaN` and `1e2`: only digits and one point are a percentage.
     let plain = |n: &&str| n.bytes().all(|b| b.is_ascii_digit() || b == b'.');

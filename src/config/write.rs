@@ -21,7 +21,10 @@ use crate::{
 
 /// Every setting in force as YAML, without passwords.
 pub fn to_yaml(settings: &Settings) -> String {
-    let Settings { workers, drain_timeout, buffered_bytes, reload, admin, pools } = settings;
+    let Settings { workers, drain_timeout, buffered_bytes, reload, admin, incidents, pools } = settings;
+    let file = incidents.file.as_ref().map(|file| file.display().to_string());
+    let bytes_max = usize::try_from(incidents.file_bytes_max).unwrap_or(usize::MAX);
+    let incidents = map([("file", optional(file)), ("file_bytes_max", size_text(bytes_max).into())]);
     let watch = map([("max_share", share_text(reload.max_share).into()), ("watch", reload.watch.into())]);
     let tree = map([
         ("workers", (*workers as u64).into()),
@@ -29,6 +32,7 @@ pub fn to_yaml(settings: &Settings) -> String {
         ("buffered_bytes", size_text(*buffered_bytes).into()),
         ("reload", watch),
         ("admin", map([("listen", admin.listen.to_string().into())])),
+        ("incidents", incidents),
         ("pools", Value::Mapping(pools.iter().map(|p| (p.name.to_string().into(), pool(p))).collect())),
     ]);
     // A tree of maps, lists and scalars always has a text.

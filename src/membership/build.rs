@@ -116,11 +116,11 @@ pub fn prepare(
 }
 
 /// A ring, and which of its members serve.
-pub(super) type Serving<'a> = (&'a Ring, &'a dyn Fn(usize) -> bool);
+pub type Serving<'a> = (&'a Ring, &'a dyn Fn(usize) -> bool);
 
 /// The share of requests that go elsewhere when their ring keys come from another part of them: old
 /// and new keys know nothing of each other, so a request stays where it was by chance alone.
-pub(super) fn scattered(before: Serving<'_>, after: Serving<'_>) -> f64 {
+pub fn scattered(before: Serving<'_>, after: Serving<'_>) -> f64 {
     let shares = |(ring, serves): Serving<'_>| -> HashMap<Arc<str>, f64> {
         let names = ring.members().iter().map(|m| m.name.clone());
         names.zip(ring.shares(serves)).collect()

@@ -18,11 +18,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub use build::{Births, IdSource, Prepared, first_topology, prepare};
+pub use build::{Births, IdSource, Prepared, Serving, first_topology, prepare, scattered};
 pub use plan::{Event, Ledger, Outcome, Permit, Step, budget, moved, plan, reload};
 pub use record::{History, Record};
 
 use crate::{
+    incident::{FileSettings, IncidentFile, Incidents},
     net::{Address, Target, resolve},
     topology::{Change, Entry, Inbox, NodeSpec, PoolSpec, Topology, TopologyWriter},
 };
@@ -48,6 +49,8 @@ pub struct Settings {
     pub ids: IdSource,
     /// Finds embedded nodes.
     pub embedded: Embedded,
+    /// Where incidents are written when they have ended.
+    pub incident_file: Option<FileSettings>,
 }
 
 /// A pool that is given to membership.
@@ -72,6 +75,7 @@ pub struct Handle {
     inbox: Inbox,
     control: mpsc::Sender<Control>,
     history: History,
+    incidents: Incidents,
 }
 
 impl Handle {
@@ -83,6 +87,11 @@ impl Handle {
     /// The last changes of ownership.
     pub fn history(&self) -> History {
         self.history.clone()
+    }
+
+    /// What happened to nodes.
+    pub fn incidents(&self) -> Incidents {
+        self.incidents.clone()
     }
 
     /// Gives membership one pool more.
@@ -127,6 +136,7 @@ pub struct Membership {
     untold: mpsc::Sender<record::Published>,
     teller: Option<mpsc::Receiver<record::Published>>,
     history: History,
+    incidents: Incidents,
 }
 
 /// One pool.
@@ -151,8 +161,13 @@ impl Membership {
         let (inbox_end, inbox) = mpsc::channel(INBOX);
         let (control_end, control) = mpsc::channel(16);
         let (untold, teller) = mpsc::channel(record::UNTOLD);
-        let history = History::default();
-        let handle = Handle { inbox: inbox_end, control: control_end, history: history.clone() };
+        let (history, incidents) = (History::default(), Incidents::default());
+        let handle = Handle {
+            inbox: inbox_end,
+            control: control_end,
+            history: history.clone(),
+            incidents: incidents.clone(),
+        };
         let membership = Membership {
             settings,
             pools: HashMap::new(),
@@ -162,6 +177,7 @@ impl Membership {
             untold,
             teller: Some(teller),
             history,
+            incidents,
         };
         (membership, handle)
     }
@@ -169,7 +185,9 @@ impl Membership {
     /// Runs until every [`Handle`] is dropped.
     pub async fn run(mut self) {
         if let Some(teller) = self.teller.take() {
-            tokio::spawn(record::tell(teller, self.history.clone()));
+            let file = self.settings.incident_file.clone().map(IncidentFile::new);
+            let keeper = record::Keeper { incidents: self.incidents.clone(), file };
+            tokio::spawn(record::tell(teller, self.history.clone(), keeper));
         }
         loop {
             let budget_due = self.budget_due();
@@ -220,6 +238,7 @@ impl Membership {
             }
             Control::Remove(name) => {
                 self.pools.remove(&name);
+                self.incidents.pool_gone(record::now_ms(), &name);
             }
             Control::MaxShare(share) => self.settings.max_share = share,
         }
@@ -306,9 +325,6 @@ impl Membership {
     }
 
     async fn tell(&self, published: record::Published) {
-        if published.events.is_empty() {
-            return;
-        }
         // The teller runs as long as this task.
         let _ = self.untold.send(published).await;
     }

@@ -12,6 +12,7 @@ use tokio::{sync::mpsc, task::spawn_blocking, time::Instant};
 
 use super::plan::{Event, moved};
 use crate::{
+    incident::{Incident, IncidentFile, Incidents, Told},
     metrics::table::{EJECTIONS, EJECTIONS_REFUSED, MOVED_SHARE, RESTORES, WAITS},
     topology::{Cause, Data, Topology},
 };
@@ -79,7 +80,7 @@ pub(super) struct Published {
 
 /// Tells steps in their order, until membership ends. Shares are computed on a blocking thread,
 /// after the publish: an ejection does not wait for its own statistics.
-pub(super) async fn tell(mut steps: mpsc::Receiver<Published>, history: History) {
+pub(super) async fn tell(mut steps: mpsc::Receiver<Published>, history: History, mut incidents: Keeper) {
     while let Some(step) = steps.recv().await {
         let Published { before, after, events } = step;
         let is_epoch = before.epoch != after.epoch;
@@ -100,7 +101,69 @@ pub(super) async fn tell(mut steps: mpsc::Receiver<Published>, history: History)
                 history.push(record);
             }
         }
+        let told: Vec<_> = events.iter().filter_map(for_incident).collect();
+        let closed = incidents.incidents.note(now_ms(), (&before, &after), &told, share);
+        incidents.write(closed).await;
     }
+}
+
+/// The incidents, and the file that they are written to.
+#[derive(Debug, Default)]
+pub(super) struct Keeper {
+    pub(super) incidents: Incidents,
+    pub(super) file: Option<IncidentFile>,
+}
+
+impl Keeper {
+    /// Writes them on a blocking thread.
+    async fn write(&mut self, closed: Vec<Incident>) {
+        if closed.is_empty() {
+            return;
+        }
+        let Some(mut file) = self.file.take() else { return };
+        let written = spawn_blocking(move || {
+            file.append(&closed);
+            file
+        });
+        self.file = written.await.ok();
+    }
+}
+
+/// What an incident has of an event.
+fn for_incident(event: &Event) -> Option<(Arc<str>, Told)> {
+    Some(match event {
+        Event::Ejected { node, cause, evidence } => {
+            (node.clone(), Told::Opens("ejected", *cause, evidence.clone()))
+        }
+        Event::Held { node, cause, evidence } => {
+            (node.clone(), Told::Opens("held", *cause, evidence.clone()))
+        }
+        Event::Kept { node, cause, evidence } => {
+            (node.clone(), Told::Opens("kept", *cause, evidence.clone()))
+        }
+        Event::Released { node, .. } => {
+            (node.clone(), Told::Goes("released", "the warmth budget lets its keys go".into()))
+        }
+        Event::Waits { node, .. } => {
+            (node.clone(), Told::Goes("waits", "it is back and cold: the warmth budget is spent".into()))
+        }
+        Event::Restored { node, data, evidence } => {
+            (node.clone(), Told::Ends("restored", Some(*data), evidence.clone()))
+        }
+        Event::Recovered { node } => {
+            (node.clone(), Told::Ends("recovered", None, "it answers again, and never left".into()))
+        }
+        Event::Readmitted { node } => {
+            (node.clone(), Told::Goes("readmitted", "a reload left too few others".into()))
+        }
+        Event::Misconfigured { .. } | Event::Reloaded { .. } => return None,
+    })
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn log(after: &Topology, event: &Event, moved: f64) {
@@ -207,8 +270,7 @@ fn line(after: &Topology, event: &Event, moved: f64) -> Option<Record> {
         Event::Restored { data, .. } => Some(*data),
         _ => None,
     };
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+    let unix_ms = now_ms();
     let (pool, node) = (after.pool.clone(), node.cloned());
     Some(Record { pool, epoch: after.epoch, unix_ms, what, node, cause, evidence, data, moved })
 }

@@ -602,7 +602,8 @@ impl Run {
     async fn start(spec: PoolSpec) -> Run {
         let ids = IdSource::default();
         let embedded: Embedded = Arc::new(|_, node| Some(Target::Unix(format!("/{}", node.name).into())));
-        let settings = Settings { workers: 2, max_share: 0.1, ids: ids.clone(), embedded };
+        let settings =
+            Settings { workers: 2, max_share: 0.1, ids: ids.clone(), embedded, incident_file: None };
         let (membership, handle) = Membership::new(settings);
         let bell = Arc::new(Notify::new());
         let births = Births { ids, workers: 2, bell: bell.clone() };
@@ -658,6 +659,13 @@ async fn changes_are_published_and_told() {
     run.send(Change::Restore { pool, node, data: Data::Same, evidence: "answered".into() }).await;
     let records = run.history(2).await;
     assert_eq!((records[1].what, records[1].moved), ("restored", record.moved));
+    let incidents = run.handle.incidents().all();
+    let incident = &incidents[0];
+    assert_eq!((incidents.len(), incident.id, &*incident.node, incident.cause), (1, 1, "n2", Cause::Timeout));
+    let steps: Vec<(&str, u64)> = incident.timeline.iter().map(|step| (step.what, step.epoch)).collect();
+    assert_eq!(steps, [("ejected", 2), ("restored", 3)]);
+    assert_eq!((incident.moved, incident.data), (record.moved, Some(Data::Same)));
+    assert!(incident.closed_ms.is_some_and(|closed| closed >= incident.opened_ms));
     assert_eq!(entry.node.evidence.streak(), 0);
     run.task.abort();
 }

@@ -245,3 +245,50 @@ fn wrong_usage() {
         assert!(err.contains("error"), "{err}");
     }
 }
+
+/// `plan` says what a new configuration moves, by pair of nodes; with vnode nothing moves but what has
+/// to, and more than was agreed is told by the exit code.
+#[test]
+fn plan() {
+    let pool = |ring: &str, nodes: &[&str]| {
+        let nodes: Vec<String> =
+            nodes.iter().map(|n| format!("{{name: {n}, address: '127.0.0.1:7'}}")).collect();
+        let nodes = nodes.join(", ").replace("127.0.0.1:7", "h:1");
+        format!("pools: {{cache: {{listen: '127.0.0.1:1', ring: {ring}, nodes: [{nodes}]}}}}\n")
+    };
+    let plan = |old: String, new: String, more: &[&str]| {
+        let ((_a, old), (_b, new)) = (file(&old), file(&new));
+        let paths = [old.to_str().expect("a plain path"), new.to_str().expect("a plain path")];
+        run(&[&["plan", "--config", paths[0], paths[1]], more].concat())
+    };
+    let share = |out: &str, word: &str| -> f64 {
+        let text = out.lines().find(|l| l.contains("of the key space moves")).expect("the summary");
+        let before = text.split(word).next().expect("the word is there").trim_end();
+        before
+            .trim_end_matches('%')
+            .trim()
+            .rsplit([' ', ','])
+            .next()
+            .and_then(|n| n.parse().ok())
+            .expect("a share")
+    };
+    let (three, four) = (["a", "b", "c"], ["a", "b", "c", "d"]);
+    let (code, out, err) = plan(pool("{}", &three), pool("{}", &four), &[]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("pool cache: 3 nodes -> 4; comes: d"), "{out}");
+    assert!((15.0..35.0).contains(&share(&out, "of the key")), "{out}");
+    assert_eq!(share(&out, "collateral"), 0.0, "{out}");
+    assert!(["a -> d", "b -> d", "c -> d"].iter().all(|pair| out.contains(pair)), "{out}");
+    let (code, out, err) =
+        plan(pool("{}", &four), pool("{}", &three), &["--max-share", "10%", "--pool", "cache"]);
+    assert_eq!((code, out.contains("goes: d")), (Some(3), true), "{out}");
+    assert_eq!(err, "pool cache: more than 10 % of the keys would move\n");
+    let (code, out, _) = plan(pool("{placement: maglev}", &three), pool("{placement: maglev}", &four), &[]);
+    assert!(code == Some(0) && share(&out, "collateral") > 0.0, "{out}");
+    let (code, out, _) = plan(pool("{}", &three), pool("{}", &three), &["--max-share", "0%"]);
+    assert_eq!((code, share(&out, "of the key")), (Some(0), 0.0), "{out}");
+    let (code, _, err) = plan(pool("{}", &three), pool("{}", &three), &["--pool", "x"]);
+    assert!(code == Some(2) && err.contains("neither configuration has a pool `x`"), "{err}");
+    let (code, _, err) = plan(pool("{}", &three), pool("{}", &three), &["--admin", "127.0.0.1:1"]);
+    assert!(code == Some(1) && err.contains("the admin port 127.0.0.1:1: Connection refused"), "{err}");
+}

@@ -10,6 +10,7 @@ mod failure;
 mod harness;
 mod http;
 mod http_bad;
+mod incident;
 mod limits;
 mod local;
 mod memcached;

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Who may use whom. `app` knows all rooms; the program itself is `main`.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("ring", &[]),
     ("protocol", &[]),
     ("net", &[]),
@@ -17,8 +17,9 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("topology", &["ring", "protocol", "metrics", "net"]),
     ("proxy", &["topology", "protocol", "net", "metrics"]),
     ("health", &["topology", "protocol", "net", "metrics"]),
-    ("membership", &["topology", "ring", "health", "metrics", "net"]),
-    ("admin", &["topology", "membership", "net", "metrics"]),
+    ("incident", &["topology", "metrics"]),
+    ("membership", &["topology", "ring", "health", "incident", "metrics", "net"]),
+    ("admin", &["topology", "membership", "incident", "net", "metrics"]),
     ("embedded", &["protocol", "net"]),
     ("config", &["ring", "protocol", "topology", "net"]),
     ("cli", &["config", "ring", "protocol", "topology", "net", "membership"]),
@@ -32,6 +33,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "topology",
             "proxy",
             "health",
+            "incident",
             "membership",
             "admin",
             "embedded",

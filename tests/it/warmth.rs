@@ -58,6 +58,35 @@ fn an_avalanche_waits() {
     }
 }
 
+/// A plan that is told of the running ringway knows who is away, and how many requests are concerned.
+#[test]
+fn a_plan_knows_who_is_away() {
+    let mut nodes = Redis::several(3);
+    let config = Config::of(&nodes).pool(BRISK);
+    let mut ringway = Ringway::serve(config.clone());
+    nodes[1].kill();
+    ringway.wait_away("b");
+    let dir = tempfile::tempdir().expect("a directory");
+    let new = dir.path().join("new.yaml");
+    let extra = Redis::start();
+    std::fs::write(&new, config.node("d", &extra.address()).to_string()).expect("a file");
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let (old, new) = (ringway.config_path(), new.display().to_string());
+    let load = crate::harness::Load::start(&ringway.address(), &crate::harness::load::Plan::default());
+    load.run(500);
+    let said = crate::harness::ringway::run(&["plan", "--config", &old, &new, "--admin", &admin]);
+    load.stop();
+    let out = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.status.success(), "{out} {}", String::from_utf8_lossy(&said.stderr));
+    assert!(out.contains("node b is away now") && !out.contains("b -> d"), "{out}");
+    assert!(out.contains("a -> d") && out.contains("c -> d") && out.contains("0.00 % collateral"), "{out}");
+    let rate = out.lines().find(|l| l.contains("requests a second now")).expect("a rate");
+    assert!(
+        rate.trim().split(' ').next().and_then(|n| n.parse::<f64>().ok()).is_some_and(|n| n > 0.0),
+        "{rate}"
+    );
+}
+
 /// `held: miss` lets reads of keys that wait find nothing, and refuses the rest; in memcached too.
 #[test]
 fn reads_may_miss_meanwhile() {

@@ -1,0 +1,149 @@
+//! `incident`: what has happened to nodes, as a person would tell it. Asks a running ringway.
+
+use std::io::Write;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{Stop, admin};
+
+const EXAMPLES: &str = "\
+Without a number: one line for each incident, the newest first. With one: its timeline.
+
+Examples:
+  ringway incident
+  ringway incident 3
+  ringway incident --admin 10.0.0.5:9400 --json | jq '.[0]'";
+
+/// Arguments of `incident`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// The incident's number
+    #[arg(value_name = "ID")]
+    id: Option<u64>,
+    /// The admin address of the ringway
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9400")]
+    admin: String,
+    /// Print the JSON that the admin port gives
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints one incident, or all.
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Stop> {
+    let page = admin::get_json(&arguments.admin, "/v1/incidents")?;
+    let all: Vec<&Value> = page["incidents"].as_array().into_iter().flatten().collect();
+    let Some(id) = arguments.id else {
+        return match arguments.json {
+            true => Ok(writeln!(out, "{:#}", page["incidents"])?),
+            false => list(&all, out),
+        };
+    };
+    let found = all.iter().find(|incident| incident["id"] == id);
+    let Some(incident) = found else {
+        let message = format!("error: {} keeps no incident {id}; it has {}", arguments.admin, all.len());
+        return Err(Stop::Failed(message, 1));
+    };
+    if arguments.json { Ok(writeln!(out, "{incident:#}")?) } else { timeline(incident, out) }
+}
+
+fn list(all: &[&Value], out: &mut impl Write) -> Result<(), Stop> {
+    if all.is_empty() {
+        writeln!(out, "no incident since the start")?;
+    }
+    for incident in all {
+        let state = match incident["closed_ms"].as_u64() {
+            Some(closed) => {
+                format!("over after {}", span(closed.saturating_sub(number(incident, "opened_ms"))))
+            }
+            None => "goes on".to_owned(),
+        };
+        let (id, opened) = (number(incident, "id"), utc(number(incident, "opened_ms")));
+        let (pool, node) = (text(incident, "pool"), text(incident, "node"));
+        writeln!(out, "{id:>4}  {opened}  {pool}/{node}  {}  {state}", text(incident, "cause"))?;
+    }
+    Ok(())
+}
+
+fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
+    let (pool, node, address) = (text(incident, "pool"), text(incident, "node"), text(incident, "address"));
+    let opened = number(incident, "opened_ms");
+    writeln!(out, "incident {}: node {node} ({address}) of pool {pool}", number(incident, "id"))?;
+    writeln!(out, "  {}: {}", text(incident, "cause"), text(incident, "evidence"))?;
+    let steps = incident["timeline"].as_array().into_iter().flatten();
+    let begin = steps.clone().next().map_or(opened, |step| number(step, "at_ms"));
+    writeln!(out, "  {}", utc(begin))?;
+    for step in steps {
+        let moved = step["moved"].as_f64().filter(|share| *share > 0.0);
+        let moved = moved.map_or(String::new(), |share| format!("; {:.2} % of the key space", share * 100.0));
+        let after = span(number(step, "at_ms").saturating_sub(begin));
+        let (epoch, what) = (number(step, "epoch"), text(step, "what"));
+        writeln!(out, "  +{after:<9} epoch {epoch:<4} {what:<10} {}{moved}", text(step, "text"))?;
+    }
+    match incident["closed_ms"].as_u64() {
+        None => writeln!(out, "  it goes on")?,
+        Some(closed) => {
+            let failed = number(incident, "requests_failed");
+            let data =
+                incident["data"].as_str().map_or(String::new(), |d| format!("; it came back with data: {d}"));
+            let lasted = span(closed.saturating_sub(opened));
+            writeln!(out, "  over after {lasted}; requests at the node that failed: {failed}{data}")?;
+        }
+    }
+    Ok(())
+}
+
+fn number(value: &Value, key: &str) -> u64 {
+    value[key].as_u64().unwrap_or_default()
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+/// `850 ms`, `12.3 s`, `7 min`, `3.5 h`.
+fn span(ms: u64) -> String {
+    match ms {
+        0..=999 => format!("{ms} ms"),
+        1_000..=119_999 => format!("{:.1} s", ms as f64 / 1e3),
+        120_000..=7_199_999 => format!("{} min", ms / 60_000),
+        _ => format!("{:.1} h", ms as f64 / 3.6e6),
+    }
+}
+
+/// `2026-11-26 22:31:05.123 UTC`. The calendar is Howard Hinnant's `civil_from_days`.
+fn utc(ms: u64) -> String {
+    let (days, in_day) = (ms / 86_400_000, ms % 86_400_000);
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let in_year = day - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * in_year + 2) / 153;
+    let day = in_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year + era * 400 + u64::from(month <= 2);
+    let (hours, minutes, seconds) = (in_day / 3_600_000, in_day / 60_000 % 60, in_day / 1000 % 60);
+    format!("{year:04}-{month:02}-{day:02} {hours:02}:{minutes:02}:{seconds:02}.{:03} UTC", in_day % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Times are shown in UTC, leap years included, and spans in a unit that fits.
+    #[test]
+    fn times() {
+        for (ms, shown) in [
+            (0, "1970-01-01 00:00:00.000 UTC"),
+            (951_782_400_000, "2000-02-29 00:00:00.000 UTC"),
+            (1_740_787_199_999, "2025-02-28 23:59:59.999 UTC"),
+            (1_795_732_265_123, "2026-11-26 22:31:05.123 UTC"),
+        ] {
+            assert_eq!(utc(ms), shown);
+        }
+        for (ms, shown) in [(999, "999 ms"), (12_345, "12.3 s"), (430_000, "7 min"), (12_600_000, "3.5 h")] {
+            assert_eq!(span(ms), shown);
+        }
+    }
+}

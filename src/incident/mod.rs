@@ -1,0 +1,303 @@
+//! THE RECORD. One incident for each time that a node fails: from the first doubt to the end, what
+//! was seen, what was decided, in which epoch, how much moved, and what it cost. Pure but for its one
+//! lock: whoever tells it gives the time.
+//!
+//! An incident is opened by an ejection, be it obeyed, held or refused, and closed when the node serves
+//! as before or has left its pool. Doubts that come to nothing are none.
+
+mod file;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+
+pub use file::{FileSettings, IncidentFile};
+
+use crate::{
+    metrics::Outcome,
+    topology::{Cause, Data, Entry, Health, Node, Topology},
+};
+
+/// Incidents that are kept.
+const KEPT: usize = 1000;
+/// Steps of one incident that are kept: a node that flaps within one must not grow without end.
+const STEPS: usize = 200;
+
+/// One incident.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Incident {
+    /// Its number, from 1, since the process started.
+    pub id: u64,
+    /// The pool.
+    pub pool: Arc<str>,
+    /// The node.
+    pub node: Arc<str>,
+    /// Where the node is.
+    pub address: String,
+    /// Its zone, if it has one.
+    pub zone: Option<Arc<str>>,
+    /// When it was ejected, in milliseconds since 1970.
+    pub opened_ms: u64,
+    /// When it served as before.
+    pub closed_ms: Option<u64>,
+    /// From the first doubt to the ejection, in milliseconds; `None` when there was no doubt before.
+    pub doubted_for_ms: Option<u64>,
+    /// Why, as a label.
+    pub cause: Cause,
+    /// Why, as a sentence.
+    pub evidence: Arc<str>,
+    /// The largest share of the key space that one of its epochs moved.
+    pub moved: f64,
+    /// What the node came back with.
+    pub data: Option<Data>,
+    /// Requests at this node that failed since the first doubt.
+    pub requests_failed: u64,
+    /// What happened, in order.
+    pub timeline: Vec<Step>,
+}
+
+/// One line of an incident.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Step {
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// The epoch that was in force afterwards.
+    pub epoch: u64,
+    /// One word.
+    pub what: &'static str,
+    /// A sentence, if there is more to say.
+    pub text: Arc<str>,
+    /// The share of the key space that moved.
+    pub moved: f64,
+}
+
+/// What membership tells of a node, beside what two topologies show.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// An incident begins, with this word: `ejected`, `held`, `kept`.
+    Opens(&'static str, Cause, Arc<str>),
+    /// It goes on: `released`, `waits`.
+    Goes(&'static str, Arc<str>),
+    /// It ends: `restored`, `recovered`, `readmitted`.
+    Ends(&'static str, Option<Data>, Arc<str>),
+}
+
+/// The incidents of a process. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Incidents(Arc<Mutex<Book>>);
+
+#[derive(Debug, Default)]
+struct Book {
+    last: u64,
+    kept: VecDeque<Incident>,
+    doubts: HashMap<Whose, Doubt>,
+}
+
+/// A pool and a node of it.
+type Whose = (Arc<str>, Arc<str>);
+
+/// A doubt, or the incident that came of it.
+#[derive(Debug)]
+struct Doubt {
+    since_ms: u64,
+    /// Failed requests of the node before.
+    failed: u64,
+    incident: Option<u64>,
+}
+
+impl Incidents {
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // Nothing in here can be left half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that are kept, the newest first.
+    pub fn all(&self) -> Vec<Incident> {
+        self.book().kept.iter().rev().cloned().collect()
+    }
+
+    /// Notes that a pool was taken away. Gives the incidents that this closed.
+    pub fn pool_gone(&self, at_ms: u64, pool: &str) -> Vec<Incident> {
+        let mut book = self.book();
+        let gone: Vec<Whose> = book.doubts.keys().filter(|whose| &*whose.0 == pool).cloned().collect();
+        let stamp = Stamp { at_ms, epoch: 0, moved: 0.0 };
+        gone.iter().filter_map(|whose| book.leave(&stamp, whose, "a reload took its pool away")).collect()
+    }
+
+    /// Notes a publish: `told` is what membership said of nodes, by name; `moved` the share of the key
+    /// space that moved. Gives the incidents that this closed.
+    pub fn note(
+        &self,
+        at_ms: u64,
+        (before, after): (&Topology, &Topology),
+        told: &[(Arc<str>, Told)],
+        moved: f64,
+    ) -> Vec<Incident> {
+        let mut book = self.book();
+        let mut closed = Vec::new();
+        let stamp = Stamp { at_ms, epoch: after.epoch, moved };
+        if !Arc::ptr_eq(&before.nodes, &after.nodes) {
+            book.healths(&stamp, before, after);
+        }
+        for (name, told) in told {
+            let Some(entry) = after.nodes.iter().find(|e| e.node.name == *name) else { continue };
+            let whose = (after.pool.clone(), name.clone());
+            match told {
+                Told::Opens(what, cause, evidence) => {
+                    book.open(&stamp, &whose, entry, *cause, evidence);
+                    book.step(&whose, &stamp, what, evidence.clone());
+                }
+                Told::Goes(what, text) => book.step(&whose, &stamp, what, text.clone()),
+                Told::Ends(what, data, text) => {
+                    book.step(&whose, &stamp, what, text.clone());
+                    closed.extend(book.close(&stamp, &whose, Some(&entry.node), *data));
+                }
+            }
+        }
+        closed.extend(book.gone(&stamp, before, after));
+        closed
+    }
+}
+
+/// When, and in which epoch.
+struct Stamp {
+    at_ms: u64,
+    epoch: u64,
+    moved: f64,
+}
+
+impl Book {
+    /// What the detectors think of nodes, as far as it changed.
+    fn healths(&mut self, stamp: &Stamp, before: &Topology, after: &Topology) {
+        let was = |i: usize, entry: &Entry| match before.nodes.get(i) {
+            Some(old) if old.node.id == entry.node.id => Some(old.health),
+            _ => before.nodes.iter().find(|e| e.node.id == entry.node.id).map(|e| e.health),
+        };
+        for (i, entry) in after.nodes.iter().enumerate() {
+            let Some(old) = was(i, entry).filter(|old| *old != entry.health) else { continue };
+            let whose = (after.pool.clone(), entry.node.name.clone());
+            // What moved belongs to the ejection or the return that comes with it.
+            let stamp = Stamp { moved: 0.0, ..*stamp };
+            match (old, entry.health) {
+                (Health::Healthy, Health::Suspect) => {
+                    let failed = failed(&entry.node);
+                    let doubt = Doubt { since_ms: stamp.at_ms, failed, incident: None };
+                    self.doubts.entry(whose).or_insert(doubt);
+                }
+                (Health::Suspect, Health::Healthy) if self.incident(&whose).is_none() => {
+                    self.doubts.remove(&whose);
+                }
+                (_, Health::Probation) => self.step(&whose, &stamp, "probation", "it answers a probe".into()),
+                (Health::Probation, Health::Ejected) => {
+                    self.step(&whose, &stamp, "relapse", "a probe failed again".into());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn open(&mut self, stamp: &Stamp, whose: &Whose, entry: &Entry, cause: Cause, evidence: &Arc<str>) {
+        let doubt = self.doubts.entry(whose.clone()).or_insert_with(|| Doubt {
+            since_ms: stamp.at_ms,
+            failed: failed(&entry.node),
+            incident: None,
+        });
+        if doubt.incident.is_some() {
+            return;
+        }
+        self.last += 1;
+        doubt.incident = Some(self.last);
+        let since = doubt.since_ms;
+        let doubted = (since < stamp.at_ms).then(|| stamp.at_ms - since);
+        let mut incident = Incident {
+            id: self.last,
+            pool: whose.0.clone(),
+            node: whose.1.clone(),
+            address: entry.node.address.to_string(),
+            zone: entry.node.zone.clone(),
+            opened_ms: stamp.at_ms,
+            closed_ms: None,
+            doubted_for_ms: doubted,
+            cause,
+            evidence: evidence.clone(),
+            moved: 0.0,
+            data: None,
+            requests_failed: 0,
+            timeline: Vec::new(),
+        };
+        if doubted.is_some() {
+            let text = "something failed: it is probed at once".into();
+            let epoch = stamp.epoch.saturating_sub(1);
+            incident.timeline.push(Step { at_ms: since, epoch, what: "suspect", text, moved: 0.0 });
+        }
+        if self.kept.len() == KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(incident);
+    }
+
+    fn incident(&mut self, whose: &Whose) -> Option<&mut Incident> {
+        let id = self.doubts.get(whose)?.incident?;
+        // They stand in the order of their numbers, and those that are looked for are young.
+        self.kept.iter_mut().rev().find(|incident| incident.id == id)
+    }
+
+    fn step(&mut self, whose: &Whose, stamp: &Stamp, what: &'static str, text: Arc<str>) {
+        let Some(incident) = self.incident(whose) else { return };
+        incident.moved = incident.moved.max(stamp.moved);
+        if incident.timeline.len() < STEPS {
+            let Stamp { at_ms, epoch, moved } = *stamp;
+            incident.timeline.push(Step { at_ms, epoch, what, text, moved });
+        }
+    }
+
+    fn close(
+        &mut self,
+        stamp: &Stamp,
+        whose: &Whose,
+        node: Option<&Node>,
+        data: Option<Data>,
+    ) -> Option<Incident> {
+        let before = self.doubts.get(whose).map_or(0, |doubt| doubt.failed);
+        let incident = self.incident(whose)?;
+        incident.closed_ms = Some(stamp.at_ms);
+        incident.data = data;
+        incident.requests_failed = node.map_or(0, failed).saturating_sub(before);
+        let closed = incident.clone();
+        self.doubts.remove(whose);
+        Some(closed)
+    }
+
+    /// Closes what is about nodes that have left.
+    fn gone(&mut self, stamp: &Stamp, before: &Topology, after: &Topology) -> Vec<Incident> {
+        if Arc::ptr_eq(&before.nodes, &after.nodes) || self.doubts.is_empty() {
+            return Vec::new();
+        }
+        let is_gone = |(pool, node): &&Whose| {
+            *pool == after.pool && after.nodes.iter().all(|entry| entry.node.name != *node)
+        };
+        let gone: Vec<Whose> = self.doubts.keys().filter(is_gone).cloned().collect();
+        gone.iter().filter_map(|whose| self.leave(stamp, whose, "a reload took it out of the pool")).collect()
+    }
+
+    fn leave(&mut self, stamp: &Stamp, whose: &Whose, text: &str) -> Option<Incident> {
+        self.step(whose, stamp, "left", text.into());
+        let closed = self.close(stamp, whose, None, None);
+        self.doubts.remove(whose);
+        closed
+    }
+}
+
+/// Requests at a node that failed, over all workers: refused by it or for it, lost, or too late.
+fn failed(node: &Node) -> u64 {
+    const FAILED: [Outcome; 3] = [Outcome::Refused, Outcome::Timeout, Outcome::Lost];
+    let of = |class: &[_; Outcome::ALL.len()]| -> u64 { FAILED.iter().map(|o| value(class, *o)).sum() };
+    node.blocks.iter().flat_map(|block| block.requests.iter()).map(of).sum()
+}
+
+fn value(class: &[crate::metrics::Count; Outcome::ALL.len()], outcome: Outcome) -> u64 {
+    class[outcome as usize].value()
+}

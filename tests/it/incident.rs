@@ -1,0 +1,132 @@
+//! Incidents: what is recorded of a failure, where it can be read, and what a bad disk does to it.
+
+use serde_json::Value;
+
+use crate::harness::{Config, Load, Redis, Ringway, SOON, load::Plan, ringway::run, until};
+
+const BRISK: &str = "health: {interval: 100ms, timeout: 1s}";
+
+/// The incidents, the newest first.
+fn incidents(ringway: &mut Ringway) -> Vec<Value> {
+    let page: Value = serde_json::from_str(&ringway.http("/v1/incidents").1).expect("JSON");
+    page["incidents"].as_array().expect("a list").clone()
+}
+
+/// The words of an incident's timeline.
+fn words(incident: &Value) -> Vec<String> {
+    let steps = incident["timeline"].as_array().expect("a list").iter();
+    steps.map(|step| step["what"].as_str().expect("a word").to_owned()).collect()
+}
+
+fn kill_and_restore(ringway: &mut Ringway, node: &mut Redis, name: &str) {
+    let restores = ringway.metric("ringway_restores_total", &[("node", name)]);
+    node.kill();
+    ringway.wait_away(name);
+    node.restart_empty();
+    ringway.wait_metric("ringway_restores_total", &[("node", name)], restores + 1.0);
+}
+
+/// A node that is killed and comes back is one incident: with its cause, its epochs, what moved and what
+/// failed, over the admin port, told by `ringway incident`, and as a line of the file.
+#[test]
+fn a_failure_is_told() {
+    let mut nodes = Redis::several(3);
+    let config = Config::of(&nodes).pool(BRISK).top("incidents: {file: incidents.json}");
+    let mut ringway = Ringway::serve(config);
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let ask = |more: &[&str]| {
+        let said = run(&[&["incident", "--admin", &admin], more].concat());
+        (said.status.code(), String::from_utf8_lossy(&said.stdout).into_owned())
+    };
+    assert_eq!(ask(&[]), (Some(0), "no incident since the start\n".to_owned()));
+    let load = Load::start(&ringway.address(), &Plan { clients: 20, ..Plan::default() });
+    load.run(1000);
+    nodes[1].kill();
+    ringway.wait_away("b");
+    until(SOON, "it is recorded", || !incidents(&mut ringway).is_empty());
+    let (code, out) = ask(&[]);
+    assert!(code == Some(0) && out.contains("cache/b  refused  goes on"), "{out}");
+    load.run(1000);
+    nodes[1].restart_empty();
+    ringway.wait_metric("ringway_restores_total", &[("node", "b")], 1.0);
+    load.stop();
+
+    until(SOON, "it is over", || incidents(&mut ringway)[0]["closed_ms"].is_number());
+    let all = incidents(&mut ringway);
+    let incident = &all[0];
+    assert_eq!(
+        (all.len(), incident["id"].as_u64(), incident["cause"].as_str()),
+        (1, Some(1), Some("refused"))
+    );
+    assert_eq!((incident["node"].as_str(), incident["data"].as_str()), (Some("b"), Some("empty")));
+    assert!(incident["moved"].as_f64().is_some_and(|share| (0.1..0.6).contains(&share)), "{incident}");
+    let steps = words(incident);
+    let rest: Vec<&str> = steps.iter().map(String::as_str).filter(|w| *w != "suspect").collect();
+    assert_eq!(rest, ["ejected", "probation", "restored"], "{incident}");
+    let (code, out) = ask(&["1"]);
+    assert_eq!(code, Some(0), "{out}");
+    for part in [
+        "node b (",
+        "epoch 2    ejected",
+        "epoch 3    restored",
+        "% of the key space",
+        "came back with data: empty",
+    ] {
+        assert!(out.contains(part), "{part} is not in {out}");
+    }
+    assert_eq!(ask(&["7"]).0, Some(1), "there is no seventh");
+    let path = std::path::Path::new(&ringway.config_path()).with_file_name("incidents.json");
+    until(SOON, "it is written", || std::fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n')));
+    let line: Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).expect("it is there")).expect("one line");
+    assert_eq!(&line, incident);
+}
+
+/// The file is set aside when it is full; where nothing can be written there is one warning, and the
+/// ring heals as before.
+#[test]
+fn the_file_is_bounded_and_may_fail() {
+    let mut nodes = Redis::several(2);
+    let config =
+        Config::of(&nodes).pool(BRISK).top("incidents: {file: x/incidents.json, file_bytes_max: 64KiB}");
+    let mut ringway = Ringway::serve(config);
+    for _ in 0..2 {
+        kill_and_restore(&mut ringway, &mut nodes[0], "a");
+    }
+    let warned = "can't write incidents; they are kept in memory, see /v1/incidents";
+    until(SOON, "it warns", || ringway.said().contains(warned));
+    until(SOON, "both are over", || incidents(&mut ringway).iter().all(|i| i["closed_ms"].is_number()));
+    assert_eq!(ringway.said().matches(warned).count(), 1, "{}", ringway.said());
+    let directory = std::path::Path::new(&ringway.config_path()).with_file_name("x");
+    std::fs::create_dir(&directory).expect("a directory");
+    std::fs::write(directory.join("incidents.json"), "x".repeat(64 << 10)).expect("a full file");
+    kill_and_restore(&mut ringway, &mut nodes[0], "a");
+    until(SOON, "it is written again", || ringway.said().contains("incidents are written again"));
+    let aside = std::fs::metadata(directory.join("incidents.json.1")).expect("it was set aside").len();
+    let new = std::fs::read_to_string(directory.join("incidents.json")).expect("a new one");
+    assert_eq!((aside, new.lines().count()), (64 << 10, 1), "{new}");
+}
+
+/// What is held, waits and is let go is told in the incident; a node that leaves the pool closes it.
+#[test]
+fn what_waited_is_told() {
+    let mut nodes = Redis::several(4);
+    let config = Config::of(&nodes).pool(BRISK);
+    let mut ringway = Ringway::serve(config.clone().pool("warmth: {share: 25%, window: 3s}"));
+    nodes[1].kill();
+    ringway.wait_away("b");
+    nodes[2].kill();
+    ringway.wait_away("c");
+    until(SOON, "c is let go", || ringway.node("c")["placement"] == "away");
+    nodes[2].restart_empty();
+    ringway.wait_back("c");
+    until(SOON, "it is over", || incidents(&mut ringway)[0]["closed_ms"].is_number());
+    let steps = words(&incidents(&mut ringway)[0]);
+    let order = ["held", "released", "restored"].map(|word| steps.iter().position(|step| step == word));
+    assert!(order.is_sorted() && order[0].is_some(), "{steps:?}");
+    let [a, _, c, d] = [0, 1, 2, 3].map(|i| nodes[i].address());
+    let three = Config::of([]).node("a", &a).node("c", &c).node("d", &d).pool(BRISK);
+    assert_eq!(ringway.reload(three.top("reload: {max_share: 100%}")), "ok");
+    until(SOON, "b's is over", || incidents(&mut ringway)[1]["closed_ms"].is_number());
+    assert_eq!(words(&incidents(&mut ringway)[1]).last().map(String::as_str), Some("left"));
+}
