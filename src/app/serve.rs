@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal, Write},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
     time::Duration,
 };
@@ -103,9 +103,16 @@ fn banner(app: &App, settings: &Settings, source: &Source) -> String {
 
 /// A command that shows that a pool with this protocol works.
 fn a_try(protocol: Protocol, at: SocketAddr) -> String {
-    let (ip, port) = (at.ip(), at.port());
+    // Not every program takes the address that stands for all of them.
+    let (local, host) = match at {
+        SocketAddr::V4(_) => (IpAddr::from(Ipv4Addr::LOCALHOST), at.ip()),
+        SocketAddr::V6(_) => (IpAddr::from(Ipv6Addr::LOCALHOST), at.ip()),
+    };
+    let ip = if host.is_unspecified() { local } else { host };
+    let (at, port) = (SocketAddr::new(ip, at.port()), at.port());
     match protocol {
-        Protocol::Redis => format!("redis-cli -p {port} set a 1"),
+        Protocol::Redis if ip == Ipv4Addr::LOCALHOST => format!("redis-cli -p {port} set a 1"),
+        Protocol::Redis => format!("redis-cli -h {ip} -p {port} set a 1"),
         Protocol::Memcached => {
             format!("printf 'set a 0 0 1\\r\\n1\\r\\nget a\\r\\nquit\\r\\n' | nc {ip} {port}")
         }
@@ -189,5 +196,27 @@ impl App {
     /// Whether the configuration's file is watched.
     fn watches(&self) -> bool {
         self.lock().settings.reload.watch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What to try fits the protocol and reaches the listener, also one on all addresses.
+    #[test]
+    fn a_table_of_tries() {
+        for (protocol, at, expected) in [
+            (Protocol::Redis, "127.0.0.1:6380", "redis-cli -p 6380 set a 1"),
+            (Protocol::Redis, "0.0.0.0:6380", "redis-cli -p 6380 set a 1"),
+            (Protocol::Redis, "127.0.0.2:6380", "redis-cli -h 127.0.0.2 -p 6380 set a 1"),
+            (Protocol::Redis, "[::]:6380", "redis-cli -h ::1 -p 6380 set a 1"),
+            (Protocol::Http, "0.0.0.0:8080", "curl -i http://127.0.0.1:8080/"),
+            (Protocol::Http, "[::1]:8080", "curl -i http://[::1]:8080/"),
+        ] {
+            assert_eq!(a_try(protocol, at.parse().expect("an address")), expected);
+        }
+        let memcached = a_try(Protocol::Memcached, "0.0.0.0:11311".parse().expect("an address"));
+        assert!(memcached.ends_with("\\r\\nquit\\r\\n' | nc 127.0.0.1 11311"), "{memcached}");
     }
 }

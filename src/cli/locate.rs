@@ -24,9 +24,9 @@ Prints a line per key, in the order given: key, hash, owner, and the next candid
 tabs between them. Bytes of a key that are not printable stand as \\xNN.
 
 Examples:
-  ringway locate user:1 user:2
+  ringway locate --pool cache user:1 user:2
   ringway locate --config ringway.yaml --pool sessions '{user:1}:name'
-  redis-cli --scan | ringway locate --config ringway.yaml - | cut -f3 | sort | uniq -c";
+  redis-cli --scan | ringway locate --pool cache - | cut -f3 | sort | uniq -c";
 
 /// Arguments of `locate`.
 #[derive(Args, Debug)]

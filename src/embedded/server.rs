@@ -22,7 +22,7 @@ use crate::{
 };
 
 use super::{
-    Settings, Speaks,
+    Settings, Speaks, memcache,
     session::{Fate, Node, Session, limits},
     store::Store,
 };
@@ -116,7 +116,7 @@ fn node(settings: Settings) -> Node {
         sessions: 0,
         sessions_ever: 0,
         requests: 0,
-        memcache: super::memcache::State::default(),
+        memcache: memcache::State::default(),
         settings,
     }
 }
@@ -140,7 +140,11 @@ async fn listen(listener: Listener, shared: Arc<Shared>, mut stopped: watch::Rec
         // All arms are cancel-safe: what they wait for stays where it is.
         tokio::select! {
             _ = stopped.changed() => break,
-            _ = sweep.tick() => shared.node().store.sweep(now_ms(), SWEEP_VISITS),
+            _ = sweep.tick() => {
+                let node = &mut *shared.node();
+                memcache::flush_if_due(node, now_ms());
+                node.store.sweep(now_ms(), SWEEP_VISITS);
+            }
             Some(_) = sessions.join_next() => shared.node().sessions = sessions.len(),
             accepted = listener.accept() => match accepted {
                 Ok(stream) if sessions.len() >= clients_max => refuse(stream, speaks),
@@ -309,6 +313,23 @@ mod tests {
         say(&mut second, "", "-ERR max number of clients reached\r\n").await;
         drop((first, second));
         until_said(node.address(), "PING\r\n", "+PONG\r\n").await;
+    }
+
+    /// A node that speaks memcached shares its items between sessions, and tells one client too many so in
+    /// memcached's words.
+    #[tokio::test]
+    async fn a_memcached_node() {
+        let settings = Settings { clients_max: 2, speaks: Speaks::Memcached, ..Settings::default() };
+        let node = start(settings);
+        let mut one = TcpStream::connect(node.address()).await.expect("it listens");
+        let mut other = TcpStream::connect(node.address()).await.expect("it listens");
+        say(&mut one, "set a 0 0 1\r\nx\r\n", "STORED\r\n").await;
+        say(&mut other, "get a\r\n", "VALUE a 0 1\r\nx\r\nEND\r\n").await;
+        let mut third = TcpStream::connect(node.address()).await.expect("it listens");
+        say(&mut third, "", "ERROR Too many open connections\r\n").await;
+        say(&mut one, "quit\r\n", "").await;
+        assert_eq!(one.read(&mut [0; 8]).await.expect("a clean end"), 0);
+        until_said(node.address(), "mn\r\n", "MN\r\n").await;
     }
 
     /// Expired keys go even if nobody asks for them.

@@ -126,11 +126,7 @@ impl Session {
         match &mut self.decoder {
             Decoder::Resp(decoder) => resp(decoder, limits, (node, client), input, (now_ms, out)),
             Decoder::Memcache(decoder) => {
-                let limits = protocol::memcache::Limits {
-                    value_bytes: memcache::VALUE_MAX,
-                    line_bytes: protocol::memcache::Limits::LINE_BYTES,
-                    request_bytes: limits.request_bytes,
-                };
+                let limits = memcache::limits(limits.request_bytes);
                 let step = memcache::step(decoder, &limits, (node, &mut client.fate), input, (now_ms, out));
                 match step {
                     Some(memcache::Step::Request(n) | memcache::Step::Skip(n)) => Cut::Used(n),

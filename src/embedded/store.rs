@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::memcache::Memo;
 
 /// What an entry costs beside its key and value, about.
-const OVERHEAD: usize = 128;
+const OVERHEAD: usize = 152;
 
 /// How many entries are looked at to find one to evict.
 const SAMPLE: usize = 5;

@@ -71,6 +71,7 @@ fn check_shipped() {
     assert_eq!((code, err.as_str()), (Some(0), ""));
     assert!(out.starts_with("the shipped config.yaml is fine: 2 pools, 6 nodes, "), "{out}");
     assert!(out.contains("admin on 127.0.0.1:9400\n\npool cache: redis on 127.0.0.1:6380\n"), "{out}");
+    assert!(out.contains("\npool memcached: memcached on 127.0.0.1:11311\n"), "{out}");
 }
 
 /// Each example that is shipped is fine, and has nothing to warn about.

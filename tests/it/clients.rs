@@ -3,7 +3,7 @@
 use std::{
     env,
     io::Write,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -11,6 +11,7 @@ use crate::harness::{
     Config, Redis, Ringway,
     client::text,
     memcached::{Memcached, Wire},
+    ringway::program,
 };
 
 /// Where the interpreters' packages are.
@@ -188,7 +189,7 @@ fn libmemcacheds_tools_work() {
 /// A Rust client of memcached works: single keys, several at once, counters, and what it swaps.
 #[test]
 fn the_rust_client_of_memcached_works() -> Result<(), memcache::MemcacheError> {
-    let nodes = crate::harness::memcached::Memcached::several(3);
+    let nodes = Memcached::several(3);
     let config = Config::of([]).pool("protocol: memcached");
     let config = nodes.iter().zip(["a", "b", "c"]).fold(config, |c, (n, name)| c.node(name, &n.address()));
     let mut ringway = Ringway::serve(config);
@@ -216,50 +217,78 @@ fn the_rust_client_of_memcached_works() -> Result<(), memcache::MemcacheError> {
     Ok(())
 }
 
+/// What libmemcached's own name for a server is: the host alone on memcached's own port.
+fn name_in_ketama(server: &str) -> String {
+    let address = server.split('/').next().unwrap_or_default();
+    address.strip_suffix(":11211").unwrap_or(address).to_owned()
+}
+
+/// The name of each key's server, as libmemcached has it.
+fn libmemcacheds_owners(ketama: &Path, servers: &[String], keys: &str) -> Vec<String> {
+    let mut command = Command::new(ketama);
+    let said = run_with(command.args(servers), keys);
+    said.lines().map(|line| name_in_ketama(&servers[line.parse::<usize>().expect("a position")])).collect()
+}
+
+/// The name of each key's node, as `ringway locate` has it.
+fn ringways_owners(dir: &Path, servers: &[String], keys: &str) -> Vec<String> {
+    let empty = Config::of([]).pool("protocol: memcached").pool("ring: {placement: ketama, hash: md5}");
+    let config = servers.iter().fold(empty, |config, server| {
+        let weight = server.split_once('/').map_or("1", |(_, weight)| weight);
+        config.node(&format!("'{}'", name_in_ketama(server)), &format!("'127.0.0.1:7', weight: {weight}"))
+    });
+    let path = dir.join("ringway.yaml");
+    std::fs::write(&path, config.to_string()).expect("a file");
+    let mut command = Command::new(program());
+    let said = run_with(command.args(["locate", "--next", "0", "--config"]).arg(&path).arg("-"), keys);
+    said.lines().map(|line| line.split('\t').nth(2).unwrap_or_default().to_owned()).collect()
+}
+
+/// What a command that succeeds prints when it is given this.
+fn run_with(command: &mut Command, stdin: &str) -> String {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program can be run");
+    let mut pipe = child.stdin.take().expect("it is piped");
+    std::thread::scope(|scope| {
+        // A program that stops reading has failed, which its exit code says.
+        scope.spawn(move || drop(pipe.write_all(stdin.as_bytes())));
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{command:?}");
+        String::from_utf8(output.stdout).expect("text")
+    })
+}
+
 /// `ketama` with MD5 puts each key where libmemcached's weighted ketama puts it, whose names of servers
-/// leave out memcached's own port.
+/// leave out memcached's own port: with weights, and at the numbers of servers at which single precision
+/// takes points away.
 #[test]
 fn libmemcached_agrees_about_ketama() {
     let dir = tempfile::tempdir().expect("a directory");
-    let program = dir.path().join("ketama");
-    run(Command::new("cc").arg("-o").arg(&program).arg(script("ketama.c")).arg("-lmemcached"));
-    let keys: Vec<String> = (0..2000).map(|i| format!("user:{}:{i}", i * 7919)).collect();
+    let ketama = dir.path().join("ketama");
+    run(Command::new("cc").arg("-o").arg(&ketama).arg(script("ketama.c")).arg("-lmemcached"));
+    let list = |servers: &[&str]| servers.iter().map(|&server| server.to_owned()).collect::<Vec<_>>();
+    let equal = |count: usize| (0..count).map(|i| format!("10.0.{}.1:11211", i)).collect::<Vec<_>>();
+    let weighted = |count: usize| {
+        (0..count).map(|i| format!("cache-{i}:{}/{}", 11210 + i % 3, 1 + i * 7 % 10)).collect::<Vec<_>>()
+    };
+    let keys: String = (0..5000).map(|i| format!("user:{}:{i}\n", i * 7919)).collect();
     for servers in [
-        &["10.0.0.1:11211", "10.0.0.2:11211", "10.0.0.3:11211"][..],
-        &["10.0.0.1:11211", "10.0.0.1:11212", "cache.example:11213", "b:1/3", "a:11211/2"],
+        equal(1),
+        equal(3),
+        list(&["10.0.0.1:11211", "10.0.0.1:11212", "cache.example:11213", "b:1/3", "a:11211/2"]),
+        list(&["a:11211/1", "b:11211/1000", "c:11212/65535"]),
+        list(&["localhost:11211", "localhost:1121", "localhost:21121", "127.0.0.1:11211"]),
+        equal(25),
+        equal(26),
+        equal(47),
+        weighted(13),
+        weighted(100),
     ] {
-        let mut child = Command::new(&program)
-            .args(servers)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("it was just built");
-        let mut stdin = child.stdin.take().expect("it is piped");
-        let lines = keys.join("\n");
-        let writer = std::thread::spawn(move || stdin.write_all(lines.as_bytes()).expect("it reads"));
-        let said = child.wait_with_output().expect("it ends").stdout;
-        writer.join().expect("it was written");
-        let theirs: Vec<usize> =
-            String::from_utf8_lossy(&said).lines().map(|l| l.parse().expect("a position")).collect();
-        let name =
-            |server: &str| server.split('/').next().unwrap_or("").trim_end_matches(":11211").to_owned();
-        let config = servers.iter().fold(
-            Config::of([]).pool("protocol: memcached").pool("ring: {placement: ketama, hash: md5}"),
-            |config, server| {
-                let weight = server.split_once('/').map_or("1", |(_, weight)| weight);
-                config.node(&format!("'{}'", name(server)), &format!("'127.0.0.1:7', weight: {weight}"))
-            },
-        );
-        let path = dir.path().join("ringway.yaml");
-        std::fs::write(&path, config.to_string()).expect("a file");
-        let path = path.display().to_string();
-        let mut args = vec!["locate", "--config", &path];
-        args.extend(keys.iter().map(String::as_str));
-        let ours = crate::harness::ringway::run(&args);
-        let ours = String::from_utf8_lossy(&ours.stdout).into_owned();
-        assert_eq!((ours.lines().count(), theirs.len()), (keys.len(), keys.len()), "{servers:?}");
-        for (line, theirs) in ours.lines().zip(theirs) {
-            assert_eq!(line.split('\t').nth(2), Some(name(servers[theirs]).as_str()), "{line}");
+        let theirs = libmemcacheds_owners(&ketama, &servers, &keys);
+        let ours = ringways_owners(dir.path(), &servers, &keys);
+        assert_eq!((ours.len(), theirs.len()), (5000, 5000), "{servers:?}");
+        for (key, (ours, theirs)) in keys.lines().zip(ours.iter().zip(&theirs)) {
+            assert_eq!(ours, theirs, "{key} of {} servers {servers:?}", servers.len());
         }
     }
 }

@@ -19,7 +19,7 @@ use proptest::{
     test_runner::{TestError, TestRunner},
 };
 use ringway::{
-    embedded::{Embedded, Settings},
+    embedded::{Embedded, Settings, Speaks},
     protocol::resp::{frame::Scanner, write},
 };
 
@@ -72,8 +72,13 @@ static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
 });
 
 fn start() -> Embedded {
+    speaking(Speaks::Redis)
+}
+
+/// An embedded node on its own, without a proxy in front of it.
+pub(crate) fn speaking(speaks: Speaks) -> Embedded {
     let _guard = RUNTIME.enter();
-    Embedded::start(Settings::default()).expect("a free port")
+    Embedded::start(Settings { speaks, ..Settings::default() }).expect("a free port")
 }
 
 fn connect(node: &Embedded) -> TcpStream {

@@ -14,6 +14,7 @@ mod incident;
 mod limits;
 mod local;
 mod memcached;
+mod memcached_scripts;
 mod metrics;
 mod miss;
 mod orders;

@@ -3,312 +3,318 @@
 
 use std::io::Write;
 
-use super::{Exptime, New, count, join, put};
-use crate::{
-    embedded::{session::Node, store::Full},
-    protocol::memcache::{Request, number},
+use super::{
+    flags::{Flags, Line, words},
+    items::{Delta, Items, Memo, Mode, New, Stored, Uncounted, item_bytes, seconds_left},
+    text::{NO_MEMORY, NOT_NUMERIC},
 };
+use crate::protocol::memcache::{Request, base64};
 
-const INVALID_FLAG: &[u8] = b"CLIENT_ERROR invalid flag\r\n";
-const BAD_TOKEN: &[u8] = b"CLIENT_ERROR bad token in command line format\r\n";
-const INVALID_MODE: &[u8] = b"CLIENT_ERROR invalid mode for ms\r\n";
-const INVALID_MA_MODE: &[u8] = b"CLIENT_ERROR invalid mode for ma\r\n";
-const NO_MEMORY: &[u8] = b"SERVER_ERROR out of memory storing object\r\n";
-const NOT_NUMERIC: &[u8] = super::NOT_NUMERIC;
+const BAD_FORMAT: Line = b"CLIENT_ERROR bad command line format\r\n";
+const BAD_FLAG: Line = b"CLIENT_ERROR invalid or duplicate flag\r\n";
+const BAD_MODE: Line = b"CLIENT_ERROR invalid mode for ms M token\r\n";
+const BAD_COUNT_MODE: Line = b"CLIENT_ERROR invalid mode for ma M token\r\n";
+const BAD_OPAQUE: Line = b"CLIENT_ERROR opaque token too long\r\n";
+const NO_MEMORY_FOR_NEW: Line = b"SERVER_ERROR Out of memory allocating new item\r\n";
 
-/// What a request's flags ask for.
-#[derive(Default)]
-struct Asked {
-    value: bool,
-    stale: bool,
-    ttl: Option<Exptime>,
-    /// `N`: make an item that is not there.
-    vivify: Option<Exptime>,
-    /// `R`: whoever asks when less is left is told to fetch it anew.
-    recache: Option<i64>,
-    cas: Option<u64>,
-    flags: u32,
-    delta: u64,
-    initial: u64,
-    mode: Option<u8>,
-}
+/// An opaque is no longer, its letter included.
+const OPAQUE_BYTES_MAX: usize = 32;
 
 /// Runs one; its key is decoded.
-pub(super) fn command(node: &mut Node, key: &[u8], request: &Request<'_>, now_ms: i64, out: &mut Vec<u8>) {
-    let name = request.word(0);
-    let first = if name == b"ms" { 3 } else { 2 };
-    let asked = match Asked::read(name, request, first) {
-        Ok(asked) => asked,
-        Err(line) => return out.extend_from_slice(line),
+pub(super) fn command(items: &mut Items<'_>, key: &[u8], request: &Request<'_>, out: &mut Vec<u8>) {
+    let begin = out.len();
+    let said = match request.word(0) {
+        b"mg" => get(items, key, request, out),
+        b"ms" => set(items, key, request, out),
+        b"md" => delete(items, key, request, out),
+        b"ma" => arithmetic(items, key, request, out),
+        _ => debug(items, key, request, out),
     };
-    let said = Said { request, first, key };
-    match name {
-        b"mg" => get(node, &said, &asked, now_ms, out),
-        b"ms" => set(node, &said, &asked, now_ms, out),
-        b"md" => delete(node, &said, &asked, now_ms, out),
-        b"ma" => arithmetic(node, &said, &asked, now_ms, out),
-        _ => debug(node, &said, now_ms, out),
+    if let Err(line) = said {
+        out.truncate(begin);
+        out.extend_from_slice(line);
     }
 }
 
-impl Asked {
-    fn read(name: &[u8], request: &Request<'_>, first: usize) -> Result<Asked, &'static [u8]> {
-        let known: &[u8] = match name {
-            b"mg" => b"bcfhklNORqstTvEI",
-            b"ms" => b"bcCFIkOqTMN",
-            b"md" => b"bCIkOqT",
-            b"ma" => b"bCcNJDTMqtvkO",
-            _ => b"b",
-        };
-        let mut asked = Asked::default();
-        for word in (first..request.len()).map(|i| request.word(i)) {
-            let (flag, token) = (word[0], &word[1..]);
-            if !known.contains(&flag) {
-                return Err(INVALID_FLAG);
-            }
-            let seconds = || number::signed(token).ok_or(BAD_TOKEN);
-            let number = || number::unsigned(token).ok_or(BAD_TOKEN);
-            match flag {
-                b'v' => asked.value = true,
-                b'I' => asked.stale = true,
-                b'T' => asked.ttl = Some(Exptime(seconds()?)),
-                b'N' => asked.vivify = Some(Exptime(seconds()?)),
-                b'R' => asked.recache = Some(seconds()?),
-                b'C' => asked.cas = Some(number()?),
-                b'F' => asked.flags = u32::try_from(number()?).map_err(|_| BAD_TOKEN)?,
-                b'D' => asked.delta = number()?,
-                b'J' => asked.initial = number()?,
-                b'M' => asked.mode = Some(*token.first().ok_or(BAD_TOKEN)?),
-                _ => {}
+/// What is given back whatever comes of a request: its opaque and its key.
+fn echo(word: &[u8], key: &[u8], is_binary: bool, out: &mut Vec<u8>) -> Result<(), Line> {
+    match word[0] {
+        b'O' if word.len() > OPAQUE_BYTES_MAX => return Err(BAD_OPAQUE),
+        b'O' => {
+            out.push(b' ');
+            out.extend_from_slice(word);
+        }
+        b'k' => {
+            out.extend_from_slice(b" k");
+            write_key(key, is_binary, out);
+            if is_binary {
+                out.extend_from_slice(b" b");
             }
         }
-        if name == b"ma" && !request_has(request, first, b'D') {
-            asked.delta = 1;
+        _ => {}
+    }
+    Ok(())
+}
+
+fn write_key(key: &[u8], is_binary: bool, out: &mut Vec<u8>) {
+    if is_binary { base64::encode(key, out) } else { out.extend_from_slice(key) }
+}
+
+/// ` t` and the seconds that are left, -1 for no end.
+fn write_ttl(expires_at: Option<i64>, now_ms: i64, out: &mut Vec<u8>) {
+    let left = expires_at.map_or(-1, |at| seconds_left(at, now_ms));
+    // Writing to a vector can't fail.
+    let _ = write!(out, " t{left}");
+}
+
+fn get(items: &mut Items<'_>, key: &[u8], request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), Line> {
+    let flags = Flags::read(request, 2, items.now_ms)?;
+    let mut is_new = false;
+    if items.memo(key).is_none() && flags.vivify.is_some() {
+        is_new = items.store(Mode::Set, &New { key, ..New::default() }) == Ok(Stored::Yes);
+    }
+    if !flags.is_unseen && !flags.is_noted_later {
+        items.fetched(key);
+    }
+    let now_ms = items.now_ms;
+    let Some(entry) = items.node.store.entry(key, now_ms) else {
+        out.extend_from_slice(b"EN");
+        words(request, 2).try_for_each(|word| echo(word, key, flags.is_binary, out))?;
+        out.extend_from_slice(b"\r\n");
+        return Ok(());
+    };
+    let (memo, value) = (entry.memo, entry.value());
+    let mut shown = Shown { memo, expires_at: entry.expires_at(), is_new, wins: false };
+    // Writing to a vector can't fail.
+    let _ = if flags.value { write!(out, "VA {}", value.len()) } else { write!(out, "HD") };
+    let done = words(request, 2).try_for_each(|word| match word[0] {
+        b's' => {
+            let _ = write!(out, " s{}", value.len());
+            Ok(())
         }
-        Ok(asked)
-    }
-}
-
-fn request_has(request: &Request<'_>, first: usize, flag: u8) -> bool {
-    (first..request.len()).any(|i| request.word(i).first() == Some(&flag))
-}
-
-/// The request as replies repeat it.
-struct Said<'a> {
-    request: &'a Request<'a>,
-    /// The first flag.
-    first: usize,
-    /// Decoded.
-    key: &'a [u8],
-}
-
-impl Said<'_> {
-    fn flags(&self) -> impl Iterator<Item = &[u8]> {
-        (self.first..self.request.len()).map(|i| self.request.word(i))
-    }
-
-    /// A line with what is given back whatever came of it: opaque and key, in the order of the flags.
-    fn line(&self, code: &[u8], out: &mut Vec<u8>) {
-        self.line_with(code, None, out);
-    }
-
-    /// The same, and where it is asked for the id of the value, if there is one.
-    fn line_with(&self, code: &[u8], cas: Option<u64>, out: &mut Vec<u8>) {
-        out.extend_from_slice(code);
-        for flag in self.flags() {
-            match (flag[0], cas) {
-                // Writing to a vector can't fail.
-                (b'c', Some(cas)) => drop(write!(out, " c{cas}")),
-                _ => self.echo(flag, out),
-            }
+        _ => shown.flag(word, &flags, (key, now_ms), out),
+    });
+    if done.is_ok() {
+        let wins = shown.wins || (memo.is_stale && !memo.is_claimed);
+        for (is_said, mark) in [(memo.is_claimed, b" Z"), (memo.is_stale, b" X"), (wins, b" W")] {
+            out.extend_from_slice(if is_said { mark } else { b"" });
         }
         out.extend_from_slice(b"\r\n");
-    }
-
-    fn echo(&self, flag: &[u8], out: &mut Vec<u8>) {
-        match flag[0] {
-            b'O' => {
-                out.push(b' ');
-                out.extend_from_slice(flag);
-            }
-            b'k' => {
-                out.extend_from_slice(b" k");
-                out.extend_from_slice(self.request.word(1));
-                if request_has(self.request, self.first, b'b') {
-                    out.extend_from_slice(b" b");
-                }
-            }
-            _ => {}
+        if flags.value {
+            out.extend_from_slice(value);
+            out.extend_from_slice(b"\r\n");
         }
+        shown.wins = wins;
     }
+    items.node.store.expire(key, shown.expires_at);
+    done?;
+    if let Some(memo) = items.node.store.memo(key) {
+        memo.is_claimed |= shown.wins;
+    }
+    if flags.is_noted_later && !flags.is_unseen {
+        items.fetched(key);
+    }
+    Ok(())
 }
 
-fn get(node: &mut Node, said: &Said<'_>, asked: &Asked, now_ms: i64, out: &mut Vec<u8>) {
-    let key = said.key;
-    let is_new = node.store.entry(key, now_ms).is_none();
-    if is_new {
-        let Some(exptime) = asked.vivify else { return said.line(b"EN", out) };
-        let new = New { value: b"", flags: 0, exptime };
-        if put(node, key, &new, now_ms).is_err() {
-            return out.extend_from_slice(NO_MEMORY);
-        }
-    }
-    let before = node.store.entry(key, now_ms).and_then(|e| e.expires_at());
-    if let Some(ttl) = asked.ttl {
-        node.store.expire(key, ttl.at_ms(now_ms));
-    }
-    let Some(entry) = node.store.entry(key, now_ms) else { return said.line(b"EN", out) };
-    let (memo, expires_at) = (entry.memo, entry.expires_at());
-    let left = |at: i64| (at - now_ms).div_euclid(1000).max(0);
-    let is_due = asked.recache.is_some_and(|limit| before.is_some_and(|at| left(at) < limit));
-    let wins = is_new || (!memo.is_claimed && (is_due || memo.is_stale));
-    let len = entry.value().len();
-    // Writing to a vector can't fail.
-    let _ = if asked.value { write!(out, "VA {len}") } else { write!(out, "HD") };
-    for flag in said.flags() {
-        let _ = match flag[0] {
-            b's' => write!(out, " s{len}"),
-            b't' => match expires_at {
-                None => write!(out, " t-1"),
-                Some(at) => write!(out, " t{}", left(at + 999)),
-            },
+/// An item while `mg` shows it: flags act in their order, so that `t` in front of `T` shows the old time.
+struct Shown {
+    memo: Memo,
+    expires_at: Option<i64>,
+    /// It was made by this request.
+    is_new: bool,
+    /// Whoever asked is to fetch it anew.
+    wins: bool,
+}
+
+impl Shown {
+    fn flag(
+        &mut self,
+        word: &[u8],
+        flags: &Flags,
+        (key, now_ms): (&[u8], i64),
+        out: &mut Vec<u8>,
+    ) -> Result<(), Line> {
+        let memo = &self.memo;
+        // Writing to a vector can't fail.
+        let _ = match word[0] {
+            b'T' => {
+                self.expires_at = flags.ttl.unwrap_or_default();
+                Ok(())
+            }
+            b'N' if self.is_new => {
+                (self.expires_at, self.wins) = (flags.vivify.unwrap_or_default(), true);
+                Ok(())
+            }
+            b'R' => {
+                // In whole seconds, so that what was just given the same time is not due.
+                let left = |at| seconds_left(at, now_ms);
+                let is_due =
+                    self.expires_at.zip(flags.recache).is_some_and(|(at, limit)| left(at) < left(limit));
+                self.wins |= is_due && !self.is_new && !memo.is_claimed;
+                Ok(())
+            }
+            b't' => {
+                write_ttl(self.expires_at, now_ms, out);
+                Ok(())
+            }
             b'c' => write!(out, " c{}", memo.cas),
             b'f' => write!(out, " f{}", memo.flags),
             b'l' => write!(out, " l{}", (now_ms - memo.used_ms) / 1000),
             b'h' => write!(out, " h{}", u8::from(memo.is_fetched)),
-            _ => {
-                said.echo(flag, out);
-                Ok(())
-            }
+            _ => return echo(word, key, memo.is_binary, out),
         };
+        Ok(())
     }
-    for (is_said, mark) in [(memo.is_claimed, b" Z"), (memo.is_stale, b" X"), (wins, b" W")] {
-        if is_said {
-            out.extend_from_slice(mark);
+}
+
+fn set(items: &mut Items<'_>, key: &[u8], request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), Line> {
+    let flags = Flags::read(request, 3, items.now_ms)?;
+    let mode = match flags.mode {
+        None | Some(b'S') => Mode::Set,
+        Some(b'E') => Mode::Add,
+        Some(b'A') => Mode::Append,
+        Some(b'P') => Mode::Prepend,
+        Some(b'R') => Mode::Replace,
+        Some(_) => return Err(BAD_MODE),
+    };
+    let swaps = flags.cas.is_some() && matches!(mode, Mode::Set | Mode::Replace);
+    let mode = if swaps { Mode::Cas } else { mode };
+    if words(request, 3).any(|word| word[0] == b'O' && word.len() > OPAQUE_BYTES_MAX) {
+        return Err(BAD_OPAQUE);
+    }
+    let new = New {
+        key,
+        value: request.value(),
+        flags: flags.flags,
+        expires_at: flags.ttl.unwrap_or_default(),
+        cas: flags.cas.unwrap_or_default(),
+        may_be_stale: flags.is_stale,
+        is_binary: flags.is_binary,
+    };
+    let stored = items.store(mode, &new).map_err(|unfit| {
+        // An old value would be taken for this one.
+        items.remove(key);
+        unfit.line()
+    })?;
+    let mut cas = 0;
+    out.extend_from_slice(match stored {
+        Stored::Yes => {
+            cas = items.node.store.memo(key).map_or(0, |memo| memo.cas);
+            b"HD"
+        }
+        Stored::No => b"NS",
+        Stored::Exists => b"EX",
+        Stored::NotFound => b"NF",
+    });
+    for word in words(request, 3) {
+        match word[0] {
+            // Writing to a vector can't fail.
+            b'c' => drop(write!(out, " c{cas}")),
+            _ => echo(word, key, flags.is_binary, out)?,
         }
     }
     out.extend_from_slice(b"\r\n");
-    if asked.value {
-        out.extend_from_slice(entry.value());
-        out.extend_from_slice(b"\r\n");
-    }
-    if let Some(memo) = node.store.memo(key) {
-        memo.is_claimed |= wins;
-        (memo.is_fetched, memo.used_ms) = (true, now_ms);
-    }
+    Ok(())
 }
 
-fn set(node: &mut Node, said: &Said<'_>, asked: &Asked, now_ms: i64, out: &mut Vec<u8>) {
-    let key = said.key;
-    let there = node.store.entry(key, now_ms).map(|e| e.memo);
-    let exptime = asked.ttl.unwrap_or(Exptime(0));
-    let new = New { value: said.request.value(), flags: asked.flags, exptime };
-    let mode = asked.mode.map_or(b'S', |mode| mode.to_ascii_uppercase());
-    if !b"SEAPR".contains(&mode) {
-        return out.extend_from_slice(INVALID_MODE);
-    }
-    let is_older = there.is_some_and(|memo| asked.cas.is_some_and(|cas| cas < memo.cas));
-    let done = match (mode, there) {
-        (b'E', Some(_)) | (b'R' | b'A' | b'P', None) => return said.line(b"NS", out),
-        (_, None) if asked.cas.is_some() => return said.line(b"NF", out),
-        (_, Some(memo)) if asked.cas.is_some_and(|cas| cas != memo.cas) && !(asked.stale && is_older) => {
-            return said.line(b"EX", out);
+fn delete(items: &mut Items<'_>, key: &[u8], request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), Line> {
+    let flags = Flags::read(request, 2, items.now_ms).map_err(|_| BAD_FLAG)?;
+    let begin = out.len();
+    out.extend_from_slice(b"HD");
+    words(request, 2).try_for_each(|word| echo(word, key, flags.is_binary, out))?;
+    out.extend_from_slice(b"\r\n");
+    let code = match items.memo(key) {
+        None => b"NF",
+        Some(memo) if flags.cas.is_some_and(|cas| cas != memo.cas) => b"EX",
+        Some(_) if flags.is_stale => {
+            if let Some(ttl) = flags.ttl {
+                items.node.store.expire(key, ttl);
+            }
+            items.invalidate(key);
+            b"HD"
         }
-        (b'A', Some(_)) => join(node, key, new.value, true, now_ms),
-        (b'P', Some(_)) => join(node, key, new.value, false, now_ms),
-        _ => put(node, key, &new, now_ms),
+        Some(_) => {
+            items.remove(key);
+            b"HD"
+        }
     };
-    let Ok(()) = done else { return out.extend_from_slice(NO_MEMORY) };
-    if asked.stale
-        && is_older
-        && let Some(memo) = node.store.memo(key)
-    {
-        memo.is_stale = true;
-    }
-    let cas = node.store.memo(key).map(|memo| memo.cas);
-    said.line_with(b"HD", cas, out);
+    out[begin..begin + 2].copy_from_slice(code);
+    Ok(())
 }
 
-fn delete(node: &mut Node, said: &Said<'_>, asked: &Asked, now_ms: i64, out: &mut Vec<u8>) {
-    let key = said.key;
-    let Some(memo) = node.store.entry(key, now_ms).map(|e| e.memo) else { return said.line(b"NF", out) };
-    if asked.cas.is_some_and(|cas| cas != memo.cas) {
-        return said.line(b"EX", out);
-    }
-    if asked.stale {
-        if let Some(ttl) = asked.ttl {
-            node.store.expire(key, ttl.at_ms(now_ms));
-        }
-        let cas = node.memcache.next_cas();
-        if let Some(memo) = node.store.memo(key) {
-            (memo.is_stale, memo.is_claimed, memo.cas) = (true, false, cas);
-        }
-    } else {
-        node.store.remove(key, now_ms);
-    }
-    said.line(b"HD", out);
-}
-
-fn arithmetic(node: &mut Node, said: &Said<'_>, asked: &Asked, now_ms: i64, out: &mut Vec<u8>) {
-    let key = said.key;
-    let up = match asked.mode {
-        None | Some(b'I' | b'i' | b'+') => true,
-        Some(b'D' | b'd' | b'-') => false,
-        Some(_) => return out.extend_from_slice(INVALID_MA_MODE),
+fn arithmetic(
+    items: &mut Items<'_>,
+    key: &[u8],
+    request: &Request<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), Line> {
+    let flags = Flags::read(request, 2, items.now_ms).map_err(|_| BAD_FLAG)?;
+    let is_up = match flags.mode {
+        None | Some(b'I' | b'+') => true,
+        Some(b'D' | b'-') => false,
+        Some(_) => return Err(BAD_COUNT_MODE),
     };
-    let there = node.store.entry(key, now_ms).map(|e| e.memo);
-    let number = match (there, asked.vivify) {
-        (None, None) => return said.line(b"NF", out),
-        (None, Some(exptime)) => {
-            let text = asked.initial.to_string();
-            put(node, key, &New { value: text.as_bytes(), flags: 0, exptime }, now_ms)
-                .map(|()| asked.initial)
-                .map_err(|Full| NO_MEMORY)
+    let delta = Delta { is_up, by: flags.delta.unwrap_or(1), cas: flags.cas.unwrap_or_default() };
+    let (code, number, is_new) = match items.count(key, delta) {
+        Ok(number) => (b"HD", Some(number), false),
+        Err(Uncounted::NotFound) if flags.vivify.is_some() => {
+            let digits = flags.initial.to_string();
+            let new = New { key, value: digits.as_bytes(), ..New::default() };
+            items.store(Mode::Add, &new).map_err(|_| NO_MEMORY_FOR_NEW)?;
+            (b"HD", Some(flags.initial), true)
         }
-        (Some(memo), _) if asked.cas.is_some_and(|cas| cas != memo.cas) => return said.line(b"EX", out),
-        (Some(_), _) => count(node, key, up, asked.delta, now_ms),
+        Err(Uncounted::NotFound) => (b"NF", None, false),
+        Err(Uncounted::Exists) => (b"EX", None, false),
+        Err(Uncounted::NotNumeric) => return Err(NOT_NUMERIC),
+        Err(Uncounted::NoMemory) => return Err(NO_MEMORY),
     };
-    let number = match number {
-        Ok(number) => number,
-        Err(NOT_NUMERIC) => return out.extend_from_slice(NOT_NUMERIC),
-        Err(line) => return out.extend_from_slice(line),
-    };
-    if let (Some(ttl), Some(_)) = (asked.ttl, there) {
-        node.store.expire(key, ttl.at_ms(now_ms));
-    }
-    let Some(entry) = node.store.entry(key, now_ms) else { return said.line(b"NF", out) };
-    let (memo, expires_at) = (entry.memo, entry.expires_at());
-    let digits = number.to_string();
+    let now_ms = items.now_ms;
+    let there = items.node.store.entry(key, now_ms).filter(|_| number.is_some());
+    let (cas, mut expires_at) = there.map_or((0, None), |e| (e.memo.cas, e.expires_at()));
+    let digits = number.map(|n| n.to_string()).unwrap_or_default();
+    let shows = flags.value && number.is_some();
     // Writing to a vector can't fail.
-    let _ = if asked.value { write!(out, "VA {}", digits.len()) } else { write!(out, "HD") };
-    for flag in said.flags() {
-        let _ = match flag[0] {
-            b't' => match expires_at {
-                None => write!(out, " t-1"),
-                Some(at) => write!(out, " t{}", (at - now_ms + 999).div_euclid(1000).max(0)),
-            },
-            b'c' => write!(out, " c{}", memo.cas),
-            _ => {
-                said.echo(flag, out);
-                Ok(())
-            }
-        };
+    let _ = if shows { write!(out, "VA {}", digits.len()) } else { out.write_all(code) };
+    let done = words(request, 2).try_for_each(|word| {
+        match word[0] {
+            b'c' if number.is_some() => drop(write!(out, " c{cas}")),
+            b't' if number.is_some() => write_ttl(expires_at, now_ms, out),
+            b'T' => expires_at = flags.ttl.unwrap_or_default(),
+            b'N' if is_new => expires_at = flags.vivify.unwrap_or_default(),
+            _ => return echo(word, key, flags.is_binary, out),
+        }
+        Ok(())
+    });
+    if number.is_some() {
+        items.node.store.expire(key, expires_at);
     }
+    done?;
     out.extend_from_slice(b"\r\n");
-    if asked.value {
+    if shows {
         let _ = write!(out, "{digits}\r\n");
     }
+    Ok(())
 }
 
 /// `me`: what is known of an item.
-fn debug(node: &mut Node, said: &Said<'_>, now_ms: i64, out: &mut Vec<u8>) {
-    let Some(entry) = node.store.entry(said.key, now_ms) else { return out.extend_from_slice(b"EN\r\n") };
+fn debug(items: &mut Items<'_>, key: &[u8], request: &Request<'_>, out: &mut Vec<u8>) -> Result<(), Line> {
+    if request.word(2) == b"b" && base64::decode(request.word(1)).is_none() {
+        return Err(BAD_FORMAT);
+    }
+    let now_ms = items.now_ms;
+    let Some(entry) = items.node.store.entry(key, now_ms) else {
+        out.extend_from_slice(b"EN\r\n");
+        return Ok(());
+    };
     let memo = entry.memo;
-    let left = entry.expires_at().map_or(-1, |at| (at - now_ms) / 1000);
-    let (idle, len) = ((now_ms - memo.used_ms) / 1000, entry.value().len());
-    out.extend_from_slice(b"ME ");
-    out.extend_from_slice(said.request.word(1));
+    // memcached counts from the expiry.
+    let expiry = entry.expires_at().map_or(-1, |at| -seconds_left(at, now_ms));
+    let (idle, bytes) = ((now_ms - memo.used_ms) / 1000, item_bytes(key, memo.flags, entry.value().len()));
     let fetched = if memo.is_fetched { "yes" } else { "no" };
-    // Writing to a vector can't fail.
-    let _ = write!(out, " exp={left} la={idle} cas={} fetch={fetched} cls=1 size={len}\r\n", memo.cas);
+    out.extend_from_slice(b"ME ");
+    write_key(key, memo.is_binary, out);
+    // Writing to a vector can't fail. There are no classes of memory here.
+    let _ = write!(out, " exp={expiry} la={idle} cas={} fetch={fetched} cls=1 size={bytes}\r\n", memo.cas);
+    Ok(())
 }

@@ -19,7 +19,7 @@ const fn table() -> [u8; 256] {
 const TABLE: [u8; 256] = table();
 
 /// The bytes that are meant, or `None` for what memcached refuses.
-pub(super) fn decode(text: &[u8]) -> Option<Vec<u8>> {
+pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     let count = text.iter().filter(|b| TABLE[**b as usize] != SKIPPED).count();
     if count == 0 || !count.is_multiple_of(4) {
         return None;
@@ -51,7 +51,7 @@ pub(super) fn decode(text: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Appends the bytes as base64.
-pub(super) fn encode(bytes: &[u8], out: &mut Vec<u8>) {
+pub fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     for three in bytes.chunks(3) {
         let block = three.iter().chain(&[0, 0]).take(3).fold(0, |block, b| block << 8 | usize::from(*b));
         for i in 0..4 {

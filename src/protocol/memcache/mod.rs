@@ -15,14 +15,14 @@
 //! node; [`DIFFERENCES`] lists where ringway says something else than memcached 1.6.18, and why.
 
 pub mod awaits;
-mod base64;
+pub mod base64;
 pub mod local;
 pub mod login;
 pub mod merge;
 pub mod number;
 pub mod plan;
 #[cfg(test)]
-mod recorded;
+pub(crate) mod recorded;
 pub mod reply;
 pub mod request;
 mod search;

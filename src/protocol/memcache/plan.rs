@@ -158,6 +158,25 @@ impl<'a> Request<'a> {
         self.other()
     }
 
+    /// Whether ringway offers it: `slabs`, `stats items` and their like concern the inside of one server.
+    pub fn is_offered(&self) -> bool {
+        let inside = self.decoder.verb == Verb::Stats && self.decoder.words.len() > 1;
+        self.decoder.verb != Verb::NotOffered && !inside
+    }
+
+    /// The key whose item memcached drops when it refuses this request's value as too large.
+    pub fn replaced_by_large(&self) -> Option<Cow<'a, [u8]>> {
+        let is_large = self.decoder.fault == Fault::Large;
+        match self.word(0) {
+            b"set" if is_large => Some(Cow::Borrowed(self.word(1))),
+            b"ms" if is_large => {
+                let is_binary = (3..self.len()).any(|i| self.word(i)[0] == b'b');
+                Some(self.meta_key(is_binary))
+            }
+            _ => None,
+        }
+    }
+
     fn other(&self) -> Plan<'a> {
         match self.decoder.verb {
             Verb::Get => self.get(1),

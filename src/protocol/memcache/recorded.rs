@@ -4,21 +4,27 @@ use super::{Awaits, Code, DIFFERENCES, Limits, Plan, ReplyScanner, RequestDecode
 use crate::protocol::numbers::Numbers;
 
 /// One request and all that was answered to it.
-struct Case {
-    request: Vec<u8>,
-    answer: Vec<u8>,
-    closed: bool,
+pub(crate) struct Case {
+    /// Each section had a server of its own.
+    pub(crate) section: String,
+    pub(crate) request: Vec<u8>,
+    pub(crate) answer: Vec<u8>,
+    pub(crate) closed: bool,
 }
 
 /// The recording without its sections that need a login; tests/data/memcached.py explains the form.
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut found: Vec<Case> = Vec::new();
+    let mut section = "";
     for line in include_str!("../../../tests/data/memcached-replies.txt").lines() {
         if line == "= auth" {
             break;
         }
-        if let Some(request) = line.strip_prefix("> ") {
-            found.push(Case { request: unescape(request), answer: Vec::new(), closed: false });
+        if let Some(name) = line.strip_prefix("= ") {
+            section = name;
+        } else if let Some(request) = line.strip_prefix("> ") {
+            let (request, section) = (unescape(request), section.to_owned());
+            found.push(Case { section, request, answer: Vec::new(), closed: false });
         } else if let Some(case) = found.last_mut() {
             if let Some(answer) = line.strip_prefix("< ") {
                 case.answer = unescape(answer);
@@ -111,7 +117,7 @@ fn answered(stream: &[u8]) -> Option<(Vec<u8>, bool)> {
 #[test]
 fn own_answers_are_memcacheds() {
     let mut compared = 0;
-    for Case { request, answer, closed } in cases() {
+    for Case { request, answer, closed, .. } in cases() {
         let Some(own) = answered(&request) else { continue };
         let name = request.split(|b| matches!(b, b' ' | b'\r')).next().unwrap_or_default();
         let long = request.len() > Limits::LINE_BYTES && request.ends_with(b"\n");
