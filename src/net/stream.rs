@@ -180,6 +180,22 @@ impl WriteHalf {
     }
 }
 
+/// As much as a socket nearly always takes at once.
+const SMALL_WRITE: usize = 16 * 1024;
+
+/// Writes a few bytes without asking the runtime first to wake the task when it can. None when the
+/// socket is full, and for more bytes: half of them would be written, and that tried again in vain.
+#[inline]
+fn at_once(buf: &[u8], write: impl FnOnce(&[u8]) -> io::Result<usize>) -> Option<Poll<io::Result<usize>>> {
+    if buf.len() > SMALL_WRITE {
+        return None;
+    }
+    match write(buf) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        written => Some(Poll::Ready(written)),
+    }
+}
+
 impl AsyncRead for ReadHalf {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
@@ -192,8 +208,12 @@ impl AsyncRead for ReadHalf {
 impl AsyncWrite for WriteHalf {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            WriteHalf::Tcp(half) => Pin::new(half).poll_write(cx, buf),
-            WriteHalf::Unix(half) => Pin::new(half).poll_write(cx, buf),
+            WriteHalf::Tcp(half) => {
+                at_once(buf, |b| half.try_write(b)).unwrap_or_else(|| Pin::new(half).poll_write(cx, buf))
+            }
+            WriteHalf::Unix(half) => {
+                at_once(buf, |b| half.try_write(b)).unwrap_or_else(|| Pin::new(half).poll_write(cx, buf))
+            }
         }
     }
 
@@ -221,8 +241,12 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Stream::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            Stream::Tcp(s) => {
+                at_once(buf, |b| s.try_write(b)).unwrap_or_else(|| Pin::new(s).poll_write(cx, buf))
+            }
+            Stream::Unix(s) => {
+                at_once(buf, |b| s.try_write(b)).unwrap_or_else(|| Pin::new(s).poll_write(cx, buf))
+            }
         }
     }
 

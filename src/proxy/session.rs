@@ -148,7 +148,7 @@ impl Session {
         let waker = self.waker.take().filter(|w| w.will_wake(cx.waker()));
         self.waker.set(Some(waker.unwrap_or_else(|| cx.waker().clone())));
         let worker = &self.pool.worker;
-        worker.clock.refresh();
+        worker.clock.begin_batch();
         if !self.state.borrow().out.is_empty() {
             self.flush();
         }
@@ -396,11 +396,18 @@ impl Session {
             }
         }
         self.mark_dirty();
-        self.bound_merge(state, expect.seq);
+        let bounds = self.pool.bounds();
+        if state.held() <= bounds.calm { Flow::Ok } else { self.press(state, expect.seq, left) }
+    }
+
+    /// The client holds much after a piece of the reply to `seq`, of which `left` bytes follow.
+    #[cold]
+    fn press(&self, state: &mut State, seq: u64, left: u64) -> Flow {
+        self.bound_merge(state, seq);
         let held = self.pool.bounds().held;
         // What is left of a large reply does not fit anyway.
         let limit = if left > LARGE_REPLY { OUT_HIGH } else { held };
-        let behind = Behind { seq: expect.seq, unread: limit, aside: limit.min(held / 2) };
+        let behind = Behind { seq, unread: limit, aside: limit.min(held / 2) };
         if state.is_behind(behind) { Flow::Pause(behind) } else { Flow::Ok }
     }
 

@@ -100,12 +100,18 @@ pub enum Route {
 impl Topology {
     /// Where a key with this ring hash goes: the first candidate, or the first one that serves
     /// when `on_ejected` is `rehash`. Allocates nothing.
-    #[inline]
+    #[inline(always)]
     pub fn route(&self, hash: u64) -> Route {
         let first = self.ring.first(hash);
         if self.nodes[first].placement == Placement::Owns {
             return Route::Send(first);
         }
+        self.route_past(first, hash)
+    }
+
+    /// The same when the first candidate is away.
+    #[cold]
+    fn route_past(&self, first: usize, hash: u64) -> Route {
         match self.policy.on_ejected {
             OnEjected::Fail => Route::Fail(first),
             OnEjected::Miss => Route::Miss(first),

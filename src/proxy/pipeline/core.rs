@@ -105,8 +105,10 @@ impl Core {
             *answered = true;
             block.requests[expect.class as usize][outcome as usize].add(1);
             block.latency.record(now_us.wrapping_sub(expect.sent_us));
-            self.overdue = self.overdue.saturating_sub(1);
-            self.refused = self.refused.saturating_sub(1);
+            if self.overdue > 0 {
+                self.overdue -= 1;
+                self.refused = self.refused.saturating_sub(1);
+            }
         }
         Ok(())
     }

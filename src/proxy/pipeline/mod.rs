@@ -394,7 +394,7 @@ impl Pipeline {
         let waker = self.waker.take().filter(|w| w.will_wake(cx.waker()));
         self.waker.set(Some(waker.unwrap_or_else(|| cx.waker().clone())));
         self.scheduled.set(false);
-        self.worker.clock.refresh();
+        self.worker.clock.begin_batch();
         if self.core.borrow().state == State::Over {
             return Poll::Ready(End::Evicted);
         }

@@ -10,7 +10,7 @@ mod scanner;
 
 use super::write;
 use inline::split_inline;
-pub(super) use scanner::whole_value;
+pub(super) use scanner::strings;
 pub use scanner::{Scan, Scanner};
 
 /// Where one argument of a request stands, relative to the start of the frame.
@@ -44,6 +44,17 @@ impl<'a> Request<'a> {
     #[inline]
     pub fn arg(&self, i: usize) -> &'a [u8] {
         self.spans.get(i).map_or(&[], |s| &self.frame[s.start as usize..(s.start + s.len) as usize])
+    }
+
+    /// The command's name as one word, its first byte lowest, and its length. None when it is longer
+    /// than eight bytes, or so near the end of the request that eight can't be read at once.
+    #[inline(always)]
+    pub(super) fn name(&self) -> Option<(u64, u32)> {
+        let Span { start, len } = *self.spans.first()?;
+        let word = u64::from_le_bytes(*self.frame.get(start as usize..)?.first_chunk()?);
+        // What stands behind the name is cut off.
+        let unused = 64u32.checked_sub(8 * len).filter(|unused| *unused < 64)?;
+        Some((word & (u64::MAX >> unused), len))
     }
 
     /// The bytes of the arguments from `first`, which is 1 or more, to `last`, their headers included:
@@ -210,7 +221,7 @@ impl RequestDecoder {
     ///
     /// # Errors
     /// [`FrameError`]; the stream can't be read on after it.
-    #[inline]
+    #[inline(always)]
     pub fn decode(&mut self, bytes: &[u8], limits: &FrameLimits) -> Result<Step, FrameError> {
         if !self.is_partial()
             && let Some(len) = self.small(bytes, limits)
