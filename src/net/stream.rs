@@ -95,6 +95,17 @@ pub async fn dial(target: &Target, user_timeout: Duration) -> io::Result<Stream>
 }
 
 impl Stream {
+    /// Whether a read that follows another one may bring something; if not, the task is woken when it
+    /// may. Cheaper than a read in vain.
+    #[inline]
+    pub fn poll_more(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // What is wrong with the connection is told by the next read.
+        match self {
+            Stream::Tcp(s) => s.poll_read_ready(cx).map(drop),
+            Stream::Unix(s) => s.poll_read_ready(cx).map(drop),
+        }
+    }
+
     /// Splits into halves that may live apart.
     pub fn into_split(self) -> (ReadHalf, WriteHalf) {
         match self {
@@ -163,6 +174,17 @@ impl StdStream {
         match self {
             StdStream::Tcp(s) => s.peer_addr().ok(),
             StdStream::Unix(_) => None,
+        }
+    }
+}
+
+impl ReadHalf {
+    /// As [`Stream::poll_more`].
+    #[inline]
+    pub fn poll_more(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            ReadHalf::Tcp(half) => half.as_ref().poll_read_ready(cx).map(drop),
+            ReadHalf::Unix(half) => half.as_ref().poll_read_ready(cx).map(drop),
         }
     }
 }

@@ -166,14 +166,15 @@ impl Session {
             self.process(input, &[]);
         }
         let mut scratch = self.pool.worker.scratch.borrow_mut();
-        for _ in 0..READS_MAX {
+        for n in 0..READS_MAX {
             let mut state = self.state.borrow_mut();
             if state.ending || !input.wants_more() {
                 return false;
             }
             let mut buffer = ReadBuf::new(&mut scratch);
             let Some(stream) = &mut state.stream else { return true };
-            match Pin::new(stream).poll_read(cx, &mut buffer) {
+            let is_drained = n > 0 && stream.poll_more(cx).is_pending();
+            match if is_drained { Poll::Pending } else { Pin::new(stream).poll_read(cx, &mut buffer) } {
                 Poll::Pending => {
                     state.ending |= state.leaving && input.is_empty() && !input.is_streaming();
                     return false;
@@ -525,10 +526,11 @@ impl Session {
         if !state.out.is_empty() {
             self.watch(state, STALL_US);
         }
-        let unblock = if state.blocked.is_empty() { Vec::new() } else { state.unblocked() };
+        if !state.blocked.is_empty() {
+            state.unblocked().iter().for_each(|pipeline| pipeline.unblock());
+        }
         let resume = state.stalled && state.may_go_on(self.pool.bounds());
         let over = state.broken || (state.ending && state.window.is_empty() && state.out.is_empty());
-        unblock.iter().for_each(|pipeline| pipeline.unblock());
         if resume {
             // It says again that it stalls when it does; else each flush would wake it for nothing.
             state.stalled = false;

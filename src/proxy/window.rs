@@ -194,7 +194,7 @@ impl Window {
     }
 
     /// Opens a slot and gives its number.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, slot: Slot) -> u64 {
         let (base, seq) = (self.base, self.next);
         let space = self.space.get_or_insert_default();
@@ -565,7 +565,12 @@ impl Joint {
     /// Takes a piece of a part's reply; gives how many bytes more are kept aside.
     fn deliver(&mut self, part: u32, piece: &[u8], done: Option<Outcome>) -> isize {
         let Some(part) = self.parts.get_mut(part as usize).filter(|p| p.done.is_none()) else { return 0 };
-        part.reply.extend_from_slice(piece);
+        if part.reply.is_empty() {
+            // Nearly always it is all of it.
+            part.reply = piece.to_vec();
+        } else {
+            part.reply.extend_from_slice(piece);
+        }
         part.done = done;
         piece.len() as isize
     }

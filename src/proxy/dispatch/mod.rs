@@ -120,10 +120,12 @@ impl Sending<'_> {
     }
 
     /// Where a key is, though it may be refused there: its owner is away and its keys do not move.
+    #[inline(always)]
     fn place(&self, key: &[u8]) -> Result<usize, Refused> {
-        match self.bound.topology.route(self.bound.topology.ring.hash(key)) {
+        let topology = &*self.bound.topology;
+        match topology.route(topology.ring.hash(key)) {
             Route::Send(index) | Route::Fail(index) | Route::Miss(index) => Ok(index),
-            Route::NoOwner => self.owner(key),
+            Route::NoOwner => Err(self.nobody()),
         }
     }
 
@@ -133,11 +135,17 @@ impl Sending<'_> {
     }
 
     /// The refusal of a node that is away.
+    #[inline(always)]
     fn away(&self, index: usize) -> Option<Refused> {
         let is_away = self.bound.topology.nodes[index].placement == Placement::Away;
-        let text = || format!("ERR {}: ejected, and this pool's keys do not move", self.node(index));
+        is_away.then(|| self.ejected(index))
+    }
+
+    #[cold]
+    fn ejected(&self, index: usize) -> Refused {
+        let text = format!("ERR {}: ejected, and this pool's keys do not move", self.node(index));
         let may_miss = self.bound.topology.policy.on_ejected == OnEjected::Miss;
-        is_away.then(|| Refused { reason: Reason::NoOwner, text: text(), may_miss })
+        Refused { reason: Reason::NoOwner, text, may_miss }
     }
 
     /// The keys of a request by the node where they are, each with its place among the keys.

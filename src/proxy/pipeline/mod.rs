@@ -457,8 +457,8 @@ impl Pipeline {
         link: &Rc<Link>,
     ) -> Option<End> {
         let mut scratch = self.worker.scratch.borrow_mut();
-        for _ in 0..READS_MAX {
-            if self.core.borrow().blocked_by.is_some() {
+        for n in 0..READS_MAX {
+            if self.core.borrow().blocked_by.is_some() || n > 0 && io.read.poll_more(cx).is_pending() {
                 return None;
             }
             let mut buffer = ReadBuf::new(&mut scratch);
