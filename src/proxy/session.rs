@@ -74,7 +74,7 @@ pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) pool: Rc<WorkerPool>,
     pub(crate) state: RefCell<State>,
-    waker: Cell<Option<Waker>>,
+    waker: RefCell<Option<Waker>>,
     dirty: Cell<bool>,
     drain_first: Cell<bool>,
 }
@@ -115,7 +115,7 @@ impl Session {
             id,
             pool: pool.clone(),
             state: RefCell::new(state),
-            waker: Cell::default(),
+            waker: RefCell::default(),
             dirty: Cell::new(false),
             drain_first: Cell::new(false),
         })
@@ -145,8 +145,9 @@ impl Session {
     }
 
     fn poll(self: &Rc<Self>, cx: &mut Context<'_>, input: &mut Input) -> Poll<()> {
-        let waker = self.waker.take().filter(|w| w.will_wake(cx.waker()));
-        self.waker.set(Some(waker.unwrap_or_else(|| cx.waker().clone())));
+        if !self.waker.borrow().as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            self.waker.replace(Some(cx.waker().clone()));
+        }
         let worker = &self.pool.worker;
         worker.clock.begin_batch();
         if !self.state.borrow().out.is_empty() {
@@ -500,9 +501,8 @@ impl Session {
 
     /// Wakes the session's task.
     pub(crate) fn wake(&self) {
-        if let Some(waker) = self.waker.take() {
+        if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
-            self.waker.set(Some(waker));
         }
     }
 
@@ -514,11 +514,9 @@ impl Session {
         if state.window.is_ripe() {
             self.settle(state);
         }
-        let waker = self.waker.take();
-        if let Some(waker) = &waker {
+        if let Some(waker) = &*self.waker.borrow() {
             state.write_out(&mut Context::from_waker(waker), self);
         }
-        self.waker.set(waker);
         self.account(state);
         if let Some(space) = state.window.clear_out() {
             self.pool.worker.give_back_space(space);

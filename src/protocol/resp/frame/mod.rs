@@ -73,9 +73,9 @@ impl<'a> Request<'a> {
     /// The bytes of the arguments from `first`, which is 1 or more, to `last`, their headers included:
     /// as they stand in the frame of another request.
     pub fn raw(&self, first: usize, last: usize) -> &'a [u8] {
-        let end = |i: usize| self.spans.get(i).map(|s| (s.start + s.len) as usize + 2);
-        match (first.checked_sub(1).and_then(end), end(last)) {
-            (Some(start), Some(end)) => self.frame.get(start..end).unwrap_or(&[]),
+        let end = |span: &Span| (span.start + span.len) as usize + 2;
+        match (self.spans.get(first.wrapping_sub(1)), self.spans.get(last)) {
+            (Some(before), Some(last)) => self.frame.get(end(before)..end(last)).unwrap_or(&[]),
             _ => &[],
         }
     }
