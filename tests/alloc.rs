@@ -161,6 +161,7 @@ fn a_steady_session_allocates_nothing() {
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_unpark(proxy::woke)
         .build_local(Default::default())
         .expect("a runtime");
     let (orders, taken) = tokio::sync::mpsc::unbounded_channel();

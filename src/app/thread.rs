@@ -55,7 +55,9 @@ impl Thread {
         let (end, ended) = std_mpsc::channel();
         let run = move || {
             // The runtime can't leave the thread that makes it.
-            match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            let mut builder = Builder::new_current_thread();
+            builder.enable_all().on_thread_unpark(proxy::woke);
+            match builder.build_local(LocalOptions::default()) {
                 Err(error) => drop(started.send(Err(error))),
                 Ok(runtime) => {
                     drop(started.send(Ok(runtime.handle().clone())));

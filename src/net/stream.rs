@@ -95,6 +95,17 @@ pub async fn dial(target: &Target, user_timeout: Duration) -> io::Result<Stream>
 }
 
 impl Stream {
+    /// Whether a read that follows another one may bring something; if not, the task is woken when it
+    /// may. Cheaper than a read in vain.
+    #[inline]
+    pub fn poll_more(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // What is wrong with the connection is told by the next read.
+        match self {
+            Stream::Tcp(s) => s.poll_read_ready(cx).map(drop),
+            Stream::Unix(s) => s.poll_read_ready(cx).map(drop),
+        }
+    }
+
     /// Splits into halves that may live apart.
     pub fn into_split(self) -> (ReadHalf, WriteHalf) {
         match self {
@@ -167,6 +178,17 @@ impl StdStream {
     }
 }
 
+impl ReadHalf {
+    /// As [`Stream::poll_more`].
+    #[inline]
+    pub fn poll_more(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            ReadHalf::Tcp(half) => half.as_ref().poll_read_ready(cx).map(drop),
+            ReadHalf::Unix(half) => half.as_ref().poll_read_ready(cx).map(drop),
+        }
+    }
+}
+
 impl WriteHalf {
     /// Gives the half up and makes the coming close, that of the other half, a reset: what the
     /// kernel still holds is thrown away, not sent later.
@@ -177,6 +199,22 @@ impl WriteHalf {
             // Dropped, it would first end the stream in good order.
             half.forget();
         }
+    }
+}
+
+/// As much as a socket nearly always takes at once.
+const SMALL_WRITE: usize = 16 * 1024;
+
+/// Writes a few bytes without asking the runtime first to wake the task when it can. None when the
+/// socket is full, and for more bytes: half of them would be written, and that tried again in vain.
+#[inline]
+fn at_once(buf: &[u8], write: impl FnOnce(&[u8]) -> io::Result<usize>) -> Option<Poll<io::Result<usize>>> {
+    if buf.len() > SMALL_WRITE {
+        return None;
+    }
+    match write(buf) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        written => Some(Poll::Ready(written)),
     }
 }
 
@@ -192,8 +230,12 @@ impl AsyncRead for ReadHalf {
 impl AsyncWrite for WriteHalf {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            WriteHalf::Tcp(half) => Pin::new(half).poll_write(cx, buf),
-            WriteHalf::Unix(half) => Pin::new(half).poll_write(cx, buf),
+            WriteHalf::Tcp(half) => {
+                at_once(buf, |b| half.try_write(b)).unwrap_or_else(|| Pin::new(half).poll_write(cx, buf))
+            }
+            WriteHalf::Unix(half) => {
+                at_once(buf, |b| half.try_write(b)).unwrap_or_else(|| Pin::new(half).poll_write(cx, buf))
+            }
         }
     }
 
@@ -221,8 +263,12 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Stream::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            Stream::Tcp(s) => {
+                at_once(buf, |b| s.try_write(b)).unwrap_or_else(|| Pin::new(s).poll_write(cx, buf))
+            }
+            Stream::Unix(s) => {
+                at_once(buf, |b| s.try_write(b)).unwrap_or_else(|| Pin::new(s).poll_write(cx, buf))
+            }
         }
     }
 

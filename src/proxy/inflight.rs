@@ -87,6 +87,12 @@ impl<T> InFlight<T> {
         self.entries.front().map(|e| &e.tag)
     }
 
+    /// The same, once it was written whole, so that a reply to it makes sense.
+    #[inline]
+    pub(crate) fn written_front(&self) -> Option<&T> {
+        self.entries.front().filter(|e| self.start + e.len <= self.written).map(|e| &e.tag)
+    }
+
     /// The request whose reply came is done.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<T> {
@@ -108,10 +114,9 @@ impl<T> InFlight<T> {
         Some(entry.tag)
     }
 
-    /// Whether the head was written whole, so that a reply to it makes sense.
-    #[inline]
+    /// Whether the head was written whole.
     pub(crate) fn head_is_written(&self) -> bool {
-        self.entries.front().is_some_and(|e| self.start + e.len <= self.written)
+        self.written_front().is_some()
     }
 
     /// Whether some of the head was written.

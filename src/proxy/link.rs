@@ -1,7 +1,7 @@
 //! One worker's connections to one node: a pipeline for each protocol version and lane.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, Ref, RefCell},
     collections::HashSet,
     rc::Rc,
     sync::Arc,
@@ -88,17 +88,26 @@ impl Link {
         policy: &Arc<Policy>,
         version: Version,
         lane: u64,
-    ) -> Rc<Pipeline> {
-        let mut lanes = self.lanes[version as usize].borrow_mut();
+    ) -> Ref<'_, Rc<Pipeline>> {
+        let lanes = &self.lanes[version as usize];
         let lane =
             if policy.connections_per_node == 1 { 0 } else { lane as usize % policy.connections_per_node };
-        if let Some(pipeline) = lanes.get(lane) {
-            return pipeline.clone();
-        }
-        while lanes.len() <= lane {
-            lanes.push(Pipeline::new(self, worker, policy, version));
-        }
-        lanes[lane].clone()
+        Ref::filter_map(lanes.borrow(), |lanes| lanes.get(lane)).unwrap_or_else(|found| {
+            drop(found);
+            self.open_lanes(lanes, lane, || Pipeline::new(self, worker, policy, version))
+        })
+    }
+
+    /// The pipeline of a lane that has none yet.
+    #[cold]
+    fn open_lanes<'a>(
+        &self,
+        lanes: &'a RefCell<Vec<Rc<Pipeline>>>,
+        lane: usize,
+        make: impl FnMut() -> Rc<Pipeline>,
+    ) -> Ref<'a, Rc<Pipeline>> {
+        lanes.borrow_mut().resize_with(lane + 1, make);
+        Ref::map(lanes.borrow(), |lanes| &lanes[lane])
     }
 
     /// A pipeline of a session's own, for a request that would hold up the others.

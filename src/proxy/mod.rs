@@ -33,6 +33,7 @@ mod wheel;
 mod window;
 mod worker;
 
+pub use clock::woke;
 pub use facts::Registry;
 pub use listener::{Workers, accept};
 pub use pool::PoolHandle;

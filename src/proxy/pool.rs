@@ -11,6 +11,7 @@ use std::{
 use super::{
     dialect::Decoder,
     dispatch, facts,
+    flow::OUT_HIGH,
     link::Link,
     pipeline::Expect,
     rebind::{self, Departure, Leaving},
@@ -123,6 +124,8 @@ impl Bound {
 pub(crate) struct Bounds {
     /// Bytes of replies that wait for the client. Beyond it the pipeline that brings more waits too.
     pub(crate) held: usize,
+    /// Bytes for one client, read or not, with which no pipeline has to wait for it.
+    pub(crate) calm: usize,
     /// Bytes of replies that are asked for at once, by their usual size. A node builds its replies
     /// before anybody reads them, so that a deep pipeline of large values would keep it from all
     /// others; and what is under way has to fit into `held`, or others' replies wait behind it.
@@ -171,7 +174,7 @@ impl WorkerPool {
     fn obey(&self, policy: &Policy) {
         self.per_key_errors.set(policy.per_key_errors);
         let (held, depth) = (policy.limits.session_bytes_max, policy.limits.pipeline_depth);
-        self.bounds.set(Bounds { held, asked: held / 4, depth });
+        self.bounds.set(Bounds { held, calm: OUT_HIGH.min(held / 2), asked: held / 4, depth });
     }
 
     /// Whether a split MGET with a failed part answers an error for each of its keys.

@@ -74,7 +74,7 @@ pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) pool: Rc<WorkerPool>,
     pub(crate) state: RefCell<State>,
-    waker: Cell<Option<Waker>>,
+    waker: RefCell<Option<Waker>>,
     dirty: Cell<bool>,
     drain_first: Cell<bool>,
 }
@@ -115,7 +115,7 @@ impl Session {
             id,
             pool: pool.clone(),
             state: RefCell::new(state),
-            waker: Cell::default(),
+            waker: RefCell::default(),
             dirty: Cell::new(false),
             drain_first: Cell::new(false),
         })
@@ -145,10 +145,11 @@ impl Session {
     }
 
     fn poll(self: &Rc<Self>, cx: &mut Context<'_>, input: &mut Input) -> Poll<()> {
-        let waker = self.waker.take().filter(|w| w.will_wake(cx.waker()));
-        self.waker.set(Some(waker.unwrap_or_else(|| cx.waker().clone())));
+        if !self.waker.borrow().as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            self.waker.replace(Some(cx.waker().clone()));
+        }
         let worker = &self.pool.worker;
-        worker.clock.refresh();
+        worker.clock.begin_batch();
         if !self.state.borrow().out.is_empty() {
             self.flush();
         }
@@ -166,14 +167,15 @@ impl Session {
             self.process(input, &[]);
         }
         let mut scratch = self.pool.worker.scratch.borrow_mut();
-        for _ in 0..READS_MAX {
+        for n in 0..READS_MAX {
             let mut state = self.state.borrow_mut();
             if state.ending || !input.wants_more() {
                 return false;
             }
             let mut buffer = ReadBuf::new(&mut scratch);
             let Some(stream) = &mut state.stream else { return true };
-            match Pin::new(stream).poll_read(cx, &mut buffer) {
+            let is_drained = n > 0 && stream.poll_more(cx).is_pending();
+            match if is_drained { Poll::Pending } else { Pin::new(stream).poll_read(cx, &mut buffer) } {
                 Poll::Pending => {
                     state.ending |= state.leaving && input.is_empty() && !input.is_streaming();
                     return false;
@@ -396,11 +398,18 @@ impl Session {
             }
         }
         self.mark_dirty();
-        self.bound_merge(state, expect.seq);
+        let bounds = self.pool.bounds();
+        if state.held() <= bounds.calm { Flow::Ok } else { self.press(state, expect.seq, left) }
+    }
+
+    /// The client holds much after a piece of the reply to `seq`, of which `left` bytes follow.
+    #[cold]
+    fn press(&self, state: &mut State, seq: u64, left: u64) -> Flow {
+        self.bound_merge(state, seq);
         let held = self.pool.bounds().held;
         // What is left of a large reply does not fit anyway.
         let limit = if left > LARGE_REPLY { OUT_HIGH } else { held };
-        let behind = Behind { seq: expect.seq, unread: limit, aside: limit.min(held / 2) };
+        let behind = Behind { seq, unread: limit, aside: limit.min(held / 2) };
         if state.is_behind(behind) { Flow::Pause(behind) } else { Flow::Ok }
     }
 
@@ -492,9 +501,8 @@ impl Session {
 
     /// Wakes the session's task.
     pub(crate) fn wake(&self) {
-        if let Some(waker) = self.waker.take() {
+        if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
-            self.waker.set(Some(waker));
         }
     }
 
@@ -506,11 +514,9 @@ impl Session {
         if state.window.is_ripe() {
             self.settle(state);
         }
-        let waker = self.waker.take();
-        if let Some(waker) = &waker {
+        if let Some(waker) = &*self.waker.borrow() {
             state.write_out(&mut Context::from_waker(waker), self);
         }
-        self.waker.set(waker);
         self.account(state);
         if let Some(space) = state.window.clear_out() {
             self.pool.worker.give_back_space(space);
@@ -518,10 +524,11 @@ impl Session {
         if !state.out.is_empty() {
             self.watch(state, STALL_US);
         }
-        let unblock = if state.blocked.is_empty() { Vec::new() } else { state.unblocked() };
+        if !state.blocked.is_empty() {
+            state.unblocked().iter().for_each(|pipeline| pipeline.unblock());
+        }
         let resume = state.stalled && state.may_go_on(self.pool.bounds());
         let over = state.broken || (state.ending && state.window.is_empty() && state.out.is_empty());
-        unblock.iter().for_each(|pipeline| pipeline.unblock());
         if resume {
             // It says again that it stalls when it does; else each flush would wake it for nothing.
             state.stalled = false;

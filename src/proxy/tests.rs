@@ -50,6 +50,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 fn play(test: impl Future<Output = ()>) {
     let runtime = Builder::new_current_thread()
         .enable_all()
+        .on_thread_unpark(super::woke)
         .build_local(LocalOptions::default())
         .expect("a runtime can be made");
     runtime.block_on(test);

@@ -194,7 +194,7 @@ impl Window {
     }
 
     /// Opens a slot and gives its number.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, slot: Slot) -> u64 {
         let (base, seq) = (self.base, self.next);
         let space = self.space.get_or_insert_default();
@@ -396,12 +396,7 @@ impl Window {
     #[inline]
     pub(crate) fn is_ripe(&mut self) -> bool {
         let (seq, hold) = (self.base, self.hold as usize);
-        self.slot(seq).is_some_and(|slot| match &slot.reply {
-            Reply::Waiting => false,
-            Reply::Shelved { .. } => true,
-            Reply::Pieces(pieces) => pieces.done.is_some() || pieces.aside.len() > hold,
-            Reply::Joint(joint) => joint.parts.iter().all(|p| p.done.is_some()),
-        })
+        self.slot(seq).is_some_and(|slot| slot.reply.is_ripe(hold))
     }
 
     /// Writes what is complete at the head, and begins with what is next; `count` is told how each
@@ -413,9 +408,12 @@ impl Window {
         out: &mut Vec<u8>,
         mut count: impl FnMut(Class, Outcome),
     ) {
-        while self.is_ripe() {
+        while self.base != self.next {
             let Some(space) = &mut self.space else { return };
             let Some(slot) = space.at(self.base) else { return };
+            if !slot.reply.is_ripe(self.hold as usize) {
+                return;
+            }
             let outcome = match &mut slot.reply {
                 Reply::Waiting => return,
                 Reply::Shelved { at, len, outcome } => {
@@ -503,6 +501,18 @@ impl Window {
 }
 
 impl Reply {
+    /// Whether it can be written, or begun with, once it is the head's; `hold` is how much of one is
+    /// held until it is whole.
+    #[inline(always)]
+    fn is_ripe(&self, hold: usize) -> bool {
+        match self {
+            Reply::Waiting => false,
+            Reply::Shelved { .. } => true,
+            Reply::Pieces(pieces) => pieces.done.is_some() || pieces.aside.len() > hold,
+            Reply::Joint(joint) => joint.parts.iter().all(|p| p.done.is_some()),
+        }
+    }
+
     /// Bytes of it that are kept aside, but for the shelf's.
     fn held(&self) -> usize {
         match self {
@@ -555,7 +565,12 @@ impl Joint {
     /// Takes a piece of a part's reply; gives how many bytes more are kept aside.
     fn deliver(&mut self, part: u32, piece: &[u8], done: Option<Outcome>) -> isize {
         let Some(part) = self.parts.get_mut(part as usize).filter(|p| p.done.is_none()) else { return 0 };
-        part.reply.extend_from_slice(piece);
+        if part.reply.is_empty() {
+            // Nearly always it is all of it.
+            part.reply = piece.to_vec();
+        } else {
+            part.reply.extend_from_slice(piece);
+        }
         part.done = done;
         piece.len() as isize
     }

@@ -86,12 +86,14 @@ impl Ring {
     ///
     /// `vnode` and `maglev` take 64 bits, spread by [`finalise`] if the hash has fewer. `ketama` and
     /// `modula` take the low 32 bits as they are; like twemproxy they take 0 for an empty key.
-    #[inline]
+    #[inline(always)]
     pub fn hash(&self, key: &[u8]) -> u64 {
         let key = tagged(key, self.settings.hash_tag);
-        if self.is_plain {
-            return HashKind::Xxh3_64.hash(key, CharSign::X86);
-        }
+        if self.is_plain { HashKind::Xxh3_64.hash(key, CharSign::X86) } else { self.hash_as_set(key) }
+    }
+
+    /// The same as the settings say, of what is hashed of a key.
+    fn hash_as_set(&self, key: &[u8]) -> u64 {
         if key.is_empty() && self.settings.placement.compatible() {
             return 0;
         }

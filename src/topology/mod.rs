@@ -135,7 +135,7 @@ pub enum Route {
 impl Topology {
     /// Where a key with this ring hash goes: the first candidate, or the first one that is not away
     /// when `on_ejected` is `rehash`. Allocates nothing.
-    #[inline]
+    #[inline(always)]
     pub fn route(&self, hash: u64) -> Route {
         let first = self.ring.first(hash);
         match self.nodes[first].placement {
@@ -145,6 +145,7 @@ impl Topology {
     }
 
     /// Where a key goes whose first candidate does not serve.
+    #[cold]
     fn route_around(&self, hash: u64, first: usize) -> Route {
         let holder = match (self.nodes[first].placement, self.policy.on_ejected) {
             (Placement::Owns | Placement::Held, _) => Some(first),
@@ -168,6 +169,7 @@ impl Topology {
     }
 
     /// Why requests for the keys of a node are refused; `None` when it serves them.
+    #[inline]
     pub fn refusal(&self, at: usize) -> Option<&'static str> {
         match self.nodes[at].placement {
             Placement::Owns => None,

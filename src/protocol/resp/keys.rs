@@ -104,7 +104,7 @@ impl KeySpec {
     /// The positions of its keys; none when the request does not fit.
     pub(super) fn positions(&self, request: &Request<'_>) -> impl Iterator<Item = usize> + use<> {
         let (first, last, step) = self.run(request).unwrap_or((1, 0, 1));
-        (first..=last).step_by(step)
+        (first..last + 1).step_by(step)
     }
 
     /// First, last and step, within the request.

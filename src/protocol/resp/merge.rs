@@ -4,7 +4,7 @@
 //!
 //! A reply without the shape that its command has is an error that names the node, never a merge.
 
-use super::frame::whole_value;
+use super::frame::strings;
 use super::rule::{Gather, Split};
 use super::value::{Elements, Value};
 use super::{Version, write};
@@ -111,6 +111,9 @@ fn array(value: Value<'_>) -> Result<Elements<'_>, Fault<'_>> {
 }
 
 fn ok_of_all<'a>(parts: &[Part<'a>]) -> Result<(), Faults<'a>> {
+    if parts.iter().all(|part| part.reply == b"+OK\r\n") {
+        return Ok(());
+    }
     each(parts, |v| if v == Value::Simple(b"OK") { Ok(()) } else { Err(Fault::Shape) })
 }
 
@@ -178,16 +181,13 @@ fn place<'a>(part: &Part<'a>, places: &mut [&'a [u8]]) -> Result<(), Fault<'a>> 
 /// The same for an array of strings and nulls, as nearly all are, in one pass. None for anything
 /// else; some places may be set then.
 fn place_strings<'a>(part: &Part<'a>, places: &mut [&'a [u8]]) -> Option<()> {
-    let mut head = Vec::with_capacity(8);
-    write::array(&mut head, part.positions.len());
-    let mut rest = part.reply.strip_prefix(head.as_slice())?;
-    for at in part.positions {
-        let is_string = rest.first() == Some(&b'$');
-        let (raw, behind) = rest.split_at(whole_value(rest).filter(|_| is_string)?);
-        *places.get_mut(*at as usize)? = raw;
-        rest = behind;
-    }
-    rest.is_empty().then_some(())
+    let mut placed = 0;
+    let used = strings(part.reply, |nth, raw| {
+        *places.get_mut(*part.positions.get(nth)? as usize)? = raw;
+        placed += 1;
+        Some(())
+    })?;
+    (used == part.reply.len() && placed == part.positions.len()).then_some(())
 }
 
 /// All keys of all parts, but for those that the answering node does not own.

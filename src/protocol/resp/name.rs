@@ -59,17 +59,15 @@ impl Shorts {
         Shorts(places)
     }
 
-    /// What a name in any case stands for.
-    #[inline]
-    pub(super) fn find(&self, name: &[u8]) -> Option<usize> {
-        if name.is_empty() || name.len() > 8 {
-            return None;
-        }
-        let word = lower(load(name));
+    /// What a name in any case stands for: its bytes as one word, the first one lowest, and how many
+    /// they are.
+    #[inline(always)]
+    pub(super) fn find(&self, (word, len): (u64, u32)) -> Option<usize> {
+        let word = lower(word);
         let mut place = spread(word);
         loop {
             let short = self.0.get(place & self.0.len().wrapping_sub(1))?;
-            if short.word == word && short.len as usize == name.len() {
+            if short.word == word && short.len == len {
                 return Some(short.at as usize);
             }
             if short.len == 0 {
@@ -134,14 +132,18 @@ mod tests {
         fn names_are_found(names in prop::collection::hash_set("[a-z.]{1,10}", 0..60), other in "[a-z.]{1,10}") {
             let names: Vec<String> = names.into_iter().collect();
             let shorts = Shorts::new(names.iter().map(String::as_bytes).enumerate());
+            let find = |name: &[u8]| {
+                let is_short = (1..=8).contains(&name.len());
+                is_short.then(|| shorts.find((load(name), name.len() as u32))).flatten()
+            };
             for (at, name) in names.iter().enumerate() {
                 let expected = (name.len() <= 8).then_some(at);
-                prop_assert_eq!(shorts.find(name.to_ascii_uppercase().as_bytes()), expected);
-                prop_assert_eq!(shorts.find([name.as_bytes(), b"\0"].concat().as_slice()), None);
+                prop_assert_eq!(find(name.to_ascii_uppercase().as_bytes()), expected);
+                prop_assert_eq!(find([name.as_bytes(), b"\0"].concat().as_slice()), None);
             }
             let known = names.iter().position(|name| *name == other && name.len() <= 8);
-            prop_assert_eq!(shorts.find(other.as_bytes()), known);
-            prop_assert_eq!(shorts.find(b""), None);
+            prop_assert_eq!(find(other.as_bytes()), known);
+            prop_assert_eq!(find(b""), None);
         }
     }
 }

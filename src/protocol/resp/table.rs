@@ -119,9 +119,9 @@ impl Table {
     ///
     /// # Errors
     /// The refusal to answer with; the session goes on, but for [`RefusalKind::Http`].
-    #[inline]
+    #[inline(always)]
     pub fn lookup<'t>(&'t self, request: &Request<'_>) -> Result<&'t Command, Refusal> {
-        match self.short.find(request.arg(0)).and_then(|at| self.commands.get(at)) {
+        match request.name().and_then(|name| self.short.find(name)).and_then(|at| self.commands.get(at)) {
             Some(command) if command.accepts(request.len()) => Ok(command),
             _ => self.lookup_head(request, request.len()),
         }

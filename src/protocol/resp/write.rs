@@ -6,6 +6,9 @@ use super::Version;
 
 /// A length or count line: `*3\r\n`, `$5\r\n`.
 pub fn header(out: &mut Vec<u8>, kind: u8, n: usize) {
+    if let digit @ 0..10 = n as u64 {
+        return out.extend_from_slice(&[kind, b'0' + digit as u8, b'\r', b'\n']);
+    }
     out.push(kind);
     digits(out, n as u64);
     out.extend_from_slice(b"\r\n");

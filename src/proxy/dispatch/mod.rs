@@ -32,6 +32,10 @@ pub(crate) enum Dispatched {
     DrainFirst,
 }
 
+/// Nodes of a request that is split, and keys for each, for which there is room at first.
+const PARTS_GUESS: usize = 8;
+const KEYS_GUESS: usize = 8;
+
 /// The buffer in which parts are written is kept up to this size.
 const FRAME_KEEP_BYTES: usize = 256 * 1024;
 
@@ -97,20 +101,31 @@ impl Sending<'_> {
     }
 
     /// The node that serves a key.
-    #[inline]
+    #[inline(always)]
     fn owner(&self, key: &[u8]) -> Result<usize, Refused> {
-        match self.bound.topology.route(self.bound.topology.ring.hash(key)) {
+        let topology = &*self.bound.topology;
+        match topology.route(topology.ring.hash(key)) {
             Route::Send(index) => Ok(index),
-            Route::Fail(index) | Route::Miss(index) => Err(self.away(index).unwrap_or_else(|| self.nobody())),
-            Route::NoOwner => Err(self.nobody()),
+            astray => Err(self.no_owner(astray)),
         }
     }
 
+    #[cold]
+    fn no_owner(&self, route: Route) -> Refused {
+        let away = match route {
+            Route::Send(index) | Route::Fail(index) | Route::Miss(index) => self.away(index),
+            Route::NoOwner => None,
+        };
+        away.unwrap_or_else(|| self.nobody())
+    }
+
     /// Where a key is, though it may be refused there: its owner is away and its keys do not move.
+    #[inline(always)]
     fn place(&self, key: &[u8]) -> Result<usize, Refused> {
-        match self.bound.topology.route(self.bound.topology.ring.hash(key)) {
+        let topology = &*self.bound.topology;
+        match topology.route(topology.ring.hash(key)) {
             Route::Send(index) | Route::Fail(index) | Route::Miss(index) => Ok(index),
-            Route::NoOwner => self.owner(key),
+            Route::NoOwner => Err(self.nobody()),
         }
     }
 
@@ -120,21 +135,28 @@ impl Sending<'_> {
     }
 
     /// The refusal of a node that is away.
+    #[inline(always)]
     fn away(&self, index: usize) -> Option<Refused> {
         let why = self.bound.topology.refusal(index)?;
+        Some(self.ejected(index, why))
+    }
+
+    #[cold]
+    fn ejected(&self, index: usize, why: &str) -> Refused {
         let text = format!("ERR {}: {why}", self.node(index));
-        Some(Refused { reason: Reason::NoOwner, text, may_miss: self.bound.topology.may_miss(index) })
+        Refused { reason: Reason::NoOwner, text, may_miss: self.bound.topology.may_miss(index) }
     }
 
     /// The keys of a request by the node where they are, each with its place among the keys.
     fn parts<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> Result<Parts, Refused> {
-        let mut parts: Parts = Vec::new();
+        let mut parts: Parts = Vec::with_capacity(PARTS_GUESS.min(self.bound.topology.nodes.len()));
         for (position, key) in keys.enumerate() {
             let index = self.place(key)?;
-            match parts.iter_mut().find(|p| p.0 == index) {
-                Some(part) => part.1.push(position as u32),
-                None => parts.push((index, vec![position as u32])),
-            }
+            let part = parts.iter().position(|p| p.0 == index).unwrap_or_else(|| {
+                parts.push((index, Vec::with_capacity(KEYS_GUESS)));
+                parts.len() - 1
+            });
+            parts[part].1.push(position as u32);
         }
         Ok(parts)
     }
@@ -319,7 +341,8 @@ fn append(
 ) -> Result<(), Refused> {
     let link: &Rc<Link> = &bound.links[index];
     let session = &expect.session;
-    let pipeline = link.pipeline(&session.pool.worker, &bound.topology.policy, version, session.id);
+    let lane = session.id;
+    let pipeline = link.pipeline(&session.pool.worker, &bound.topology.policy, version, lane);
     pipeline.append(expect, frame, link).map_err(|full| not_taken(link, full))
 }
 

@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     metrics::{Class, NodeBlock, Outcome},
-    protocol::memcache::Awaits,
     topology::Policy,
 };
 
@@ -75,7 +74,7 @@ impl Core {
     ) -> Result<(), String> {
         let mut rest = chunk;
         while !rest.is_empty() {
-            if !self.queue.head_is_written() {
+            let Some(expect) = self.queue.written_front() else {
                 if self.scanner.may_be_early()
                     && self.queue.head_has_begun()
                     && self.early.len() + rest.len() <= EARLY_BYTES_MAX
@@ -87,26 +86,28 @@ impl Core {
                     "bytes without a request: {}",
                     rest[..rest.len().min(32)].escape_ascii()
                 ));
-            }
-            let awaits = self.queue.front().map_or_else(Awaits::default, |e| e.awaits);
+            };
+            let awaits = expect.awaits;
             let scan = self.scanner.advance(rest, awaits)?;
             let (piece, behind) = rest.split_at(scan.used);
             rest = behind;
             if !scan.done {
                 return self.hand_out_piece(piece, slow);
             }
-            let Some(expect) = self.queue.pop() else { break };
             let outcome = if self.scanner.is_error() { Outcome::Error } else { Outcome::Ok };
-            let is_swallowed = self.scanner.is_swallowed(awaits) && expect.session.forget(&expect);
+            let is_swallowed = self.scanner.is_swallowed(awaits) && expect.session.forget(expect);
             let piece = if is_swallowed { &[] } else { piece };
-            if let Flow::Pause(behind) = expect.session.deliver(&expect, piece, Some(outcome), 0) {
+            if let Flow::Pause(behind) = expect.session.deliver(expect, piece, Some(outcome), 0) {
                 *slow = Some((expect.session.clone(), behind));
             }
             *answered = true;
             block.requests[expect.class as usize][outcome as usize].add(1);
             block.latency.record(now_us.wrapping_sub(expect.sent_us));
-            self.overdue = self.overdue.saturating_sub(1);
-            self.refused = self.refused.saturating_sub(1);
+            self.queue.pop();
+            if self.overdue > 0 {
+                self.overdue -= 1;
+                self.refused = self.refused.saturating_sub(1);
+            }
         }
         Ok(())
     }

@@ -89,7 +89,7 @@ pub(crate) struct Pipeline {
     worker: Rc<Worker>,
     policy: Arc<Policy>,
     pub(crate) version: Version,
-    waker: Cell<Option<Waker>>,
+    waker: RefCell<Option<Waker>>,
     /// Whether its task was woken and did not run yet.
     scheduled: Cell<bool>,
     /// Closes when its queue is empty.
@@ -149,7 +149,7 @@ impl Pipeline {
             worker: worker.clone(),
             policy: policy.clone(),
             version,
-            waker: Cell::default(),
+            waker: RefCell::default(),
             scheduled: Cell::new(false),
             retired: Cell::new(false),
             feeder: RefCell::default(),
@@ -218,10 +218,9 @@ impl Pipeline {
     #[inline]
     fn wake(&self) {
         if !self.scheduled.replace(true)
-            && let Some(waker) = self.waker.take()
+            && let Some(waker) = &*self.waker.borrow()
         {
             waker.wake_by_ref();
-            self.waker.set(Some(waker));
         }
     }
 
@@ -391,10 +390,11 @@ impl Pipeline {
 
     /// One turn of a connected pipeline: writes all, reads what is there, hands it out.
     fn poll(self: &Rc<Self>, cx: &mut Context<'_>, io: &mut Connection, link: &Rc<Link>) -> Poll<End> {
-        let waker = self.waker.take().filter(|w| w.will_wake(cx.waker()));
-        self.waker.set(Some(waker.unwrap_or_else(|| cx.waker().clone())));
+        if !self.waker.borrow().as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            self.waker.replace(Some(cx.waker().clone()));
+        }
         self.scheduled.set(false);
-        self.worker.clock.refresh();
+        self.worker.clock.begin_batch();
         if self.core.borrow().state == State::Over {
             return Poll::Ready(End::Evicted);
         }
@@ -457,8 +457,8 @@ impl Pipeline {
         link: &Rc<Link>,
     ) -> Option<End> {
         let mut scratch = self.worker.scratch.borrow_mut();
-        for _ in 0..READS_MAX {
-            if self.core.borrow().blocked_by.is_some() {
+        for n in 0..READS_MAX {
+            if self.core.borrow().blocked_by.is_some() || n > 0 && io.read.poll_more(cx).is_pending() {
                 return None;
             }
             let mut buffer = ReadBuf::new(&mut scratch);

@@ -8,7 +8,7 @@ use crate::{
         resp::frame::{FrameLimits, Step},
     },
     proxy::{
-        clock::Clock,
+        clock::{Clock, woke},
         dialect::{Begun, Decoder},
         input::Input,
     },
@@ -73,6 +73,27 @@ fn the_clock() {
         assert!(now >= last);
         last = now;
     }
+}
+
+/// Batches share a reading of the clock as long as the thread does not sleep, but only a few of them.
+#[test]
+fn batches_share_a_reading() {
+    let clock = Clock::new();
+    let pass = || {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_micros(10) {}
+    };
+    let read = clock.refresh();
+    pass();
+    clock.begin_batch();
+    assert_eq!(clock.now_us(), read);
+    woke();
+    clock.begin_batch();
+    assert!(clock.now_us() > read, "it slept");
+    let read = clock.now_us();
+    pass();
+    (0..20).for_each(|_| clock.begin_batch());
+    assert!(clock.now_us() > read, "they are many");
 }
 
 /// The account of buffered bytes follows its sessions, small changes aside, and says when the

@@ -85,7 +85,7 @@ pub(super) use twemproxy::md5 as ketama_point;
 
 /// The part of the key that is hashed: what stands between the first opening byte and the first
 /// closing byte after it, or the whole key when one is missing or nothing stands between them.
-#[inline]
+#[inline(always)]
 pub fn tagged(key: &[u8], tag: Option<(u8, u8)>) -> &[u8] {
     let Some((open, close)) = tag else { return key };
     match find(key, open) {
@@ -104,7 +104,7 @@ fn inside(key: &[u8], start: usize, close: u8) -> &[u8] {
 }
 
 /// Where a byte stands first; eight bytes at a time, since most keys have none.
-#[inline]
+#[inline(always)]
 fn find(bytes: &[u8], byte: u8) -> Option<usize> {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let (words, tail) = bytes.as_chunks::<8>();

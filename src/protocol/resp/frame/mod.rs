@@ -10,14 +10,27 @@ mod scanner;
 
 use super::write;
 use inline::split_inline;
-pub(super) use scanner::whole_value;
+pub(super) use scanner::strings;
 pub use scanner::{Scan, Scanner};
 
 /// Where one argument of a request stands, relative to the start of the frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     start: u32,
     len: u32,
+}
+
+impl Span {
+    /// Stands for `len` bytes from `start` on, if a line break is behind them: where that ends.
+    #[inline(always)]
+    fn place(&mut self, bytes: &[u8], start: usize, len: usize) -> Option<usize> {
+        let end = start + len;
+        if bytes.get(end..)?.first_chunk() != Some(b"\r\n") {
+            return None;
+        }
+        *self = Span { start: start as u32, len: len as u32 };
+        Some(end + 2)
+    }
 }
 
 /// One whole request: its bytes, and its arguments within them.
@@ -46,12 +59,23 @@ impl<'a> Request<'a> {
         self.spans.get(i).map_or(&[], |s| &self.frame[s.start as usize..(s.start + s.len) as usize])
     }
 
+    /// The command's name as one word, its first byte lowest, and its length. None when it is longer
+    /// than eight bytes, or so near the end of the request that eight can't be read at once.
+    #[inline(always)]
+    pub(super) fn name(&self) -> Option<(u64, u32)> {
+        let Span { start, len } = *self.spans.first()?;
+        let word = u64::from_le_bytes(*self.frame.get(start as usize..)?.first_chunk()?);
+        // What stands behind the name is cut off.
+        let unused = 64u32.checked_sub(8 * len).filter(|unused| *unused < 64)?;
+        Some((word & (u64::MAX >> unused), len))
+    }
+
     /// The bytes of the arguments from `first`, which is 1 or more, to `last`, their headers included:
     /// as they stand in the frame of another request.
     pub fn raw(&self, first: usize, last: usize) -> &'a [u8] {
-        let end = |i: usize| self.spans.get(i).map(|s| (s.start + s.len) as usize + 2);
-        match (first.checked_sub(1).and_then(end), end(last)) {
-            (Some(start), Some(end)) => self.frame.get(start..end).unwrap_or(&[]),
+        let end = |span: &Span| (span.start + span.len) as usize + 2;
+        match (self.spans.get(first.wrapping_sub(1)), self.spans.get(last)) {
+            (Some(before), Some(last)) => self.frame.get(end(before)..end(last)).unwrap_or(&[]),
             _ => &[],
         }
     }
@@ -210,7 +234,7 @@ impl RequestDecoder {
     ///
     /// # Errors
     /// [`FrameError`]; the stream can't be read on after it.
-    #[inline]
+    #[inline(always)]
     pub fn decode(&mut self, bytes: &[u8], limits: &FrameLimits) -> Result<Step, FrameError> {
         if !self.is_partial()
             && let Some(len) = self.small(bytes, limits)
@@ -225,19 +249,23 @@ impl RequestDecoder {
     /// at most four digits. What is anything else is left to the reader that resumes.
     #[inline]
     fn small(&mut self, bytes: &[u8], limits: &FrameLimits) -> Option<usize> {
-        let (count, mut at) = short_header(b'*', bytes)?;
-        if count == 0 || count > limits.args_max || limits.bulk_bytes < 10_000 {
+        let (count, name, at) = match short_start(bytes) {
+            Some(start) => start,
+            None => {
+                let (count, at) = short_header(b'*', bytes)?;
+                let (name, head) = short_header(b'$', bytes.get(at..)?)?;
+                (count, name, at + head)
+            }
+        };
+        if count > limits.args_max || limits.bulk_bytes < 10_000 {
             return None;
         }
-        self.spans.clear();
-        for _ in 0..count {
+        self.spans.resize(count, Span::default());
+        let (first, rest) = self.spans.split_first_mut()?;
+        let mut at = first.place(bytes, at, name)?;
+        for span in rest {
             let (len, head) = short_header(b'$', bytes.get(at..)?)?;
-            let start = at + head;
-            at = start + len + 2;
-            if !bytes.get(start..at)?.ends_with(b"\r\n") {
-                return None;
-            }
-            self.spans.push(Span { start: start as u32, len: len as u32 });
+            at = span.place(bytes, at + head, len)?;
         }
         (at <= limits.request_bytes).then_some(at)
     }
@@ -383,6 +411,19 @@ impl RequestDecoder {
 
 fn decimal_digits(n: usize) -> usize {
     n.checked_ilog10().map_or(1, |d| d as usize + 1)
+}
+
+/// Reads the first eight bytes of a request of up to nine arguments, whose name has up to nine bytes,
+/// at once: `*N` and `$M` with their line breaks. Gives N, M and where the name begins; None for
+/// what begins in another way.
+#[inline(always)]
+fn short_start(bytes: &[u8]) -> Option<(usize, usize, usize)> {
+    const SHAPE: u64 = u64::from_le_bytes(*b"*\0\r\n$\0\r\n");
+    const DIGITS: u64 = 0xff << 8 | 0xff << 40;
+    let word = u64::from_le_bytes(*bytes.first_chunk()?);
+    let digit = |at: u32| ((word >> (8 * at)) as u8).wrapping_sub(b'0') as usize;
+    let (count, name) = (digit(1), digit(5));
+    (word & !DIGITS == SHAPE && count <= 9 && name <= 9).then_some((count, name, 8))
 }
 
 /// Reads `$N` or `*N` and its line break from the first eight bytes of a header, when N has up to

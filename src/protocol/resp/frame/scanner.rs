@@ -13,18 +13,41 @@ pub struct Scan {
 
 /// How long the value at the start is, when it is a string, a status or a number and all of it is
 /// there, as with nearly all replies.
-#[inline]
-pub(in crate::protocol::resp) fn whole_value(chunk: &[u8]) -> Option<usize> {
-    match chunk {
-        [b'$', b'-', b'1', b'\r', b'\n', ..] => Some(5),
-        [b'$', ..] => {
-            let (len, head) = short_header(b'$', chunk)?;
-            let end = head + len + 2;
-            (end <= chunk.len()).then_some(end)
-        }
-        [b'+' | b'-' | b':', rest @ ..] => rest.iter().position(|b| *b == b'\n').map(|at| at + 2),
+#[inline(always)]
+fn whole_value(chunk: &[u8]) -> Option<usize> {
+    match chunk.first()? {
+        b'$' => whole_string(chunk),
+        b'+' | b'-' | b':' => chunk.iter().position(|b| *b == b'\n').map(|at| at + 1),
         _ => None,
     }
+}
+
+#[inline(always)]
+fn whole_string(chunk: &[u8]) -> Option<usize> {
+    match short_header(b'$', chunk) {
+        Some((len, head)) => Some(head + len + 2).filter(|end| *end <= chunk.len()),
+        None => chunk.starts_with(NULL_STRING).then_some(NULL_STRING.len()),
+    }
+}
+
+/// RESP2's string that is not there.
+const NULL_STRING: &[u8] = b"$-1\r\n";
+
+/// The strings of an array, nulls included, with their lengths; None when it has anything else in it
+/// or is not all there.
+#[inline]
+pub(in crate::protocol::resp) fn strings<'a>(
+    chunk: &'a [u8],
+    mut found: impl FnMut(usize, &'a [u8]) -> Option<()>,
+) -> Option<usize> {
+    let (count, mut at) = short_header(b'*', chunk)?;
+    for place in 0..count {
+        let rest = chunk.get(at..)?;
+        let len = whole_string(rest)?;
+        found(place, rest.get(..len)?)?;
+        at += len;
+    }
+    Some(at)
 }
 
 /// Set in the count of digits once the carriage return behind them was read.
@@ -78,14 +101,26 @@ impl Scanner {
     ///
     /// # Errors
     /// [`FrameError::ReplyKind`] and [`FrameError::ReplyLength`]; the stream can't be read on.
-    #[inline]
+    #[inline(always)]
     pub fn advance(&mut self, chunk: &[u8]) -> Result<Scan, FrameError> {
         match whole_value(chunk) {
             Some(used) if self.between => {
                 self.first = chunk[0];
                 Ok(Scan { used, done: true })
             }
-            _ => self.read_on(chunk),
+            _ => self.advance_slowly(chunk),
+        }
+    }
+
+    fn advance_slowly(&mut self, chunk: &[u8]) -> Result<Scan, FrameError> {
+        // Most arrays are whole too, and of strings. Only a chunk that begins one is looked at twice.
+        let array = if self.between { strings(chunk, |_, _| Some(())) } else { None };
+        match array {
+            Some(used) => {
+                self.first = b'*';
+                Ok(Scan { used, done: true })
+            }
+            None => self.read_on(chunk),
         }
     }
 
