@@ -13,7 +13,8 @@ use crate::{
     protocol::Protocol,
     ring,
     topology::{
-        HealthSettings, HttpSettings, Limits, NodeSpec, OnEjected, Policy, PoolSpec, Warmth, WhileHeld,
+        HealthSettings, HttpSettings, Limits, NodeSpec, OnEjected, OnReturn, Policy, PoolSpec, Warmth,
+        WhileHeld,
     },
 };
 
@@ -44,6 +45,16 @@ pub(super) fn on_ejected_word(value: OnEjected) -> &'static str {
         OnEjected::Rehash => "rehash",
         OnEjected::Fail => "fail",
         OnEjected::Miss => "miss",
+    }
+}
+
+const ON_RETURN: [(&str, OnReturn); 2] = [("serve", OnReturn::Serve), ("flush", OnReturn::Flush)];
+
+/// The configuration's word for what becomes of the data of a node that returns.
+pub(super) fn on_return_word(value: OnReturn) -> &'static str {
+    match value {
+        OnReturn::Serve => "serve",
+        OnReturn::Flush => "flush",
     }
 }
 
@@ -126,6 +137,7 @@ fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'
     section.read("slow_timeout", &mut p.slow_timeout, duration(TIMEOUT));
     section.read("deadline", &mut p.deadline, duration(TIMEOUT));
     section.read("on_ejected", &mut p.on_ejected, |t| word(&ON_EJECTED, t));
+    section.read("on_return", &mut p.on_return, |t| word(&ON_RETURN, t));
     p.warmth = section.inner("warmth").map(warmth).unwrap_or_default();
     section.read("retries", &mut p.retries, number(0..=10));
     section.read("connections_per_node", &mut p.connections_per_node, number(1..=64));
@@ -245,6 +257,10 @@ fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings)
     }
     if policy.deadline < policy.connect_timeout {
         warn("deadline", "is below connect_timeout: clients give up before a connection has failed");
+    }
+    if policy.on_return == OnReturn::Flush && policy.on_ejected != OnEjected::Rehash {
+        let text = "is flush, and keys of this pool do not move: nothing is old, and all of it would be lost";
+        section.report().error(&section.place_of("on_return"), text);
     }
     if policy.on_ejected == OnEjected::Rehash && policy.warmth.share == 0.0 {
         warn("warmth", "share is 0%: of several nodes that fail, only one gives up its keys in each window");

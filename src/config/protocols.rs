@@ -28,7 +28,12 @@ const NO_PASSWORDS: &str = "HTTP's own headers carry credentials, and they pass"
 const BOUNDED_LOAD: &str = "it sends one key to several nodes when its owner is busy, and a cache whose keys \
                             are written would then answer with different values";
 
-const ONLY: [Only; 15] = [
+const ONLY: [Only; 16] = [
+    only(
+        "on_return",
+        &[Redis, Memcached],
+        "pages can't be taken from an HTTP node by a command of the protocol",
+    ),
     only("slow_timeout", &[Redis, Memcached], "one request is like another"),
     only("connections_per_node", &[Redis, Memcached], "write http.limits.connections_per_node_max"),
     only("auth", &[Redis, Memcached], NO_PASSWORDS),

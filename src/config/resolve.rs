@@ -1,7 +1,7 @@
 //! FILE -> SETTINGS. Reads every key, lets what is absent have its default, checks what spans
 //! sections, and reports every error before it fails once.
 
-use std::thread;
+use std::{collections::HashMap, thread};
 
 use super::{
     IncidentLog, Loaded, Reload, Settings,
@@ -12,7 +12,10 @@ use super::{
     tree,
     units::{duration, number, share, size, switch},
 };
-use crate::{net::ListenAddress, topology::PoolSpec};
+use crate::{
+    net::{Address, ListenAddress},
+    topology::{OnReturn, PoolSpec},
+};
 
 const WORKERS_MAX: usize = 1024;
 const POOLS_MAX: usize = 1024;
@@ -53,6 +56,7 @@ fn settings(mut root: Section<'_>, around: &Surroundings<'_>) -> Settings {
     }
     check_listeners(&listeners, root.report());
     check_bytes(&root, &settings);
+    check_flushed(&root, &settings.pools);
     root.finish();
     settings
 }
@@ -147,6 +151,28 @@ fn check_bytes(root: &Section<'_>, settings: &Settings) {
         let message =
             format!("is below session_bytes_max of pool {}, which can then never be reached", pool.name);
         root.report().warn(&root.place_of("buffered_bytes"), message);
+    }
+}
+
+/// A node that one pool empties must not be another's, nor be there twice: the other would lose its keys.
+fn check_flushed(root: &Section<'_>, pools: &[PoolSpec]) {
+    let mut seen: HashMap<(String, u32), &str> = HashMap::new();
+    let flushes = |pool: &PoolSpec| pool.policy.on_return == OnReturn::Flush;
+    let nodes = || pools.iter().flat_map(|pool| pool.nodes.iter().map(move |node| (pool, node)));
+    for (pool, node) in nodes().filter(|(_, node)| node.address != Address::Embedded) {
+        // FLUSHALL takes all databases, FLUSHDB that of the pool.
+        let db = if pools.iter().any(|p| flushes(p) && p.policy.db == 0) { 0 } else { pool.policy.db };
+        let Some(first) = seen.insert((node.address.to_string(), db), &pool.name) else { continue };
+        let (other, node) = (pools.iter().find(|p| &*p.name == first), &node.address);
+        if let Some(flusher) = [Some(pool), other].into_iter().flatten().find(|p| flushes(p)) {
+            let place = root.place_of("pools");
+            let name = &flusher.name;
+            let text = format!(
+                "pool {name} has on_return: flush, and `{node}` is a node of {first} and {} too",
+                pool.name
+            );
+            root.report().error(&place, text);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     ring,
     topology::{
         Forwarded, HealthSettings, HttpLimits, HttpProbe, HttpSettings, Limits, NodeProtocol, NodeSpec,
-        OnEjected, Policy, Warmth, WhileHeld,
+        OnEjected, OnReturn, Policy, Warmth, WhileHeld,
     },
 };
 
@@ -162,7 +162,8 @@ pools:
     connect_timeout: 251ms
     slow_timeout: 11s
     deadline: 3s
-    on_ejected: fail
+    on_ejected: rehash
+    on_return: flush
     warmth: {share: 24%, window: 61s, held: miss}
     retries: 2
     connections_per_node: 3
@@ -275,6 +276,26 @@ fn keys_of_other_protocols() {
     assert_eq!(resolved(&open).map(|l| l.warnings), Ok(Vec::new()), "a web server is there to be reached");
 }
 
+/// A node is emptied only where it has nobody else's keys, and where some of its own may be old.
+#[test]
+fn what_may_be_emptied() {
+    let pools = |on_return: &str, more: &str, node: &str| {
+        format!(
+            "pools:\n  p:\n    listen: 127.0.0.1:1\n    on_return: {on_return}\n{more}    nodes: [{{name: a, \
+             address: h:1}}, {{name: b, address: h:2}}]\n  q:\n    listen: 127.0.0.1:2\n    nodes: [{{name: a, \
+             address: {node}}}, {{name: c, address: h:4}}]\n"
+        )
+    };
+    let errors = |text: &str| resolved(text).map(|_| ()).map_err(|e| e.to_string());
+    assert_eq!(errors(&pools("flush", "", "h:3")), Ok(()));
+    assert_eq!(errors(&pools("serve", "", "h:1")), Ok(()));
+    let said = errors(&pools("flush", "", "h:1")).expect_err("q would lose its keys");
+    assert!(said.contains("pool p has on_return: flush, and `h:1` is a node of p and q too"), "{said}");
+    let said = errors(&pools("flush", "    on_ejected: fail\n", "h:3")).expect_err("nothing is old");
+    assert!(said.contains("on_return: is flush, and keys of this pool do not move"), "{said}");
+    assert_eq!(errors(&pools("flush", "    db: 3\n", "h:1")), Ok(()), "q has another database there");
+}
+
 /// Every key reaches its own setting.
 #[test]
 fn every_key() {
@@ -305,7 +326,8 @@ fn every_key() {
         connect_timeout: ms(251),
         slow_timeout: ms(11_000),
         deadline: ms(3_000),
-        on_ejected: OnEjected::Fail,
+        on_ejected: OnEjected::Rehash,
+        on_return: OnReturn::Flush,
         warmth: Warmth { share: 0.24, window: ms(61_000), held: WhileHeld::Miss },
         retries: 2,
         connections_per_node: 3,

@@ -7,7 +7,7 @@ use super::{
     Settings,
     http::{forwarded_word, key_words, missing_word, node_protocol_word, statuses_text},
     placement::{char_sign_word, factor_text},
-    pool::{on_ejected_word, while_held_word},
+    pool::{on_ejected_word, on_return_word, while_held_word},
     protocols::obeys,
     units::{duration_text, share_text, size_text},
 };
@@ -70,6 +70,7 @@ fn pool(spec: &PoolSpec) -> Value {
         ("slow_timeout", duration_text(p.slow_timeout).into()),
         ("deadline", duration_text(p.deadline).into()),
         ("on_ejected", on_ejected_word(p.on_ejected).into()),
+        ("on_return", on_return_word(p.on_return).into()),
         ("warmth", warmth(&p.warmth)),
         ("retries", p.retries.into()),
         ("connections_per_node", (p.connections_per_node as u64).into()),

@@ -215,6 +215,15 @@ impl Detector {
         }
     }
 
+    /// Whether the next good probe restores the node.
+    pub fn returns_next(&self) -> bool {
+        match self.state {
+            State::Fresh | State::Healthy | State::Suspect(_) => false,
+            State::Ejected { .. } => self.settings.rise <= 1,
+            State::Probation { good } => good + 1 >= self.settings.rise,
+        }
+    }
+
     /// Whether the next probe has to make a new connection to prove anything.
     pub fn wants_new_connection(&self) -> bool {
         match self.state {

@@ -30,7 +30,8 @@ pub use probe::{Answer, Life, Probe, Prober, Question};
 pub use resolve::RESOLVE_INTERVAL;
 
 use crate::topology::{
-    Cause, Change, Data, Entry, Evidence, Failure, Health, Inbox, NodeId, Topology, TopologyReader,
+    Cause, Change, Data, Entry, Evidence, Failure, Health, Inbox, NodeId, OnReturn, Placement, Topology,
+    TopologyReader,
 };
 
 /// Probes of one pool that run at once: the nodes may be thousands, our descriptors are not.
@@ -106,6 +107,8 @@ struct Patient {
 struct Call {
     hurry: Notify,
     anew: AtomicBool,
+    /// The node is back if it answers.
+    returns: AtomicBool,
 }
 
 /// A task that waited and probed.
@@ -230,7 +233,7 @@ impl Ward {
                 if probe.life.is_some() {
                     patient.life.clone_from(&probe.life);
                 }
-                let data = patient.data();
+                let data = if probe.flushed { Data::Flushed } else { patient.data() };
                 for observation in observations(&patient.name, probe) {
                     let verdict = patient.detector.step(now, observation);
                     changes.extend(verdict.map(|v| v.into_change(&topology.pool, round.id, data)));
@@ -240,6 +243,7 @@ impl Ward {
             }
         }
         patient.asked += 1;
+        patient.call.returns.store(patient.detector.returns_next(), Relaxed);
         patient.call.anew.store(patient.detector.wants_new_connection(), Relaxed);
         let at = Appointment {
             due: now + jittered(pause, &patient.name, patient.asked),
@@ -355,6 +359,9 @@ async fn round(
     let Some(position) = topology.position(id) else {
         return Round { id, prober, probe: None };
     };
+    // One that is kept in the ring, or held, has its own keys and nobody else's.
+    let is_away = topology.nodes[position].placement == Placement::Away;
+    let flushes = topology.policy.on_return == OnReturn::Flush;
     let question = Question {
         address: topology.nodes[position].node.address.clone(),
         targets: topology.nodes[position].targets.clone(),
@@ -362,6 +369,7 @@ async fn round(
         timeout: topology.health.timeout,
         anew: call.anew.load(Relaxed),
         who: true,
+        flush: flushes && is_away && call.returns.load(Relaxed),
     };
     // A probe takes half a second at worst; it must not keep an old snapshot alive that long.
     drop(topology);
@@ -391,7 +399,7 @@ mod tests {
     use crate::{
         net::{Address, Target},
         ring::{self, Ring},
-        topology::{HealthSettings, Node, Placement, Policy, TopologyWriter, channel},
+        topology::{HealthSettings, Node, Policy, TopologyWriter, channel},
     };
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -604,6 +612,7 @@ mod tests {
             let now = Instant::now();
             let probe = Probe {
                 life: None,
+                flushed: false,
                 started: now - Duration::from_millis(5),
                 ended: now,
                 answer: Answer::Failed { cause: Cause::Refused, after_loss: false, text: "refused".into() },

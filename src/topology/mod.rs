@@ -16,8 +16,8 @@ pub use change::{Cause, Change, Inbox, Ordered};
 pub use http::{Forwarded, HttpLimits, HttpProbe, HttpSettings, NodeProtocol};
 pub use node::{Data, Evidence, Failure, Node, NodeId, VERDICT_GRACE};
 pub use spec::{
-    CustomCommand, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, Policy, PoolSpec, Secret, Warmth,
-    WhileHeld,
+    CustomCommand, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, OnReturn, Policy, PoolSpec, Secret,
+    Warmth, WhileHeld,
 };
 
 use crate::{net::Target, ring::Ring};

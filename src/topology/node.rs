@@ -48,6 +48,8 @@ pub enum Data {
     Empty,
     /// Another process, with keys: from its disk, or it is another server.
     Other,
+    /// None: it was emptied, as `on_return` says.
+    Flushed,
     /// It does not say.
     Unknown,
 }
@@ -59,13 +61,14 @@ impl Data {
             Data::Same => "same",
             Data::Empty => "empty",
             Data::Other => "other",
+            Data::Flushed => "flushed",
             Data::Unknown => "unknown",
         }
     }
 
     /// Whether its keys are to be fetched anew, as far as is known.
     pub fn is_cold(self) -> bool {
-        matches!(self, Data::Empty | Data::Unknown)
+        matches!(self, Data::Empty | Data::Flushed | Data::Unknown)
     }
 }
 

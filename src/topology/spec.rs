@@ -59,6 +59,15 @@ pub enum OnEjected {
     Miss,
 }
 
+/// What becomes of the data of a node that was away while others took writes for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnReturn {
+    /// It serves what it has, old or not.
+    Serve,
+    /// It is emptied before it owns keys again.
+    Flush,
+}
+
 /// What becomes of requests for keys that wait, with their ejected node, for the warmth budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhileHeld {
@@ -130,6 +139,8 @@ pub struct Policy {
     pub deadline: Duration,
     /// What happens to the keys of an ejected node.
     pub on_ejected: OnEjected,
+    /// What becomes of the data of a node that returns.
+    pub on_return: OnReturn,
     /// How fast keys may move.
     pub warmth: Warmth,
     /// How often a read-only request is sent again.
@@ -199,6 +210,7 @@ impl Default for Policy {
             slow_timeout: Duration::from_secs(10),
             deadline: Duration::from_secs(2),
             on_ejected: OnEjected::Rehash,
+            on_return: OnReturn::Serve,
             warmth: Warmth::default(),
             retries: 1,
             connections_per_node: 1,

@@ -22,6 +22,7 @@ mod promises;
 mod proof;
 mod reload;
 mod scripts;
+mod stale;
 mod stalled;
 mod tidy;
 mod warmth;

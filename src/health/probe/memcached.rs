@@ -70,6 +70,16 @@ impl Link {
         Ok(Some(Life { process: pid.to_string(), started: Some(time - uptime), keys }))
     }
 
+    /// Empties it.
+    pub(super) async fn flush(&mut self) -> Result<(), Trouble> {
+        let reply = self.exchange(b"flush_all\r\n", Awaits::OK).await?;
+        if reply == b"OK\r\n" {
+            return Ok(());
+        }
+        let text = format!("it can't be emptied, as on_return: flush wants it: {}", shown(&reply));
+        Err(Trouble::Refusal(Cause::Misconfigured, text))
+    }
+
     /// Returns when the connection breaks. Nothing was asked: whatever comes, it is of no use any
     /// more.
     pub(super) async fn broken(&mut self) {

@@ -31,6 +31,8 @@ pub struct Question {
     pub anew: bool,
     /// Whether a node on a new connection is asked who it is.
     pub who: bool,
+    /// Whether it is emptied when it answers and has keys.
+    pub flush: bool,
 }
 
 /// What came of it.
@@ -87,6 +89,8 @@ pub struct Probe {
     pub answer: Answer,
     /// Who the node is: asked on each new connection, as it can't change behind one.
     pub life: Option<Life>,
+    /// It was emptied.
+    pub flushed: bool,
 }
 
 /// The client. One per node.
@@ -97,6 +101,8 @@ pub struct Prober {
     is_lost: bool,
     /// Who answered on a connection that is new in this probe.
     life: Option<Life>,
+    /// It was emptied in this probe.
+    flushed: bool,
 }
 
 /// What is wrong with the configuration of a node that serves, if anything; or why it does not.
@@ -146,6 +152,15 @@ impl Link {
             Link::Redis(link) => link.life().await,
             Link::Memcached(link) => link.life().await,
             Link::Http(_) => Ok(None),
+        }
+    }
+
+    /// Empties the node, or the pool's database of it.
+    async fn flush(&mut self) -> Result<(), Trouble> {
+        match self {
+            Link::Redis(link) => link.flush().await,
+            Link::Memcached(link) => link.flush().await,
+            Link::Http(_) => Ok(()),
         }
     }
 
@@ -220,7 +235,13 @@ impl Prober {
             self.link = None;
         }
         self.is_lost = false;
-        Probe { started, ended: Instant::now(), answer, life: self.life.take() }
+        Probe {
+            started,
+            ended: Instant::now(),
+            answer,
+            life: self.life.take(),
+            flushed: std::mem::take(&mut self.flushed),
+        }
     }
 
     async fn answer(&mut self, question: &Question, until: Instant) -> Answer {
@@ -270,11 +291,15 @@ impl Prober {
                 let mut link = Link::open(stream, question).await?;
                 let wrong = link.ask(question).await?;
                 let life = if question.who { link.life().await? } else { None };
-                Ok((link, wrong, life))
+                let flush = question.flush && life.as_ref().is_none_or(|life| life.keys != Some(0));
+                if flush {
+                    link.flush().await?;
+                }
+                Ok((link, wrong, life, flush))
             };
             match in_time(conversation, until).await {
-                Ok((link, wrong, life)) => {
-                    self.life = life;
+                Ok((link, wrong, life, flushed)) => {
+                    (self.life, self.flushed) = (life, flushed);
                     self.link = Some((target.clone(), link));
                     return Answer::Serves(wrong);
                 }

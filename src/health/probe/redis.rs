@@ -79,6 +79,20 @@ impl Link {
         Ok(Some(Life { process, started: None, keys }))
     }
 
+    /// Empties the database that was selected, or all when none was. The memory is given back beside the
+    /// server's work, so that a large one answers in time.
+    pub(super) async fn flush(&mut self) -> Result<(), Trouble> {
+        let command: &[u8] = if self.db == 0 { b"FLUSHALL" } else { b"FLUSHDB" };
+        let reply = self.exchange(&[command, b"ASYNC"]).await?;
+        match (reply.kind, reply.text.as_str()) {
+            (b'+', "OK") => Ok(()),
+            _ => {
+                let text = format!("it can't be emptied, as on_return: flush wants it: {}", reply.shown());
+                Err(Trouble::Refusal(Cause::Misconfigured, text))
+            }
+        }
+    }
+
     async fn exchange(&mut self, args: &[&[u8]]) -> Result<Reply, Trouble> {
         self.bytes(args).await.map(|bytes| Reply::read(&bytes))
     }

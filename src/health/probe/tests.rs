@@ -14,6 +14,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) fn question(targets: &[SocketAddr], timeout: Duration) -> Question {
     Question {
         who: false,
+        flush: false,
         address: Address::Tcp { host: "node.example".into(), port: 80 },
         targets: targets.iter().copied().map(Target::Tcp).collect(),
         policy: Arc::new(Policy { connect_timeout: timeout, ..Policy::default() }),

@@ -1,0 +1,133 @@
+//! Old data: what clients read from a node that was away while others took writes for it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+};
+
+use crate::harness::{
+    Client, Config, Redis, Ringway, SOON,
+    memcached::{Memcached, Wire},
+    owners, until,
+};
+
+const BRISK: &str = "health: {interval: 100ms, timeout: 1s}";
+
+/// Stops a node, writes `new` over `old` elsewhere, lets it go on, and gives what all keys of the node read
+/// as afterwards. A reader looks all the time: it must never see `old` once `new` was written, unless
+/// the node serves what it has.
+fn read_after_absence(on_return: &str) -> (Ringway, Vec<Redis>, Vec<String>) {
+    let nodes = Redis::several(3);
+    let config = Config::of(&nodes).pool(BRISK).pool(&format!("on_return: {on_return}"));
+    let mut ringway = Ringway::serve(config);
+    let mut client = ringway.client();
+    let names: Vec<String> = (0..100).map(|i| format!("key:{i}")).collect();
+    names.iter().for_each(|key| assert_eq!(client.cmd(&["SET", key, "old"]), "+OK\r\n"));
+    let map = owners(&nodes);
+    let keys: Vec<String> = names.into_iter().filter(|key| map[key] == 1).collect();
+    assert!(keys.len() > 10, "it has keys");
+    nodes[1].stop();
+    ringway.wait_away("b");
+    keys.iter().for_each(|key| assert_eq!(client.cmd(&["SET", key, "new"]), "+OK\r\n"));
+    let stop = Arc::new(AtomicBool::new(false));
+    let reader = {
+        let (stop, keys, mut client) = (stop.clone(), keys.clone(), ringway.client());
+        thread::spawn(move || read_until(&stop, &keys, &mut client))
+    };
+    nodes[1].cont();
+    ringway.wait_back("b");
+    let read = keys.iter().map(|key| client.cmd(&["GET", key])).collect();
+    stop.store(true, Relaxed);
+    let saw_old = reader.join().expect("it ends");
+    assert_eq!(saw_old, on_return == "serve", "{on_return}");
+    (ringway, nodes, read)
+}
+
+/// Whether an old value was read.
+fn read_until(stop: &AtomicBool, keys: &[String], client: &mut Client) -> bool {
+    let mut saw_old = false;
+    loop {
+        let ends = stop.load(Relaxed);
+        for key in keys {
+            saw_old |= client.cmd(&["GET", key]) == "$3\r\nold\r\n";
+        }
+        if ends {
+            return saw_old;
+        }
+    }
+}
+
+/// With `on_return: serve` a node serves what it had, and it is said; with `flush` nobody reads an old value
+/// at any moment, the node is emptied before it owns keys, and it counts as cold.
+#[test]
+fn a_node_that_was_away() {
+    let (ringway, _nodes, read) = read_after_absence("serve");
+    assert!(read.iter().all(|value| value == "$3\r\nold\r\n"), "{read:?}");
+    assert!(ringway.said().contains("node=\"b\" data=\"same\""), "{}", ringway.said());
+    let (ringway, _nodes, read) = read_after_absence("flush");
+    assert!(read.iter().all(|value| value == "$-1\r\n"), "{read:?}");
+    assert!(ringway.said().contains("node=\"b\" data=\"flushed\""), "{}", ringway.said());
+}
+
+/// memcached's nodes are emptied as well; one that comes back empty need not be.
+#[test]
+fn memcached_nodes_are_emptied() {
+    let mut nodes = Memcached::several(2);
+    let config = Config::of([]).pool("protocol: memcached").pool("on_return: flush").pool(BRISK);
+    let config = config.node("a", &nodes[0].address()).node("b", &nodes[1].address());
+    let mut ringway = Ringway::serve(config);
+    let mut wire = Wire::connect(&ringway.address());
+    let set = |wire: &mut Wire, value: &str| {
+        (0..50).for_each(|i| assert_eq!(wire.ask(format!("set key:{i} 0 0 3\r\n{value}\r\n")), "STORED\r\n"));
+    };
+    set(&mut wire, "old");
+    nodes[0].stop();
+    ringway.wait_away("a");
+    set(&mut wire, "new");
+    nodes[0].cont();
+    ringway.wait_back("a");
+    let all: String = (0..50).map(|i| wire.ask(format!("get key:{i}\r\n"))).collect();
+    assert!(!all.contains("old") && all.contains("new"), "{all}");
+    let said = "node=\"a\" data=\"flushed\"";
+    until(SOON, said, || ringway.said().contains(said));
+    nodes[0].kill();
+    ringway.wait_away("a");
+    nodes[0].restart_empty();
+    ringway.wait_back("a");
+    let said = "node=\"a\" data=\"empty\"";
+    until(SOON, said, || ringway.said().contains(said));
+}
+
+/// A node that can't be emptied does not return, and the reason is named; one that `eject_max` keeps in
+/// the ring is never emptied.
+#[test]
+fn who_is_not_emptied() {
+    let nodes = [Redis::start(), Redis::with(&["--rename-command", "FLUSHALL", ""])];
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK).pool("on_return: flush"));
+    let mut client = ringway.client();
+    (0..20).for_each(|i| assert_eq!(client.cmd(&["SET", &format!("key:{i}"), "v"]), "+OK\r\n"));
+    nodes[1].stop();
+    ringway.wait_away("b");
+    nodes[1].cont();
+    let why = "it can't be emptied, as on_return: flush wants it";
+    until(SOON, "it is named", || {
+        ringway.node("b")["misconfigured"].as_str().is_some_and(|text| text.contains(why))
+    });
+    assert!(!ringway.owns("b"));
+
+    let nodes = Redis::several(2);
+    let config = Config::of(&nodes)
+        .pool("on_return: flush")
+        .pool("health: {interval: 100ms, timeout: 1s, eject_max: 0%}");
+    let mut ringway = Ringway::serve(config);
+    let mut client = ringway.client();
+    (0..20).for_each(|i| assert_eq!(client.cmd(&["SET", &format!("key:{i}"), "v"]), "+OK\r\n"));
+    nodes[1].stop();
+    until(SOON, "it is known to hang", || ringway.node("b")["health"] == "ejected");
+    nodes[1].cont();
+    until(SOON, "it is well", || ringway.node("b")["health"] == "healthy");
+    (0..20).for_each(|i| assert_eq!(client.cmd(&["GET", &format!("key:{i}")]), "$1\r\nv\r\n"));
+}
