@@ -6,6 +6,7 @@ mod detector;
 mod lag;
 mod probe;
 mod resolve;
+mod sweep;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -84,6 +85,8 @@ struct Ward {
     permits: Arc<Semaphore>,
     patients: HashMap<NodeId, Patient>,
     rounds: JoinSet<Round>,
+    /// Deletes leftovers, one return after the other.
+    sweeps: JoinSet<()>,
 }
 
 /// One watched node.
@@ -134,6 +137,7 @@ impl Ward {
             permits: Arc::new(Semaphore::new(PROBES_AT_ONCE)),
             patients: HashMap::new(),
             rounds: JoinSet::new(),
+            sweeps: JoinSet::new(),
         }
     }
 
@@ -239,6 +243,12 @@ impl Ward {
                     changes.extend(verdict.map(|v| v.into_change(&topology.pool, round.id, data)));
                 }
                 patient.remember();
+                let is_back = changes.iter().any(|change| matches!(change, Change::Restore { .. }));
+                if is_back && topology.policy.on_return == OnReturn::Flush {
+                    // What is under way is for a topology that was.
+                    self.sweeps.abort_all();
+                    self.sweeps.spawn(sweep::after_return(self.reader.clone(), round.id));
+                }
                 pause = patient.detector.pause().max(PROBE_PAUSE_MIN);
             }
         }

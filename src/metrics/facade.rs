@@ -63,7 +63,7 @@ fn describe() {
 #[cfg(test)]
 pub(super) mod tests {
     use super::{
-        super::table::{EJECTIONS, EJECTIONS_REFUSED, RESTORES, WAITS},
+        super::table::{EJECTIONS, EJECTIONS_REFUSED, LEFTOVERS, RESTORES, WAITS},
         *,
     };
 
@@ -76,6 +76,7 @@ pub(super) mod tests {
             ::metrics::counter!(RESTORES.name, "pool" => "p", "node" => "n").increment(1);
             ::metrics::counter!(EJECTIONS_REFUSED.name, "pool" => "p", "node" => "n").increment(1);
             ::metrics::counter!(WAITS.name, "pool" => "p", "what" => "return").increment(1);
+            ::metrics::counter!(LEFTOVERS.name, "pool" => "p", "node" => "n").increment(1);
             ::metrics::histogram!(MOVED_SHARE.name, "pool" => "p").record(0.2);
         });
         handle.render()

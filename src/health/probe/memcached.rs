@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Life, Question, Told, Trouble};
+use super::{BREATH, Life, Question, Told, Trouble};
 use crate::{
     net::Stream,
     protocol::memcache::{Awaits, ReplyScanner, login, write},
@@ -20,6 +20,9 @@ pub(super) struct Link {
 
 /// No reply to a probe is longer.
 const REPLY_MAX: usize = 16 * 1024;
+
+/// Deletions between two pauses.
+const DELETED_AT_ONCE: usize = 200;
 
 impl Link {
     /// Gives credentials.
@@ -80,6 +83,42 @@ impl Link {
         Err(Trouble::Refusal(Cause::Misconfigured, text))
     }
 
+    /// Deletes the keys that are said to be left over; how many they were. memcached lists its keys when its
+    /// crawler is on, as it is unless it was switched off.
+    pub(super) async fn leftovers(
+        &mut self,
+        is_left: &(dyn Fn(&[u8]) -> bool + Sync),
+    ) -> Result<u64, Trouble> {
+        let broken = |e: io::Error| Trouble::Broken(e.to_string());
+        self.stream.write_all(b"lru_crawler metadump all\r\n").await.map_err(broken)?;
+        let (mut lines, mut left, mut ended) = (Vec::new(), Vec::new(), false);
+        while !ended {
+            if self.stream.read_buf(&mut lines).await.map_err(broken)? == 0 {
+                return Err(Trouble::Broken("closed by the node".into()));
+            }
+            let whole = lines.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+            for line in lines[..whole].split(|b| *b == b'\n') {
+                match line.strip_prefix(b"key=") {
+                    Some(rest) => {
+                        let key = unescaped(rest.split(|b| *b == b' ').next().unwrap_or_default());
+                        left.extend(Some(key).filter(|key| is_left(key)));
+                    }
+                    None if line.trim_ascii() == b"END" => ended = true,
+                    None if line.trim_ascii().is_empty() => {}
+                    None => return Err(Trouble::Refusal(Cause::Misconfigured, shown(line))),
+                }
+            }
+            lines.drain(..whole);
+        }
+        for keys in left.chunks(DELETED_AT_ONCE) {
+            for key in keys {
+                self.exchange(&[b"delete ", &key[..], b"\r\n"].concat(), Awaits::DELETE).await?;
+            }
+            tokio::time::sleep(BREATH).await;
+        }
+        Ok(left.len() as u64)
+    }
+
     /// Returns when the connection breaks. Nothing was asked: whatever comes, it is of no use any
     /// more.
     pub(super) async fn broken(&mut self) {
@@ -110,6 +149,26 @@ impl Link {
             }
         }
     }
+}
+
+/// A key as it is, from the spelling of a URL.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, behind)) = rest.split_first() {
+        let digits = behind.get(..2).and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|d| u8::from_str_radix(d, 16).ok()).filter(|_| *first == b'%') {
+            Some(byte) => {
+                key.push(byte);
+                rest = &behind[2..];
+            }
+            None => {
+                key.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    key
 }
 
 /// The reply as messages show it.

@@ -314,6 +314,43 @@ impl Prober {
     }
 }
 
+/// Deletes the keys of a node that are said to be left over; how many they were.
+///
+/// # Errors
+/// Why it can't be done now, in words.
+pub(super) async fn leftovers(
+    question: &Question,
+    is_left: &(dyn Fn(&[u8]) -> bool + Sync),
+) -> Result<u64, String> {
+    let mut why = "its name does not resolve".to_owned();
+    for target in &*question.targets {
+        let stream = match timeout_at(Instant::now() + question.timeout, dial(target, question.timeout)).await
+        {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                why = format!("{target}: {error}");
+                continue;
+            }
+            Err(_) => {
+                why = format!("{target}: no connection in time");
+                continue;
+            }
+        };
+        let work = async {
+            match Link::open(stream, question).await? {
+                Link::Redis(mut link) => link.leftovers(is_left).await,
+                Link::Memcached(mut link) => link.leftovers(is_left).await,
+                Link::Http(_) => Ok(0),
+            }
+        };
+        return work.await.map_err(|trouble: Trouble| format!("{target}: {trouble}"));
+    }
+    Err(why)
+}
+
+/// Between two pieces of a long work at a node.
+const BREATH: Duration = Duration::from_millis(5);
+
 async fn in_time<T>(
     exchange: impl Future<Output = Result<T, Trouble>>,
     until: Instant,

@@ -4,10 +4,10 @@ use std::{io, sync::Arc};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Life, Question, Told, Trouble};
+use super::{BREATH, Life, Question, Told, Trouble};
 use crate::{
     net::Stream,
-    protocol::resp::{frame, write},
+    protocol::resp::{frame, value::Value, write},
     topology::{Cause, NodeAuth, Policy},
 };
 
@@ -28,6 +28,10 @@ const ROLE_EVERY: u32 = 10;
 
 /// No reply to a probe is longer: ROLE lists a line for each replica.
 const REPLY_MAX: usize = 64 * 1024;
+
+/// Keys that a node looks at for one page of SCAN, and what a page may have in bytes.
+const SCAN_COUNT: &[u8] = b"500";
+const PAGE_MAX: usize = 64 << 20;
 
 /// The first line of a reply, and the first string when it is an array.
 struct Reply {
@@ -93,11 +97,48 @@ impl Link {
         }
     }
 
+    /// Deletes the keys that are said to be left over; how many they were.
+    pub(super) async fn leftovers(
+        &mut self,
+        is_left: &(dyn Fn(&[u8]) -> bool + Sync),
+    ) -> Result<u64, Trouble> {
+        let garbage = || Trouble::Garbage("SCAN was answered with something else".to_owned());
+        let (mut cursor, mut deleted) = (b"0".to_vec(), 0);
+        loop {
+            let page = self.bytes_of(&[b"SCAN", &cursor, b"COUNT", SCAN_COUNT], PAGE_MAX).await?;
+            let (value, _) = Value::parse(&page).ok_or_else(garbage)?;
+            let Value::Array(mut parts) = value else {
+                let text = String::from_utf8_lossy(value.error().unwrap_or(b"no array")).into_owned();
+                return Err(Trouble::Refusal(Cause::Misconfigured, text));
+            };
+            let (Some((_, Value::Bulk(next))), Some((_, Value::Array(keys)))) = (parts.next(), parts.next())
+            else {
+                return Err(garbage());
+            };
+            let keys = keys.bulks().ok_or_else(garbage)?;
+            let left: Vec<&[u8]> = keys.into_iter().map(|(_, key)| key).filter(|key| is_left(key)).collect();
+            let next = next.to_vec();
+            if !left.is_empty() {
+                let args: Vec<&[u8]> = [&b"UNLINK"[..]].into_iter().chain(left).collect();
+                deleted += self.exchange(&args).await?.text.parse::<u64>().unwrap_or_default();
+            }
+            if next == b"0" {
+                return Ok(deleted);
+            }
+            cursor = next;
+            tokio::time::sleep(BREATH).await;
+        }
+    }
+
     async fn exchange(&mut self, args: &[&[u8]]) -> Result<Reply, Trouble> {
         self.bytes(args).await.map(|bytes| Reply::read(&bytes))
     }
 
     async fn bytes(&mut self, args: &[&[u8]]) -> Result<Vec<u8>, Trouble> {
+        self.bytes_of(args, REPLY_MAX).await
+    }
+
+    async fn bytes_of(&mut self, args: &[&[u8]], reply_max: usize) -> Result<Vec<u8>, Trouble> {
         let broken = |e: io::Error| Trouble::Broken(e.to_string());
         let mut request = Vec::new();
         write::request(&mut request, args.iter());
@@ -118,8 +159,8 @@ impl Link {
                 }
                 return Ok(bytes);
             }
-            if bytes.len() > REPLY_MAX {
-                return Err(Trouble::Garbage(format!("a reply longer than {REPLY_MAX} bytes")));
+            if bytes.len() > reply_max {
+                return Err(Trouble::Garbage(format!("a reply longer than {reply_max} bytes")));
             }
         }
     }
