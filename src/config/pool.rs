@@ -137,6 +137,7 @@ fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'
     section.read("slow_timeout", &mut p.slow_timeout, duration(TIMEOUT));
     section.read("deadline", &mut p.deadline, duration(TIMEOUT));
     section.read("on_ejected", &mut p.on_ejected, |t| word(&ON_EJECTED, t));
+    section.read("hold_down", &mut p.hold_down, duration(0..=24 * HOUR));
     section.read("on_return", &mut p.on_return, |t| word(&ON_RETURN, t));
     p.warmth = section.inner("warmth").map(warmth).unwrap_or_default();
     section.read("retries", &mut p.retries, number(0..=10));
@@ -257,6 +258,9 @@ fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings)
     }
     if policy.deadline < policy.connect_timeout {
         warn("deadline", "is below connect_timeout: clients give up before a connection has failed");
+    }
+    if !policy.hold_down.is_zero() && policy.on_ejected != OnEjected::Rehash {
+        warn("hold_down", "has no effect: keys of this pool do not move anyhow");
     }
     if policy.on_return == OnReturn::Flush && policy.on_ejected != OnEjected::Rehash {
         let text = "is flush, and keys of this pool do not move: nothing is old, and all of it would be lost";

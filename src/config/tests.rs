@@ -163,6 +163,7 @@ pools:
     slow_timeout: 11s
     deadline: 3s
     on_ejected: rehash
+    hold_down: 7s
     on_return: flush
     warmth: {share: 24%, window: 61s, held: miss}
     retries: 2
@@ -327,6 +328,7 @@ fn every_key() {
         slow_timeout: ms(11_000),
         deadline: ms(3_000),
         on_ejected: OnEjected::Rehash,
+        hold_down: ms(7_000),
         on_return: OnReturn::Flush,
         warmth: Warmth { share: 0.24, window: ms(61_000), held: WhileHeld::Miss },
         retries: 2,

@@ -70,6 +70,7 @@ fn pool(spec: &PoolSpec) -> Value {
         ("slow_timeout", duration_text(p.slow_timeout).into()),
         ("deadline", duration_text(p.deadline).into()),
         ("on_ejected", on_ejected_word(p.on_ejected).into()),
+        ("hold_down", duration_text(p.hold_down).into()),
         ("on_return", on_return_word(p.on_return).into()),
         ("warmth", warmth(&p.warmth)),
         ("retries", p.retries.into()),

@@ -42,6 +42,7 @@ pub struct Ledger {
 #[derive(Clone, Debug)]
 struct Out {
     turn: u64,
+    since: Instant,
     cause: Cause,
     evidence: Arc<str>,
 }
@@ -96,6 +97,11 @@ impl Ledger {
         }
     }
 
+    /// Since when a node is ejected.
+    pub(super) fn ejected_since(&self, node: NodeId) -> Option<Instant> {
+        self.out.get(&node).map(|out| out.since)
+    }
+
     /// In which turn a node was ejected.
     pub(super) fn ejected_in(&self, node: NodeId) -> Option<u64> {
         self.out.get(&node).map(|out| out.turn)
@@ -117,8 +123,12 @@ impl Ledger {
         let is_away = |e: &&Entry| e.placement == Placement::Away && is_back(e);
         let away: HashSet<NodeId> = nodes.iter().filter(is_away).map(|e| e.node.id).collect();
         self.returning.retain(|id, _| away.contains(id));
-        let waits = !away.is_empty() || nodes.iter().any(|e| e.placement == Placement::Held);
-        if waits { self.spending.next(policy.warmth.window, time) } else { None }
+        let held = || nodes.iter().filter(|e| e.placement == Placement::Held);
+        let ends = held().filter_map(|e| Some(self.ejected_since(e.node.id)? + policy.hold_down));
+        let hold_ends = ends.filter(|end| *end > time).min();
+        let waits = !away.is_empty() || held().next().is_some();
+        let budget = if waits { self.spending.next(policy.warmth.window, time) } else { None };
+        hold_ends.into_iter().chain(budget).min()
     }
 }
 
@@ -249,7 +259,8 @@ pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> 
         Change::Eject { cause, evidence, .. } => {
             let mut ledger = ledger.clone();
             ledger.turn += 1;
-            let out = Out { turn: ledger.turn, cause: *cause, evidence: evidence.as_str().into() };
+            let out =
+                Out { turn: ledger.turn, since: time, cause: *cause, evidence: evidence.as_str().into() };
             ledger.out.entry(id).or_insert(out);
             ledger.returning.remove(&id);
             turn(now, ledger, (at, &[Health::Healthy, Health::Suspect], Health::Ejected), time)

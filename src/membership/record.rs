@@ -142,7 +142,7 @@ fn for_incident(event: &Event) -> Option<(Arc<str>, Told)> {
             (node.clone(), Told::Opens("kept", *cause, evidence.clone()))
         }
         Event::Released { node, .. } => {
-            (node.clone(), Told::Goes("released", "the warmth budget lets its keys go".into()))
+            (node.clone(), Told::Goes("released", "its keys need not wait any more".into()))
         }
         Event::Waits { node, .. } => {
             (node.clone(), Told::Goes("waits", "it is back and cold: the warmth budget is spent".into()))
@@ -184,15 +184,7 @@ fn log(after: &Topology, event: &Event, moved: f64) {
         }
         Event::Held { node, cause, evidence } => {
             let (node, cause, evidence, next) = (&**node, cause.word(), &**evidence, budget_due(after));
-            tracing::error!(
-                pool,
-                epoch,
-                node,
-                cause,
-                evidence,
-                next,
-                "node ejected, keys held: warmth budget"
-            );
+            tracing::error!(pool, epoch, node, cause, evidence, next, "node ejected, keys held");
         }
         Event::Released { node, evidence } => {
             tracing::warn!(pool, epoch, node = &**node, evidence = &**evidence, moved, "keys no longer held");

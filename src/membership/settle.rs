@@ -46,6 +46,7 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
             nodes[i].placement = match before[i] {
                 Placement::Away => Placement::Away,
                 _ if rules.policy.on_ejected != OnEjected::Rehash => Placement::Away,
+                _ if is_expected(&nodes[i], rules, ledger) => Placement::Held,
                 _ if ledger.spending.ejects(share, &rules.policy.warmth, rules.time) => Placement::Away,
                 _ => Placement::Held,
             };
@@ -57,6 +58,12 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
             nodes[i].placement = Placement::Away;
         }
     }
+}
+
+/// Whether an ejected node is still waited for.
+fn is_expected(entry: &Entry, rules: &Rules<'_>, ledger: &Ledger) -> bool {
+    let since = ledger.ejected_since(entry.node.id);
+    since.is_some_and(|since| since + rules.policy.hold_down > rules.time)
 }
 
 fn weight(nodes: &[Entry], which: impl Fn(usize) -> bool) -> u64 {

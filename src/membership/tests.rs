@@ -510,6 +510,33 @@ fn the_guard_goes_before_the_budget() {
     assert_guarded(&pool.topology);
 }
 
+/// A node that is expected back has its keys wait for it, and for no longer; then they move within the
+/// budget. One that is back in time has moved nothing.
+#[test]
+fn a_node_that_is_expected_back() {
+    let hold = Duration::from_secs(10);
+    let mut patient = frugal(spec(&[1; 8], 0.5), 0.25, Duration::from_secs(60));
+    patient.policy = Arc::new(Policy { hold_down: hold, ..(*patient.policy).clone() });
+    let mut pool = Planned::new(&patient);
+    let first = owners(&pool.topology);
+    assert_eq!(told(pool.eject("n1")), ["held n1"]);
+    assert_eq!(pool.topology.budget_due, Some(pool.time + hold));
+    pool.time += hold / 2;
+    assert_eq!(pool.budget(), None);
+    assert_eq!(told(pool.restore_with("n1", Data::Empty)), ["restored n1"]);
+    assert_eq!((owners(&pool.topology), pool.topology.budget_due), (first, None));
+    assert_eq!(told(pool.eject("n2")), ["held n2"]);
+    pool.time += hold / 2;
+    assert_eq!(told(pool.eject("n3")), ["held n3"]);
+    pool.time += hold / 2;
+    assert_eq!(told(pool.budget()), ["released n2"], "it has waited, n3 has not");
+    pool.time += hold / 2;
+    assert_eq!(pool.budget().map(|told| names(&told)), Some(Vec::new()), "now n3 waits for the budget");
+    assert_eq!(pool.entry("n3").placement, Placement::Held);
+    pool.time = pool.topology.budget_due.expect("it waits");
+    assert_eq!(told(pool.budget()), ["released n3"]);
+}
+
 /// Where keys do not move there is nothing to budget; a reload with a larger budget lets go.
 #[test]
 fn what_the_budget_is_not_for() {

@@ -44,7 +44,8 @@ pub enum Placement {
     Owns,
     /// Stays in the ring and is walked past.
     Away,
-    /// Is ejected and keeps its keys, which nobody serves: the warmth budget is spent.
+    /// Is ejected and keeps its keys, which nobody serves: for `hold_down`, or because the warmth budget
+    /// is spent.
     Held,
 }
 
@@ -111,7 +112,8 @@ pub struct Topology {
     pub policy: Arc<Policy>,
     /// When its nodes are ejected and restored: here, so that a reload reaches the detectors.
     pub health: Arc<HealthSettings>,
-    /// When the warmth budget may let something go on that waits for it; `None` when nothing waits.
+    /// When something may go on that waits for the warmth budget, or for the end of `hold_down`; `None`
+    /// when nothing waits.
     pub budget_due: Option<Instant>,
     /// Node names in the order of their SCAN ordinals; a name keeps its ordinal while the process
     /// lives, also after it left the pool.
@@ -177,7 +179,7 @@ impl Topology {
                 Some("taken out by hand, and this pool's keys do not move")
             }
             Placement::Away => Some("ejected, and this pool's keys do not move"),
-            Placement::Held => Some("ejected, and its keys move when the warmth budget allows it"),
+            Placement::Held => Some("ejected, and its keys do not move yet"),
         }
     }
 

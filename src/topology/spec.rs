@@ -68,7 +68,7 @@ pub enum OnReturn {
     Flush,
 }
 
-/// What becomes of requests for keys that wait, with their ejected node, for the warmth budget.
+/// What becomes of requests for keys that wait, with their ejected node, for its return or the warmth budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhileHeld {
     /// They are refused at once.
@@ -139,6 +139,8 @@ pub struct Policy {
     pub deadline: Duration,
     /// What happens to the keys of an ejected node.
     pub on_ejected: OnEjected,
+    /// How long the keys of an ejected node wait for its return before they move.
+    pub hold_down: Duration,
     /// What becomes of the data of a node that returns.
     pub on_return: OnReturn,
     /// How fast keys may move.
@@ -210,6 +212,7 @@ impl Default for Policy {
             slow_timeout: Duration::from_secs(10),
             deadline: Duration::from_secs(2),
             on_ejected: OnEjected::Rehash,
+            hold_down: Duration::ZERO,
             on_return: OnReturn::Serve,
             warmth: Warmth::default(),
             retries: 1,
