@@ -185,6 +185,8 @@ fn health(mut section: Section<'_>) -> HealthSettings {
     section.read("rise", &mut h.rise, number(COUNT));
     section.read("failures", &mut h.failures, number(COUNT));
     section.read("eject_max", &mut h.eject_max, share);
+    section.read("flap_window", &mut h.flap_window, duration(0..=24 * HOUR));
+    section.read("flap_max", &mut h.flap_max, duration(0..=HOUR));
     section.finish();
     h
 }

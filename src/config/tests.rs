@@ -173,7 +173,7 @@ pools:
     commands: {JSON.GET: {first_key: 1, last_key: -2, step: 2, read_only: true}}
     per_key_errors: true
     limits: {clients: 9, bulk_bytes: 2KiB, request_bytes: 4KiB, args_max: 9, pipeline_depth: 9, session_bytes_max: 1MiB}
-    health: {interval: 2s, timeout: 501ms, fall: 4, rise: 5, failures: 6, eject_max: 40%}
+    health: {interval: 2s, timeout: 501ms, fall: 4, rise: 5, failures: 6, eject_max: 40%, flap_window: 6m, flap_max: 2m}
     nodes:
       - {name: a, address: 'redis.example:6379', weight: 2, zone: z1}
       - {name: b, address: 'unix:/run/redis.sock'}
@@ -357,6 +357,8 @@ fn every_key() {
         rise: 5,
         failures: 6,
         eject_max: 0.4,
+        flap_window: ms(360_000),
+        flap_max: ms(120_000),
     };
     assert_eq!(pool.health, health);
     let shown: Vec<String> =

@@ -183,6 +183,8 @@ fn health(health: &HealthSettings) -> Value {
         ("rise", health.rise.into()),
         ("failures", health.failures.into()),
         ("eject_max", share_text(health.eject_max).into()),
+        ("flap_window", duration_text(health.flap_window).into()),
+        ("flap_max", duration_text(health.flap_max).into()),
     ])
 }
 

@@ -9,9 +9,12 @@
 //! | suspect | `failures` requests in a row failed, failed probes among them | ejected |
 //! | suspect | `fall` probes in a row failed | ejected |
 //! | suspect | a good probe that began after the last sign | cleared |
-//! | ejected | a good probe | probation, or restored when `rise` is 1 |
+//! | ejected | a good probe, unless it flaps and has to wait | probation, or restored when `rise` is 1 |
 //! | probation | `rise` good probes in a row | restored |
 //! | probation | a failed probe | relapsed |
+//!
+//! A node *flaps* when it is ejected within `flap_window` of its return. Each time in a row doubles how long
+//! its good probes do not count, from twice the `interval` up to `flap_max`.
 //!
 //! *Certain* is what needs no second opinion about what happened, only about whether it lasts:
 //! nobody listens, the name does not resolve, our credentials are refused, its data is loading.
@@ -93,6 +96,32 @@ pub struct Detector {
     state: State,
     tally: Tally,
     wrong: Option<Arc<str>>,
+    flaps: Flaps,
+}
+
+/// How often a node came and went.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flaps {
+    /// Ejections, each within `flap_window` of the return before it.
+    count: u32,
+    returned: Option<Instant>,
+}
+
+impl Flaps {
+    /// It is ejected again, or after a long time.
+    fn left(&mut self, now: Instant, window: Duration) {
+        let is_again = self.returned.is_some_and(|at| now - at < window);
+        self.count = if is_again { self.count.saturating_add(1) } else { 0 };
+    }
+
+    /// How long its good probes do not count: twice as long each time.
+    fn wait(self, settings: &HealthSettings) -> Duration {
+        if self.count == 0 {
+            return Duration::ZERO;
+        }
+        let doubled = settings.interval.saturating_mul(1 << self.count.min(20));
+        doubled.min(settings.flap_max)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -187,7 +216,7 @@ impl Detector {
             Health::Healthy | Health::Suspect => State::Fresh,
             Health::Ejected | Health::Probation => State::Ejected { since: now },
         };
-        Detector { settings, state, tally: Tally::default(), wrong: None }
+        Detector { settings, state, tally: Tally::default(), wrong: None, flaps: Flaps::default() }
     }
 
     /// Puts other settings in force; what was counted so far stays.
@@ -304,22 +333,24 @@ impl Detector {
         }
     }
 
-    fn ejected(&mut self, _: Instant, since: Instant, seen: Observation) -> Option<Verdict> {
+    fn ejected(&mut self, now: Instant, since: Instant, seen: Observation) -> Option<Verdict> {
         match seen {
-            Observation::Good { started } if started >= since => match self.settings.rise {
-                0 | 1 => self.restore(1),
-                _ => {
-                    self.state = State::Probation { good: 1 };
-                    Some(Verdict::Probation)
+            Observation::Good { started } if started >= since + self.flaps.wait(&self.settings) => {
+                match self.settings.rise {
+                    0 | 1 => self.restore(now, 1),
+                    _ => {
+                        self.state = State::Probation { good: 1 };
+                        Some(Verdict::Probation)
+                    }
                 }
-            },
+            }
             _ => None,
         }
     }
 
     fn probation(&mut self, now: Instant, good: u32, seen: Observation) -> Option<Verdict> {
         match seen {
-            Observation::Good { .. } if good + 1 >= self.settings.rise => self.restore(good + 1),
+            Observation::Good { .. } if good + 1 >= self.settings.rise => self.restore(now, good + 1),
             Observation::Good { .. } => {
                 self.state = State::Probation { good: good + 1 };
                 None
@@ -369,13 +400,24 @@ impl Detector {
         None
     }
 
-    fn eject(&mut self, now: Instant, cause: Cause, evidence: String) -> Option<Verdict> {
+    fn eject(&mut self, now: Instant, cause: Cause, mut evidence: String) -> Option<Verdict> {
         self.state = State::Ejected { since: now };
+        self.flaps.left(now, self.settings.flap_window);
+        let wait = self.flaps.wait(&self.settings);
+        if !wait.is_zero() {
+            // Writing to a string can't fail.
+            let _ = write!(
+                evidence,
+                "; it comes and goes, so its probes count again in {:.1} s",
+                wait.as_secs_f64()
+            );
+        }
         Some(Verdict::Eject { cause, evidence })
     }
 
-    fn restore(&mut self, good: u32) -> Option<Verdict> {
+    fn restore(&mut self, now: Instant, good: u32) -> Option<Verdict> {
         self.state = State::Healthy;
+        self.flaps.returned = Some(now);
         self.tally = Tally::default();
         Some(Verdict::Restore { evidence: format!("{good} probes in a row were answered") })
     }
@@ -606,6 +648,38 @@ mod tests {
         (0u8..6, 0..Failure::ALL.len() as u8, 0u8..4)
     }
 
+    /// A node that is ejected again soon after its return waits, twice as long each time and not above the
+    /// cap; the evidence says so; one that behaved for long begins anew.
+    #[test]
+    fn a_node_that_flaps_waits() {
+        let mut run = Run::healthy();
+        let eject = |run: &mut Run| match run.see(refused_after_loss()) {
+            Some(Verdict::Eject { evidence, .. }) => evidence,
+            other => panic!("{other:?}"),
+        };
+        let back_after = |run: &mut Run| {
+            let since = run.1;
+            while !matches!(run.good(), Some(Verdict::Restore { .. })) {
+                run.1 += Duration::from_millis(100);
+            }
+            (run.1 - since).as_secs()
+        };
+        assert!(!eject(&mut run).contains("comes and goes"));
+        assert_eq!(back_after(&mut run), 0);
+        for (wait, said) in
+            [(2, "in 2.0 s"), (4, "in 4.0 s"), (8, "in 8.0 s"), (16, "in 16.0 s"), (32, "in 32.0 s")]
+        {
+            let evidence = eject(&mut run);
+            assert!(evidence.contains(said), "{evidence}");
+            assert_eq!(back_after(&mut run), wait);
+        }
+        assert!(eject(&mut run).contains("in 60.0 s"), "the cap");
+        assert_eq!(back_after(&mut run), 60);
+        run.1 += Duration::from_secs(5 * 60);
+        assert!(!eject(&mut run).contains("comes and goes"), "it behaved for long");
+        assert_eq!(back_after(&mut run), 0);
+    }
+
     proptest! {
         /// Whatever is seen: verdicts follow each other in an order that membership accepts, a
         /// healthy node needs a failure to leave, and `rise` good probes always bring one back.
@@ -643,6 +717,8 @@ mod tests {
                     prop_assert!(after != Health::Suspect);
                 }
             }
+            // However often it flapped.
+            run.1 += HealthSettings::default().flap_max;
             for _ in 0..2 {
                 run.good();
             }

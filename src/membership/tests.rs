@@ -36,7 +36,7 @@ pub(super) fn spec(weights: &[u32], eject_max: f64) -> PoolSpec {
             hash_tag: None,
         },
         policy: Arc::new(Policy { warmth: all_at_once(), ..Policy::default() }),
-        health: HealthSettings { eject_max, ..HealthSettings::default() },
+        health: HealthSettings { eject_max, flap_max: Duration::ZERO, ..HealthSettings::default() },
         nodes: weights.iter().enumerate().map(|(i, w)| node(i, *w)).collect(),
     }
 }

@@ -182,6 +182,11 @@ pub struct HealthSettings {
     pub failures: u32,
     /// Share of a pool's weight that may be out at once, 0.0..=1.0.
     pub eject_max: f64,
+    /// Ejections of one node within this of its last return make it wait: each doubles the time until its
+    /// good probes count again.
+    pub flap_window: Duration,
+    /// The longest such wait; zero switches it off.
+    pub flap_max: Duration,
 }
 
 impl Default for Limits {
@@ -254,6 +259,8 @@ impl Default for HealthSettings {
             rise: 2,
             failures: 3,
             eject_max: 0.5,
+            flap_window: Duration::from_secs(5 * 60),
+            flap_max: Duration::from_secs(60),
         }
     }
 }
