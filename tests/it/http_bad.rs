@@ -312,3 +312,32 @@ fn replies_do_not_wait_for_the_next_request() {
         assert_eq!(browser.page(false).map(|p| p.status), Some(200));
     }
 }
+
+/// A reply's head that is larger than the pool's bound is the node's fault, and told as that; one that comes
+/// before the request was wholly sent reaches the client, and the connection is not used again.
+#[test]
+fn heads_and_early_replies_of_nodes() {
+    let node = Stage::start(|head, actor| {
+        let is_large = head.starts_with(b"GET /large");
+        let more = if is_large { format!("X: {}\r\n", "x".repeat(9_000)) } else { String::new() };
+        let status = if head.starts_with(b"POST") { "413 Payload Too Large" } else { "200 OK" };
+        // ringway may have closed.
+        let _ = actor.write_all(format!("HTTP/1.1 {status}\r\n{more}Content-Length: 2\r\n\r\nok").as_bytes());
+        if head.starts_with(b"POST") {
+            actor.close();
+        }
+    });
+    let config =
+        Config::web([]).node("a", &node.address()).pool("retries: 0").pool("health: {failures: 1000}");
+    let mut ringway = Ringway::serve(config.pool("http: {limits: {header_bytes: 8KiB}}"));
+    let address = ringway.address();
+    let mut browser = Browser::connect(&address);
+    let page = browser.get("/large");
+    assert_eq!((page.status, page.field("proxy-status").is_some()), (502, true), "{page:?}");
+    assert_eq!(browser.get("/small").text(), "ok");
+    let mut sender = Browser::connect(&address);
+    sender.send("POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\nabc");
+    let page = sender.page(false).expect("it is answered though its body is not sent");
+    assert!(page.status == 413 || page.status == 502, "{page:?}");
+    assert_eq!(Browser::connect(&address).get("/small").text(), "ok");
+}

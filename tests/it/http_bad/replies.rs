@@ -23,6 +23,7 @@ pub(super) const REPLIES: &[(&str, &[u8], bool, Gets)] = &[
     ("extra junk", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi\r\n\r\n", false, Reply("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")),
     ("100 first", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", false, Reply("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")),
     ("103 first", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", false, Reply("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")),
+    ("a storm of 1xx", STORM, false, Reply("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")),
     ("101 unasked", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", false, BadGateway("http_protocol_error", "it switches protocols unasked")),
     ("204 with a body", b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nhi", false, Reply("HTTP/1.1 204 No Content\r\n\r\n")),
     ("304 with a length", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\n", false, Reply("HTTP/1.1 304 Not Modified\r\n\r\n")),
@@ -46,3 +47,47 @@ pub(super) const REPLIES: &[(&str, &[u8], bool, Gets)] = &[
     ("RESP", b"-ERR unknown command\r\n", false, BadGateway("http_protocol_error", "invalid HTTP version parsed")),
     ("TLS alert", b"\x15\x03\x01\x00\x02\x02\x46", true, BadGateway("http_protocol_error", "invalid HTTP version parsed")),
 ];
+
+/// Forty interim replies, and one at last.
+const STORM: &[u8] = b"\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 102 Processing\r\n\r\n\
+    HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
