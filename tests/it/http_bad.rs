@@ -1,6 +1,7 @@
 //! Bad input in HTTP pools: what two servers could read differently is refused, or goes on in one form
 //! that leaves nothing to read into it; a client that misbehaves hurts only itself.
 
+mod h2;
 mod replies;
 mod requests;
 

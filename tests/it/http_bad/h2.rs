@@ -1,0 +1,160 @@
+//! Requests over HTTP/2, frame by frame, as no client library would send them.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
+
+use super::Recorder;
+use crate::harness::{Config, Ringway, SOON, until};
+
+/// A name, the fields, the data, and what becomes of it.
+type Row = (&'static str, &'static [(&'static str, &'static str)], Option<&'static str>, Ends);
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    /// The node gets exactly this.
+    Passes(&'static str),
+    /// The stream is reset, or answered with an error.
+    Refused,
+}
+
+use Ends::{Passes, Refused};
+
+const GET: [(&str, &str); 4] =
+    [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/x")];
+const PASSED: Ends = Passes("GET /x HTTP/1.1\r\nhost: h\r\n\r\n");
+
+const ROWS: &[Row] = &[
+    ("plain", &[], None, PASSED),
+    ("connection", &[("connection", "close")], None, Refused),
+    ("keep-alive", &[("keep-alive", "1")], None, Refused),
+    ("proxy-connection", &[("proxy-connection", "x")], None, Refused),
+    ("transfer-encoding", &[("transfer-encoding", "chunked")], None, Refused),
+    ("upgrade", &[("upgrade", "websocket")], None, Refused),
+    (
+        "te trailers",
+        &[("te", "trailers")],
+        None,
+        Passes("GET /x HTTP/1.1\r\nhost: h\r\nte: trailers\r\nconnection: te\r\n\r\n"),
+    ),
+    ("te gzip", &[("te", "gzip")], None, Refused),
+    ("upper case", &[("X-A", "1")], None, Refused),
+    ("CR LF in a value", &[("x", "a\r\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n")], None, Refused),
+    ("LF in a value", &[("x", "a\nb: c")], None, Refused),
+    ("NUL in a value", &[("x", "a\0b")], None, Refused),
+    ("colon in a name", &[("x: y\r\nz", "1")], None, Refused),
+    ("space in a name", &[("x y", "1")], None, Refused),
+    ("pseudo after fields", &[("x", "1"), (":path", "/y")], None, Refused),
+    ("path twice", &[(":path", "/y")], None, Refused),
+    ("unknown pseudo", &[(":evil", "1")], None, Refused),
+    ("the same Host", &[("host", "h")], None, PASSED),
+    ("another Host", &[("host", "other")], None, Refused),
+    ("length too large", &[("content-length", "5")], Some("ab"), Refused),
+    ("length too small", &[("content-length", "1")], Some("ab"), Refused),
+    ("length twice", &[("content-length", "2"), ("content-length", "3")], Some("ab"), Refused),
+    ("length signed", &[("content-length", "+2")], Some("ab"), Refused),
+    (
+        "length right",
+        &[("content-length", "2")],
+        Some("ab"),
+        Passes("GET /x HTTP/1.1\r\ncontent-length: 2\r\nhost: h\r\n\r\nab"),
+    ),
+];
+
+/// A connection that sends frames as they are.
+struct Frames(TcpStream);
+
+impl Frames {
+    fn connect(address: &str) -> Frames {
+        let mut stream = TcpStream::connect(address).expect("ringway listens");
+        stream.set_read_timeout(Some(SOON)).expect("sockets take timeouts");
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").expect("it reads");
+        let mut frames = Frames(stream);
+        frames.send(4, 0, 0, &[]);
+        frames
+    }
+
+    fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        // ringway may have closed.
+        let _ = self.0.write_all(&frame);
+    }
+
+    /// A request with these fields, none of them compressed.
+    fn ask(&mut self, stream: u32, fields: &[(&str, &str)], data: Option<&str>) {
+        let mut block = Vec::new();
+        for (name, value) in fields {
+            block.push(0);
+            for text in [name, value] {
+                block.push(u8::try_from(text.len()).expect("short"));
+                block.extend(text.bytes());
+            }
+        }
+        let end = if data.is_none() { 1 } else { 0 };
+        self.send(1, 4 | end, stream, &block);
+        if let Some(data) = data {
+            self.send(0, 1, stream, data.as_bytes());
+        }
+    }
+
+    /// What a stream ends with: whether it is a reply 200. `None` when the connection ends before.
+    fn end(&mut self, stream: u32) -> Option<bool> {
+        loop {
+            let mut head = [0; 9];
+            self.0.read_exact(&mut head).ok()?;
+            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+            self.0.read_exact(&mut payload).ok()?;
+            let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            match head[3] {
+                // The static table has `:status: 200` at 8.
+                1 if id == stream => return Some(payload[0] == 0x88),
+                3 if id == stream => return Some(false),
+                7 => return None,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Whatever comes over HTTP/2 is refused, or goes on in one form of HTTP/1.1; and the node sees no request
+/// that no client sent.
+#[test]
+fn http2_is_not_read_in_two_ways() {
+    let node = Recorder::start();
+    let config = Config::web([]).node("a", &node.stage.address()).pool("http: {via: false}");
+    let mut ringway = Ringway::serve(config);
+    let innocent = [&GET[..3], &[(":path", "/innocent")]].concat();
+    let seen = "GET /innocent HTTP/1.1\r\nhost: h\r\n\r\n".to_owned();
+    for (name, more, data, ends) in ROWS {
+        let mut frames = Frames::connect(&ringway.address());
+        frames.ask(1, &[&GET[..], more].concat(), *data);
+        let is_fine = frames.end(1);
+        frames.ask(3, &innocent, None);
+        let lives = frames.end(3);
+        let mut other = Frames::connect(&ringway.address());
+        other.ask(1, &innocent, None);
+        assert_eq!(other.end(1), Some(true), "{name}: another client");
+        let mut wanted = match ends {
+            Passes(form) => {
+                assert_eq!((is_fine, lives), (Some(true), Some(true)), "{name}");
+                vec![(*form).to_owned()]
+            }
+            Refused => {
+                assert_ne!(is_fine, Some(true), "{name}");
+                Vec::new()
+            }
+        };
+        wanted.extend(lives.map(|_| seen.clone()));
+        wanted.push(seen.clone());
+        until(SOON, name, || node.count() >= wanted.len());
+        // A body that breaks off has its head there.
+        let got: Vec<String> = node.take().into_iter().filter(|r| !r.ends_with("[broke off]")).collect();
+        assert_eq!(got, wanted, "{name}");
+    }
+    assert!(ringway.owns("a"));
+}
