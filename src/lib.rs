@@ -19,10 +19,10 @@
 //! | [`health`] | evidence -> verdict |
 //! | [`incident`] | what happened to nodes: from the first doubt to the return |
 //! | [`membership`] | who is in the ring. The one writer |
-//! | [`admin`] | HTTP routes over a read of the topology |
+//! | [`admin`] | HTTP routes over a read of the topology, and orders for nodes |
 //! | [`embedded`] | the in-process node; to the proxy a node like any other |
 //! | [`config`] | text -> settings |
-//! | [`cli`] | one file per command, each but `serve` offline |
+//! | [`cli`] | one file per command: offline, or asking a running ringway over its admin port |
 //! | [`app`] | builds all rooms, hands each its end of each channel, reloads and drains |
 //!
 //! Around them: `main.rs` is a page; `config.yaml` is what is served when nothing else is given;

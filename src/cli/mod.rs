@@ -1,6 +1,6 @@
 //! THE COMMAND LINE. One file per command; what is printed goes to stdout, what is wrong to
-//! stderr. It reads configurations and builds rings, and never starts a thing: `serve` is handed
-//! to whoever called.
+//! stderr. It reads configurations, builds rings, and asks a running ringway over its admin port; it
+//! never starts a thing: `serve` is handed to whoever called.
 //!
 //! Exit codes: 0 fine, 1 failed while running, 2 wrong usage or a wrong configuration, 3 more would
 //! move than may.

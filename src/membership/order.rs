@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    plan::{Event, Ledger, Step, rules, told},
+    plan::{Event, Ledger, Step, rules, step, told},
     settle::settle,
 };
 use crate::topology::{Entry, Health, Order, Placement, Topology};
@@ -38,15 +38,7 @@ pub fn order(
     settle(&mut nodes, &rules(now, time), &mut ledger);
     let mut events = told(&now.nodes, &nodes, &ledger);
     events.insert(0, Event::Ordered { node: entry.node.name.clone(), order });
-    let moves = now.nodes.iter().zip(&nodes).any(|(a, b)| a.placement != b.placement);
-    let next = Topology {
-        epoch: now.epoch + u64::from(moves),
-        revision: now.revision + 1,
-        budget_due: ledger.settled(&nodes, &now.policy, time),
-        nodes: nodes.into(),
-        ..now.clone()
-    };
-    Ok(Some(Box::new(Step { next, ledger, events })))
+    Ok(Some(Box::new(step(now, nodes, ledger, events, time))))
 }
 
 fn check(now: &Topology, entry: &Entry, order: Option<Order>) -> Result<(), String> {

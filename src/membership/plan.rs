@@ -120,7 +120,8 @@ impl Ledger {
     /// Forgets who is in its place again. When the budget may let something go on, if something waits.
     pub(super) fn settled(&mut self, nodes: &[Entry], policy: &Policy, time: Instant) -> Option<Instant> {
         let is_back = |e: &Entry| matches!(e.health, Health::Healthy | Health::Suspect);
-        let is_away = |e: &&Entry| e.placement == Placement::Away && is_back(e);
+        // Who is out by hand waits for the operator.
+        let is_away = |e: &&Entry| e.placement == Placement::Away && is_back(e) && e.order.is_none();
         let away: HashSet<NodeId> = nodes.iter().filter(is_away).map(|e| e.node.id).collect();
         self.returning.retain(|id, _| away.contains(id));
         let held = || nodes.iter().filter(|e| e.placement == Placement::Held);
@@ -342,13 +343,24 @@ fn turn(
         (Health::Healthy, Placement::Owns, Placement::Owns) if !from.contains(&Health::Suspect) => {
             events.insert(0, Event::Recovered { node: name() });
         }
-        (Health::Healthy, Placement::Away, Placement::Away) => {
+        (Health::Healthy, Placement::Away, Placement::Away) if entry.order.is_none() => {
             events.extend(ledger.returning.get(&entry.node.id).map(|Back { data, evidence, .. }| {
                 Event::Waits { node: name(), data: *data, evidence: evidence.clone() }
             }));
         }
         _ => {}
     }
+    Outcome::Publish(Box::new(step(now, nodes, ledger, events, time)))
+}
+
+/// The next topology of the same ring, with these nodes: an epoch if one of them has another placement.
+pub(super) fn step(
+    now: &Topology,
+    nodes: Vec<Entry>,
+    mut ledger: Ledger,
+    events: Vec<Event>,
+    time: Instant,
+) -> Step {
     let moves = now.nodes.iter().zip(&nodes).any(|(a, b)| a.placement != b.placement);
     let next = Topology {
         epoch: now.epoch + u64::from(moves),
@@ -357,7 +369,7 @@ fn turn(
         nodes: nodes.into(),
         ..now.clone()
     };
-    Outcome::Publish(Box::new(Step { next, ledger, events }))
+    Step { next, ledger, events }
 }
 
 pub(super) fn rules(now: &Topology, time: Instant) -> Rules<'_> {
@@ -369,19 +381,11 @@ pub fn budget(now: &Topology, ledger: &Ledger, time: Instant) -> Outcome {
     let (mut ledger, mut nodes) = (ledger.clone(), now.nodes.to_vec());
     settle(&mut nodes, &rules(now, time), &mut ledger);
     let events = told(&now.nodes, &nodes, &ledger);
-    let moves = now.nodes.iter().zip(&nodes).any(|(a, b)| a.placement != b.placement);
-    let budget_due = ledger.settled(&nodes, &now.policy, time);
-    if !moves && budget_due == now.budget_due {
+    let step = step(now, nodes, ledger, events, time);
+    if step.next.epoch == now.epoch && step.next.budget_due == now.budget_due {
         return Outcome::Nothing;
     }
-    let next = Topology {
-        epoch: now.epoch + u64::from(moves),
-        revision: now.revision + 1,
-        budget_due,
-        nodes: nodes.into(),
-        ..now.clone()
-    };
-    Outcome::Publish(Box::new(Step { next, ledger, events }))
+    Outcome::Publish(Box::new(step))
 }
 
 /// Who went away, who waits, and who owns again. Only who does not serve now or did not before can be

@@ -13,9 +13,9 @@ pub(super) struct Rules<'a> {
     pub(super) time: Instant,
 }
 
-/// Gives each node its placement. What an operator wants comes first. Those that should be out are put away one by one, first those
-/// that are away, then those that are held, then in the order of their ejection, as long as the rest
-/// keeps enough weight. Those that are back and cold come back one by one, as long as the budget
+/// Gives each node its placement. What an operator wants comes first. Those that should be out are put
+/// away one by one, first those that are away, then those that are held, then in the order of their
+/// ejection, as long as the rest keeps enough weight. Those that are back and cold come back one by one, as long as the budget
 /// lasts; the guard goes before the budget.
 pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
     let before: Vec<Placement> = nodes.iter().map(|e| e.placement).collect();

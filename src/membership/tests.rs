@@ -591,6 +591,19 @@ fn orders_are_obeyed() {
     assert!(pool.ledger.is_empty());
 }
 
+/// A node that fails and recovers while it is out by hand waits for the operator, and not for the budget.
+#[test]
+fn who_is_out_by_hand_waits_for_nothing_else() {
+    let mut pool = Planned::new(&frugal(spec(&[1; 4], 0.5), 0.25, Duration::from_secs(60)));
+    pool.eject("n2");
+    pool.order("n1", Some(Order::Drain)).expect("fine");
+    assert_eq!(told(pool.eject("n1")), [""; 0]);
+    assert_eq!(told(pool.restore_with("n1", Data::Empty)), [""; 0]);
+    assert_eq!(pool.topology.budget_due, None);
+    assert_eq!(pool.order("n1", None), Ok(vec!["ordered n1: none".to_owned()]));
+    assert_eq!(pool.entry("n1").placement, Placement::Owns);
+}
+
 /// A node that is pinned stays whatever is thought of it; the last owner stays whatever is ordered; a node
 /// that fails is not restored by hand; one that waits for the budget is.
 #[test]
