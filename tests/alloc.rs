@@ -110,6 +110,8 @@ fn pool() -> Pool {
         run_id: "0".repeat(40).into(),
         scripts: Arc::default(),
         registry: Registry::default(),
+        writes: topology::write_notes().0,
+        graces: PoolHandle::graces(1),
     };
     Pool { handle: Arc::new(handle), _writer: writer, _stop: stop }
 }

@@ -2,6 +2,8 @@
 //! what would come of it. A page in a browser of the same machine must not be able to send one: the Host
 //! has to be an address or `localhost`, and an Origin the same host.
 
+use std::collections::BTreeMap;
+
 use axum::{
     Json,
     extract::{Path, State},
@@ -13,7 +15,7 @@ use serde::Serialize;
 use super::{AdminState, routes::refuse};
 use crate::{
     ring::diff,
-    topology::{Order, Ordered},
+    topology::{LEVELS, Order, Ordered, common_bands},
 };
 
 /// What came, or would come, of an order.
@@ -85,15 +87,18 @@ pub(super) async fn order(
 /// What the two topologies differ in. Takes milliseconds for large rings.
 fn moves(ordered: &Ordered) -> (bool, u64, f64, Vec<Part>) {
     let Ordered { before, after } = ordered;
-    let (a, b) = (|i| before.holds(i), |i| after.holds(i));
-    let diff = diff((&before.ring, &a), (&after.ring, &b));
-    let part = |m: &crate::ring::Move| Part {
-        from: m.from.as_deref().map(str::to_owned),
-        to: m.to.as_deref().map(str::to_owned),
-        share: m.share,
-    };
+    let mut shares: BTreeMap<(Option<String>, Option<String>), f64> = BTreeMap::new();
+    for (from, to) in common_bands(before, after) {
+        let (a, b) = (|i| before.holds_at(i, from), |i| after.holds_at(i, from));
+        let width = f64::from(to - from) / f64::from(LEVELS);
+        for m in diff((&before.ring, &a), (&after.ring, &b)).moves {
+            let pair = (m.from.as_deref().map(str::to_owned), m.to.as_deref().map(str::to_owned));
+            *shares.entry(pair).or_default() += width * m.share;
+        }
+    }
     let moved = crate::membership::moved(before, after);
-    (before.revision == after.revision, after.epoch, moved, diff.moves.iter().map(part).collect())
+    let parts = shares.into_iter().map(|((from, to), share)| Part { from, to, share }).collect();
+    (before.revision == after.revision, after.epoch, moved, parts)
 }
 
 /// A browser sends the Host that its page asked for, and where the page is from.

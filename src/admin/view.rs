@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{AdminState, Pool};
 use crate::{
     metrics::{NodeView, PoolView, Process, ProcessView, render},
-    topology::{Entry, Failure, Health, OnEjected, Order, Placement, Topology},
+    topology::{Entry, Failure, Health, OnEjected, Order, Topology},
 };
 
 /// ringway's version.
@@ -52,7 +52,9 @@ struct NodePart<'a> {
     zone: Option<&'a str>,
     weight: u32,
     health: Health,
-    placement: Placement,
+    placement: &'static str,
+    /// The share of its keys that it serves.
+    admitted: f64,
     order: Option<Order>,
     share: f64,
     misconfigured: Option<&'a str>,
@@ -151,7 +153,8 @@ fn node_part(entry: &Entry, share: f64) -> NodePart<'_> {
         zone: node.zone.as_deref(),
         weight: node.weight,
         health: entry.health,
-        placement: entry.placement,
+        placement: entry.placement.word(),
+        admitted: entry.placement.admitted(),
         order: entry.order,
         share,
         misconfigured: entry.misconfigured.as_deref(),
@@ -181,7 +184,7 @@ fn node_view(entry: &Entry, share: f64) -> NodeView<'_> {
     NodeView {
         name: &entry.node.name,
         states: STATES.into_iter().map(|(state, word)| (word, state == entry.health)).collect(),
-        owns: entry.placement == Placement::Owns,
+        owns: entry.placement.serves(),
         share,
         misconfigured: entry.misconfigured.is_some(),
         failures: Failure::ALL.into_iter().map(|k| (k.word(), evidence.count(k))).collect(),
@@ -192,7 +195,7 @@ fn node_view(entry: &Entry, share: f64) -> NodeView<'_> {
 /// The share of the key space that each node holds now. Where the keys of an ejected node do not
 /// move, it goes on holding its share, and its requests are refused.
 fn shares(topology: &Topology) -> Vec<f64> {
-    topology.ring.shares(|i| topology.holds(i))
+    topology.shares()
 }
 
 /// The configuration's words for the pool's placement and hash.

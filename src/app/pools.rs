@@ -78,6 +78,7 @@ impl App {
             |node: &NodeSpec| by_name.get(&*node.name).map_or_else(|| Arc::from([]), |t| Arc::clone(t));
         let first = first_topology(spec, &births, found);
         let (writer, reader) = topology::channel(first);
+        let (writes, noted) = topology::write_notes();
         let handle = Arc::new(PoolHandle {
             name: spec.name.clone(),
             protocol: spec.policy.protocol,
@@ -89,14 +90,17 @@ impl App {
             run_id: self.run_id.clone(),
             scripts: Arc::default(),
             registry: Registry::default(),
+            writes,
+            graces: PoolHandle::graces(workers),
         });
         let pool = membership::Pool { writer, spec: spec.clone(), bell: bell.clone() };
         let (membership, lag) = (self.membership.clone(), self.lag.clone());
+        let returns = health::Returns { noted, graces: handle.graces.clone() };
         let health = self.control.handle().spawn(async move {
             let inbox = membership.inbox();
             membership.add(pool).await;
             drop(membership);
-            health::run(reader, bell, inbox, lag).await;
+            health::run(reader, bell, inbox, lag, returns).await;
         });
         let mut open = OpenPool { handle, listeners: Vec::new(), health: health.abort_handle() };
         for (asked, listener) in listeners {

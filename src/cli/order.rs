@@ -115,9 +115,10 @@ fn wait(word: &str, arguments: &Arguments, pool: &str, out: &mut impl Write) -> 
         let state = match leaves {
             true => format!("{in_flight} requests in flight"),
             false => format!(
-                "{}, {}",
+                "{}, {}, with {:.0} % of its keys",
                 node["health"].as_str().unwrap_or("?"),
-                node["placement"].as_str().unwrap_or("?")
+                node["placement"].as_str().unwrap_or("?"),
+                node["admitted"].as_f64().unwrap_or_default() * 100.0
             ),
         };
         if is_done {

@@ -13,8 +13,8 @@ use crate::{
     protocol::Protocol,
     ring,
     topology::{
-        HealthSettings, HttpSettings, Limits, NodeSpec, OnEjected, OnReturn, Policy, PoolSpec, Warmth,
-        WhileHeld,
+        HealthSettings, HttpSettings, Limits, NodeSpec, OnEjected, OnReturn, Policy, PoolSpec, PrefixPolicy,
+        Warmth, WhileHeld,
     },
 };
 
@@ -34,6 +34,8 @@ const DATABASES: u32 = 16;
 pub(super) struct Read {
     pub(super) spec: PoolSpec,
     pub(super) listen: Vec<Placed<ListenAddress>>,
+    /// Nodes that return are cleaned, and nobody wrote that they should be.
+    pub(super) on_return_unasked: bool,
 }
 
 const ON_EJECTED: [(&str, OnEjected); 3] =
@@ -48,12 +50,14 @@ pub(super) fn on_ejected_word(value: OnEjected) -> &'static str {
     }
 }
 
-const ON_RETURN: [(&str, OnReturn); 2] = [("serve", OnReturn::Serve), ("flush", OnReturn::Flush)];
+const ON_RETURN: [(&str, OnReturn); 3] =
+    [("serve", OnReturn::Serve), ("quarantine", OnReturn::Quarantine), ("flush", OnReturn::Flush)];
 
 /// The configuration's word for what becomes of the data of a node that returns.
 pub(super) fn on_return_word(value: OnReturn) -> &'static str {
     match value {
         OnReturn::Serve => "serve",
+        OnReturn::Quarantine => "quarantine",
         OnReturn::Flush => "flush",
     }
 }
@@ -88,6 +92,7 @@ pub(super) fn pool(name: &Placed<&str>, mut section: Section<'_>, around: &Surro
     let specs: Vec<NodeSpec> = nodes.iter().map(|n| n.spec.clone()).collect();
     let members: Vec<ring::Member> = specs.iter().map(NodeSpec::member).collect();
     placement::check(&ring, &members, &section);
+    let on_return_unasked = policy.on_return != OnReturn::Serve && section.peek("on_return").is_none();
     check_policy(&section, &policy, &health);
     check_listeners(&listen, &policy, &section);
     check_nodes(&nodes, &listen, &policy);
@@ -100,7 +105,7 @@ pub(super) fn pool(name: &Placed<&str>, mut section: Section<'_>, around: &Surro
         health,
         nodes: specs,
     };
-    Some(Read { spec, listen })
+    Some(Read { spec, listen, on_return_unasked })
 }
 
 /// A pool's name stands in addresses of the admin port, so it keeps to what needs no escape there.
@@ -137,8 +142,19 @@ fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'
     section.read("slow_timeout", &mut p.slow_timeout, duration(TIMEOUT));
     section.read("deadline", &mut p.deadline, duration(TIMEOUT));
     section.read("on_ejected", &mut p.on_ejected, |t| word(&ON_EJECTED, t));
+    section.read("durable", &mut p.durable, switch);
+    if p.durable && section.peek("on_ejected").is_none() {
+        p.on_ejected = OnEjected::Fail;
+    }
+    p.prefixes = section.take("prefixes").map(|f| prefixes(&f, protocol)).unwrap_or_default();
     section.read("hold_down", &mut p.hold_down, duration(0..=24 * HOUR));
+    if p.durable || !p.moves_keys() {
+        p.on_return = OnReturn::Serve;
+    }
     section.read("on_return", &mut p.on_return, |t| word(&ON_RETURN, t));
+    section.read("sole_writer", &mut p.sole_writer, switch);
+    section.read("quarantine_max", &mut p.quarantine_max, number(1..=10_000_000));
+    section.read("slow_start", &mut p.slow_start, duration(0..=HOUR));
     p.warmth = section.inner("warmth").map(warmth).unwrap_or_default();
     section.read("retries", &mut p.retries, number(0..=10));
     section.read("connections_per_node", &mut p.connections_per_node, number(1..=64));
@@ -150,6 +166,47 @@ fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'
     section.read("per_key_errors", &mut p.per_key_errors, switch);
     p.limits = section.inner("limits").map(limits).unwrap_or_default();
     p
+}
+
+/// Prefixes that a pool may tell apart: each costs every request for the keys of a node that is away.
+const PREFIXES_MAX: usize = 100;
+
+/// What happens to keys that begin in some way. HTTP has no miss.
+fn prefixes(field: &Field<'_>, protocol: Protocol) -> Vec<PrefixPolicy> {
+    if !field.is_list() {
+        field.error("is not a list; write `- {prefix: 'session:', on_ejected: fail}` lines below it");
+        return Vec::new();
+    }
+    let items = field.items();
+    if items.len() > PREFIXES_MAX {
+        field.error(format!("has {} prefixes; {PREFIXES_MAX} are read", items.len()));
+        return Vec::new();
+    }
+    let mut read: Vec<PrefixPolicy> = Vec::new();
+    for item in items {
+        let Some(mut section) = item.section() else { continue };
+        let prefix = section.require("prefix", "write how the keys begin");
+        let action = section.require("on_ejected", "write what happens to them");
+        section.finish();
+        let on_ejected = action.as_ref().and_then(|f| f.parse(|t| word(&ON_EJECTED, t)));
+        let bytes = prefix.as_ref().and_then(|f| {
+            f.parse(
+                |t| if t.is_empty() { Err("is empty: write on_ejected".to_owned()) } else { Ok(t.into()) },
+            )
+        });
+        let (Some(prefix), Some(action), Some(on_ejected)) = (prefix, action, on_ejected) else { continue };
+        let Some::<Box<str>>(text) = bytes else { continue };
+        if protocol == Protocol::Http && on_ejected == OnEjected::Miss {
+            action.error("`miss` is for redis and memcached pools; write rehash or fail");
+        }
+        let entry = PrefixPolicy { prefix: text.as_bytes().into(), on_ejected };
+        if read.iter().any(|other| other.prefix == entry.prefix) {
+            prefix.error(format!("`{text}` is here twice"));
+            continue;
+        }
+        read.push(entry);
+    }
+    read
 }
 
 fn limits(mut section: Section<'_>) -> Limits {
@@ -261,14 +318,26 @@ fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings)
     if policy.deadline < policy.connect_timeout {
         warn("deadline", "is below connect_timeout: clients give up before a connection has failed");
     }
-    if !policy.hold_down.is_zero() && policy.on_ejected != OnEjected::Rehash {
+    if policy.durable {
+        check_durable(section, policy);
+    }
+    if !policy.slow_start.is_zero() && !policy.moves_keys() {
+        warn("slow_start", "has no effect: keys of this pool do not move");
+    }
+    if policy.sole_writer && policy.on_return != OnReturn::Quarantine {
+        warn("sole_writer", "has no effect: only on_return: quarantine asks who writes");
+    }
+    if !policy.hold_down.is_zero() && !policy.moves_keys() {
         warn("hold_down", "has no effect: keys of this pool do not move anyhow");
     }
-    if policy.on_return == OnReturn::Flush && policy.on_ejected != OnEjected::Rehash {
-        let text = "is flush, and keys of this pool do not move: nothing is old, and all of it would be lost";
+    if policy.on_return != OnReturn::Serve && !policy.moves_keys() && !policy.durable {
+        let text = format!(
+            "is {}, and keys of this pool do not move: nothing is old, and all of it would be lost",
+            on_return_word(policy.on_return)
+        );
         section.report().error(&section.place_of("on_return"), text);
     }
-    if policy.on_ejected == OnEjected::Rehash && policy.warmth.share == 0.0 {
+    if policy.moves_keys() && policy.warmth.share == 0.0 {
         warn("warmth", "share is 0%: of several nodes that fail, only one gives up its keys in each window");
     }
     if policy.db >= DATABASES {
@@ -282,6 +351,24 @@ fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings)
     }
     if health.interval > Duration::from_millis(60 * SECOND) {
         warn("health", "interval is above 1m: a node that is back waits long for its keys");
+    }
+}
+
+/// What must outlive its node is neither given to another one nor deleted.
+fn check_durable(section: &Section<'_>, policy: &Policy) {
+    let error = |key: &str, text: String| section.report().error(&section.place_of(key), text);
+    if policy.on_ejected == OnEjected::Rehash {
+        error(
+            "on_ejected",
+            "is rehash in a durable pool: what is written elsewhere would be lost".to_owned(),
+        );
+    }
+    if policy.prefixes.iter().any(|p| p.on_ejected == OnEjected::Rehash) {
+        error("prefixes", "has rehash in a durable pool: what is written elsewhere would be lost".to_owned());
+    }
+    if policy.on_return != OnReturn::Serve {
+        let word = on_return_word(policy.on_return);
+        error("on_return", format!("is {word} in a durable pool: nothing is deleted there; write serve"));
     }
 }
 

@@ -28,12 +28,15 @@ const NO_PASSWORDS: &str = "HTTP's own headers carry credentials, and they pass"
 const BOUNDED_LOAD: &str = "it sends one key to several nodes when its owner is busy, and a cache whose keys \
                             are written would then answer with different values";
 
-const ONLY: [Only; 16] = [
+const ONLY: [Only; 19] = [
     only(
         "on_return",
         &[Redis, Memcached],
         "pages can't be taken from an HTTP node by a command of the protocol",
     ),
+    only("sole_writer", &[Redis, Memcached], "only on_return: quarantine asks who writes"),
+    only("quarantine_max", &[Redis, Memcached], "only on_return: quarantine remembers keys"),
+    only("durable", &[Redis, Memcached], "write on_ejected: fail"),
     only("slow_timeout", &[Redis, Memcached], "one request is like another"),
     only("connections_per_node", &[Redis, Memcached], "write http.limits.connections_per_node_max"),
     only("auth", &[Redis, Memcached], NO_PASSWORDS),

@@ -1,7 +1,7 @@
 //! FILE -> SETTINGS. Reads every key, lets what is absent have its default, checks what spans
 //! sections, and reports every error before it fails once.
 
-use std::{collections::HashMap, thread};
+use std::{collections::HashMap, sync::Arc, thread};
 
 use super::{
     IncidentLog, Loaded, Reload, Settings,
@@ -106,6 +106,7 @@ fn pools(
 ) -> Vec<PoolSpec> {
     let (report, place) = (section.report(), section.place().clone());
     let mut pools = Vec::new();
+    let mut unasked = Vec::new();
     let mut count = 0;
     for (name, field) in section.named() {
         count += 1;
@@ -115,13 +116,35 @@ fn pools(
         }
         if let Some(read) = field.section().and_then(|s| pool::pool(&name, s, around)) {
             listeners.extend(read.listen);
+            unasked.push(read.on_return_unasked.then_some(name.place));
             pools.push(read.spec);
         }
     }
     if count == 0 {
         report.error(&place, "has no pools; name at least one");
     }
+    clean_only_own_nodes(&mut pools, &unasked, report);
     pools
+}
+
+/// By default a node may be emptied when it returns; not one that others have, too. `unasked` has the
+/// places of pools whose file does not say what becomes of returning nodes.
+fn clean_only_own_nodes(pools: &mut [PoolSpec], unasked: &[Option<Place>], report: &Report) {
+    let mut users: HashMap<String, Vec<usize>> = HashMap::new();
+    for (i, pool) in pools.iter().enumerate() {
+        for node in pool.nodes.iter().filter(|node| node.address != Address::Embedded) {
+            users.entry(node.address.to_string()).or_default().push(i);
+        }
+    }
+    for (i, place) in unasked.iter().enumerate().filter_map(|(i, place)| Some((i, place.as_ref()?))) {
+        let addresses = pools[i].nodes.iter().map(|node| node.address.to_string());
+        let is_shared = |address: &String| users.get(address).is_some_and(|users| users.len() > 1);
+        if let Some(address) = addresses.into_iter().find(is_shared) {
+            let text = "there more than once; on_return is serve, so nodes that return serve old data";
+            report.warn(place, format!("has the node `{address}`, which is {text}"));
+            Arc::make_mut(&mut pools[i].policy).on_return = OnReturn::Serve;
+        }
+    }
 }
 
 /// No two listeners may want one address. A wildcard address wants its port on all of them.
@@ -157,7 +180,7 @@ fn check_bytes(root: &Section<'_>, settings: &Settings) {
 /// A node that one pool empties must not be another's, nor be there twice: the other would lose its keys.
 fn check_flushed(root: &Section<'_>, pools: &[PoolSpec]) {
     let mut seen: HashMap<(String, u32), &str> = HashMap::new();
-    let flushes = |pool: &PoolSpec| pool.policy.on_return == OnReturn::Flush;
+    let flushes = |pool: &PoolSpec| pool.policy.on_return != OnReturn::Serve;
     let nodes = || pools.iter().flat_map(|pool| pool.nodes.iter().map(move |node| (pool, node)));
     for (pool, node) in nodes().filter(|(_, node)| node.address != Address::Embedded) {
         // FLUSHALL takes all databases, FLUSHDB that of the pool.
@@ -168,7 +191,8 @@ fn check_flushed(root: &Section<'_>, pools: &[PoolSpec]) {
             let place = root.place_of("pools");
             let name = &flusher.name;
             let text = format!(
-                "pool {name} has on_return: flush, and `{node}` is a node of {first} and {} too",
+                "pool {name} has on_return: {}, and `{node}` is a node of {first} and {} too",
+                pool::on_return_word(flusher.policy.on_return),
                 pool.name
             );
             root.report().error(&place, text);

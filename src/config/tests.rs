@@ -14,7 +14,7 @@ use crate::{
     ring,
     topology::{
         Forwarded, HealthSettings, HttpLimits, HttpProbe, HttpSettings, Limits, NodeProtocol, NodeSpec,
-        OnEjected, OnReturn, Policy, Warmth, WhileHeld,
+        OnEjected, OnReturn, Policy, PrefixPolicy, Warmth, WhileHeld,
     },
 };
 
@@ -112,13 +112,15 @@ fn documented_defaults() {
     };
     for every in [EVERY_KEY, EVERY_HTTP_KEY] {
         let written = to_yaml(&resolved(every).expect("fine").settings).replace("slots", "points");
-        let is_example = |k: &&String| k.contains("JSON") || k.contains("http.key.");
+        let is_example =
+            |k: &&String| k.contains("JSON") || k.contains("http.key.") || k.contains(".prefixes");
         for key in keys(&written).iter().chain(&keys(every)).filter(|k| !is_example(k)) {
             assert!(is_documented(key), "{key} is not in config.yaml");
         }
     }
     for example in [
         "    #   auth: {user: ",
+        "    #   prefixes: [{prefix: ",
         "    #   client_auth: {password_env: ",
         "password_file",
         "last_key",
@@ -163,8 +165,12 @@ pools:
     slow_timeout: 11s
     deadline: 3s
     on_ejected: rehash
+    prefixes: [{prefix: 'session:', on_ejected: fail}, {prefix: 'page:', on_ejected: miss}]
     hold_down: 7s
-    on_return: flush
+    on_return: quarantine
+    sole_writer: true
+    quarantine_max: 1001
+    slow_start: 31s
     warmth: {share: 24%, window: 61s, held: miss}
     retries: 2
     connections_per_node: 3
@@ -328,8 +334,16 @@ fn every_key() {
         slow_timeout: ms(11_000),
         deadline: ms(3_000),
         on_ejected: OnEjected::Rehash,
+        durable: false,
+        prefixes: vec![
+            PrefixPolicy { prefix: (*b"session:").into(), on_ejected: OnEjected::Fail },
+            PrefixPolicy { prefix: (*b"page:").into(), on_ejected: OnEjected::Miss },
+        ],
         hold_down: ms(7_000),
-        on_return: OnReturn::Flush,
+        on_return: OnReturn::Quarantine,
+        sole_writer: true,
+        quarantine_max: 1001,
+        slow_start: ms(31_000),
         warmth: Warmth { share: 0.24, window: ms(61_000), held: WhileHeld::Miss },
         retries: 2,
         connections_per_node: 3,

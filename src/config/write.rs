@@ -15,7 +15,7 @@ use crate::{
     ring::{self, Placement},
     topology::{
         CustomCommand, HealthSettings, HttpLimits, HttpProbe, HttpSettings, Limits, NodeSpec, Policy,
-        PoolSpec, Warmth,
+        PoolSpec, PrefixPolicy, Warmth,
     },
 };
 
@@ -70,8 +70,13 @@ fn pool(spec: &PoolSpec) -> Value {
         ("slow_timeout", duration_text(p.slow_timeout).into()),
         ("deadline", duration_text(p.deadline).into()),
         ("on_ejected", on_ejected_word(p.on_ejected).into()),
+        ("durable", p.durable.into()),
+        ("prefixes", p.prefixes.iter().map(prefix).collect::<Vec<Value>>().into()),
         ("hold_down", duration_text(p.hold_down).into()),
         ("on_return", on_return_word(p.on_return).into()),
+        ("sole_writer", p.sole_writer.into()),
+        ("quarantine_max", (p.quarantine_max as u64).into()),
+        ("slow_start", duration_text(p.slow_start).into()),
         ("warmth", warmth(&p.warmth)),
         ("retries", p.retries.into()),
         ("connections_per_node", (p.connections_per_node as u64).into()),
@@ -88,6 +93,11 @@ fn pool(spec: &PoolSpec) -> Value {
         ("nodes", spec.nodes.iter().map(node).collect::<Vec<Value>>().into()),
     ];
     obeyed(p, "", entries)
+}
+
+fn prefix(policy: &PrefixPolicy) -> Value {
+    let prefix = String::from_utf8_lossy(&policy.prefix).into_owned();
+    map([("prefix", prefix.into()), ("on_ejected", on_ejected_word(policy.on_ejected).into())])
 }
 
 fn ring(ring: &ring::Settings, policy: &Policy) -> Value {

@@ -5,6 +5,7 @@
 mod detector;
 mod lag;
 mod probe;
+mod quarantine;
 mod resolve;
 mod sweep;
 
@@ -13,7 +14,7 @@ use std::{
     future::pending,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -28,12 +29,14 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 pub use detector::{Detector, Observation, Traffic, Verdict};
 pub use lag::{LAG_MAX, Lag};
 pub use probe::{Answer, Life, Probe, Prober, Question};
+pub use quarantine::Returns;
 pub use resolve::RESOLVE_INTERVAL;
 
 use crate::topology::{
-    Cause, Change, Data, Entry, Evidence, Failure, Health, Inbox, NodeId, OnReturn, Placement, Topology,
-    TopologyReader,
+    Cause, Change, Data, Entry, Evidence, Failure, Health, Inbox, LEVELS, NodeId, NotedWrites, OnReturn,
+    Placement, Topology, TopologyReader,
 };
+use quarantine::{Cleaned, Done, Quarantine};
 
 /// Probes of one pool that run at once: the nodes may be thousands, our descriptors are not.
 const PROBES_AT_ONCE: usize = 256;
@@ -46,24 +49,34 @@ const REPEAT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Watches one pool until membership is gone. Dropping it ends everything that it started, which
 /// is how a pool that was removed ceases to be watched. `bell` is the one that the pool's [`Evidence`] rings.
-pub async fn run(reader: TopologyReader, bell: Arc<Notify>, inbox: Inbox, lag: Lag) {
+pub async fn run(reader: TopologyReader, bell: Arc<Notify>, inbox: Inbox, lag: Lag, returns: Returns) {
     let resolve_again = Arc::new(Notify::new());
+    let Returns { noted, graces } = returns;
     tokio::select! {
         () = resolve::run(reader.clone(), inbox.clone(), resolve_again.clone()) => {}
-        () = watch(Ward::new(reader, lag, resolve_again), &bell, &inbox) => {}
+        () = watch(Ward::new(reader, lag, resolve_again, graces), noted, &bell, &inbox) => {}
     }
 }
 
-async fn watch(mut ward: Ward, bell: &Notify, inbox: &Inbox) {
+async fn watch(mut ward: Ward, mut noted: NotedWrites, bell: &Notify, inbox: &Inbox) {
     let mut published = ward.reader.changes();
-    ward.admit();
+    ward.admit(&noted);
+    // Until no worker is left that could note anything.
+    let (mut notes, mut may_note) = (Vec::new(), true);
     loop {
         // Each arm is cancel-safe: a bell that is not heard stays rung, a revision that is not
         // seen stays unseen, a probe that is not taken stays in its set.
         let changes = tokio::select! {
             () = bell.notified() => ward.sample(),
             Ok(()) = published.changed() => {
-                ward.admit();
+                ward.admit(&noted);
+                Vec::new()
+            }
+            Some(waited) = ward.graces.join_next() => ward.begin_cleaning(waited, &mut noted),
+            Some(cleaned) = ward.cleanings.join_next() => ward.end_cleaning(cleaned),
+            n = noted.next(&mut notes), if may_note => {
+                may_note = n > 0;
+                ward.quarantine.remember(notes.drain(..), &ward.reader.load());
                 Vec::new()
             }
             () = inbox.closed() => return,
@@ -87,6 +100,12 @@ struct Ward {
     rounds: JoinSet<Round>,
     /// Deletes leftovers, one return after the other.
     sweeps: JoinSet<()>,
+    quarantine: Quarantine,
+    /// What each worker has in flight.
+    in_flight: Arc<[AtomicU64]>,
+    /// Waits for what is in flight, for nodes that are to be cleaned; false when it took too long.
+    graces: JoinSet<(NodeId, bool)>,
+    cleanings: JoinSet<Cleaned>,
 }
 
 /// One watched node.
@@ -129,7 +148,12 @@ struct Appointment {
 }
 
 impl Ward {
-    fn new(reader: TopologyReader, lag: Lag, resolve_again: Arc<Notify>) -> Ward {
+    fn new(
+        reader: TopologyReader,
+        lag: Lag,
+        resolve_again: Arc<Notify>,
+        in_flight: Arc<[AtomicU64]>,
+    ) -> Ward {
         Ward {
             reader,
             lag,
@@ -138,12 +162,21 @@ impl Ward {
             patients: HashMap::new(),
             rounds: JoinSet::new(),
             sweeps: JoinSet::new(),
+            quarantine: Quarantine::default(),
+            in_flight,
+            graces: JoinSet::new(),
+            cleanings: JoinSet::new(),
         }
     }
 
     /// Follows the topology: nodes that came are watched, nodes that left are not.
-    fn admit(&mut self) {
+    fn admit(&mut self, noted: &NotedWrites) {
         let topology = self.reader.load();
+        self.quarantine.follow(&topology, noted.missed());
+        for node in self.quarantine.due(&topology) {
+            let (graces, revision) = (self.in_flight.clone(), topology.revision);
+            self.graces.spawn(async move { (node, quarantine::grace(&graces, revision).await) });
+        }
         for entry in topology.nodes.iter() {
             match self.patients.get_mut(&entry.node.id) {
                 Some(patient) => patient.detector.configure(topology.health.clone()),
@@ -163,6 +196,58 @@ impl Ward {
             }
             stays
         });
+    }
+
+    /// Nothing is in flight any more that could write to keys which a node waits for.
+    fn begin_cleaning(
+        &mut self,
+        waited: Result<(NodeId, bool), JoinError>,
+        noted: &mut NotedWrites,
+    ) -> Vec<Change> {
+        let Ok((node, is_over)) = waited else { return Vec::new() };
+        let topology = self.reader.load();
+        if !is_over {
+            self.quarantine.dropped(node);
+            tracing::warn!(pool = %topology.pool, "a node that is back waits: requests are in flight for long");
+            return vec![Change::NotCleaned { pool: topology.pool.clone(), node }];
+        }
+        self.quarantine.remember(std::iter::from_fn(|| noted.here()), &topology);
+        self.quarantine.follow(&topology, noted.missed());
+        let data = self.patients.get(&node).map_or(Data::Unknown, Patient::data);
+        match self.quarantine.plan(&topology, node, data) {
+            Some(cleaning) => drop(self.cleanings.spawn(quarantine::clean(cleaning))),
+            None => self.quarantine.dropped(node),
+        }
+        Vec::new()
+    }
+
+    /// What came of a cleaning.
+    fn end_cleaning(&mut self, ended: Result<Cleaned, JoinError>) -> Vec<Change> {
+        let Ok(cleaned) = ended else { return Vec::new() };
+        let topology = self.reader.load();
+        self.quarantine.ended(&topology, &cleaned);
+        let (pool, node) = (topology.pool.clone(), cleaned.node);
+        match cleaned.done {
+            Ok(done) => {
+                let below = if done == Done::Emptied { LEVELS } else { cleaned.below };
+                if done == Done::Emptied {
+                    self.sweep_after(node);
+                }
+                vec![Change::Cleaned { pool, node, below, how: done.to_string().into() }]
+            }
+            Err(why) => {
+                let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());
+                tracing::warn!(%pool, node = name.as_deref(), why, "a node that is back can't be cleaned now");
+                vec![Change::NotCleaned { pool, node }]
+            }
+        }
+    }
+
+    /// Deletes what others took for a node, once it owns its keys.
+    fn sweep_after(&mut self, node: NodeId) {
+        // What is under way is for a topology that was.
+        self.sweeps.abort_all();
+        self.sweeps.spawn(sweep::after_return(self.reader.clone(), node));
     }
 
     fn admit_one(&mut self, topology: &Topology, entry: &Entry) {
@@ -242,12 +327,13 @@ impl Ward {
                     let verdict = patient.detector.step(now, observation);
                     changes.extend(verdict.map(|v| v.into_change(&topology.pool, round.id, data)));
                 }
-                patient.remember();
+                // Until it serves again it is compared with the one that did.
+                if topology.position(round.id).is_some_and(|at| topology.nodes[at].placement.serves()) {
+                    patient.remember();
+                }
                 let is_back = changes.iter().any(|change| matches!(change, Change::Restore { .. }));
                 if is_back && topology.policy.on_return == OnReturn::Flush {
-                    // What is under way is for a topology that was.
-                    self.sweeps.abort_all();
-                    self.sweeps.spawn(sweep::after_return(self.reader.clone(), round.id));
+                    self.sweep_after(round.id);
                 }
                 pause = patient.detector.pause().max(PROBE_PAUSE_MIN);
             }
@@ -409,7 +495,7 @@ mod tests {
     use crate::{
         net::{Address, Target},
         ring::{self, Ring},
-        topology::{HealthSettings, Node, Policy, TopologyWriter, channel},
+        topology::{HealthSettings, Node, Policy, TopologyWriter, channel, write_notes},
     };
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -521,7 +607,8 @@ mod tests {
             let watching = tokio::spawn(async move {
                 let lag = Lag::new();
                 let measuring = tokio::spawn(lag.clone().run());
-                run(reader, bell, inbox, lag).await;
+                let returns = Returns { noted: write_notes().1, graces: Arc::new([]) };
+                run(reader, bell, inbox, lag, returns).await;
                 measuring.abort();
             });
             Scene { node, writer, changes, watching }
@@ -615,8 +702,8 @@ mod tests {
             let lag = Lag::new();
             let measuring = tokio::spawn(lag.clone().run());
             tokio::task::yield_now().await;
-            let mut ward = Ward::new(reader, lag, Arc::new(Notify::new()));
-            ward.admit();
+            let mut ward = Ward::new(reader, lag, Arc::new(Notify::new()), Arc::new([]));
+            ward.admit(&write_notes().1);
             // Nothing else runs on this thread meanwhile: a stall.
             std::thread::sleep(if is_late { LAG_MAX * 2 } else { Duration::ZERO });
             let now = Instant::now();

@@ -23,7 +23,7 @@ pub(super) async fn after_return(reader: TopologyReader, node: NodeId) {
         match topology.position(node).map(|at| topology.nodes[at].placement) {
             None => return,
             Some(Placement::Owns) => break,
-            Some(Placement::Away | Placement::Held) => {}
+            Some(Placement::Starting(_) | Placement::Away | Placement::Held) => {}
         }
         if changes.changed().await.is_err() {
             return;
@@ -48,7 +48,7 @@ pub(super) async fn after_return(reader: TopologyReader, node: NodeId) {
 async fn sweep(reader: &TopologyReader, node: NodeId) -> Result<(), String> {
     let topology = reader.load();
     let Some(at) = topology.position(node) else { return Ok(()) };
-    if topology.policy.on_return != OnReturn::Flush || topology.nodes[at].placement != Placement::Owns {
+    if topology.policy.on_return == OnReturn::Serve || !topology.nodes[at].placement.serves() {
         return Ok(());
     }
     let question = Question {
@@ -79,5 +79,5 @@ async fn sweep(reader: &TopologyReader, node: NodeId) -> Result<(), String> {
 /// Whether a key is neither this node's own nor one that it serves for another.
 fn is_leftover(topology: &Topology, at: usize, key: &[u8]) -> bool {
     let hash = topology.ring.hash(key);
-    topology.ring.first(hash) != at && topology.route(hash) != Route::Send(at)
+    topology.ring.first(hash) != at && topology.route(hash, key) != Route::Send(at)
 }

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::plan::Ledger;
+use super::ledger::Ledger;
 use crate::{
     metrics::NodeBlock,
     net::Target,

@@ -3,10 +3,12 @@
 //! waits for nothing slow: rings are built and names resolved beside it.
 
 mod build;
+mod ledger;
 mod order;
 mod plan;
 mod record;
 mod settle;
+mod start;
 mod warmth;
 #[cfg(test)]
 mod world;
@@ -20,8 +22,9 @@ use tokio::{
 };
 
 pub use build::{Births, IdSource, Prepared, Serving, first_topology, prepare, scattered};
+pub use ledger::Ledger;
 pub use order::order;
-pub use plan::{Event, Ledger, Outcome, Permit, Step, budget, moved, plan, reload};
+pub use plan::{Event, Outcome, Permit, Step, budget, moved, plan, reload};
 pub use record::{History, Record};
 
 use crate::{
@@ -403,6 +406,8 @@ fn pool_of(change: &Change) -> &str {
         | Change::Probation { pool, .. }
         | Change::Relapse { pool, .. }
         | Change::Restore { pool, .. }
+        | Change::Cleaned { pool, .. }
+        | Change::NotCleaned { pool, .. }
         | Change::Misconfigured { pool, .. }
         | Change::Resolved { pool, .. } => pool,
         Change::Order { pool, .. } => pool,

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
-    plan::{Event, Ledger, Step, rules, step, told},
+    ledger::Ledger,
+    plan::{Event, Step, rules, step, told},
     settle::settle,
 };
-use crate::topology::{Entry, Health, Order, Placement, Topology};
+use crate::topology::{Entry, Health, Order, Topology};
 
 /// Plans an order for the node with this name; `None` takes back what was ordered. Gives `None` when
 /// all is as it is wanted already.
@@ -43,12 +44,12 @@ pub fn order(
 
 fn check(now: &Topology, entry: &Entry, order: Option<Order>) -> Result<(), String> {
     let name = &entry.node.name;
-    let others = |e: &&Entry| e.node.id != entry.node.id && e.placement == Placement::Owns;
+    let others = |e: &&Entry| e.node.id != entry.node.id && e.placement.serves();
     if order.is_some_and(Order::is_out) && !now.nodes.iter().any(|e| others(&e)) {
         return Err(format!("node {name} is the last of pool {} that owns keys: it stays", now.pool));
     }
     let is_ejected = matches!(entry.health, Health::Ejected | Health::Probation);
-    if order.is_none() && entry.order.is_none() && is_ejected && entry.placement != Placement::Owns {
+    if order.is_none() && entry.order.is_none() && is_ejected && !entry.placement.serves() {
         let why = "it is ejected because it fails, and returns by itself when it answers; pin keeps it in";
         return Err(format!("node {name}: {why}"));
     }

@@ -7,7 +7,7 @@
 //! where it was.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -15,123 +15,17 @@ use tokio::time::Instant;
 
 use super::{
     build::{Births, Prepared, scattered},
+    ledger::{Back, Ledger, Out},
     order::mark,
     settle::{Rules, settle},
-    warmth::Spending,
 };
 use crate::{
-    ring::{self, diff},
-    topology::{Cause, Change, Data, Entry, Health, NodeId, Order, Placement, Policy, PoolSpec, Topology},
+    ring::diff,
+    topology::{
+        Admission, Cause, Change, Data, Entry, Health, LEVELS, NodeId, Order, Placement, PoolSpec, Topology,
+        common_bands,
+    },
 };
-
-/// What the planner remembers of a pool beside its topology. One entry per ejected node at most.
-#[derive(Clone, Debug)]
-pub struct Ledger {
-    /// How the ring in force was built.
-    pub(super) ring: ring::Settings,
-    /// What ringway's own decisions moved lately.
-    pub(super) spending: Spending,
-    out: BTreeMap<NodeId, Out>,
-    returning: BTreeMap<NodeId, Back>,
-    /// What operators want, by the names of nodes.
-    orders: BTreeMap<Arc<str>, Order>,
-    turn: u64,
-}
-
-/// Why a node is ejected, and since which turn.
-#[derive(Clone, Debug)]
-struct Out {
-    turn: u64,
-    since: Instant,
-    cause: Cause,
-    evidence: Arc<str>,
-}
-
-/// Since which turn a node is back, and with what.
-#[derive(Clone, Debug)]
-struct Back {
-    turn: u64,
-    data: Data,
-    evidence: Arc<str>,
-}
-
-impl Ledger {
-    /// The ledger of a pool that was built from this.
-    pub fn new(spec: &PoolSpec) -> Ledger {
-        Ledger {
-            ring: spec.ring.clone(),
-            spending: Spending::default(),
-            out: BTreeMap::new(),
-            returning: BTreeMap::new(),
-            orders: BTreeMap::new(),
-            turn: 0,
-        }
-    }
-
-    /// How many nodes it remembers.
-    pub fn len(&self) -> usize {
-        self.out.len() + self.returning.len()
-    }
-
-    /// Whether no node is ejected, or waits to return.
-    pub fn is_empty(&self) -> bool {
-        self.out.is_empty() && self.returning.is_empty()
-    }
-
-    /// Remembers what is wanted of a node from now on.
-    pub(super) fn order(&mut self, node: &Arc<str>, order: Option<Order>) {
-        match order {
-            Some(order) => drop(self.orders.insert(node.clone(), order)),
-            None => drop(self.orders.remove(node)),
-        }
-    }
-
-    /// A node that waits to return need not wait; whether it did.
-    pub(super) fn go_on(&mut self, node: NodeId) -> bool {
-        match self.returning.get_mut(&node) {
-            Some(back) => {
-                back.data = Data::Same;
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// Since when a node is ejected.
-    pub(super) fn ejected_since(&self, node: NodeId) -> Option<Instant> {
-        self.out.get(&node).map(|out| out.since)
-    }
-
-    /// In which turn a node was ejected.
-    pub(super) fn ejected_in(&self, node: NodeId) -> Option<u64> {
-        self.out.get(&node).map(|out| out.turn)
-    }
-
-    /// In which turn a node that is not in its place again came back.
-    pub(super) fn returned_in(&self, node: NodeId) -> Option<u64> {
-        self.returning.get(&node).map(|back| back.turn)
-    }
-
-    /// Whether a node that came back has nothing of what it had.
-    pub(super) fn returns_cold(&self, node: NodeId) -> bool {
-        self.returning.get(&node).is_some_and(|back| back.data.is_cold())
-    }
-
-    /// Forgets who is in its place again. When the budget may let something go on, if something waits.
-    pub(super) fn settled(&mut self, nodes: &[Entry], policy: &Policy, time: Instant) -> Option<Instant> {
-        let is_back = |e: &Entry| matches!(e.health, Health::Healthy | Health::Suspect);
-        // Who is out by hand waits for the operator.
-        let is_away = |e: &&Entry| e.placement == Placement::Away && is_back(e) && e.order.is_none();
-        let away: HashSet<NodeId> = nodes.iter().filter(is_away).map(|e| e.node.id).collect();
-        self.returning.retain(|id, _| away.contains(id));
-        let held = || nodes.iter().filter(|e| e.placement == Placement::Held);
-        let ends = held().filter_map(|e| Some(self.ejected_since(e.node.id)? + policy.hold_down));
-        let hold_ends = ends.filter(|end| *end > time).min();
-        let waits = !away.is_empty() || held().next().is_some();
-        let budget = if waits { self.spending.next(policy.warmth.window, time) } else { None };
-        hold_ends.into_iter().chain(budget).min()
-    }
-}
 
 /// What comes of a change.
 #[derive(Debug)]
@@ -237,6 +131,27 @@ pub enum Event {
         /// What is wanted.
         order: Option<Order>,
     },
+    /// A node that is back begins to take its keys.
+    Starts {
+        /// Its name.
+        node: Arc<str>,
+        /// What it proved itself with; none when an operator let it back.
+        evidence: Option<Arc<str>>,
+    },
+    /// A node that is back was cleaned of what is old.
+    Cleaned {
+        /// Its name.
+        node: Arc<str>,
+        /// What was done.
+        how: Arc<str>,
+    },
+    /// A node that is back took more of its keys, or is about to.
+    Admits {
+        /// Its name.
+        node: Arc<str>,
+        /// How far it has come.
+        to: Admission,
+    },
     /// The operator's new configuration is in force.
     Reloaded {
         /// Which nodes came, left or changed.
@@ -259,20 +174,28 @@ pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> 
         Change::Relapse { .. } => turns(&[Health::Probation], Health::Ejected),
         Change::Eject { cause, evidence, .. } => {
             let mut ledger = ledger.clone();
-            ledger.turn += 1;
-            let out =
-                Out { turn: ledger.turn, since: time, cause: *cause, evidence: evidence.as_str().into() };
-            ledger.out.entry(id).or_insert(out);
-            ledger.returning.remove(&id);
+            ledger.leaves(id, *cause, evidence, time);
             turn(now, ledger, (at, &[Health::Healthy, Health::Suspect], Health::Ejected), time)
         }
         Change::Restore { data, evidence, .. } => {
             let mut ledger = ledger.clone();
-            ledger.turn += 1;
-            ledger.out.remove(&id);
-            let back = Back { turn: ledger.turn, data: *data, evidence: evidence.as_str().into() };
-            ledger.returning.insert(id, back);
+            ledger.comes_back(id, *data, evidence);
             turn(now, ledger, (at, &[Health::Ejected, Health::Probation], Health::Healthy), time)
+        }
+        Change::Cleaned { below, how, .. } => {
+            let mut ledger = ledger.clone();
+            if !ledger.cleaned(id, *below) {
+                return Outcome::Nothing;
+            }
+            let told = Event::Cleaned { node: entry.node.name.clone(), how: how.clone() };
+            go_on(now, ledger, vec![told], time)
+        }
+        Change::NotCleaned { .. } => {
+            let mut ledger = ledger.clone();
+            if !ledger.not_cleaned(id, time) {
+                return Outcome::Nothing;
+            }
+            go_on(now, ledger, Vec::new(), time)
         }
         Change::Misconfigured { what, .. } if entry.misconfigured != *what => {
             let told = Event::Misconfigured { node: entry.node.name.clone(), what: what.clone() };
@@ -296,6 +219,8 @@ fn node_of(change: &Change) -> Option<NodeId> {
         | Change::Probation { node, .. }
         | Change::Relapse { node, .. }
         | Change::Restore { node, .. }
+        | Change::Cleaned { node, .. }
+        | Change::NotCleaned { node, .. }
         | Change::Misconfigured { node, .. }
         | Change::Resolved { node, .. } => Some(*node),
         Change::Order { .. } | Change::Reload { .. } => None,
@@ -334,7 +259,7 @@ fn turn(
     let name = || entry.node.name.clone();
     match (to, now.nodes[at].placement, entry.placement) {
         (Health::Ejected, Placement::Owns, Placement::Owns) => {
-            if let Some(out) = ledger.out.get(&entry.node.id).filter(|_| from.contains(&Health::Healthy)) {
+            if let Some(out) = ledger.out(entry.node.id).filter(|_| from.contains(&Health::Healthy)) {
                 let evidence =
                     format!("{}; {}", out.evidence, kept_because(entry, &nodes, now.health.eject_max));
                 events.push(Event::Kept { node: name(), cause: out.cause, evidence: evidence.into() });
@@ -344,8 +269,10 @@ fn turn(
             events.insert(0, Event::Recovered { node: name() });
         }
         (Health::Healthy, Placement::Away, Placement::Away) if entry.order.is_none() => {
-            events.extend(ledger.returning.get(&entry.node.id).map(|Back { data, evidence, .. }| {
-                Event::Waits { node: name(), data: *data, evidence: evidence.clone() }
+            events.extend(ledger.back(entry.node.id).map(|Back { data, evidence, .. }| Event::Waits {
+                node: name(),
+                data: *data,
+                evidence: evidence.clone(),
             }));
         }
         _ => {}
@@ -376,11 +303,16 @@ pub(super) fn rules(now: &Topology, time: Instant) -> Rules<'_> {
     Rules { eject_max: now.health.eject_max, policy: &now.policy, time }
 }
 
-/// The warmth budget may let something go on that waited for it.
+/// The warmth budget may let something go on that waited for it, or a node that starts may take more.
 pub fn budget(now: &Topology, ledger: &Ledger, time: Instant) -> Outcome {
-    let (mut ledger, mut nodes) = (ledger.clone(), now.nodes.to_vec());
+    go_on(now, ledger.clone(), Vec::new(), time)
+}
+
+/// Nothing changed but what is remembered, or the time.
+fn go_on(now: &Topology, mut ledger: Ledger, mut events: Vec<Event>, time: Instant) -> Outcome {
+    let mut nodes = now.nodes.to_vec();
     settle(&mut nodes, &rules(now, time), &mut ledger);
-    let events = told(&now.nodes, &nodes, &ledger);
+    events.extend(told(&now.nodes, &nodes, &ledger));
     let step = step(now, nodes, ledger, events, time);
     if step.next.epoch == now.epoch && step.next.budget_due == now.budget_due {
         return Outcome::Nothing;
@@ -397,34 +329,41 @@ pub(super) fn told(before: &[Entry], after: &[Entry], ledger: &Ledger) -> Vec<Ev
     let mut events = Vec::new();
     for entry in after {
         let was = || out.get(&*entry.node.name).copied().unwrap_or(Placement::Owns);
-        if entry.placement == Placement::Owns && (out.is_empty() || was() == Placement::Owns) {
+        if entry.placement == Placement::Owns && (out.is_empty() || was() == Placement::Owns)
+            || entry.placement == was()
+        {
             continue;
         }
         let node = entry.node.name.clone();
-        let why = ledger.out.get(&entry.node.id).cloned();
+        let why = ledger.out(entry.node.id).cloned();
         events.extend(match (was(), entry.placement, entry.health) {
             (Placement::Away | Placement::Held, Placement::Owns, Health::Ejected | Health::Probation)
                 if entry.order.is_none() =>
             {
                 Some(Event::Readmitted { node })
             }
-            (Placement::Away | Placement::Held, Placement::Owns, _) => {
-                let back = ledger.returning.get(&entry.node.id);
+            (Placement::Away | Placement::Held, Placement::Starting(_), _) => Some(Event::Starts {
+                node,
+                evidence: ledger.back(entry.node.id).map(|back| back.evidence.clone()),
+            }),
+            (Placement::Starting(_), Placement::Starting(to), _) => Some(Event::Admits { node, to }),
+            (_, Placement::Owns, _) => {
+                let back = ledger.back(entry.node.id);
                 back.map(|Back { data, evidence, .. }| Event::Restored {
                     node,
                     data: *data,
                     evidence: evidence.clone(),
                 })
             }
-            (Placement::Owns | Placement::Held, Placement::Away, _)
+            (Placement::Owns | Placement::Held | Placement::Starting(_), Placement::Away, _)
                 if entry.order.is_some_and(Order::is_out) =>
             {
                 None
             }
-            (Placement::Owns, Placement::Away, _) => {
+            (Placement::Owns | Placement::Starting(_), Placement::Away, _) => {
                 why.map(|Out { cause, evidence, .. }| Event::Ejected { node, cause, evidence })
             }
-            (Placement::Owns, Placement::Held, _) => {
+            (Placement::Owns | Placement::Starting(_), Placement::Held, _) => {
                 why.map(|Out { cause, evidence, .. }| Event::Held { node, cause, evidence })
             }
             (Placement::Held, Placement::Away, _) => {
@@ -482,17 +421,10 @@ pub fn reload(
     let mut ledger = ledger.clone();
     ledger.ring = spec.ring.clone();
     let mut nodes = births.carry(&now.nodes, prepared, &mut |before, after| {
-        if let Some(out) = ledger.out.remove(&before) {
-            ledger.out.insert(after, out);
-        }
-        if let Some(back) = ledger.returning.remove(&before) {
-            ledger.returning.insert(after, back);
-        }
+        ledger.renamed(before, after);
     });
-    let ids: HashSet<NodeId> = nodes.iter().map(|e| e.node.id).collect();
-    ledger.out.retain(|id, _| ids.contains(id));
-    ledger.orders.retain(|name, _| nodes.iter().any(|entry| entry.node.name == *name));
-    mark(&mut nodes, &ledger.orders);
+    ledger.retain(&nodes);
+    mark(&mut nodes, ledger.orders());
     let rules = Rules { eject_max: spec.health.eject_max, policy: &spec.policy, time };
     settle(&mut nodes, &rules, &mut ledger);
     let is_same = same_nodes(&now.nodes, &nodes);
@@ -565,15 +497,25 @@ fn is_unchanged(now: &Topology, prepared: &Prepared) -> bool {
 /// The share of the key space whose owner or action differs between two topologies of a pool.
 /// Takes milliseconds for large rings: not for the control loop.
 pub fn moved(before: &Topology, after: &Topology) -> f64 {
-    let (a, b) = (|i| before.holds(i), |i| after.holds(i));
     if before.policy.http.key != after.policy.http.key {
+        let (a, b) = (|i| before.holds(i), |i| after.holds(i));
         return scattered((&before.ring, &a), (&after.ring, &b));
     }
+    let of_band = |(from, to): (u32, u32)| {
+        let width = f64::from(to - from) / f64::from(LEVELS);
+        width * moved_at(before, after, from)
+    };
+    common_bands(before, after).into_iter().map(of_band).sum()
+}
+
+/// The same of the keys of one level.
+fn moved_at(before: &Topology, after: &Topology, level: u32) -> f64 {
+    let (a, b) = (|i| before.holds_at(i, level), |i| after.holds_at(i, level));
     if !Arc::ptr_eq(&before.ring, &after.ring) {
         return diff((&before.ring, &a), (&after.ring, &b)).moved;
     }
     // Who keeps its share and serves it no more, or again: the action changes and not the owner.
-    let serves = |topology: &Topology, i: usize| topology.nodes[i].placement == Placement::Owns;
+    let serves = |topology: &Topology, i: usize| topology.serves_at(i, level);
     let other = |i: &usize| a(*i) && b(*i) && serves(before, *i) != serves(after, *i);
     let changed: Vec<usize> = (0..after.nodes.len()).filter(other).collect();
     let moved = after.ring.moved(a, b);

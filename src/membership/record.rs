@@ -32,7 +32,8 @@ pub struct Record {
     pub epoch: u64,
     /// Milliseconds since 1970.
     pub unix_ms: u64,
-    /// `ejected`, `held`, `released`, `restored`, `readmitted` or `reloaded`.
+    /// `ejected`, `held`, `released`, `starts`, `admits`, `restored`, `readmitted`, `ordered` or
+    /// `reloaded`.
     pub what: &'static str,
     /// Which node, unless it is about the whole pool.
     pub node: Option<Arc<str>>,
@@ -164,7 +165,9 @@ fn for_incident(event: &Event) -> Option<(Arc<str>, Told)> {
             });
             (node.clone(), Told::Goes("ordered", text.into()))
         }
-        Event::Misconfigured { .. } | Event::Reloaded { .. } => return None,
+        Event::Starts { node, .. } => (node.clone(), Told::Goes("starts", "it takes its keys back".into())),
+        Event::Cleaned { node, how } => (node.clone(), Told::Goes("cleaned", how.clone())),
+        Event::Admits { .. } | Event::Misconfigured { .. } | Event::Reloaded { .. } => return None,
     })
 }
 
@@ -212,6 +215,17 @@ fn log(after: &Topology, event: &Event, moved: f64) {
             let order = order.map_or("none", Order::word);
             tracing::warn!(pool, epoch, node = &**node, order, moved, "an operator's order for a node");
         }
+        Event::Starts { node, evidence } => {
+            let evidence = evidence.as_deref().unwrap_or("an operator let it back");
+            tracing::info!(pool, epoch, node = &**node, evidence, moved, "node starts");
+        }
+        Event::Cleaned { node, how } => {
+            tracing::info!(pool, epoch, node = &**node, how = &**how, "node cleaned of what is old");
+        }
+        Event::Admits { node, to } => {
+            let (node, share, is_fenced) = (&**node, format!("{:.4}", to.share()), to.is_fenced());
+            tracing::debug!(pool, epoch, node, share, is_fenced, moved, "node takes more of its keys");
+        }
         Event::Misconfigured { node, what: Some(what) } => {
             tracing::warn!(pool, epoch, node = &**node, evidence = &**what, "node misconfigured");
         }
@@ -252,6 +266,9 @@ fn count(pool: &str, event: &Event) {
         }
         Event::Readmitted { .. }
         | Event::Released { .. }
+        | Event::Starts { .. }
+        | Event::Cleaned { .. }
+        | Event::Admits { .. }
         | Event::Ordered { .. }
         | Event::Recovered { .. }
         | Event::Misconfigured { .. }
@@ -269,10 +286,21 @@ fn line(after: &Topology, event: &Event, moved: f64) -> Option<Record> {
         Event::Ordered { node, order } => {
             ("ordered", Some(node), None, order.map_or("none", Order::word).into())
         }
-        Event::Reloaded { evidence } => ("reloaded", None, None, evidence.clone()),
-        Event::Kept { .. } | Event::Waits { .. } | Event::Recovered { .. } | Event::Misconfigured { .. } => {
-            return None;
+        Event::Starts { node, evidence } => {
+            let evidence = evidence.clone().unwrap_or_else(|| "an operator let it back".into());
+            ("starts", Some(node), None, evidence)
         }
+        Event::Admits { node, to } => {
+            let doing = if to.is_fenced() { ", more of them are being cleaned" } else { "" };
+            let text = format!("it serves {:.1} % of its keys{doing}", to.share() * 100.0);
+            ("admits", Some(node), None, text.into())
+        }
+        Event::Reloaded { evidence } => ("reloaded", None, None, evidence.clone()),
+        Event::Kept { .. }
+        | Event::Waits { .. }
+        | Event::Cleaned { .. }
+        | Event::Recovered { .. }
+        | Event::Misconfigured { .. } => return None,
     };
     let data = match event {
         Event::Restored { data, .. } => Some(*data),

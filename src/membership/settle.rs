@@ -3,8 +3,8 @@
 
 use tokio::time::Instant;
 
-use super::plan::Ledger;
-use crate::topology::{Entry, Health, OnEjected, Order, Placement, Policy};
+use super::{ledger::Ledger, start::Start};
+use crate::topology::{Data, Entry, Health, OnReturn, Order, Placement, Policy};
 
 /// What placements obey.
 pub(super) struct Rules<'a> {
@@ -44,20 +44,53 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
         if goes(&nodes[i]) {
             let share = f64::from(nodes[i].node.weight) / holders as f64;
             nodes[i].placement = match before[i] {
-                Placement::Away => Placement::Away,
-                _ if rules.policy.on_ejected != OnEjected::Rehash => Placement::Away,
+                // Of one that has just begun to start, most of the keys are elsewhere anyhow.
+                Placement::Away | Placement::Starting(_) => Placement::Away,
+                _ if !rules.policy.moves_keys() => Placement::Away,
                 _ if is_expected(&nodes[i], rules, ledger) => Placement::Held,
                 _ if ledger.spending.ejects(share, &rules.policy.warmth, rules.time) => Placement::Away,
                 _ => Placement::Held,
             };
         }
     }
-    for i in returners(nodes, &before, ledger) {
+    for i in returners(nodes, &before, ledger, rules.policy) {
         let share = f64::from(nodes[i].node.weight) / (holders + u64::from(nodes[i].node.weight)) as f64;
         if !ledger.spending.returns(share, &rules.policy.warmth, rules.time) && goes(&nodes[i]) {
             nodes[i].placement = Placement::Away;
         }
     }
+    for i in 0..nodes.len() {
+        if nodes[i].placement == Placement::Owns && before[i] != Placement::Owns && owners > 1 {
+            nodes[i].placement = start(&nodes[i], before[i], rules, ledger);
+        }
+    }
+}
+
+/// How a node that may own its keys again takes them back.
+fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
+    let (id, policy) = (entry.node.id, rules.policy);
+    let is_back = matches!(entry.health, Health::Healthy | Health::Suspect);
+    let start = match before {
+        // It never gave its keys to anybody.
+        Placement::Owns | Placement::Held => return Placement::Owns,
+        // The guard wants it, as it is.
+        _ if !is_back || !policy.moves_keys() => return Placement::Owns,
+        Placement::Starting(_) => ledger.start(id).copied(),
+        Placement::Away => None,
+    };
+    let start = start.unwrap_or_else(|| {
+        let data = ledger.back(id).map(|back| back.data);
+        let is_clean = match policy.on_return {
+            OnReturn::Serve => true,
+            // Those that took its writes have to be cleaned, too.
+            OnReturn::Quarantine => false,
+            OnReturn::Flush => matches!(data, Some(Data::Flushed | Data::Empty)),
+        };
+        Start::new(rules.time, is_clean)
+    });
+    let placement = start.placement(before, policy, rules.time);
+    ledger.set_start(id, (placement != Placement::Owns).then_some(start));
+    placement
 }
 
 /// Whether an ejected node is still waited for.
@@ -78,7 +111,7 @@ fn leavers(nodes: &[Entry], before: &[Placement], ledger: &Ledger) -> Vec<usize>
             Health::Healthy | Health::Suspect => false,
             Health::Ejected => true,
             // One that was kept and answers again is not put away so late.
-            Health::Probation => before[*i] != Placement::Owns,
+            Health::Probation => !before[*i].serves(),
         })
         .collect();
     // Cached: the ledger is asked once for each, not once for each comparison.
@@ -86,7 +119,7 @@ fn leavers(nodes: &[Entry], before: &[Placement], ledger: &Ledger) -> Vec<usize>
         let rank = match before[*i] {
             Placement::Away => 0,
             Placement::Held => 1,
-            Placement::Owns => 2,
+            Placement::Owns | Placement::Starting(_) => 2,
         };
         (rank, ledger.ejected_in(nodes[*i].node.id))
     });
@@ -94,11 +127,11 @@ fn leavers(nodes: &[Entry], before: &[Placement], ledger: &Ledger) -> Vec<usize>
 }
 
 /// Who is back, cold and not yet in its place, in the order of their returns.
-fn returners(nodes: &[Entry], before: &[Placement], ledger: &Ledger) -> Vec<usize> {
+fn returners(nodes: &[Entry], before: &[Placement], ledger: &Ledger, policy: &Policy) -> Vec<usize> {
     let is_back = |i: &usize| matches!(nodes[*i].health, Health::Healthy | Health::Suspect);
     let mut back: Vec<usize> = (0..nodes.len())
         .filter(|i| before[*i] == Placement::Away && is_back(i) && nodes[*i].order.is_none())
-        .filter(|i| ledger.returns_cold(nodes[*i].node.id))
+        .filter(|i| ledger.returns_cold(nodes[*i].node.id, policy))
         .collect();
     back.sort_by_cached_key(|i| ledger.returned_in(nodes[*i].node.id));
     back

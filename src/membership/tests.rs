@@ -55,10 +55,12 @@ pub(super) fn frugal(mut spec: PoolSpec, share: f64, window: Duration) -> PoolSp
 
 /// Which node (by name) serves each of many keys.
 pub(super) fn owners(topology: &Topology) -> Vec<Option<Arc<str>>> {
-    let key = |i: u32| topology.route(topology.ring.hash(format!("key:{i}").as_bytes()));
+    let key = |i: u32| {
+        topology.route(topology.ring.hash(format!("key:{i}").as_bytes()), format!("key:{i}").as_bytes())
+    };
     let name = |route| match route {
         Route::Send(i) => Some(topology.nodes[i].node.name.clone()),
-        Route::Fail(_) | Route::Miss(_) | Route::NoOwner => None,
+        Route::Wait(_) | Route::Fail(_) | Route::Miss(_) | Route::NoOwner => None,
     };
     (0..300).map(key).map(name).collect()
 }
@@ -156,6 +158,9 @@ fn names(events: &[Event]) -> Vec<String> {
             format!("ordered {node}: {}", order.map_or("none", Order::word))
         }
         Event::Readmitted { node } => format!("readmitted {node}"),
+        Event::Starts { node, .. } => format!("starts {node}"),
+        Event::Cleaned { node, .. } => format!("cleaned {node}"),
+        Event::Admits { node, to } => format!("admits {node}: {} to {}", to.admitted, to.fence),
         Event::Restored { node, .. } => format!("restored {node}"),
         Event::Recovered { node } => format!("recovered {node}"),
         Event::Misconfigured { node, what } => format!("misconfigured {node}: {}", what.is_some()),
@@ -300,19 +305,40 @@ fn full_nodes_are_walked_past() {
     let hash = pool.topology.ring.hash(b"k");
     let order: Vec<usize> = pool.topology.ring.candidates(hash).collect();
     let full = |i: usize| if i == order[0] { 9 } else { 0 };
-    assert_eq!(pool.topology.route_bounded(hash, |_| 0), Route::Send(order[0]));
-    assert_eq!(pool.topology.route_bounded(hash, full), Route::Send(order[1]));
+    assert_eq!(
+        pool.topology.route_bounded(hash, pool.topology.policy.on_ejected, |_| 0),
+        Route::Send(order[0])
+    );
+    assert_eq!(
+        pool.topology.route_bounded(hash, pool.topology.policy.on_ejected, full),
+        Route::Send(order[1])
+    );
     pool.eject(&format!("n{}", order[1]));
-    assert_eq!(pool.topology.route_bounded(hash, full), Route::Send(order[2]));
+    assert_eq!(
+        pool.topology.route_bounded(hash, pool.topology.policy.on_ejected, full),
+        Route::Send(order[2])
+    );
     pool.topology.policy = policy(OnEjected::Fail, None);
-    assert_eq!(pool.topology.route_bounded(hash, full), Route::Send(order[0]));
+    assert_eq!(
+        pool.topology.route_bounded(hash, pool.topology.policy.on_ejected, full),
+        Route::Send(order[0])
+    );
     pool.eject(&format!("n{}", order[0]));
     pool.topology.policy = policy(OnEjected::Fail, bound);
-    assert_eq!(pool.topology.route_bounded(hash, full), Route::Fail(order[0]));
+    assert_eq!(
+        pool.topology.route_bounded(hash, pool.topology.policy.on_ejected, full),
+        Route::Fail(order[0])
+    );
     pool.topology.policy = policy(OnEjected::Rehash, bound);
-    assert_eq!(pool.topology.route_bounded(hash, full), Route::Send(order[2]));
+    assert_eq!(
+        pool.topology.route_bounded(hash, pool.topology.policy.on_ejected, full),
+        Route::Send(order[2])
+    );
     let full = |i: usize| if i == order[2] { 9 } else { 0 };
-    assert_eq!(pool.topology.route_bounded(hash, full), Route::Send(order[3]));
+    assert_eq!(
+        pool.topology.route_bounded(hash, pool.topology.policy.on_ejected, full),
+        Route::Send(order[3])
+    );
 }
 
 /// A reload of the same is nothing; one of other limits is a revision; the ring is not built anew
@@ -953,7 +979,13 @@ async fn real_nodes_die_hang_and_return() {
     let bell = Arc::new(Notify::new());
     let lag = crate::health::Lag::new();
     let measuring = tokio::spawn(lag.clone().run());
-    let health = tokio::spawn(crate::health::run(run.reader.clone(), bell, run.handle.inbox(), lag));
+    let health = tokio::spawn(crate::health::run(
+        run.reader.clone(),
+        bell,
+        run.handle.inbox(),
+        lag,
+        crate::health::Returns { noted: crate::topology::write_notes().1, graces: Arc::new([]) },
+    ));
     let mut changes = run.reader.changes();
     let mut until = async |what: &str, done: &dyn Fn(&Topology) -> bool| {
         let wait = changes.wait_for(|_| done(&run.reader.load()));

@@ -24,6 +24,8 @@ pub(crate) enum Cut {
     Done(usize),
     /// A request that may only be dispatched when all before it is answered.
     DrainFirst,
+    /// A request that may only be dispatched under another topology.
+    Wait,
     /// A request of at least so many bytes, not all of which are there.
     Partial(usize),
     /// No request: this line is the last that the session is told.

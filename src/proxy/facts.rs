@@ -140,7 +140,7 @@ impl Facts for Answering<'_> {
     fn numbers(&self) -> Numbers {
         let topology = &self.bound.topology;
         let handle: &PoolHandle = &self.session.pool.handle;
-        let shares = topology.ring.shares(|i| topology.holds(i));
+        let shares = topology.shares();
         let sum = |value: &dyn Fn(&crate::metrics::PoolBlock) -> u64| handle.blocks.iter().map(value).sum();
         Numbers {
             pool: handle.name.to_string(),

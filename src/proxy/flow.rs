@@ -46,7 +46,8 @@ impl State {
 
     /// Whether a session that stalled may go on: not at every chance, or it would read in crumbs.
     pub(super) fn may_go_on(&self, bounds: Bounds) -> bool {
-        self.held() < OUT_HIGH / 2
+        !self.waits
+            && self.held() < OUT_HIGH / 2
             && self.window.len() <= self.depth(bounds) / 2
             && (!self.drain || self.window.is_empty())
     }

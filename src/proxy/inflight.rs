@@ -30,6 +30,8 @@ pub(crate) struct InFlight<T> {
     written: usize,
     /// Written bytes of the head were forgotten.
     forgot: bool,
+    /// Requests that were done, ever.
+    done: u64,
 }
 
 /// A log buffer larger than this is given back when it is empty.
@@ -37,7 +39,7 @@ const KEEP_BYTES: usize = 64 * 1024;
 
 impl<T> Default for InFlight<T> {
     fn default() -> InFlight<T> {
-        InFlight { entries: VecDeque::new(), log: Vec::new(), start: 0, written: 0, forgot: false }
+        InFlight { entries: VecDeque::new(), log: Vec::new(), start: 0, written: 0, forgot: false, done: 0 }
     }
 }
 
@@ -99,6 +101,7 @@ impl<T> InFlight<T> {
         let entry = self.entries.pop_front()?;
         self.start += entry.len;
         self.forgot = false;
+        self.done += 1;
         if self.entries.is_empty() {
             self.log.clear();
             self.start = 0;
@@ -128,6 +131,11 @@ impl<T> InFlight<T> {
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Requests that were done, ever.
+    pub(crate) fn done(&self) -> u64 {
+        self.done
     }
 
     /// Whether there is no request.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    dispatch,
     inflight::Fate,
     pipeline::{Expect, Pipeline},
     rebind::{Leaving, Side},
@@ -175,9 +176,20 @@ impl Link {
             if pipeline.is_repeatable(&mut expect, fate, false) {
                 moved.push((expect, bytes));
             } else {
+                if !expect.read_only {
+                    dispatch::note_in_doubt(&expect, &bytes, self.node.id);
+                }
                 let text = format!("{}: ejected; the command may have been applied", self.describe());
                 expect.session.fail(&expect, &text, Reason::MaybeApplied, Outcome::Lost);
             }
+        }
+    }
+
+    /// All its pipelines in which something is under way, each with a mark behind it.
+    pub(crate) fn marks(&self, into: &mut Vec<(Rc<Pipeline>, u64)>) {
+        for pipelines in self.lanes.iter().chain([&self.leaving]) {
+            let marked = |p: &Rc<Pipeline>| p.mark().map(|mark| (p.clone(), mark));
+            into.extend(pipelines.borrow().iter().filter_map(marked));
         }
     }
 

@@ -4,7 +4,10 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Release},
+    },
     time::Duration,
 };
 
@@ -13,7 +16,7 @@ use super::{
     dispatch, facts,
     flow::OUT_HIGH,
     link::Link,
-    pipeline::Expect,
+    pipeline::{Expect, Pipeline},
     rebind::{self, Departure, Leaving},
     scripts::Scripts,
     session::Session,
@@ -25,7 +28,10 @@ use crate::{
         Protocol, memcache,
         resp::{frame::FrameLimits, table::Table},
     },
-    topology::{Entry, Policy, Route, Topology, TopologyCache, TopologyReader},
+    topology::{
+        Entry, OnReturn, Placement, Policy, Route, Topology, TopologyCache, TopologyReader, WriteNotes,
+        Written,
+    },
 };
 
 /// A pool as all workers and the control plane share it.
@@ -50,6 +56,21 @@ pub struct PoolHandle {
     pub scripts: Arc<Scripts>,
     /// Who is connected, for `CLIENT LIST`.
     pub registry: super::facts::Registry,
+    /// Where writes are noted that nodes take for others.
+    pub writes: WriteNotes,
+    /// For each worker the revision before which nothing is in flight any more, as far as somebody waits
+    /// for it; [`PoolHandle::UNUSED`] for one that does not serve the pool.
+    pub graces: Arc<[AtomicU64]>,
+}
+
+impl PoolHandle {
+    /// The grace of a worker that has never served the pool.
+    pub const UNUSED: u64 = u64::MAX;
+
+    /// The graces of so many workers.
+    pub fn graces(workers: usize) -> Arc<[AtomicU64]> {
+        (0..workers).map(|_| AtomicU64::new(PoolHandle::UNUSED)).collect()
+    }
 }
 
 /// A topology with what a worker needs to obey it.
@@ -61,6 +82,8 @@ pub(crate) struct Bound {
     pub(crate) links: Vec<Rc<Link>>,
     /// What the policy says, as each request needs it.
     pub(crate) terms: Terms,
+    /// Requests wait for keys that are being cleaned, which takes an instant; not for ever.
+    patient: Cell<bool>,
 }
 
 /// The part of a policy that is looked at with each request.
@@ -76,6 +99,9 @@ pub(crate) struct Terms {
     pub(crate) patience_us: [u32; Class::ALL.len()],
     /// How often a request that only reads is sent again.
     pub(crate) tries: u8,
+    /// Whether writes that a node takes for another are noted: somebody is away, and will be cleaned of
+    /// them.
+    pub(crate) notes_writes: bool,
 }
 
 /// How long a client waits at most for a command of this class.
@@ -87,7 +113,9 @@ fn patience(policy: &Policy, class: Class) -> Duration {
 }
 
 impl Terms {
-    fn of(policy: &Policy) -> Terms {
+    fn of(topology: &Topology) -> Terms {
+        let policy = &*topology.policy;
+        let is_exact = policy.on_return == OnReturn::Quarantine && policy.sole_writer;
         let patience_us = Class::ALL.map(|class| patience(policy, class).as_micros().min(1 << 30) as u32);
         Terms {
             guarded: policy.client_auth.is_some(),
@@ -103,19 +131,34 @@ impl Terms {
             },
             patience_us,
             tries: policy.retries.min(u32::from(u8::MAX)) as u8,
+            notes_writes: is_exact && topology.nodes.iter().any(|e| e.placement != Placement::Owns),
         }
     }
 }
 
 impl Bound {
     pub(crate) fn new(topology: Arc<Topology>, table: Arc<Table>, links: Vec<Rc<Link>>) -> Bound {
-        let terms = Terms::of(&topology.policy);
-        Bound { topology, table, links, terms }
+        let terms = Terms::of(&topology);
+        Bound { topology, table, links, terms, patient: Cell::new(true) }
+    }
+
+    /// Whether a request may wait for keys that are being cleaned.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.patient.get()
+    }
+
+    /// Notes that this node takes a write of a key that others come before.
+    pub(crate) fn note_write(&self, handle: &PoolHandle, hash: u64, key: &[u8], index: usize) {
+        let taken_by = self.topology.nodes[index].node.id;
+        for passed in self.topology.passed(hash, index) {
+            let away = self.topology.nodes[passed].node.id;
+            handle.writes.note(Written { away, taken_by, key: key.into() });
+        }
     }
 
     /// Whether this node owns this key.
     pub(crate) fn owns(&self, index: usize, key: &[u8]) -> bool {
-        self.topology.route(self.topology.ring.hash(key)) == Route::Send(index)
+        self.topology.route(self.topology.ring.hash(key), key) == Route::Send(index)
     }
 }
 
@@ -147,7 +190,20 @@ pub(crate) struct WorkerPool {
     leaving: RefCell<Vec<Rc<Link>>>,
     per_key_errors: Cell<bool>,
     bounds: Cell<Bounds>,
+    /// Sessions wait for another topology.
+    pub(crate) waiting: Cell<bool>,
+    grace: RefCell<Option<Grace>>,
 }
+
+/// What was in flight when a topology was bound that waits for it to end.
+struct Grace {
+    revision: u64,
+    marks: Vec<(Rc<Pipeline>, u64)>,
+    since_us: u32,
+}
+
+/// How long requests wait for keys that are being cleaned. Control takes much less, or gives up sooner.
+const PATIENCE_US: u32 = 2_000_000;
 
 impl WorkerPool {
     pub(crate) fn new(worker: Rc<Worker>, handle: Arc<PoolHandle>) -> WorkerPool {
@@ -165,7 +221,11 @@ impl WorkerPool {
             leaving: RefCell::default(),
             per_key_errors: Cell::default(),
             bounds: Cell::default(),
+            waiting: Cell::default(),
+            grace: RefCell::default(),
         };
+        let revision = pool.bound.borrow().topology.revision;
+        pool.handle.graces[pool.worker.index].store(revision, Release);
         pool.obey(&pool.bound.borrow().topology.policy);
         pool
     }
@@ -254,12 +314,52 @@ impl WorkerPool {
         for (expect, bytes) in moved {
             dispatch::send_again(&bound, expect, &bytes);
         }
+        self.begin_grace(&bound);
+        self.let_go_on();
         bound
+    }
+
+    /// Somebody waits until what was sent under earlier topologies is answered.
+    fn begin_grace(&self, bound: &Bound) {
+        let is_fenced =
+            |e: &Entry| matches!(e.placement, Placement::Starting(admission) if admission.is_fenced());
+        if !bound.topology.nodes.iter().any(is_fenced) {
+            self.grace.take();
+            return;
+        }
+        let mut marks = Vec::new();
+        bound.links.iter().chain(self.leaving.borrow().iter()).for_each(|link| link.marks(&mut marks));
+        let (revision, since_us) = (bound.topology.revision, self.worker.clock.now_us());
+        self.grace.replace(Some(Grace { revision, marks, since_us }));
+        self.end_grace(since_us);
+    }
+
+    fn end_grace(&self, now_us: u32) {
+        let mut grace = self.grace.borrow_mut();
+        let Some(pending) = &mut *grace else { return };
+        pending.marks.retain(|(pipeline, mark)| !pipeline.has_passed(*mark));
+        if pending.marks.is_empty() {
+            // What was noted before is seen by whoever sees this.
+            self.handle.graces[self.worker.index].store(pending.revision, Release);
+        }
+        if now_us.wrapping_sub(pending.since_us) >= PATIENCE_US {
+            self.bound.borrow().patient.set(false);
+            drop(grace);
+            self.let_go_on();
+        }
+    }
+
+    /// Sessions that waited for another topology look again.
+    fn let_go_on(&self) {
+        if self.waiting.take() {
+            self.sessions.borrow().values().for_each(|session| session.go_on());
+        }
     }
 
     /// Looks after pipelines, deadlines and the snapshot; called at each tick of the worker.
     pub(crate) fn tick(self: &Rc<Self>, now_us: u32) {
         let bound = self.bound();
+        self.end_grace(now_us);
         for link in &bound.links {
             link.tick(now_us, &bound.topology.policy);
         }

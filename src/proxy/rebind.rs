@@ -3,7 +3,7 @@
 
 use std::{cell::LazyCell, collections::HashMap, rc::Rc};
 
-use crate::topology::{Entry, Health, NodeId, Order, Placement, Topology};
+use crate::topology::{Entry, Health, NodeId, Order, Topology};
 
 /// What one worker keeps for one node.
 pub(super) trait Side {
@@ -67,7 +67,7 @@ pub(super) fn departures<'a, S: Side>(old: &'a [Rc<S>], topology: &Topology) -> 
         };
         let leaving = match entry {
             None => Leaving::Retire,
-            Some(e) if e.placement == Placement::Owns => return None,
+            Some(e) if e.placement.serves() => return None,
             Some(e) if e.order == Some(Order::Eject) => Leaving::Evict,
             Some(e) if e.health == Health::Healthy => Leaving::Retire,
             Some(_) => Leaving::Evict,

@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(super) broken: bool,
     /// Requests wait for room in the window.
     stalled: bool,
+    /// They wait for another topology.
+    pub(super) waits: bool,
     /// How large its replies are, on a moving average, and what came of the present one.
     pub(super) reply_bytes: u32,
     pub(super) piece_bytes: u32,
@@ -103,6 +105,7 @@ impl Session {
             leaving: false,
             broken: false,
             stalled: false,
+            waits: false,
             reply_bytes: REPLY_GUESS,
             piece_bytes: 0,
             taken_us: None,
@@ -278,7 +281,7 @@ impl Session {
     ) -> usize {
         let mut used = 0;
         let mut state = self.state.borrow_mut();
-        state.stalled = false;
+        (state.stalled, state.waits) = (false, false);
         state.drain |= self.drain_first.take();
         let depth = state.depth(self.pool.bounds());
         if state.window.is_bare() {
@@ -295,6 +298,12 @@ impl Session {
                 Cut::DrainFirst => {
                     state.drain = true;
                     decoder.reset();
+                }
+                Cut::Wait => {
+                    (state.stalled, state.waits) = (true, true);
+                    self.pool.waiting.set(true);
+                    decoder.reset();
+                    break;
                 }
                 Cut::Partial(needed) => {
                     if input.may_stream(needed) {
@@ -589,6 +598,16 @@ impl Session {
         if state.watched.is_none_or(|at| (due_us.wrapping_sub(at) as i32) < 0) {
             self.pool.worker.watch(self, due_us);
             state.watched = Some(due_us);
+        }
+    }
+
+    /// Another topology is in force, or is not waited for any longer.
+    pub(crate) fn go_on(&self) {
+        let mut state = self.state.borrow_mut();
+        if std::mem::take(&mut state.waits) {
+            state.stalled = false;
+            drop(state);
+            self.wake();
         }
     }
 

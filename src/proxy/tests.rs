@@ -164,6 +164,8 @@ impl World {
             run_id: "0".repeat(40).into(),
             scripts: Arc::default(),
             registry: Registry::default(),
+            writes: crate::topology::write_notes().0,
+            graces: PoolHandle::graces(1),
         });
         let (orders, taken) = mpsc::unbounded_channel();
         let worker = spawn_local(run(0, Arc::new(Memory::new(1 << 30)), taken));

@@ -115,6 +115,25 @@ pub enum Change {
         /// Why, as a person would say it.
         evidence: String,
     },
+    /// What a node that is back has of its keys below this level is as new as elsewhere, and no other
+    /// node has them any more.
+    Cleaned {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// Which node.
+        node: NodeId,
+        /// The level.
+        below: u32,
+        /// What was done, in words.
+        how: Arc<str>,
+    },
+    /// A node that is back could not be cleaned now: its keys do not wait for it.
+    NotCleaned {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// Which node.
+        node: NodeId,
+    },
     /// The node can't serve as configured (`Some`), or can again (`None`).
     Misconfigured {
         /// The pool's name.

@@ -5,7 +5,9 @@
 mod change;
 mod http;
 mod node;
+mod route;
 mod spec;
+mod written;
 
 use std::sync::Arc;
 
@@ -15,10 +17,12 @@ use tokio::{sync::watch, time::Instant};
 pub use change::{Cause, Change, Inbox, Ordered};
 pub use http::{Forwarded, HttpLimits, HttpProbe, HttpSettings, NodeProtocol};
 pub use node::{Data, Evidence, Failure, Node, NodeId, VERDICT_GRACE};
+pub use route::{Admission, LEVELS, Route, common_bands, level};
 pub use spec::{
-    CustomCommand, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, OnReturn, Policy, PoolSpec, Secret,
-    Warmth, WhileHeld,
+    CustomCommand, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, OnReturn, Policy, PoolSpec,
+    PrefixPolicy, Secret, Warmth, WhileHeld,
 };
+pub use written::{NotedWrites, WriteNotes, Written, write_notes};
 
 use crate::{net::Target, ring::Ring};
 
@@ -37,11 +41,12 @@ pub enum Health {
 }
 
 /// Whether a node serves the keys that the ring gives it. Decided by membership alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Placement {
     /// Serves its share of the ring.
     Owns,
+    /// Is back and takes its share in steps.
+    Starting(Admission),
     /// Stays in the ring and is walked past.
     Away,
     /// Is ejected and keeps its keys, which nobody serves: for `hold_down`, or because the warmth budget
@@ -118,104 +123,6 @@ pub struct Topology {
     /// Node names in the order of their SCAN ordinals; a name keeps its ordinal while the process
     /// lives, also after it left the pool.
     pub ordinals: Arc<[Arc<str>]>,
-}
-
-/// Where a key goes now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// To this node, an index into [`Topology::nodes`].
-    Send(usize),
-    /// Nowhere: its owner (an index into [`Topology::nodes`]) is away and the pool's `on_ejected`
-    /// says that its keys do not move.
-    Fail(usize),
-    /// Nowhere: its owner is away, and the pool's `on_ejected` says that reads find nothing.
-    Miss(usize),
-    /// Nowhere: no node of the pool owns anything.
-    NoOwner,
-}
-
-impl Topology {
-    /// Where a key with this ring hash goes: the first candidate, or the first one that is not away
-    /// when `on_ejected` is `rehash`. Allocates nothing.
-    #[inline(always)]
-    pub fn route(&self, hash: u64) -> Route {
-        let first = self.ring.first(hash);
-        match self.nodes[first].placement {
-            Placement::Owns => Route::Send(first),
-            Placement::Away | Placement::Held => self.route_around(hash, first),
-        }
-    }
-
-    /// Where a key goes whose first candidate does not serve.
-    #[cold]
-    fn route_around(&self, hash: u64, first: usize) -> Route {
-        let holder = match (self.nodes[first].placement, self.policy.on_ejected) {
-            (Placement::Owns | Placement::Held, _) => Some(first),
-            (Placement::Away, OnEjected::Fail) => return Route::Fail(first),
-            (Placement::Away, OnEjected::Miss) => return Route::Miss(first),
-            (Placement::Away, OnEjected::Rehash) => self.ring.first_where(hash, |i| self.holds(i)),
-        };
-        match holder {
-            None => Route::NoOwner,
-            Some(at) if self.nodes[at].placement == Placement::Owns => Route::Send(at),
-            Some(at) => match self.policy.warmth.held {
-                WhileHeld::Fail => Route::Fail(at),
-                WhileHeld::Miss => Route::Miss(at),
-            },
-        }
-    }
-
-    /// Whether a node has its share of the ring, be it served or refused.
-    pub fn holds(&self, at: usize) -> bool {
-        self.policy.on_ejected != OnEjected::Rehash || self.nodes[at].placement != Placement::Away
-    }
-
-    /// Why requests for the keys of a node are refused; `None` when it serves them.
-    #[inline]
-    pub fn refusal(&self, at: usize) -> Option<&'static str> {
-        match self.nodes[at].placement {
-            Placement::Owns => None,
-            Placement::Away if self.nodes[at].order.is_some_and(Order::is_out) => {
-                Some("taken out by hand, and this pool's keys do not move")
-            }
-            Placement::Away => Some("ejected, and this pool's keys do not move"),
-            Placement::Held => Some("ejected, and its keys do not move yet"),
-        }
-    }
-
-    /// Whether a read of a key of this node, which does not serve, finds nothing.
-    pub fn may_miss(&self, at: usize) -> bool {
-        match self.nodes[at].placement {
-            Placement::Owns => false,
-            Placement::Away => self.policy.on_ejected == OnEjected::Miss,
-            Placement::Held => self.policy.warmth.held == WhileHeld::Miss,
-        }
-    }
-
-    /// Where a key with this ring hash goes when no node shall have more than its bound of the
-    /// requests in flight, by the pool's `bounded_load`: as [`Topology::route`], and past nodes that
-    /// are full. `loads` says how many requests a node (an index into [`Topology::nodes`]) has in
-    /// flight over all workers; a load that changes meanwhile makes the bound inexact by as much,
-    /// which is harmless. When all nodes are full the key goes where [`Topology::route`] says.
-    pub fn route_bounded(&self, hash: u64, loads: impl Fn(usize) -> u32) -> Route {
-        let route = self.route(hash);
-        let (Route::Send(_), Some(bound)) = (route, self.policy.http.bounded_load) else { return route };
-        self.ring
-            .first_bounded(hash, bound, |i| self.nodes[i].placement == Placement::Owns, loads)
-            .map_or(Route::NoOwner, Route::Send)
-    }
-
-    /// The index of the node with this identity.
-    pub fn position(&self, id: NodeId) -> Option<usize> {
-        self.nodes.iter().position(|e| e.node.id == id)
-    }
-
-    /// Whether any node owns keys and is not known to be out of order. The last owners of a pool
-    /// are never taken from the ring, so owning alone says nothing.
-    pub fn serves(&self) -> bool {
-        let works = |e: &Entry| !matches!(e.health, Health::Ejected | Health::Probation);
-        self.nodes.iter().any(|e| e.placement == Placement::Owns && works(e))
-    }
 }
 
 struct Shared {

@@ -59,11 +59,23 @@ pub enum OnEjected {
     Miss,
 }
 
+/// What happens to the keys with this prefix when their node is ejected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefixPolicy {
+    /// How the keys begin.
+    pub prefix: Box<[u8]>,
+    /// What happens to them.
+    pub on_ejected: OnEjected,
+}
+
 /// What becomes of the data of a node that was away while others took writes for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnReturn {
     /// It serves what it has, old or not.
     Serve,
+    /// What was written elsewhere is deleted on it before it owns keys again, or all of it where that is
+    /// not known exactly.
+    Quarantine,
     /// It is emptied before it owns keys again.
     Flush,
 }
@@ -139,8 +151,19 @@ pub struct Policy {
     pub deadline: Duration,
     /// What happens to the keys of an ejected node.
     pub on_ejected: OnEjected,
+    /// Where it is something else, by the first bytes of the keys; the longest prefix decides.
+    pub prefixes: Vec<PrefixPolicy>,
+    /// Nobody but this ringway writes to the pool's nodes.
+    pub sole_writer: bool,
+    /// Keys that are remembered as written elsewhere while their nodes are away; beyond it those nodes
+    /// are emptied when they return.
+    pub quarantine_max: usize,
+    /// How long a node that is back takes to have its whole share again; zero gives it all at once.
+    pub slow_start: Duration,
     /// How long the keys of an ejected node wait for its return before they move.
     pub hold_down: Duration,
+    /// What the nodes have must outlive them: no key moves, nothing is deleted.
+    pub durable: bool,
     /// What becomes of the data of a node that returns.
     pub on_return: OnReturn,
     /// How fast keys may move.
@@ -217,7 +240,12 @@ impl Default for Policy {
             slow_timeout: Duration::from_secs(10),
             deadline: Duration::from_secs(2),
             on_ejected: OnEjected::Rehash,
+            prefixes: Vec::new(),
+            sole_writer: false,
+            quarantine_max: 100_000,
+            slow_start: Duration::ZERO,
             hold_down: Duration::ZERO,
+            durable: false,
             on_return: OnReturn::Serve,
             warmth: Warmth::default(),
             retries: 1,
@@ -235,12 +263,24 @@ impl Default for Policy {
 }
 
 impl Policy {
+    /// What happens to this key when its node is ejected.
+    pub fn on_ejected_for(&self, key: &[u8]) -> OnEjected {
+        let meant = self.prefixes.iter().filter(|p| key.starts_with(&p.prefix));
+        meant.max_by_key(|p| p.prefix.len()).map_or(self.on_ejected, |p| p.on_ejected)
+    }
+
+    /// Whether any keys of an ejected node go to others.
+    pub fn moves_keys(&self) -> bool {
+        let rehashes = |p: &PrefixPolicy| p.on_ejected == OnEjected::Rehash;
+        self.on_ejected == OnEjected::Rehash || self.prefixes.iter().any(rehashes)
+    }
+
     /// What a pool that speaks this obeys unless it is told otherwise. An HTTP node may ask another
     /// one before it answers, so that it is given more time.
     pub fn of(protocol: Protocol) -> Policy {
         let policy = Policy { protocol, ..Policy::default() };
         match protocol {
-            Protocol::Redis | Protocol::Memcached => policy,
+            Protocol::Redis | Protocol::Memcached => Policy { on_return: OnReturn::Quarantine, ..policy },
             Protocol::Http => Policy {
                 request_timeout: Duration::from_secs(30),
                 deadline: Duration::from_secs(60),

@@ -20,6 +20,7 @@ mod miss;
 mod orders;
 mod promises;
 mod proof;
+mod quarantine;
 mod reload;
 mod scripts;
 mod stale;

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{BREATH, Life, Question, Told, Trouble};
 use crate::{
     net::Stream,
-    protocol::memcache::{Awaits, ReplyScanner, login, write},
+    protocol::memcache::{Awaits, ReplyScanner, base64, login, write},
     topology::{Cause, NodeAuth, Policy},
 };
 
@@ -81,6 +81,31 @@ impl Link {
         }
         let text = format!("it can't be emptied, as on_return: flush wants it: {}", shown(&reply));
         Err(Trouble::Refusal(Cause::Misconfigured, text))
+    }
+
+    /// Deletes these keys, many in one go: each deletion says nothing, and the last line that all are done.
+    pub(super) async fn delete(&mut self, keys: &[Box<[u8]>]) -> Result<(), Trouble> {
+        for some in keys.chunks(DELETED_AT_ONCE) {
+            let mut request = Vec::new();
+            for key in some {
+                let is_plain = key.iter().all(|b| b.is_ascii_graphic());
+                request.extend_from_slice(b"md ");
+                if is_plain {
+                    request.extend_from_slice(key);
+                    request.extend_from_slice(b" q\r\n");
+                } else {
+                    base64::encode(key, &mut request);
+                    request.extend_from_slice(b" b q\r\n");
+                }
+            }
+            request.extend_from_slice(b"mn\r\n");
+            let reply = self.exchange(&request, Awaits::MN).await?;
+            if reply != b"MN\r\n" {
+                let text = format!("its old keys can't be deleted: {}", shown(&reply));
+                return Err(Trouble::Refusal(Cause::Misconfigured, text));
+            }
+        }
+        Ok(())
     }
 
     /// Deletes the keys that are said to be left over; how many they were. memcached lists its keys when its

@@ -314,6 +314,26 @@ impl Prober {
     }
 }
 
+/// A connection for a work that is more than a question, with who is at its other end.
+async fn visit(question: &Question) -> Result<(Link, String), String> {
+    let mut why = "its name does not resolve".to_owned();
+    for target in &*question.targets {
+        let until = Instant::now() + question.timeout;
+        match timeout_at(until, dial(target, question.timeout)).await {
+            Ok(Ok(stream)) => {
+                let greeted = in_time(Link::open(stream, question), until).await;
+                return match greeted {
+                    Ok(link) => Ok((link, target.to_string())),
+                    Err(trouble) => Err(format!("{target}: {trouble}")),
+                };
+            }
+            Ok(Err(error)) => why = format!("{target}: {error}"),
+            Err(_) => why = format!("{target}: no connection in time"),
+        }
+    }
+    Err(why)
+}
+
 /// Deletes the keys of a node that are said to be left over; how many they were.
 ///
 /// # Errors
@@ -322,30 +342,38 @@ pub(super) async fn leftovers(
     question: &Question,
     is_left: &(dyn Fn(&[u8]) -> bool + Sync),
 ) -> Result<u64, String> {
-    let mut why = "its name does not resolve".to_owned();
-    for target in &*question.targets {
-        let stream = match timeout_at(Instant::now() + question.timeout, dial(target, question.timeout)).await
-        {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
-                why = format!("{target}: {error}");
-                continue;
-            }
-            Err(_) => {
-                why = format!("{target}: no connection in time");
-                continue;
-            }
-        };
-        let work = async {
-            match Link::open(stream, question).await? {
-                Link::Redis(mut link) => link.leftovers(is_left).await,
-                Link::Memcached(mut link) => link.leftovers(is_left).await,
-                Link::Http(_) => Ok(0),
-            }
-        };
-        return work.await.map_err(|trouble: Trouble| format!("{target}: {trouble}"));
-    }
-    Err(why)
+    let (link, target) = visit(question).await?;
+    let left = match link {
+        Link::Redis(mut link) => link.leftovers(is_left).await,
+        Link::Memcached(mut link) => link.leftovers(is_left).await,
+        Link::Http(_) => Ok(0),
+    };
+    left.map_err(|trouble| format!("{target}: {trouble}"))
+}
+
+/// Deletes these keys of a node.
+///
+/// # Errors
+/// Why it can't be done now, in words.
+pub(super) async fn delete(question: &Question, keys: &[Box<[u8]>], until: Instant) -> Result<(), String> {
+    let (link, target) = visit(question).await?;
+    let work = async {
+        match link {
+            Link::Redis(mut link) => link.delete(keys).await,
+            Link::Memcached(mut link) => link.delete(keys).await,
+            Link::Http(_) => Ok(()),
+        }
+    };
+    in_time(work, until).await.map_err(|trouble| format!("{target}: {trouble}"))
+}
+
+/// Empties a node, or the pool's database of it.
+///
+/// # Errors
+/// Why it can't be done now, in words.
+pub(super) async fn empty(question: &Question, until: Instant) -> Result<(), String> {
+    let (mut link, target) = visit(question).await?;
+    in_time(link.flush(), until).await.map_err(|trouble| format!("{target}: {trouble}"))
 }
 
 /// Between two pieces of a long work at a node.

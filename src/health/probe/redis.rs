@@ -29,6 +29,9 @@ const ROLE_EVERY: u32 = 10;
 /// No reply to a probe is longer: ROLE lists a line for each replica.
 const REPLY_MAX: usize = 64 * 1024;
 
+/// Keys that are deleted with one command.
+const DELETED_AT_ONCE: usize = 1000;
+
 /// Keys that a node looks at for one page of SCAN, and what a page may have in bytes.
 const SCAN_COUNT: &[u8] = b"500";
 const PAGE_MAX: usize = 64 << 20;
@@ -95,6 +98,19 @@ impl Link {
                 Err(Trouble::Refusal(Cause::Misconfigured, text))
             }
         }
+    }
+
+    /// Deletes these keys. The memory is given back beside the server's work.
+    pub(super) async fn delete(&mut self, keys: &[Box<[u8]>]) -> Result<(), Trouble> {
+        for some in keys.chunks(DELETED_AT_ONCE) {
+            let args: Vec<&[u8]> = [&b"UNLINK"[..]].into_iter().chain(some.iter().map(|k| &**k)).collect();
+            let reply = self.exchange(&args).await?;
+            if reply.kind != b':' {
+                let text = format!("its old keys can't be deleted: {}", reply.shown());
+                return Err(Trouble::Refusal(Cause::Misconfigured, text));
+            }
+        }
+        Ok(())
     }
 
     /// Deletes the keys that are said to be left over; how many they were.

@@ -12,7 +12,7 @@ use super::{
         session::{Session, State},
         window::{JointKind, Reply},
     },
-    Again, Refused, Sending, Several, append, keep_small,
+    Again, Dispatched, Refused, Sending, Several, Share, append, keep_small,
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
@@ -23,6 +23,10 @@ use crate::{
     },
 };
 
+/// For requests that were within their bounds when they came.
+const UNLIMITED: Limits =
+    Limits { value_bytes: usize::MAX >> 1, line_bytes: usize::MAX, request_bytes: usize::MAX };
+
 /// What memcached says to a retrieval when nothing is there.
 pub(super) const NOTHING: &[u8] = b"END\r\n";
 
@@ -30,10 +34,10 @@ impl Dialect for RequestDecoder {
     #[inline]
     fn cut(&mut self, session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, bytes: &[u8]) -> Cut {
         match self.decode(bytes, &bound.terms.memcache) {
-            Ok(Step::Request(n)) => {
-                dispatch(session, state, bound, &self.request(&bytes[..n]));
-                Cut::Done(n)
-            }
+            Ok(Step::Request(n)) => match dispatch(session, state, bound, &self.request(&bytes[..n])) {
+                Dispatched::Wait => Cut::Wait,
+                Dispatched::Done | Dispatched::DrainFirst => Cut::Done(n),
+            },
             Ok(Step::Skip(n)) => Cut::Done(n),
             Ok(Step::Partial(needed)) => Cut::Partial(needed),
             Err(error @ (DecodeError::Binary | DecodeError::Line(_))) => Cut::Broken(error.line().to_vec()),
@@ -78,13 +82,19 @@ fn sending<'a>(
 
 /// Sends a request on its way.
 #[inline]
-fn dispatch(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, request: &Request<'_>) {
+fn dispatch(
+    session: &Rc<Session>,
+    state: &mut State,
+    bound: &Rc<Bound>,
+    request: &Request<'_>,
+) -> Dispatched {
     if bound.terms.guarded && !state.client.authenticated {
-        return enter(session, state, bound, request);
+        enter(session, state, bound, request);
+        return Dispatched::Done;
     }
     match request.plan() {
-        Plan::One(one) => self::one(session, state, bound, &one),
-        Plan::Keys(keys) => self::keys(session, state, bound, request, keys),
+        Plan::One(one) => return self::one(session, state, bound, &one),
+        Plan::Keys(keys) => return self::keys(session, state, bound, request, keys),
         Plan::All(all) => self::all(session, state, bound, all),
         Plan::Local(local) => self::local(session, state, bound, local),
         Plan::Refuse { line, close } => {
@@ -95,6 +105,7 @@ fn dispatch(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, request
         Plan::Nothing => session.pool.block().refusals[Reason::Command as usize].add(1),
         Plan::Quit => state.ending = true,
     }
+    Dispatched::Done
 }
 
 fn due_us(session: &Session, bound: &Bound, class: Class) -> u32 {
@@ -102,7 +113,7 @@ fn due_us(session: &Session, bound: &Bound, class: Class) -> u32 {
 }
 
 #[inline]
-fn one(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, one: &One<'_>) {
+fn one(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, one: &One<'_>) -> Dispatched {
     let class = if one.read_only { Class::Read } else { Class::Write };
     let to = sending(session, bound, one.read_only, due_us(session, bound, class), one.awaits);
     let sent = to.owner(&one.key).and_then(|index| match one.pieces {
@@ -119,8 +130,10 @@ fn one(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, one: &One<'_
     });
     match sent {
         Ok(()) => session.watch_until(state, to.due_us),
+        Err(refused) if refused.waits && bound.may_wait() => return Dispatched::Wait,
         Err(refused) => not_sent(&to, state, refused, one.miss()),
     }
+    Dispatched::Done
 }
 
 /// What is not sent is refused, or a retrieval finds nothing.
@@ -138,12 +151,18 @@ fn not_sent(to: &Sending<'_>, state: &mut State, refused: Refused, miss: Option<
     }
 }
 
-fn keys(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, request: &Request<'_>, keys: Keys<'_>) {
+fn keys(
+    session: &Rc<Session>,
+    state: &mut State,
+    bound: &Rc<Bound>,
+    request: &Request<'_>,
+    keys: Keys<'_>,
+) -> Dispatched {
     let class = if keys.read_only { Class::Read } else { Class::Write };
     let to = sending(session, bound, keys.read_only, due_us(session, bound, class), Keys::AWAITS);
     let planned = to.parts((0..keys.len()).map(|i| keys.key(i)));
     let sent = planned.and_then(|parts| match (parts.as_slice(), parts.first()) {
-        ([_], Some((index, _))) if to.away(*index).is_none() => to.forward(state, request.frame, *index),
+        ([_], Some(part)) if to.away(part.index).is_none() => to.forward(state, request.frame, part.index),
         _ => {
             let write = |positions: &[u32], out: &mut Vec<u8>| keys.write(positions, out);
             let miss = |_: &[u32]| Some(NOTHING.to_vec());
@@ -155,8 +174,10 @@ fn keys(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, request: &R
     });
     match sent {
         Ok(()) => session.watch_until(state, to.due_us),
+        Err(refused) if refused.waits && bound.may_wait() => return Dispatched::Wait,
         Err(refused) => not_sent(&to, state, refused, Some(Cow::Borrowed(NOTHING))),
     }
+    Dispatched::Done
 }
 
 /// The merge goes by the client's own line.
@@ -174,7 +195,7 @@ fn all(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, all: All<'_>
         Gather::Stats => "stats nodes",
     };
     let sent = to.serving(all.gather == Gather::Flush, command).and_then(|serving| {
-        let parts = serving.into_iter().map(|index| (index, Vec::new())).collect();
+        let parts = serving.into_iter().map(Share::of).collect();
         let write = |_: &[u32], out: &mut Vec<u8>| all.pieces.iter().for_each(|p| out.extend_from_slice(p));
         let kind = JointKind::Everywhere(all.gather, is_silent(all.awaits));
         // Each node's own reply is merged, whatever the client wants of it.
@@ -212,6 +233,18 @@ fn enter(session: &Rc<Session>, state: &mut State, bound: &Bound, request: &Requ
     }
 }
 
+/// Calls `note` with each key of a request; false when it can't be read, or was not kept whole.
+pub(super) fn each_key(bytes: &[u8], note: &mut dyn FnMut(&[u8])) -> bool {
+    let mut decoder = RequestDecoder::default();
+    let Ok(Step::Request(n)) = decoder.decode(bytes, &UNLIMITED) else { return false };
+    match decoder.request(&bytes[..n]).plan() {
+        Plan::One(one) => note(&one.key),
+        Plan::Keys(keys) => (0..keys.len()).for_each(|i| note(keys.key(i))),
+        _ => return false,
+    }
+    true
+}
+
 /// Sends a request once more, to whom the topology points at now.
 pub(super) fn reroute(
     bound: &Rc<Bound>,
@@ -221,8 +254,7 @@ pub(super) fn reroute(
 ) -> Result<(), Refused> {
     let unreadable = || Refused::new(Reason::Protocol, "ERR a request that can't be read again".to_owned());
     let mut decoder = RequestDecoder::default();
-    let limits = Limits { value_bytes: usize::MAX >> 1, line_bytes: usize::MAX, request_bytes: usize::MAX };
-    let step = decoder.decode(bytes, &limits).map_err(|_| unreadable())?;
+    let step = decoder.decode(bytes, &UNLIMITED).map_err(|_| unreadable())?;
     let (Step::Request(n), version) = (step, session.state.borrow().client.version) else {
         return Err(unreadable());
     };

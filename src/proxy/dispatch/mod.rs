@@ -20,7 +20,7 @@ use super::{
 use crate::{
     metrics::{Class, Outcome, Reason},
     protocol::{Protocol, memcache::Awaits},
-    topology::{Placement, Route},
+    topology::{NodeId, OnReturn, Route, Written},
 };
 
 /// What became of a request.
@@ -30,6 +30,8 @@ pub(crate) enum Dispatched {
     Done,
     /// It may only be dispatched when all before it is answered.
     DrainFirst,
+    /// It may only be dispatched under another topology, which is a matter of an instant.
+    Wait,
 }
 
 /// Nodes of a request that is split, and keys for each, for which there is room at first.
@@ -53,11 +55,13 @@ struct Refused {
     text: String,
     /// The key's owner is away, and what reads of its keys find may be nothing.
     may_miss: bool,
+    /// It is a matter of an instant: asked again, it may be granted.
+    waits: bool,
 }
 
 impl Refused {
     fn new(reason: Reason, text: String) -> Refused {
-        Refused { reason, text, may_miss: false }
+        Refused { reason, text, may_miss: false, waits: false }
     }
 }
 
@@ -68,8 +72,22 @@ fn refuse(session: &Session, state: &mut State, refused: Refused) {
     state.window.ready(Class::Local, 0, &line, Outcome::Refused);
 }
 
-/// The keys of a part, by their places among the request's keys, and its node.
-type Parts = Vec<(usize, Vec<u32>)>;
+/// The keys of a part, by their places among the request's keys, its node, and whether reads of them find
+/// nothing there.
+struct Share {
+    index: usize,
+    positions: Vec<u32>,
+    may_miss: bool,
+}
+
+impl Share {
+    /// What goes to a node without any key.
+    fn of(index: usize) -> Share {
+        Share { index, positions: Vec::new(), may_miss: false }
+    }
+}
+
+type Parts = Vec<Share>;
 
 /// A request that goes out in parts.
 struct Several {
@@ -104,27 +122,58 @@ impl Sending<'_> {
     #[inline(always)]
     fn owner(&self, key: &[u8]) -> Result<usize, Refused> {
         let topology = &*self.bound.topology;
-        match topology.route(topology.ring.hash(key)) {
-            Route::Send(index) => Ok(index),
+        let hash = topology.ring.hash(key);
+        match topology.route(hash, key) {
+            Route::Send(index) => {
+                if self.bound.terms.notes_writes && !self.read_only {
+                    self.note_write(hash, key, index);
+                }
+                Ok(index)
+            }
             astray => Err(self.no_owner(astray)),
         }
     }
 
+    /// A node before this one may have an old value of a key that is written here.
     #[cold]
-    fn no_owner(&self, route: Route) -> Refused {
-        let away = match route {
-            Route::Send(index) | Route::Fail(index) | Route::Miss(index) => self.away(index),
-            Route::NoOwner => None,
-        };
-        away.unwrap_or_else(|| self.nobody())
+    fn note_write(&self, hash: u64, key: &[u8], index: usize) {
+        self.bound.note_write(&self.session.pool.handle, hash, key, index);
     }
 
-    /// Where a key is, though it may be refused there: its owner is away and its keys do not move.
+    #[cold]
+    fn no_owner(&self, route: Route) -> Refused {
+        match route {
+            Route::Send(index) | Route::Fail(index) => self.away(index),
+            Route::Miss(index) => self.away(index).map(|refused| Refused { may_miss: true, ..refused }),
+            Route::Wait(index) => Some(self.cleaned(index)),
+            Route::NoOwner => None,
+        }
+        .unwrap_or_else(|| self.nobody())
+    }
+
+    /// The refusal of a key that is not yet clean where it belongs.
+    #[cold]
+    fn cleaned(&self, index: usize) -> Refused {
+        let text = format!("ERR {}: it is back, and this key is not clean there yet", self.node(index));
+        Refused { reason: Reason::NoOwner, text, may_miss: false, waits: true }
+    }
+
+    /// Where a key is, though it may be refused there: its owner is away and its keys do not move. With
+    /// it whether reads of it find nothing.
     #[inline(always)]
-    fn place(&self, key: &[u8]) -> Result<usize, Refused> {
+    fn place(&self, key: &[u8]) -> Result<(usize, bool), Refused> {
         let topology = &*self.bound.topology;
-        match topology.route(topology.ring.hash(key)) {
-            Route::Send(index) | Route::Fail(index) | Route::Miss(index) => Ok(index),
+        let hash = topology.ring.hash(key);
+        match topology.route(hash, key) {
+            Route::Send(index) => {
+                if self.bound.terms.notes_writes && !self.read_only {
+                    self.note_write(hash, key, index);
+                }
+                Ok((index, false))
+            }
+            Route::Fail(index) => Ok((index, false)),
+            Route::Miss(index) => Ok((index, true)),
+            Route::Wait(index) => Err(self.cleaned(index)),
             Route::NoOwner => Err(self.nobody()),
         }
     }
@@ -144,19 +193,20 @@ impl Sending<'_> {
     #[cold]
     fn ejected(&self, index: usize, why: &str) -> Refused {
         let text = format!("ERR {}: {why}", self.node(index));
-        Refused { reason: Reason::NoOwner, text, may_miss: self.bound.topology.may_miss(index) }
+        Refused::new(Reason::NoOwner, text)
     }
 
     /// The keys of a request by the node where they are, each with its place among the keys.
     fn parts<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) -> Result<Parts, Refused> {
         let mut parts: Parts = Vec::with_capacity(PARTS_GUESS.min(self.bound.topology.nodes.len()));
         for (position, key) in keys.enumerate() {
-            let index = self.place(key)?;
-            let part = parts.iter().position(|p| p.0 == index).unwrap_or_else(|| {
-                parts.push((index, Vec::with_capacity(KEYS_GUESS)));
-                parts.len() - 1
-            });
-            parts[part].1.push(position as u32);
+            let (index, may_miss) = self.place(key)?;
+            let part =
+                parts.iter().position(|p| p.index == index && p.may_miss == may_miss).unwrap_or_else(|| {
+                    parts.push(Share { index, positions: Vec::with_capacity(KEYS_GUESS), may_miss });
+                    parts.len() - 1
+                });
+            parts[part].positions.push(position as u32);
         }
         Ok(parts)
     }
@@ -214,7 +264,7 @@ impl Sending<'_> {
             bound: self.bound.clone(),
             request: None,
         };
-        for (part, (index, positions)) in parts.into_iter().enumerate() {
+        for (part, Share { index, positions, may_miss }) in parts.into_iter().enumerate() {
             frame.clear();
             write(&positions, frame);
             let sent = match self.away(index).filter(|_| !pinned) {
@@ -223,7 +273,7 @@ impl Sending<'_> {
             };
             let mut part = Part { positions, ..Part::new(self.bound, index) };
             if let Err(refused) = sent {
-                if let Some(nothing) = refused.may_miss.then(|| miss(&part.positions)).flatten() {
+                if let Some(nothing) = may_miss.then(|| miss(&part.positions)).flatten() {
                     (part.reply, part.done) = (nothing, Some(Outcome::Ok));
                     joint.parts.push(part);
                     continue;
@@ -243,7 +293,7 @@ impl Sending<'_> {
     fn serving(&self, needs_all: bool, command: &str) -> Result<Vec<usize>, Refused> {
         let nodes = &self.bound.topology.nodes;
         let (serving, away): (Vec<usize>, Vec<usize>) =
-            (0..nodes.len()).partition(|i| nodes[*i].placement == Placement::Owns);
+            (0..nodes.len()).partition(|i| nodes[*i].placement.serves());
         match away.first() {
             Some(index) if needs_all => {
                 let text = format!("ERR {}: ejected, and {command} needs all nodes", self.node(*index));
@@ -276,41 +326,36 @@ impl Sending<'_> {
         let version = self.session.state.borrow().client.version;
         // Values that are there are given, whatever became of the others.
         let is_one = again.parts.len() == 1 || !matches!(again.kind, JointKind::Values);
-        if let Some(refused) = again.parts.iter().find_map(|(index, _)| self.away(*index)).filter(|_| is_one)
-        {
+        let refused = |part: &Share| self.away(part.index).map(|r| Refused { may_miss: part.may_miss, ..r });
+        if let Some(refused) = again.parts.iter().find_map(refused).filter(|_| is_one) {
             return Err(refused);
         }
-        if let [(index, _)] = again.parts.as_slice() {
-            return append(self.bound, *index, version, expect.clone(), again.frame);
+        if let [part] = again.parts.as_slice() {
+            return append(self.bound, part.index, version, expect.clone(), again.frame);
         }
         let frames: Vec<_> = again
             .parts
             .iter()
-            .map(|(_, positions)| {
+            .map(|part| {
                 let mut bytes = Vec::new();
-                (again.write)(positions, &mut bytes);
+                (again.write)(&part.positions, &mut bytes);
                 bytes
             })
             .collect();
+        let misses: Vec<bool> = again.parts.iter().map(|part| part.may_miss).collect();
+        let parts = again.parts.into_iter().map(|part| (part.index, part.positions)).collect();
         let joined = {
             let window = &mut self.session.state.borrow_mut().window;
-            window.divide(
-                (expect.seq, expect.part),
-                again.kind,
-                self.bound,
-                again.keys,
-                again.parts,
-                again.frame,
-            )
+            window.divide((expect.seq, expect.part), again.kind, self.bound, again.keys, parts, again.frame)
         };
-        for ((part, index), frame) in joined.into_iter().zip(frames) {
+        for (((part, index), frame), may_miss) in joined.into_iter().zip(frames).zip(misses) {
             let expect = Expect { part, ..expect.clone() };
             let sent = match self.away(index) {
                 Some(refused) => Err(refused),
                 None => append(self.bound, index, version, expect.clone(), &frame),
             };
             if let Err(refused) = sent {
-                if refused.may_miss {
+                if may_miss {
                     self.session.deliver(&expect, memcache::NOTHING, Some(Outcome::Ok), 0);
                     continue;
                 }
@@ -353,6 +398,26 @@ fn not_taken(link: &Link, full: Full) -> Refused {
         Full::Unreachable => (Reason::NoOwner, "no connection"),
     };
     Refused::new(reason, format!("{}: {why}", link.describe()))
+}
+
+/// A write was in flight at a node that is evicted: it may have been applied there, or may yet be.
+#[cold]
+pub(crate) fn note_in_doubt(expect: &Expect, bytes: &[u8], node: NodeId) {
+    let pool = &expect.session.pool;
+    let policy = pool.policy();
+    if policy.on_return != OnReturn::Quarantine || !policy.sole_writer {
+        return;
+    }
+    let writes = &pool.handle.writes;
+    let mut note = |key: &[u8]| writes.note(Written { away: node, taken_by: node, key: key.into() });
+    let is_known = match policy.protocol {
+        Protocol::Memcached => memcache::each_key(bytes, &mut note),
+        Protocol::Redis => resp::each_key(&policy, bytes, &mut note),
+        Protocol::Http => true,
+    };
+    if !is_known {
+        writes.miss();
+    }
 }
 
 /// Sends a request that waited for a node which is no owner any more to the owner that the

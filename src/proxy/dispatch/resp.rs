@@ -15,7 +15,7 @@ use super::{
         session::{Session, State},
         window::{JointKind, Reply},
     },
-    Again, Dispatched, Parts, Refused, Sending, Several, append, refuse,
+    Again, Dispatched, Parts, Refused, Sending, Several, Share, append, refuse,
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
@@ -30,8 +30,12 @@ use crate::{
         table::{Refusal, RefusalKind, Table},
         write,
     },
-    topology::{Placement, Policy},
+    topology::Policy,
 };
+
+/// For requests that were within their bounds when they came.
+const UNLIMITED: FrameLimits =
+    FrameLimits { bulk_bytes: usize::MAX >> 1, request_bytes: usize::MAX, args_max: usize::MAX };
 
 /// The table of a policy that changes nothing: one for all pools, as it takes more memory than the
 /// rest of a small pool.
@@ -85,6 +89,7 @@ fn dispatch(
     };
     match sent {
         Ok(()) => session.watch_until(state, due_us),
+        Err(refused) if refused.waits && bound.may_wait() => return Dispatched::Wait,
         Err(refused) => match refused.may_miss.then(|| asked.nothing(state, request, 1)).flatten() {
             Some(nothing) => state.window.ready(class, due_us, &nothing, Outcome::Ok),
             None => refuse(session, state, refused),
@@ -193,12 +198,13 @@ impl Asked<'_> {
         *self.to.session.pool.worker.keys.borrow_mut() = keys;
         let parts = planned?;
         let per_key = kind == Split::Values && self.to.bound.topology.policy.per_key_errors;
-        let away = parts.iter().find_map(|(index, _)| self.to.away(*index));
+        let away = |p: &Share| self.to.away(p.index).map(|r| Refused { may_miss: p.may_miss, ..r });
+        let away = parts.iter().find_map(away);
         let is_refused =
             |refused: &Refused| !(per_key || refused.may_miss && self.nothing(state, request, 1).is_some());
         match (parts.as_slice(), away) {
             (_, Some(refused)) if is_refused(&refused) => Err(refused),
-            ([(index, _)], None) => self.to.forward(state, request.frame, *index),
+            ([part], None) => self.to.forward(state, request.frame, part.index),
             _ => {
                 let write = |positions: &[u32], out: &mut Vec<u8>| frame(request, kind, positions, out);
                 let version = state.client.version;
@@ -215,7 +221,7 @@ impl Asked<'_> {
 
     fn all(&self, state: &mut State, request: &Request<'_>, kind: Gather) -> Result<(), Refused> {
         let serving = self.to.serving(kind.needs_all(), &self.command.name)?;
-        let parts = serving.into_iter().map(|index| (index, Vec::new())).collect();
+        let parts = serving.into_iter().map(Share::of).collect();
         let write = |_: &[u32], out: &mut Vec<u8>| out.extend_from_slice(request.frame);
         self.to.joint(
             state,
@@ -246,12 +252,12 @@ impl Asked<'_> {
         let index = ordinal.and_then(index_of).ok_or_else(|| refused(scan::unknown(cursor)))?;
         let ordinal = ordinal.unwrap_or(0);
         let entry = &topology.nodes[index];
-        if entry.placement != Placement::Owns {
+        if !entry.placement.serves() {
             return Err(Refused::new(Reason::NoOwner, scan::away(&entry.node.name)));
         }
         let kind = JointKind::Scan { ordinal, next: from(ordinal + 1) };
         let write = |_: &[u32], out: &mut Vec<u8>| scan::request(request, cursor.inner, out);
-        let parts = vec![(index, Vec::new())];
+        let parts = vec![Share::of(index)];
         self.to.joint(state, Several { kind, keys: 0, parts, pinned: true }, write, |_| None)
     }
 
@@ -297,6 +303,7 @@ impl Dialect for RequestDecoder {
         match dispatch(session, state, bound, &request) {
             Dispatched::Done => Cut::Done(len),
             Dispatched::DrainFirst => Cut::DrainFirst,
+            Dispatched::Wait => Cut::Wait,
         }
     }
 
@@ -339,6 +346,22 @@ impl Dialect for RequestDecoder {
     }
 }
 
+/// Calls `note` with each key of a request; false when it can't be read, or was not kept whole.
+pub(super) fn each_key(policy: &Policy, bytes: &[u8], note: &mut dyn FnMut(&[u8])) -> bool {
+    let mut decoder = RequestDecoder::default();
+    if !matches!(decoder.decode(bytes, &UNLIMITED), Ok(Step::Request(_))) {
+        return false;
+    }
+    let request = Request::new(bytes, decoder.spans());
+    let table = table(policy);
+    let Ok(command) = table.lookup(&request) else { return false };
+    let mut keys = Vec::new();
+    // Where its keys are does not depend on how many nodes there are.
+    let is_known = command.keys(&request, 1, &mut keys).is_ok();
+    keys.iter().for_each(|key| note(request.arg(*key as usize)));
+    is_known
+}
+
 /// Sends a request once more, to whom the topology points at now.
 pub(super) fn reroute(
     bound: &Rc<Bound>,
@@ -347,8 +370,7 @@ pub(super) fn reroute(
     bytes: &[u8],
 ) -> Result<(), Refused> {
     let mut decoder = RequestDecoder::default();
-    let limits = FrameLimits { bulk_bytes: usize::MAX >> 1, request_bytes: usize::MAX, args_max: usize::MAX };
-    decoder.decode(bytes, &limits).map_err(|e| Refused::new(Reason::Protocol, format!("ERR {e}")))?;
+    decoder.decode(bytes, &UNLIMITED).map_err(|e| Refused::new(Reason::Protocol, format!("ERR {e}")))?;
     let request = Request::new(bytes, decoder.spans());
     let command = bound.table.lookup(&request).map_err(|r| Refused::new(Reason::Command, r.text))?;
     let to = Sending {

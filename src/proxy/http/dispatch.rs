@@ -18,15 +18,23 @@ use super::{
 use crate::{
     metrics::{Class, Outcome, Reason},
     protocol::http::Repeat,
-    topology::{Failure, NodeId, OnEjected, Placement, Route, VERDICT_GRACE},
+    topology::{Failure, NodeId, OnEjected, Route, VERDICT_GRACE, level},
 };
 
 /// However things go, a request is not sent more often.
 const ATTEMPTS_MAX: u32 = 8;
 
+/// Where a request's key is on the ring, and what happens to it when its node is ejected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) hash: u64,
+    pub(super) on_ejected: OnEjected,
+}
+
 /// What a request has met so far.
 struct Course {
     hash: u64,
+    on_ejected: OnEjected,
     repeat: Repeat,
     /// How often it may still be sent when a node may have seen it.
     tries: u32,
@@ -43,12 +51,13 @@ struct Course {
 pub(super) async fn dispatch(
     pool: &Rc<HttpPool>,
     onward: &mut Onward,
-    hash: u64,
+    place: Place,
     class: Class,
 ) -> Result<Answered, Refusal> {
     let tries = pool.bound().topology.policy.retries;
     let repeat = onward.intent.repeat;
-    let mut course = Course { hash, repeat, tries, passed: Vec::new(), fresh: false };
+    let Place { hash, on_ejected } = place;
+    let mut course = Course { hash, on_ejected, repeat, tries, passed: Vec::new(), fresh: false };
     for attempts in 0.. {
         let bound = pool.bound();
         let link = course.link(&bound)?;
@@ -76,7 +85,7 @@ impl Course {
             let sum: i64 = topology.nodes[i].node.blocks.iter().map(|b| b.in_flight.value()).sum();
             u32::try_from(sum).unwrap_or_default()
         };
-        let route = topology.route_bounded(self.hash, in_flight);
+        let route = topology.route_bounded(self.hash, self.on_ejected, in_flight);
         let at = match route {
             Route::Send(at) => at,
             Route::Fail(at) | Route::Miss(at) => {
@@ -84,10 +93,13 @@ impl Course {
                 let text = format!("{}: {why}", bound.links[at].describe());
                 return Err(Refusal::no_owner(text));
             }
-            Route::NoOwner => return Err(Refusal::no_owner("no node of the pool owns anything")),
+            // HTTP nodes are not cleaned.
+            Route::Wait(_) | Route::NoOwner => {
+                return Err(Refusal::no_owner("no node of the pool owns anything"));
+            }
         };
         let is_passed = |at: usize| self.passed.contains(&topology.nodes[at].node.id);
-        let serves = |at: usize| topology.nodes[at].placement == Placement::Owns && !is_passed(at);
+        let serves = |at: usize| topology.serves_at(at, level(self.hash)) && !is_passed(at);
         let next = if is_passed(at) { topology.ring.first_where(self.hash, serves) } else { None };
         Ok(bound.links[next.unwrap_or(at)].clone())
     }
@@ -121,7 +133,7 @@ impl Course {
         self.fresh = true;
         let moved = self.moves(pool, link.node.id, onward.exchange.heard()).await;
         let may_pass = self.repeat == Repeat::Safe
-            && pool.bound().topology.policy.on_ejected == OnEjected::Rehash
+            && self.on_ejected == OnEjected::Rehash
             && self.passed.len() + 1 < pool.bound().links.len();
         if !moved && may_pass {
             self.passed.push(link.node.id);
@@ -142,9 +154,9 @@ impl Course {
         let mut changes = pool.handle.reader.changes();
         let has_moved = || {
             let topology = &pool.bound().topology;
-            let owner = match topology.route(self.hash) {
+            let owner = match topology.route_by(self.hash, self.on_ejected) {
                 Route::Send(at) => Some(topology.nodes[at].node.id),
-                Route::Fail(_) | Route::Miss(_) | Route::NoOwner => None,
+                Route::Fail(_) | Route::Miss(_) | Route::Wait(_) | Route::NoOwner => None,
             };
             owner != Some(from)
         };

@@ -35,7 +35,7 @@ use crate::{
         connect::{self, ConnectError},
         rebind::{Leaving, Side},
     },
-    topology::{Entry, HttpLimits, Node, NodeId, NodeProtocol, Placement, Policy},
+    topology::{Entry, HttpLimits, Node, NodeId, NodeProtocol, Policy},
 };
 
 /// hyper refuses a smaller bound of what it reads ahead.
@@ -170,7 +170,7 @@ impl Side for Link {
 
     fn update(&self, entry: &Entry) {
         *self.targets.borrow_mut() = entry.targets.clone();
-        self.is_owner.set(entry.placement == Placement::Owns);
+        self.is_owner.set(entry.placement.serves());
     }
 }
 
@@ -185,7 +185,7 @@ impl Link {
             sharing: Mutex::new(()),
             open: Cell::new(0),
             waiting: RefCell::default(),
-            is_owner: Cell::new(entry.placement == Placement::Owns),
+            is_owner: Cell::new(entry.placement.serves()),
             evicted: Notify::new(),
         })
     }

@@ -90,23 +90,23 @@ async fn forward(
     if body.is_some() {
         intent.upgrade = None;
     }
-    let hash = hash(&session.pool.bound().topology, session, &head)?;
+    let place = place(&session.pool.bound().topology, session, &head)?;
     introduce(&mut head.headers, &policy.http, session, version);
     ticket.class = if intent.repeat == Repeat::Safe { Class::Read } else { Class::Write };
     ticket.outcome = Outcome::Lost;
     let exchange = Exchange::new(session.clone(), limits.body_bytes, body.is_some());
     let mut onward = Onward::new(head, body, intent, exchange);
-    dispatch::dispatch(&session.pool, &mut onward, hash, ticket.class).await
+    dispatch::dispatch(&session.pool, &mut onward, place, ticket.class).await
 }
 
-/// The ring hash of a request.
-fn hash(topology: &Topology, session: &Session, head: &Parts) -> Result<u64, Refusal> {
+/// Where the key of a request is.
+fn place(topology: &Topology, session: &Session, head: &Parts) -> Result<dispatch::Place, Refusal> {
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let path = head.uri.path_and_query().map_or("/", |p| p.as_str());
     let client = session.peer.map(|peer| peer.ip());
     let key = ring_key(&topology.policy.http.key, host, path, &head.headers, client)
         .map_err(|none| Refusal::bad(StatusCode::BAD_REQUEST, none.to_string()))?;
-    Ok(topology.ring.hash(&key))
+    Ok(dispatch::Place { hash: topology.ring.hash(&key), on_ejected: topology.policy.on_ejected_for(&key) })
 }
 
 /// Tells the node who asks, and through whom.

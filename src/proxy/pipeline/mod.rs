@@ -256,6 +256,19 @@ impl Pipeline {
         self.core.borrow().stalled_us.is_some()
     }
 
+    /// Stands behind the requests that are in it now; none when there are none.
+    pub(crate) fn mark(&self) -> Option<u64> {
+        let queue = &self.core.borrow().queue;
+        (!queue.is_empty()).then(|| queue.done() + queue.len() as u64)
+    }
+
+    /// Whether all that stood before a mark is answered. Requests that were taken back make it wait for as
+    /// many that came later.
+    pub(crate) fn has_passed(&self, mark: u64) -> bool {
+        let core = self.core.borrow();
+        core.state == State::Over || core.queue.is_empty() || core.queue.done() >= mark
+    }
+
     /// Bytes that are not written yet.
     pub(crate) fn backlog(&self) -> usize {
         self.core.borrow().queue.unwritten().len()

@@ -1,0 +1,247 @@
+//! QUARANTINE. A node that is back has old values of the keys that were written elsewhere while it was
+//! away, and whoever took those writes keeps them: at the next absence they would come up again. So both
+//! are deleted before the node owns those keys. Membership fences them off, so that nobody serves them and no
+//! write slips in between; when nothing is in flight any more that was sent before, this room cleans and
+//! says so. Where the writes are not known exactly, the node is emptied instead.
+//!
+//! Exact is what was noted since the node left, as long as this ringway is the pool's only writer, is the
+//! one that saw the node leave, found room for every note, and the node is the process that it was.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Acquire},
+    },
+};
+
+use tokio::time::{Duration, Instant, sleep};
+
+use super::probe::{self, Question};
+use crate::topology::{Data, NodeId, NotedWrites, OnReturn, Placement, Topology, Written, level};
+
+/// How long is waited for what is in flight, and how long cleaning may take: requests wait meanwhile.
+const GRACE: Duration = Duration::from_millis(700);
+const CLEANING: Duration = Duration::from_secs(1);
+const GLANCE: Duration = Duration::from_millis(1);
+
+/// What health is given of a pool's writes and workers, to clean nodes that are back.
+#[derive(Debug)]
+pub struct Returns {
+    /// The writes that nodes take for others.
+    pub noted: NotedWrites,
+    /// The revisions before which nothing is in flight, worker by worker.
+    pub graces: Arc<[AtomicU64]>,
+}
+
+/// What is known of the writes that nodes took for others.
+#[derive(Debug, Default)]
+pub(super) struct Quarantine {
+    logs: HashMap<NodeId, Log>,
+    missed: u64,
+    /// Nodes that are being cleaned.
+    busy: HashSet<NodeId>,
+}
+
+/// What was written elsewhere while a node is away.
+#[derive(Debug, Default)]
+struct Log {
+    /// Who took the write, and the key.
+    keys: HashSet<(NodeId, Box<[u8]>)>,
+    /// There was more.
+    is_cut: bool,
+}
+
+/// What has to be done to a node before it may own more of its keys.
+#[derive(Debug)]
+pub(super) struct Cleaning {
+    pub(super) node: NodeId,
+    pub(super) below: u32,
+    work: Vec<(Question, Work)>,
+}
+
+#[derive(Debug)]
+enum Work {
+    Empty,
+    Delete(Vec<Box<[u8]>>),
+}
+
+/// What came of a cleaning.
+#[derive(Debug)]
+pub(super) struct Cleaned {
+    pub(super) node: NodeId,
+    pub(super) below: u32,
+    /// What was done, or why it was not.
+    pub(super) done: Result<Done, String>,
+}
+
+/// How a node was cleaned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    /// So many keys were deleted, here and where they were written.
+    Deleted(usize),
+    /// It was emptied.
+    Emptied,
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Done::Deleted(0) => f.write_str("nothing of it was written elsewhere"),
+            Done::Deleted(n) => write!(f, "{n} copies of keys that were written elsewhere are deleted"),
+            Done::Emptied => f.write_str("it is emptied, as it is not known exactly what is old"),
+        }
+    }
+}
+
+impl Quarantine {
+    /// Remembers notes.
+    pub(super) fn remember(&mut self, notes: impl IntoIterator<Item = Written>, topology: &Topology) {
+        let room = topology.policy.quarantine_max;
+        for Written { away, taken_by, key } in notes {
+            let log = self.logs.entry(away).or_default();
+            if log.is_cut {
+                continue;
+            }
+            log.keys.insert((taken_by, key));
+            if log.keys.len() > room {
+                *log = Log { keys: HashSet::new(), is_cut: true };
+            }
+        }
+    }
+
+    /// Follows the topology: nodes that own all their keys have nothing old, and notes that were missed
+    /// are missed for all others.
+    pub(super) fn follow(&mut self, topology: &Topology, missed: u64) {
+        let away: HashSet<NodeId> = topology
+            .nodes
+            .iter()
+            .filter(|entry| entry.placement != Placement::Owns)
+            .map(|entry| entry.node.id)
+            .collect();
+        self.logs.retain(|id, _| away.contains(id));
+        if std::mem::replace(&mut self.missed, missed) != missed {
+            for id in away {
+                self.logs.insert(id, Log { keys: HashSet::new(), is_cut: true });
+            }
+        }
+    }
+
+    /// The nodes that are to be cleaned and are not yet.
+    pub(super) fn due(&mut self, topology: &Topology) -> Vec<NodeId> {
+        let is_fenced = |placement| matches!(placement, Placement::Starting(to) if to.is_fenced());
+        let fenced = topology.nodes.iter().filter(|entry| is_fenced(entry.placement));
+        fenced.map(|entry| entry.node.id).filter(|id| self.busy.insert(*id)).collect()
+    }
+
+    /// What is to be done to a node that came back with this; `None` when it is not to be cleaned any more.
+    pub(super) fn plan(&mut self, topology: &Topology, node: NodeId, data: Data) -> Option<Cleaning> {
+        let at = topology.position(node)?;
+        let Placement::Starting(to) = topology.nodes[at].placement else { return None };
+        let policy = &topology.policy;
+        let is_known = policy.on_return == OnReturn::Quarantine
+            && policy.sole_writer
+            && matches!(data, Data::Same | Data::Empty)
+            && !self.logs.get(&node).is_some_and(|log| log.is_cut);
+        if !is_known {
+            let work = vec![(question(topology, at), Work::Empty)];
+            return Some(Cleaning { node, below: to.fence, work });
+        }
+        let mut by_node: HashMap<usize, Vec<Box<[u8]>>> = HashMap::new();
+        let mut later = Vec::new();
+        for (taken_by, key) in self.below(topology, node, to.fence) {
+            by_node.entry(at).or_default().push(key.clone());
+            match topology.position(*taken_by).filter(|other| *other != at) {
+                None => {}
+                Some(other) if topology.nodes[other].placement.serves() => {
+                    by_node.entry(other).or_default().push(key.clone());
+                }
+                // It is away now, and has an old value when it is back.
+                Some(_) => later.push(Written { away: *taken_by, taken_by: *taken_by, key: key.clone() }),
+            }
+        }
+        self.remember(later, topology);
+        let work = by_node.into_iter().map(|(other, mut keys)| {
+            keys.sort_unstable();
+            keys.dedup();
+            (question(topology, other), Work::Delete(keys))
+        });
+        Some(Cleaning { node, below: to.fence, work: work.collect() })
+    }
+
+    fn below(
+        &self,
+        topology: &Topology,
+        node: NodeId,
+        below: u32,
+    ) -> impl Iterator<Item = &(NodeId, Box<[u8]>)> {
+        let keys = self.logs.get(&node).into_iter().flat_map(|log| &log.keys);
+        keys.filter(move |(_, key)| level(topology.ring.hash(key)) < below)
+    }
+
+    /// A cleaning ended.
+    pub(super) fn ended(&mut self, topology: &Topology, cleaned: &Cleaned) {
+        self.busy.remove(&cleaned.node);
+        let Some(log) = self.logs.get_mut(&cleaned.node) else { return };
+        match cleaned.done {
+            Err(_) => {}
+            Ok(Done::Emptied) => *log = Log::default(),
+            Ok(Done::Deleted(_)) => {
+                log.keys.retain(|(_, key)| level(topology.ring.hash(key)) >= cleaned.below);
+            }
+        }
+    }
+
+    /// A cleaning came to nothing.
+    pub(super) fn dropped(&mut self, node: NodeId) {
+        self.busy.remove(&node);
+    }
+}
+
+fn question(topology: &Topology, at: usize) -> Question {
+    let entry = &topology.nodes[at];
+    Question {
+        address: entry.node.address.clone(),
+        targets: entry.targets.clone(),
+        policy: topology.policy.clone(),
+        timeout: CLEANING,
+        anew: true,
+        who: false,
+        flush: false,
+    }
+}
+
+/// Waits until every worker has nothing in flight from before this revision; false when that takes too
+/// long.
+pub(super) async fn grace(graces: &[AtomicU64], revision: u64) -> bool {
+    let until = Instant::now() + GRACE;
+    while graces.iter().any(|grace| grace.load(Acquire) < revision) {
+        if Instant::now() > until {
+            return false;
+        }
+        sleep(GLANCE).await;
+    }
+    true
+}
+
+/// Cleans.
+pub(super) async fn clean(cleaning: Cleaning) -> Cleaned {
+    let Cleaning { node, below, work } = cleaning;
+    let until = Instant::now() + CLEANING;
+    let mut done = Done::Deleted(0);
+    for (question, work) in work {
+        let result = match &work {
+            Work::Empty => probe::empty(&question, until).await.map(|()| Done::Emptied),
+            Work::Delete(keys) => probe::delete(&question, keys, until).await.map(|()| match done {
+                Done::Deleted(before) => Done::Deleted(before + keys.len()),
+                Done::Emptied => Done::Emptied,
+            }),
+        };
+        match result {
+            Ok(now) => done = now,
+            Err(why) => return Cleaned { node, below, done: Err(why) },
+        }
+    }
+    Cleaned { node, below, done: Ok(done) }
+}

@@ -1,0 +1,224 @@
+//! Quarantine: a node that was away is cleaned of what was written elsewhere before it owns its keys
+//! again, exactly where that is known.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+};
+
+use ringway::protocol::memcache::base64;
+
+use crate::harness::{
+    Client, Config, Redis, Ringway, SOON,
+    memcached::{Memcached, Wire},
+    owners,
+    ringway::run,
+    until,
+};
+
+const BRISK: &str = "health: {interval: 100ms, timeout: 1s}";
+const EXACT: &str = "sole_writer: true";
+
+fn names(count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("key:{i}")).collect()
+}
+
+fn set(client: &mut Client, keys: &[String], value: &str) {
+    keys.iter().for_each(|key| assert_eq!(client.cmd(&["SET", key, value]), "+OK\r\n"));
+}
+
+fn get(client: &mut Client, keys: &[String]) -> Vec<String> {
+    keys.iter().map(|key| client.cmd(&["GET", key])).collect()
+}
+
+/// A pool of three nodes with keys of value `old`, those of node b, and a client.
+fn scene(lines: &[&str]) -> (Ringway, Vec<Redis>, Vec<String>, Client) {
+    let nodes = Redis::several(3);
+    let config = lines.iter().fold(Config::of(&nodes).pool(BRISK), |config, line| config.pool(line));
+    let mut ringway = Ringway::serve(config);
+    let mut client = ringway.client();
+    let all = names(200);
+    set(&mut client, &all, "old");
+    let map = owners(&nodes);
+    let keys: Vec<String> = all.into_iter().filter(|key| map[key] == 1).collect();
+    assert!(keys.len() > 20, "it has keys");
+    (ringway, nodes, keys, client)
+}
+
+fn count(node: &Redis) -> usize {
+    node.cmd(&["DBSIZE"])[1..].trim().parse().expect("a number")
+}
+
+/// What was written or deleted elsewhere is gone from the node that is back, and from those that took
+/// the writes; everything else is there as it was.
+#[test]
+fn only_what_was_written_elsewhere_is_deleted() {
+    let (mut ringway, nodes, keys, mut client) = scene(&[EXACT]);
+    let (written, rest) = keys.split_at(keys.len() / 2);
+    let (deleted, kept) = rest.split_at(rest.len() / 2);
+    nodes[1].stop();
+    ringway.wait_away("b");
+    set(&mut client, written, "new");
+    deleted.iter().for_each(|key| assert_eq!(client.cmd(&["DEL", key]), ":0\r\n"));
+    nodes[1].cont();
+    ringway.wait_back("b");
+    let is = |values: Vec<String>, value: &str| values.iter().all(|v| v == value);
+    assert!(is(get(&mut client, written), "$-1\r\n") && is(get(&mut client, deleted), "$-1\r\n"));
+    assert!(is(get(&mut client, kept), "$3\r\nold\r\n"), "the rest is served from where it was");
+    assert_eq!(nodes.iter().map(count).sum::<usize>(), 200 - written.len() - deleted.len());
+    assert!(ringway.said().contains("copies of keys that were written elsewhere are deleted"));
+}
+
+/// The same node fails twice: the second absence does not bring up what substitutes took in the first.
+#[test]
+fn a_node_that_fails_twice() {
+    let (mut ringway, nodes, keys, mut client) = scene(&[EXACT]);
+    for round in ["2", "4"] {
+        nodes[1].stop();
+        ringway.wait_away("b");
+        let late = get(&mut client, &keys);
+        assert!(late.iter().all(|value| value == "$-1\r\n"), "{round}: {late:?}");
+        set(&mut client, &keys, round);
+        nodes[1].cont();
+        ringway.wait_back("b");
+        let back = get(&mut client, &keys);
+        assert!(back.iter().all(|value| value == "$-1\r\n"), "{round}: {back:?}");
+        set(&mut client, &keys, "3");
+    }
+}
+
+/// While a node leaves and returns under load, with its keys taken back at once or in steps, no client ever
+/// reads a value that is older than one whose write was answered, on whatever connection, and no request
+/// fails at the return.
+#[test]
+fn no_old_value_at_any_moment() {
+    for start in ["slow_start: 0s", "slow_start: 2s"] {
+        let (mut ringway, nodes, keys, mut client) = scene(&[EXACT, start, "request_timeout: 200ms"]);
+        set(&mut client, &keys, "0");
+        let (stop, strict) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let users: Vec<_> = keys
+            .chunks(keys.len().div_ceil(4))
+            .map(|keys| {
+                let (stop, strict, keys) = (stop.clone(), strict.clone(), keys.to_vec());
+                let clients = [ringway.client(), ringway.client()];
+                thread::spawn(move || write_and_read(&stop, &strict, &keys, clients))
+            })
+            .collect();
+        for _ in 0..2 {
+            nodes[1].stop();
+            ringway.wait_away("b");
+            // What was in flight has been answered, or refused, when another request is.
+            assert_eq!(client.cmd(&["SET", &keys[0], "0"]), "+OK\r\n");
+            strict.store(true, Relaxed);
+            nodes[1].cont();
+            ringway.wait_back("b");
+            until(SOON, "it owns all", || ringway.node("b")["placement"] == "owns");
+            strict.store(false, Relaxed);
+        }
+        stop.store(true, Relaxed);
+        let writes: u64 = users.into_iter().map(|user| user.join().expect("no old value")).sum();
+        assert!(writes > 100, "{writes}");
+    }
+}
+
+/// Writes rising numbers on one connection and reads them on another; gives how many were written.
+fn write_and_read(stop: &AtomicBool, strict: &AtomicBool, keys: &[String], mut clients: [Client; 2]) -> u64 {
+    let least = Mutex::new(vec![0_u64; keys.len()]);
+    let mut n = 0;
+    while !stop.load(Relaxed) {
+        for (i, key) in keys.iter().enumerate().skip(1) {
+            n += 1;
+            let was_strict = strict.load(Relaxed);
+            let reply = clients[0].cmd(&["SET", key, &n.to_string()]);
+            let is_done = reply == "+OK\r\n";
+            assert!(is_done || !(was_strict && strict.load(Relaxed)), "{key}: {reply}");
+            if is_done {
+                least.lock().expect("no panic")[i] = n;
+            }
+            let read = clients[1].cmd(&["GET", key]);
+            let value = read.split("\r\n").nth(1).and_then(|v| v.parse::<u64>().ok());
+            let least = least.lock().expect("no panic")[i];
+            assert!(value.is_none_or(|v| v >= least), "{key}: {read} after {least} was answered");
+        }
+    }
+    n
+}
+
+/// Where it is not known exactly what was written elsewhere, the node is emptied: others may write, or more
+/// was written than is remembered.
+#[test]
+fn what_is_not_known_exactly() {
+    for lines in [&["sole_writer: false"][..], &[EXACT, "quarantine_max: 3"]] {
+        let (mut ringway, nodes, keys, mut client) = scene(lines);
+        nodes[1].stop();
+        ringway.wait_away("b");
+        set(&mut client, &keys, "new");
+        nodes[1].cont();
+        ringway.wait_back("b");
+        assert!(get(&mut client, &keys).iter().all(|value| value == "$-1\r\n"));
+        assert_eq!(count(&nodes[1]), 0, "{lines:?}");
+        assert!(ringway.said().contains("it is emptied, as it is not known exactly what is old"));
+        until(SOON, "leftovers are deleted, too", || {
+            nodes.iter().map(count).sum::<usize>() == 200 - keys.len()
+        });
+    }
+}
+
+/// A node that an operator drained is cleaned as well when it is let back.
+#[test]
+fn a_drained_node() {
+    let (mut ringway, _nodes, keys, mut client) = scene(&[EXACT]);
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let order = |word: &str| {
+        let output = run(&[word, "b", "--admin", &admin, "--yes", "--wait"]);
+        assert!(output.status.success(), "{output:?}");
+    };
+    order("drain");
+    set(&mut client, &keys[..10], "new");
+    order("undrain");
+    until(SOON, "it owns", || ringway.node("b")["placement"] == "owns");
+    let read = get(&mut client, &keys);
+    assert!(read[..10].iter().all(|value| value == "$-1\r\n"), "{read:?}");
+    assert!(read[10..].iter().all(|value| value == "$3\r\nold\r\n"), "{read:?}");
+}
+
+/// memcached's nodes are cleaned as well, of keys that text can't name, too.
+#[test]
+fn memcached_nodes() {
+    let nodes = Memcached::several(3);
+    let config = Config::of([]).pool("protocol: memcached").pool(EXACT).pool(BRISK);
+    let config = nodes.iter().zip(["a", "b", "c"]).fold(config, |c, (n, name)| c.node(name, &n.address()));
+    let mut ringway = Ringway::serve(config);
+    let mut wire = Wire::connect(&ringway.address());
+    // Every other key has a space in it, which only base64 can name.
+    let key = |i: usize| match i % 2 {
+        0 => (format!("key:{i}"), ""),
+        _ => {
+            let mut text = Vec::new();
+            base64::encode(format!("key {i}").as_bytes(), &mut text);
+            (String::from_utf8(text).expect("is ASCII"), " b")
+        }
+    };
+    let set = |wire: &mut Wire, value: &str, keys: std::ops::Range<usize>| {
+        for (key, flag) in keys.map(key) {
+            assert_eq!(wire.ask(format!("ms {key} 3{flag}\r\n{value}\r\n")), "HD\r\n");
+        }
+    };
+    let get = |wire: &mut Wire, keys: std::ops::Range<usize>| -> String {
+        keys.map(key).map(|(key, flag)| wire.ask(format!("mg {key} v{flag}\r\n"))).collect()
+    };
+    set(&mut wire, "old", 0..200);
+    nodes[1].stop();
+    ringway.wait_away("b");
+    set(&mut wire, "new", 0..100);
+    nodes[1].cont();
+    ringway.wait_back("b");
+    until(SOON, "it owns all", || ringway.node("b")["placement"] == "owns");
+    let read = get(&mut wire, 0..100);
+    assert!(!read.contains("old") && read.contains("new"), "{read}");
+    let rest = get(&mut wire, 100..200);
+    assert!(!rest.contains("EN\r\n"), "{rest}");
+}
