@@ -303,23 +303,9 @@ fn what_may_be_emptied() {
     assert_eq!(errors(&pools("flush", "    db: 3\n", "h:1")), Ok(()), "q has another database there");
 }
 
-/// Every key reaches its own setting.
-#[test]
-fn every_key() {
-    let Settings { workers, drain_timeout, buffered_bytes, reload, admin, incidents, pools } =
-        resolved(EVERY_KEY).expect("fine").settings;
-    let log = IncidentLog { file: Some("/var/log/incidents.json".into()), file_bytes_max: 1 << 20 };
-    assert_eq!(incidents, log);
+/// The policy that [`EVERY_KEY`] means.
+fn every_policy() -> Policy {
     let ms = Duration::from_millis;
-    assert_eq!((workers, drain_timeout, buffered_bytes), (3, ms(11_000), 2 << 30));
-    assert_eq!((reload.max_share, reload.watch), (0.11, true));
-    assert_eq!(admin.listen.to_string(), "127.0.0.1:9401");
-    let pool = &pools[0];
-    let listen: Vec<String> = pool.listen.iter().map(ToString::to_string).collect();
-    assert_eq!(listen, ["127.0.0.1:6381", "unix:/run/x.sock"]);
-    assert_eq!(pool.ring.placement, ring::Placement::Maglev { slots: 65539 });
-    assert_eq!((pool.ring.hash.word(), pool.ring.hash_tag), ("crc16_cluster", Some((b'<', b'>'))));
-    assert_eq!(pool.ring.char_sign, ring::CharSign::Arm);
     let command = crate::topology::CustomCommand {
         name: "JSON.GET".to_owned(),
         first_key: 1,
@@ -327,7 +313,7 @@ fn every_key() {
         step: 2,
         read_only: true,
     };
-    let policy = Policy {
+    Policy {
         protocol: Protocol::Redis,
         request_timeout: ms(401),
         connect_timeout: ms(251),
@@ -362,8 +348,27 @@ fn every_key() {
             session_bytes_max: 1 << 20,
         },
         http: Arc::default(),
-    };
-    assert_eq!(*pool.policy, policy);
+    }
+}
+
+/// Every key reaches its own setting.
+#[test]
+fn every_key() {
+    let Settings { workers, drain_timeout, buffered_bytes, reload, admin, incidents, pools } =
+        resolved(EVERY_KEY).expect("fine").settings;
+    let log = IncidentLog { file: Some("/var/log/incidents.json".into()), file_bytes_max: 1 << 20 };
+    assert_eq!(incidents, log);
+    let ms = Duration::from_millis;
+    assert_eq!((workers, drain_timeout, buffered_bytes), (3, ms(11_000), 2 << 30));
+    assert_eq!((reload.max_share, reload.watch), (0.11, true));
+    assert_eq!(admin.listen.to_string(), "127.0.0.1:9401");
+    let pool = &pools[0];
+    let listen: Vec<String> = pool.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["127.0.0.1:6381", "unix:/run/x.sock"]);
+    assert_eq!(pool.ring.placement, ring::Placement::Maglev { slots: 65539 });
+    assert_eq!((pool.ring.hash.word(), pool.ring.hash_tag), ("crc16_cluster", Some((b'<', b'>'))));
+    assert_eq!(pool.ring.char_sign, ring::CharSign::Arm);
+    assert_eq!(*pool.policy, every_policy());
     let health = HealthSettings {
         interval: ms(2_000),
         timeout: ms(501),

@@ -229,8 +229,9 @@ impl Ward {
         let (pool, node) = (topology.pool.clone(), cleaned.node);
         match cleaned.done {
             Ok(done) => {
-                let below = if done == Done::Emptied { LEVELS } else { cleaned.below };
-                if done == Done::Emptied {
+                let is_empty = matches!(done, Done::Emptied | Done::WasEmpty);
+                let below = if is_empty { LEVELS } else { cleaned.below };
+                if is_empty {
                     self.sweep_after(node);
                 }
                 vec![Change::Cleaned { pool, node, below, how: done.to_string().into() }]

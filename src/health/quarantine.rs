@@ -63,6 +63,8 @@ pub(super) struct Cleaning {
 
 #[derive(Debug)]
 enum Work {
+    /// There is nothing to do.
+    Nothing,
     Empty,
     Delete(Vec<Box<[u8]>>),
 }
@@ -83,6 +85,8 @@ pub(super) enum Done {
     Deleted(usize),
     /// It was emptied.
     Emptied,
+    /// It came back empty; those that took its writes are not cleaned.
+    WasEmpty,
 }
 
 impl fmt::Display for Done {
@@ -90,6 +94,7 @@ impl fmt::Display for Done {
         match self {
             Done::Deleted(0) => f.write_str("nothing of it was written elsewhere"),
             Done::Deleted(n) => write!(f, "{n} copies of keys that were written elsewhere are deleted"),
+            Done::WasEmpty => f.write_str("it has nothing"),
             Done::Emptied => f.write_str("it is emptied, as it is not known exactly what is old"),
         }
     }
@@ -145,7 +150,8 @@ impl Quarantine {
             && matches!(data, Data::Same | Data::Empty)
             && !self.logs.get(&node).is_some_and(|log| log.is_cut);
         if !is_known {
-            let work = vec![(question(topology, at), Work::Empty)];
+            let what = if data == Data::Empty { Work::Nothing } else { Work::Empty };
+            let work = vec![(question(topology, at), what)];
             return Some(Cleaning { node, below: to.fence, work });
         }
         let mut by_node: HashMap<usize, Vec<Box<[u8]>>> = HashMap::new();
@@ -186,7 +192,7 @@ impl Quarantine {
         let Some(log) = self.logs.get_mut(&cleaned.node) else { return };
         match cleaned.done {
             Err(_) => {}
-            Ok(Done::Emptied) => *log = Log::default(),
+            Ok(Done::Emptied | Done::WasEmpty) => *log = Log::default(),
             Ok(Done::Deleted(_)) => {
                 log.keys.retain(|(_, key)| level(topology.ring.hash(key)) >= cleaned.below);
             }
@@ -232,10 +238,11 @@ pub(super) async fn clean(cleaning: Cleaning) -> Cleaned {
     let mut done = Done::Deleted(0);
     for (question, work) in work {
         let result = match &work {
+            Work::Nothing => Ok(Done::WasEmpty),
             Work::Empty => probe::empty(&question, until).await.map(|()| Done::Emptied),
             Work::Delete(keys) => probe::delete(&question, keys, until).await.map(|()| match done {
                 Done::Deleted(before) => Done::Deleted(before + keys.len()),
-                Done::Emptied => Done::Emptied,
+                Done::Emptied | Done::WasEmpty => done,
             }),
         };
         match result {

@@ -1,6 +1,7 @@
-//! LEFTOVERS. What substitutes took while a node was away is deleted on them once it is back (in pools with
-//! `on_return: flush`), or its next absence would bring it up again. A key is left over on a node that does
-//! not own it, whoever is away. Keys are asked for piece by piece, with pauses: the node has other work.
+//! LEFTOVERS. What substitutes took while a node was away is deleted on them once it is back, in pools that
+//! do not serve old data, where it is not known key by key: its next absence would bring it up again. A
+//! key is left over on a node that does not own it, whoever is away. Keys are asked for piece by piece, with
+//! pauses: the node has other work.
 
 use tokio::time::{Duration, sleep};
 

@@ -85,3 +85,157 @@ impl Start {
         again.into_iter().chain(step).min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        membership::{
+            PoolSpec,
+            tests::{Planned, owners, spec, told},
+        },
+        topology::{Change, Data, OnEjected, OnReturn, PrefixPolicy, Route, level},
+    };
+
+    fn pool(on_return: OnReturn, slow_start: Duration) -> Planned {
+        let mut spec: PoolSpec = spec(&[1, 1, 1, 1], 0.5);
+        let policy = (*spec.policy).clone();
+        spec.policy = Arc::new(Policy { on_return, slow_start, sole_writer: true, ..policy });
+        Planned::new(&spec)
+    }
+
+    fn cleaned(pool: &mut Planned, below: u32) -> Vec<String> {
+        let (name, node) = ("cache".into(), pool.id("n1"));
+        told(pool.change(&Change::Cleaned { pool: name, node, below, how: "".into() }))
+    }
+
+    /// Where each of many keys goes.
+    fn routes(pool: &Planned) -> Vec<Route> {
+        let topology = &pool.topology;
+        let key = |i: u32| format!("key:{i}");
+        (0..2000).map(key).map(|k| topology.route(topology.ring.hash(k.as_bytes()), k.as_bytes())).collect()
+    }
+
+    /// A node takes its keys in sixteen steps, each one epoch that moves a sixteenth of them and no
+    /// others, by time alone; the last one restores the exact map.
+    #[test]
+    fn a_slow_start() {
+        let mut pool = pool(OnReturn::Serve, Duration::from_secs(16));
+        let (first, start) = (owners(&pool.topology), pool.time);
+        let whole = routes(&pool);
+        pool.eject("n1");
+        let without = routes(&pool);
+        assert_eq!(told(pool.restore_with("n1", Data::Empty)), ["starts n1"]);
+        for step in 1..16 {
+            let admitted = LEVELS / 16 * step;
+            assert_eq!(pool.entry("n1").placement.admitted(), f64::from(step) / 16.0);
+            let due = pool.topology.budget_due.expect("it goes on by itself");
+            for (i, route) in routes(&pool).into_iter().enumerate() {
+                let hash = pool.topology.ring.hash(format!("key:{i}").as_bytes());
+                let is_taken = level(hash) < admitted;
+                assert_eq!(route, if is_taken { whole[i] } else { without[i] }, "key:{i}");
+            }
+            assert!(due > start + Duration::from_secs(u64::from(step)) && due > pool.time);
+            assert!(pool.budget().is_none(), "not before its time");
+            let before = pool.topology.clone();
+            pool.time = due;
+            assert_eq!(told(pool.budget()).len(), 1);
+            let moved = crate::membership::moved(&before, &pool.topology);
+            let share = pool.topology.ring.shares(|_| true)[1];
+            assert!((moved - share / 16.0).abs() < 1e-9, "{moved} of {share}");
+        }
+        assert_eq!((owners(&pool.topology), pool.topology.budget_due), (first, None));
+        assert!(pool.ledger.is_empty());
+    }
+
+    /// A node that has to be cleaned serves no key before it was: its keys wait, and when it can't be
+    /// cleaned they go on elsewhere until it is tried again.
+    #[test]
+    fn cleaned_first() {
+        let mut pool = pool(OnReturn::Quarantine, Duration::ZERO);
+        let whole = routes(&pool);
+        pool.eject("n1");
+        let without = routes(&pool);
+        assert_eq!(told(pool.restore_with("n1", Data::Same)), ["starts n1"]);
+        let waits = |routes: Vec<Route>| {
+            let expected = |own| if own == Route::Send(1) { Route::Wait(1) } else { own };
+            assert_eq!(routes, whole.iter().map(|r| expected(*r)).collect::<Vec<_>>());
+        };
+        waits(routes(&pool));
+        assert_eq!(pool.topology.budget_due, None, "nothing but the cleaning moves it");
+        let (name, node) = ("cache".into(), pool.id("n1"));
+        told(pool.change(&Change::NotCleaned { pool: name, node }));
+        assert_eq!(routes(&pool), without);
+        pool.time = pool.topology.budget_due.expect("it is tried again");
+        told(pool.budget());
+        waits(routes(&pool));
+        assert_eq!(cleaned(&mut pool, LEVELS), ["cleaned n1", "restored n1"]);
+        assert_eq!(routes(&pool), whole);
+    }
+
+    /// With both, each step is cleaned before it is taken; one that was emptied needs it only once.
+    #[test]
+    fn steps_are_cleaned() {
+        let mut pool = pool(OnReturn::Quarantine, Duration::from_secs(16));
+        pool.eject("n1");
+        pool.restore_with("n1", Data::Same);
+        let step = LEVELS / 16;
+        let at = |pool: &Planned| pool.entry("n1").placement;
+        assert_eq!(at(&pool), Placement::Starting(Admission { admitted: 0, fence: step }));
+        // Time passes, and what is being cleaned stays what it is.
+        pool.time += Duration::from_secs(5);
+        assert!(pool.budget().is_none());
+        cleaned(&mut pool, step);
+        assert_eq!(at(&pool), Placement::Starting(Admission { admitted: step, fence: 6 * step }));
+        cleaned(&mut pool, LEVELS);
+        assert_eq!(at(&pool), Placement::Starting(Admission { admitted: 6 * step, fence: 6 * step }));
+        pool.time += Duration::from_secs(16);
+        assert_eq!(told(pool.budget()), ["restored n1"]);
+    }
+
+    /// A node that fails again while it starts is away at once, and starts anew.
+    #[test]
+    fn it_fails_again() {
+        let mut pool = pool(OnReturn::Quarantine, Duration::from_secs(16));
+        pool.eject("n1");
+        let without = routes(&pool);
+        pool.restore_with("n1", Data::Same);
+        cleaned(&mut pool, LEVELS / 16);
+        assert_eq!(told(pool.eject("n1")), ["ejected n1"]);
+        assert_eq!(routes(&pool), without);
+        pool.restore_with("n1", Data::Same);
+        let again = Admission { admitted: 0, fence: LEVELS / 16 };
+        assert_eq!(pool.entry("n1").placement, Placement::Starting(again));
+    }
+
+    /// Keys whose prefix says so are refused or found missing while their node is away, the longest
+    /// prefix decides, and they are back with the first step: nobody else has them.
+    #[test]
+    fn prefixes_decide() {
+        let mut pool = pool(OnReturn::Serve, Duration::from_secs(16));
+        let prefix = |text: &str, on_ejected| PrefixPolicy { prefix: text.as_bytes().into(), on_ejected };
+        let mut policy = (*pool.topology.policy).clone();
+        policy.prefixes = vec![
+            prefix("s:", OnEjected::Fail),
+            prefix("s:page:", OnEjected::Miss),
+            prefix("s:page:x", OnEjected::Rehash),
+        ];
+        pool.topology.policy = Arc::new(policy);
+        let route = |pool: &Planned, kind: &str| {
+            let ring = &pool.topology.ring;
+            let key = (0..).map(|i| format!("{kind}{i}")).find(|k| ring.first(ring.hash(k.as_bytes())) == 1);
+            let key = key.expect("some key is its own");
+            pool.topology.route(ring.hash(key.as_bytes()), key.as_bytes())
+        };
+        pool.eject("n1");
+        assert_eq!(route(&pool, "s:"), Route::Fail(1));
+        assert_eq!(route(&pool, "s:page:"), Route::Miss(1));
+        for kind in ["t:", "s:page:x"] {
+            assert!(matches!(route(&pool, kind), Route::Send(other) if other != 1), "{kind}");
+        }
+        pool.restore_with("n1", Data::Empty);
+        assert_eq!((route(&pool, "s:"), route(&pool, "s:page:")), (Route::Send(1), Route::Send(1)));
+    }
+}

@@ -93,12 +93,12 @@ impl Planned {
         Planned { births, ledger: Ledger::new(spec), topology, time: tokio::time::Instant::now() }
     }
 
-    fn id(&self, name: &str) -> NodeId {
+    pub(super) fn id(&self, name: &str) -> NodeId {
         let entry = self.topology.nodes.iter().find(|e| &*e.node.name == name);
         entry.expect("the node is in the pool").node.id
     }
 
-    fn entry(&self, name: &str) -> &crate::topology::Entry {
+    pub(super) fn entry(&self, name: &str) -> &crate::topology::Entry {
         &self.topology.nodes[self.topology.position(self.id(name)).expect("it is there")]
     }
 
@@ -121,7 +121,7 @@ impl Planned {
         self.apply(budget(&self.topology, &self.ledger, self.time))
     }
 
-    fn eject(&mut self, name: &str) -> Option<Vec<Event>> {
+    pub(super) fn eject(&mut self, name: &str) -> Option<Vec<Event>> {
         let (pool, node) = ("cache".into(), self.id(name));
         self.change(&Change::Eject { pool, node, cause: Cause::Refused, evidence: "it is gone".into() })
     }
@@ -130,7 +130,7 @@ impl Planned {
         self.restore_with(name, Data::Same)
     }
 
-    fn restore_with(&mut self, name: &str, data: Data) -> Option<Vec<Event>> {
+    pub(super) fn restore_with(&mut self, name: &str, data: Data) -> Option<Vec<Event>> {
         let (pool, node) = ("cache".into(), self.id(name));
         self.change(&Change::Restore { pool, node, data, evidence: "it is back".into() })
     }
@@ -169,7 +169,7 @@ fn names(events: &[Event]) -> Vec<String> {
     events.iter().map(word).collect()
 }
 
-fn told(events: Option<Vec<Event>>) -> Vec<String> {
+pub(super) fn told(events: Option<Vec<Event>>) -> Vec<String> {
     names(&events.expect("a publish"))
 }
 

@@ -124,7 +124,7 @@ table! {
     WAITS = Facade Counter "ringway_warmth_waits_total" ["pool" "what"] "waits":
         "Ejections and returns of nodes whose keys had to wait for the warmth budget";
     LEFTOVERS = Facade Counter "ringway_leftovers_deleted_total" ["pool" "node"] "keys":
-        "Keys deleted on a node that held them for one that was away, in pools with on_return: flush";
+        "Keys deleted on a node that held them for one that was away, in pools that do not serve old data";
     RELOADS = Facade Counter "ringway_reloads_total" ["outcome"] "reloads":
         "Reloads of the configuration: ok, invalid, or refused because too many keys would move";
     MOVED_SHARE = Facade Histogram "ringway_moved_share" ["pool"] "ratio":

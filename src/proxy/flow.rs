@@ -3,7 +3,11 @@
 
 use std::rc::Rc;
 
-use super::{pipeline::Pipeline, pool::Bounds, session::State};
+use super::{
+    pipeline::Pipeline,
+    pool::Bounds,
+    session::{Session, State},
+};
 
 /// Replies that a client has not read beyond which no more of its requests are dispatched.
 pub(super) const OUT_HIGH: usize = 1 << 20;
@@ -82,5 +86,37 @@ impl State {
         let (freed, waiting): (Vec<_>, Vec<_>) = blocked.partition(|(_, seq)| free(*seq));
         self.blocked = waiting.into();
         freed.into_iter().map(|(pipeline, _)| pipeline).collect()
+    }
+}
+
+impl Session {
+    /// Makes `pipeline` wait until this client has read; false when it need not.
+    pub(crate) fn block(self: &Rc<Self>, pipeline: &Rc<Pipeline>, behind: Behind) -> bool {
+        self.flush();
+        let mut state = self.state.borrow_mut();
+        if state.broken || !state.is_behind(behind) {
+            return false;
+        }
+        let mut blocked = std::mem::take(&mut state.blocked).into_vec();
+        blocked.push((pipeline.clone(), behind.seq));
+        state.blocked = blocked.into();
+        true
+    }
+
+    /// `pipeline` does not wait any more: its connection is gone.
+    pub(crate) fn release(&self, pipeline: &Pipeline) {
+        let mut state = self.state.borrow_mut();
+        let blocked = std::mem::take(&mut state.blocked).into_iter();
+        state.blocked = blocked.filter(|(b, _)| !std::ptr::eq(&raw const **b, pipeline)).collect();
+    }
+
+    /// Another topology is in force, or is not waited for any longer.
+    pub(crate) fn go_on(&self) {
+        let mut state = self.state.borrow_mut();
+        if std::mem::take(&mut state.waits) {
+            state.stalled = false;
+            drop(state);
+            self.wake();
+        }
     }
 }

@@ -52,7 +52,7 @@ pub(crate) struct State {
     /// Gone: replies are dropped.
     pub(super) broken: bool,
     /// Requests wait for room in the window.
-    stalled: bool,
+    pub(super) stalled: bool,
     /// They wait for another topology.
     pub(super) waits: bool,
     /// How large its replies are, on a moving average, and what came of the present one.
@@ -481,26 +481,6 @@ impl Session {
         self.drain_first.set(true);
     }
 
-    /// Makes `pipeline` wait until this client has read; false when it need not.
-    pub(crate) fn block(self: &Rc<Self>, pipeline: &Rc<Pipeline>, behind: Behind) -> bool {
-        self.flush();
-        let mut state = self.state.borrow_mut();
-        if state.broken || !state.is_behind(behind) {
-            return false;
-        }
-        let mut blocked = std::mem::take(&mut state.blocked).into_vec();
-        blocked.push((pipeline.clone(), behind.seq));
-        state.blocked = blocked.into();
-        true
-    }
-
-    /// `pipeline` does not wait any more: its connection is gone.
-    pub(crate) fn release(&self, pipeline: &Pipeline) {
-        let mut state = self.state.borrow_mut();
-        let blocked = std::mem::take(&mut state.blocked).into_iter();
-        state.blocked = blocked.filter(|(b, _)| !std::ptr::eq(&raw const **b, pipeline)).collect();
-    }
-
     /// Puts the session on the worker's list of those that are written after this batch.
     pub(crate) fn mark_dirty(self: &Rc<Self>) {
         if !self.dirty.replace(true) {
@@ -598,16 +578,6 @@ impl Session {
         if state.watched.is_none_or(|at| (due_us.wrapping_sub(at) as i32) < 0) {
             self.pool.worker.watch(self, due_us);
             state.watched = Some(due_us);
-        }
-    }
-
-    /// Another topology is in force, or is not waited for any longer.
-    pub(crate) fn go_on(&self) {
-        let mut state = self.state.borrow_mut();
-        if std::mem::take(&mut state.waits) {
-            state.stalled = false;
-            drop(state);
-            self.wake();
         }
     }
 

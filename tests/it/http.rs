@@ -317,7 +317,7 @@ fn pages_that_do_not_move() {
             assert_eq!(page.status, 503, "{path}");
             let said = page.field("proxy-status").expect("it says why");
             assert!(said.starts_with("ringway; error=destination_unavailable; details=\"node a ("), "{said}");
-            assert!(page.text().contains("ejected, and this pool's keys do not move"), "{page:?}");
+            assert!(page.text().contains("ejected, and these keys do not move"), "{page:?}");
         } else {
             assert_eq!((page.status, page.text().starts_with(node.as_str())), (200, true), "{path}");
         }

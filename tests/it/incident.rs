@@ -62,13 +62,13 @@ fn a_failure_is_told() {
     assert!(incident["moved"].as_f64().is_some_and(|share| (0.1..0.6).contains(&share)), "{incident}");
     let steps = words(incident);
     let rest: Vec<&str> = steps.iter().map(String::as_str).filter(|w| *w != "suspect").collect();
-    assert_eq!(rest, ["ejected", "probation", "restored"], "{incident}");
+    assert_eq!(rest, ["ejected", "probation", "starts", "cleaned", "restored"], "{incident}");
     let (code, out) = ask(&["1"]);
     assert_eq!(code, Some(0), "{out}");
     for part in [
         "node b (",
         "epoch 2    ejected",
-        "epoch 3    restored",
+        "epoch 4    restored",
         "% of the key space",
         "came back with data: empty",
     ] {

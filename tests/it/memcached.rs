@@ -94,7 +94,7 @@ fn a_killed_node_leaves_and_returns() {
 #[test]
 fn a_hung_node_mixes_nothing_up() {
     let nodes = Memcached::several(2);
-    let mut ringway = Ringway::serve(pool(&nodes).pool("request_timeout: 200ms"));
+    let mut ringway = Ringway::serve(pool(&nodes).pool("request_timeout: 200ms").pool("on_return: serve"));
     let mut wire = Wire::connect(&ringway.address());
     let store: String = (0..50).map(|i| format!("set key:{i} 0 0 3 noreply\r\nv{i:02}\r\n")).collect();
     assert_eq!(wire.ask(&store), "");

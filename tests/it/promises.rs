@@ -200,7 +200,8 @@ fn a_watched_file_is_reloaded() {
 #[test]
 fn with_every_node_stopped_requests_still_end() {
     let nodes = Redis::several(2);
-    let (mut ringway, mut client) = Ringway::serve(Config::of(&nodes).pool("deadline: 1s")).into_client();
+    let config = Config::of(&nodes).pool("deadline: 1s").pool("on_return: serve");
+    let (mut ringway, mut client) = Ringway::serve(config).into_client();
     assert_eq!(client.cmd(&["MSET", "a", "1", "b", "2", "c", "3"]), "+OK\r\n");
     nodes.iter().for_each(|node| node.stop());
     let mut clients: Vec<Client> = (0..10).map(|_| ringway.client()).collect();

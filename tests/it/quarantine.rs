@@ -222,3 +222,61 @@ fn memcached_nodes() {
     let rest = get(&mut wire, 100..200);
     assert!(!rest.contains("EN\r\n"), "{rest}");
 }
+
+/// A node that is back takes its keys in steps: the epochs rise, it serves a growing part of its own keys,
+/// no other key moves, and it ends with the exact map.
+#[test]
+fn a_slow_start() {
+    let (mut ringway, mut nodes, keys, mut client) = scene(&["slow_start: 3s"]);
+    nodes[1].kill();
+    ringway.wait_away("b");
+    let epoch = ringway.epoch();
+    nodes[1].restart_empty();
+    let mut shares: Vec<f64> = Vec::new();
+    until(SOON, "it owns all", || {
+        let node = ringway.node("b");
+        let share = node["admitted"].as_f64().expect("a number");
+        if shares.last() != Some(&share) {
+            shares.push(share);
+        }
+        node["placement"] == "owns"
+    });
+    assert!(shares.len() > 5 && shares.is_sorted(), "{shares:?}");
+    let epochs = ringway.epoch() - epoch;
+    assert!((16..=33).contains(&epochs), "each step is cleaned and taken: {epochs}");
+    set(&mut client, &keys, "back");
+    let map = owners(&nodes);
+    assert!(keys.iter().all(|key| map[key] == 1), "the exact map");
+}
+
+/// Keys have their own policy by prefix: with their node away some are refused, some find nothing, and the
+/// rest is served by others, also side by side in one command.
+#[test]
+fn prefixes() {
+    let mut nodes = Redis::several(2);
+    let prefixes = "prefixes: [{prefix: 'f:', on_ejected: fail}, {prefix: 'm:', on_ejected: miss}]";
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK).pool(prefixes));
+    let mut client = ringway.client();
+    let all: Vec<String> =
+        ["f:", "m:", "r:"].iter().flat_map(|p| (0..30).map(move |i| format!("{p}{i}"))).collect();
+    set(&mut client, &all, "v");
+    let map = owners(&nodes);
+    let of_b =
+        |prefix: &str| all.iter().find(|k| map[*k] == 1 && k.starts_with(prefix)).expect("it has some");
+    let (fails, misses, moves) = (of_b("f:"), of_b("m:"), of_b("r:"));
+    nodes[1].kill();
+    ringway.wait_away("b");
+    for command in ["GET", "SET"] {
+        let words = [command, fails, "x"];
+        let reply = client.cmd(if command == "GET" { &words[..2] } else { &words });
+        assert!(reply.contains("ejected, and these keys do not move"), "{reply}");
+    }
+    assert_eq!(client.cmd(&["GET", misses]), "$-1\r\n");
+    assert!(client.cmd(&["SET", misses, "x"]).contains("these keys do not move"));
+    assert_eq!(client.cmd(&["SET", moves, "x"]), "+OK\r\n");
+    assert_eq!(client.cmd(&["MGET", misses, moves]), "*2\r\n$-1\r\n$1\r\nx\r\n");
+    assert!(client.cmd(&["MGET", misses, moves, fails]).starts_with("-ERR node b"));
+    nodes[1].restart_empty();
+    ringway.wait_back("b");
+    assert_eq!(client.cmd(&["SET", fails, "y"]), "+OK\r\n");
+}

@@ -171,7 +171,7 @@ fn who_is_not_emptied() {
     nodes[1].stop();
     ringway.wait_away("b");
     nodes[1].cont();
-    let why = "it can't be emptied, as on_return: flush wants it";
+    let why = "it can't be emptied, as on_return wants it";
     until(SOON, "it is named", || {
         ringway.node("b")["misconfigured"].as_str().is_some_and(|text| text.contains(why))
     });

@@ -79,7 +79,7 @@ impl Link {
         if reply == b"OK\r\n" {
             return Ok(());
         }
-        let text = format!("it can't be emptied, as on_return: flush wants it: {}", shown(&reply));
+        let text = format!("it can't be emptied, as on_return wants it: {}", shown(&reply));
         Err(Trouble::Refusal(Cause::Misconfigured, text))
     }
 

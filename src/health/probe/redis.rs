@@ -94,7 +94,7 @@ impl Link {
         match (reply.kind, reply.text.as_str()) {
             (b'+', "OK") => Ok(()),
             _ => {
-                let text = format!("it can't be emptied, as on_return: flush wants it: {}", reply.shown());
+                let text = format!("it can't be emptied, as on_return wants it: {}", reply.shown());
                 Err(Trouble::Refusal(Cause::Misconfigured, text))
             }
         }
