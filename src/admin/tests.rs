@@ -232,7 +232,7 @@ async fn topology_is_shown_whole() {
     });
     let expected = json!({
         "name": "b", "address": "127.0.0.1:7001", "zone": "z1", "weight": 1,
-        "health": "ejected", "placement": "away", "order": null, "share": 0.0, "misconfigured": null,
+        "health": "ejected", "placement": "away", "admitted": 0.0, "order": null, "share": 0.0, "misconfigured": null,
         "targets": ["127.0.0.1:7001"],
         "evidence": {"streak": 3, "failures": failures},
         "in_flight": 7, "connections": 1,
