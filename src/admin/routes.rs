@@ -3,10 +3,11 @@
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use super::{AdminState, orders, view};
@@ -19,6 +20,7 @@ const INDEX: &str = "ringway's admin port
 /readyz       200 while each pool has an owner and the process is not draining
 /v1/topology  pools and their nodes: epoch, state, share, evidence (JSON)
 /v1/incidents what happened to nodes, the newest first (JSON)
+/v1/pools/POOL/keys/KEY where a key lived, epoch by epoch (JSON)
 
 POST /v1/pools/POOL/nodes/NODE/ORDER, as `ringway drain` and its kin do
 ";
@@ -35,6 +37,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/readyz", get(readyz))
         .route("/v1/topology", get(topology))
         .route("/v1/incidents", get(incidents))
+        .route("/v1/pools/{pool}/keys/{*key}", get(key))
         .route("/v1/pools/{pool}/nodes/{node}/{order}", post(orders::order))
         .fallback(async |request: Request| {
             refuse(StatusCode::NOT_FOUND, format!("there is nothing at {}: see /", request.uri().path()))
@@ -75,6 +78,24 @@ async fn incidents(State(state): State<AdminState>) -> Response {
         Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("not rendered: {error}")),
         Err(refusal) => refusal,
     }
+}
+
+/// Where a key, the rest of the path with its escapes, has lived. Its bytes need not be text, so the path is
+/// taken as it came.
+async fn key(State(state): State<AdminState>, uri: Uri) -> Response {
+    let mut parts = uri.path().trim_start_matches("/v1/pools/").splitn(3, '/');
+    let (pool, key) = (parts.next().unwrap_or_default(), parts.nth(1).unwrap_or_default());
+    let pool = percent_decode_str(pool).decode_utf8_lossy().into_owned();
+    let key: Vec<u8> = percent_decode_str(key).collect();
+    let found = state.pools.load().iter().find(|p| *p.name == *pool).map(|p| p.topology.load());
+    let Some(topology) = found else {
+        return refuse(StatusCode::NOT_FOUND, format!("there is no pool {pool}"));
+    };
+    let lived = state.membership.history().of_key(&topology, &key);
+    let candidates = topology.ring.candidates(topology.ring.hash(&key)).take(3);
+    let names: Vec<&str> = candidates.map(|at| &*topology.nodes[at].node.name).collect();
+    let page = json!({ "pool": pool, "epoch": topology.epoch, "candidates": names, "lived": lived });
+    uncached("application/json", page.to_string())
 }
 
 async fn readyz(State(state): State<AdminState>) -> Response {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 use serde_json::Value;
 
 use super::{EXIT_USAGE, Stop};
@@ -67,4 +68,23 @@ fn ask(stream: &mut TcpStream, address: &str, method: &str, path: &str) -> std::
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// The name of the only pool of a ringway.
+pub(super) fn only_pool(address: &str) -> Result<String, Stop> {
+    let topology = get_json(address, "/v1/topology")?;
+    let pools = topology["pools"].as_array().into_iter().flatten();
+    let names: Vec<&str> = pools.filter_map(|p| p["name"].as_str()).collect();
+    match names[..] {
+        [only] => Ok(only.to_owned()),
+        _ => {
+            let message = format!("error: write --pool; {address} has {}", names.join(", "));
+            Err(Stop::Failed(message, EXIT_USAGE))
+        }
+    }
+}
+
+/// A name or a key as a part of a path.
+pub(super) fn escaped(bytes: &[u8]) -> String {
+    percent_encode(bytes, NON_ALPHANUMERIC).to_string()
 }

@@ -113,7 +113,7 @@ fn span(ms: u64) -> String {
 }
 
 /// `2026-11-26 22:31:05.123 UTC`. The calendar is Howard Hinnant's `civil_from_days`.
-fn utc(ms: u64) -> String {
+pub(super) fn utc(ms: u64) -> String {
     let (days, in_day) = (ms / 86_400_000, ms % 86_400_000);
     let shifted = days + 719_468;
     let (era, day) = (shifted / 146_097, shifted % 146_097);

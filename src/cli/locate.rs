@@ -1,5 +1,5 @@
-//! `locate`: which node owns a key, and who comes next. Offline: it knows the ring, not who is
-//! ejected at the moment.
+//! `locate`: which node owns a key, and who comes next. Offline, it knows the ring and not who is ejected at
+//! the moment; with `--history` it asks a running ringway where the key has lived.
 
 use std::{
     ffi::OsString,
@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 
-use super::{ConfigArgument, EXIT_USAGE, Stop, load};
+use super::{ConfigArgument, EXIT_USAGE, Stop, admin, incident::utc, load};
 use crate::{
     config::{Loaded, Source},
     ring::{Member, Ring},
@@ -26,6 +26,7 @@ tabs between them. Bytes of a key that are not printable stand as \\xNN.
 Examples:
   ringway locate --pool cache user:1 user:2
   ringway locate --config ringway.yaml --pool sessions '{user:1}:name'
+  ringway locate --history user:1                where it has lived since ringway runs, and why
   redis-cli --scan | ringway locate --pool cache - | cut -f3 | sort | uniq -c";
 
 /// Arguments of `locate`.
@@ -43,6 +44,12 @@ pub(super) struct Arguments {
     /// Read further keys from stdin, one per line; a key `-` does the same
     #[arg(long)]
     stdin: bool,
+    /// Ask a running ringway where the keys have lived, epoch by epoch, and why
+    #[arg(long, conflicts_with_all = ["config", "stdin"])]
+    history: bool,
+    /// The admin address of that ringway
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9400")]
+    admin: String,
     /// The keys
     #[arg(value_name = "KEY", required_unless_present = "stdin")]
     keys: Vec<OsString>,
@@ -50,6 +57,9 @@ pub(super) struct Arguments {
 
 /// Prints a line per key.
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Stop> {
+    if arguments.history {
+        return history(arguments, out);
+    }
     let source = arguments.config.source();
     let Loaded { settings, .. } = load(&source)?;
     let pool = choose(&settings.pools, arguments.pool.as_deref(), &source)?;
@@ -64,6 +74,28 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
         }
     }
     if stdin { lines(io::stdin().lock(), place) } else { Ok(()) }
+}
+
+/// Prints where each key has lived.
+fn history(arguments: &Arguments, out: &mut impl Write) -> Result<(), Stop> {
+    let pool = match &arguments.pool {
+        Some(pool) => pool.clone(),
+        None => admin::only_pool(&arguments.admin)?,
+    };
+    for key in &arguments.keys {
+        let key = key.as_bytes();
+        let path = format!("/v1/pools/{}/keys/{}", admin::escaped(pool.as_bytes()), admin::escaped(key));
+        let page = admin::get_json(&arguments.admin, &path)?;
+        writeln!(out, "{} in pool {pool}", printable(key))?;
+        for lived in page["lived"].as_array().into_iter().flatten() {
+            let since = lived["since_ms"].as_u64().map_or_else(|| "before".to_owned(), utc);
+            let (node, requests) = (lived["node"].as_str().unwrap_or("-"), lived["requests"].as_str());
+            let requests = requests.unwrap_or_default();
+            let why = lived["why"].as_str().unwrap_or_default();
+            writeln!(out, "  epoch {:<5} {since:<27} {node:<12} {requests:<8} {why}", lived["epoch"])?;
+        }
+    }
+    Ok(())
 }
 
 /// The pool that is meant.

@@ -56,13 +56,18 @@ pub(super) struct Arguments {
 
 /// Sends the order with this word.
 pub(super) fn run(word: &str, arguments: &Arguments, out: &mut impl Write) -> Result<(), Stop> {
-    let Arguments { node, admin, yes, .. } = arguments;
+    let Arguments { node, admin: address, yes, .. } = arguments;
     let pool = match &arguments.pool {
         Some(pool) => pool.clone(),
-        None => only_pool(admin)?,
+        None => admin::only_pool(address)?,
     };
-    let path = format!("/v1/pools/{}/nodes/{}/{word}?dry_run={}", escaped(&pool), escaped(node), !yes);
-    let done = admin::post_json(admin, &path)?;
+    let path = format!(
+        "/v1/pools/{}/nodes/{}/{word}?dry_run={}",
+        admin::escaped(pool.as_bytes()),
+        admin::escaped(node.as_bytes()),
+        !yes
+    );
+    let done = admin::post_json(address, &path)?;
     tell(word, arguments, &pool, &done, out)?;
     if arguments.wait { wait(word, arguments, &pool, out) } else { Ok(()) }
 }
@@ -135,23 +140,4 @@ fn wait(word: &str, arguments: &Arguments, pool: &str, out: &mut impl Write) -> 
         }
         thread::sleep(LOOK_EVERY);
     }
-}
-
-fn only_pool(admin: &str) -> Result<String, Stop> {
-    let topology = admin::get_json(admin, "/v1/topology")?;
-    let pools = topology["pools"].as_array().into_iter().flatten();
-    let names: Vec<&str> = pools.filter_map(|p| p["name"].as_str()).collect();
-    match names[..] {
-        [only] => Ok(only.to_owned()),
-        _ => {
-            let message = format!("error: write --pool; {admin} has {}", names.join(", "));
-            Err(Stop::Failed(message, super::EXIT_USAGE))
-        }
-    }
-}
-
-/// A name as a part of a path.
-fn escaped(name: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.~".contains(&b);
-    name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }

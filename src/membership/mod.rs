@@ -3,6 +3,7 @@
 //! waits for nothing slow: rings are built and names resolved beside it.
 
 mod build;
+mod history;
 mod ledger;
 mod order;
 mod plan;
@@ -22,10 +23,10 @@ use tokio::{
 };
 
 pub use build::{Births, IdSource, Prepared, Serving, first_topology, prepare, scattered};
+pub use history::{History, Lived, Record};
 pub use ledger::Ledger;
 pub use order::order;
 pub use plan::{Event, Outcome, Permit, Step, budget, moved, plan, reload};
-pub use record::{History, Record};
 
 use crate::{
     incident::{FileSettings, IncidentFile, Incidents},

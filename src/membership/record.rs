@@ -1,75 +1,25 @@
-//! What became of a pool, told three times: a log line, a metric, and a line of the bounded
-//! history that the admin port shows.
+//! What became of a pool, told: a log line, a metric, a line of the history, a step of an incident.
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use metrics::{counter, histogram};
 use tokio::{sync::mpsc, task::spawn_blocking, time::Instant};
 
-use super::plan::{Event, moved};
+use super::{
+    history::{History, Record},
+    plan::{Event, moved},
+};
 use crate::{
     incident::{Incident, IncidentFile, Incidents, Told},
     metrics::table::{EJECTIONS, EJECTIONS_REFUSED, MOVED_SHARE, RESTORES, WAITS},
-    topology::{Cause, Data, Order, Topology},
+    topology::{Order, Topology},
 };
-
-/// Lines that are kept.
-const HISTORY: usize = 1000;
 
 /// Steps that may wait to be told before membership waits for them.
 pub(super) const UNTOLD: usize = 256;
-
-/// One line of the history.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Record {
-    /// The pool.
-    pub pool: Arc<str>,
-    /// The epoch that began.
-    pub epoch: u64,
-    /// Milliseconds since 1970.
-    pub unix_ms: u64,
-    /// `ejected`, `held`, `released`, `starts`, `admits`, `restored`, `readmitted`, `ordered` or
-    /// `reloaded`.
-    pub what: &'static str,
-    /// Which node, unless it is about the whole pool.
-    pub node: Option<Arc<str>>,
-    /// Why, as a label.
-    pub cause: Option<Cause>,
-    /// Why, as a sentence.
-    pub evidence: Arc<str>,
-    /// What the node came back with.
-    pub data: Option<Data>,
-    /// The share of the key space that moved in this epoch.
-    pub moved: f64,
-}
-
-/// The last changes of ownership, oldest first.
-#[derive(Clone, Debug, Default)]
-pub struct History(Arc<Mutex<VecDeque<Arc<Record>>>>);
-
-impl History {
-    fn records(&self) -> MutexGuard<'_, VecDeque<Arc<Record>>> {
-        // Nothing in here can be left half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What is remembered, oldest first.
-    pub fn all(&self) -> Vec<Arc<Record>> {
-        self.records().iter().cloned().collect()
-    }
-
-    fn push(&self, record: Record) {
-        let mut records = self.records();
-        if records.len() == HISTORY {
-            records.pop_front();
-        }
-        records.push_back(Arc::new(record));
-    }
-}
 
 /// A step that was published.
 #[derive(Debug)]
@@ -98,9 +48,10 @@ pub(super) async fn tell(mut steps: mpsc::Receiver<Published>, history: History,
         for event in &events {
             log(&after, event, share);
             count(&after.pool, event);
-            if is_epoch && let Some(record) = line(&after, event, share) {
-                history.push(record);
-            }
+        }
+        if is_epoch {
+            let records = events.iter().filter_map(|event| line(&after, event, share)).collect();
+            history.push((&before, &after), now_ms(), records);
         }
         let told: Vec<_> = events.iter().filter_map(for_incident).collect();
         let closed = incidents.incidents.note(now_ms(), (&before, &after), &told, share);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Config, Load, Redis, Ringway, SOON, load::Plan, ringway::run, until};
+use crate::harness::{Config, Load, Redis, Ringway, SOON, load::Plan, owners, ringway::run, until};
 
 const BRISK: &str = "health: {interval: 100ms, timeout: 1s}";
 
@@ -129,4 +129,40 @@ fn what_waited_is_told() {
     assert_eq!(ringway.reload(three.top("reload: {max_share: 100%}")), "ok");
     until(SOON, "b's is over", || incidents(&mut ringway)[1]["closed_ms"].is_number());
     assert_eq!(words(&incidents(&mut ringway)[1]).last().map(String::as_str), Some("left"));
+}
+
+/// Where a key has lived is told epoch by epoch with the reasons, also of keys that are not text; what
+/// concerned other keys is not.
+#[test]
+fn a_key_has_a_history() {
+    let mut nodes = Redis::several(3);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool("health: {interval: 100ms, timeout: 1s}"));
+    let mut client = ringway.client();
+    let keys: Vec<String> = (0..50).map(|i| format!("key/{i} é%")).collect();
+    keys.iter().for_each(|key| assert_eq!(client.cmd(&["SET", key, "v"]), "+OK\r\n"));
+    let map = owners(&nodes);
+    let of = |node: usize| keys.iter().find(|key| map[*key] == node).expect("each has some").clone();
+    let (moved, stays) = (of(1), of(0));
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let ask = |key: &str| {
+        let said = run(&["locate", "--history", "--admin", &admin, key]);
+        assert!(said.status.success(), "{said:?}");
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    };
+    assert!(ask(&moved).contains("before                      b            served   nothing has changed"));
+    nodes[1].kill();
+    ringway.wait_away("b");
+    nodes[1].restart_empty();
+    ringway.wait_back("b");
+    until(SOON, "it is told", || ask(&moved).contains("node b restored: "));
+    let told = ask(&moved);
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines.len(), 5, "{told}");
+    assert!(lines[0].ends_with(" in pool cache") && lines[1].contains("epoch 1 "), "{told}");
+    assert!(lines[2].contains("epoch 2 ") && lines[2].contains("served   node b ejected: "), "{told}");
+    assert!(lines[3].contains("cleaned  node b starts: ") && lines[4].contains(" b  "), "{told}");
+    assert_eq!(ask(&stays).lines().count(), 2, "it has not moved: {}", ask(&stays));
+    let (status, page) = ringway.http("/v1/pools/cache/keys/%FF%00");
+    assert!(status == 200 && page.contains("\"candidates\""), "{page}");
+    assert_eq!(ringway.http("/v1/pools/none/keys/a").0, 404);
 }

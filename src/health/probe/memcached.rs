@@ -2,6 +2,7 @@
 
 use std::io;
 
+use percent_encoding::percent_decode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{BREATH, Life, Question, Told, Trouble};
@@ -125,7 +126,8 @@ impl Link {
             for line in lines[..whole].split(|b| *b == b'\n') {
                 match line.strip_prefix(b"key=") {
                     Some(rest) => {
-                        let key = unescaped(rest.split(|b| *b == b' ').next().unwrap_or_default());
+                        let key = rest.split(|b| *b == b' ').next().unwrap_or_default();
+                        let key: Vec<u8> = percent_decode(key).collect();
                         left.extend(Some(key).filter(|key| is_left(key)));
                     }
                     None if line.trim_ascii() == b"END" => ended = true,
@@ -174,26 +176,6 @@ impl Link {
             }
         }
     }
-}
-
-/// A key as it is, from the spelling of a URL.
-fn unescaped(text: &[u8]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, behind)) = rest.split_first() {
-        let digits = behind.get(..2).and_then(|d| std::str::from_utf8(d).ok());
-        match digits.and_then(|d| u8::from_str_radix(d, 16).ok()).filter(|_| *first == b'%') {
-            Some(byte) => {
-                key.push(byte);
-                rest = &behind[2..];
-            }
-            None => {
-                key.push(*first);
-                rest = behind;
-            }
-        }
-    }
-    key
 }
 
 /// The reply as messages show it.
