@@ -88,7 +88,11 @@ fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
             let data =
                 incident["data"].as_str().map_or(String::new(), |d| format!("; it came back with data: {d}"));
             let lasted = span(closed.saturating_sub(opened));
-            writeln!(out, "  over after {lasted}; requests at the node that failed: {failed}{data}")?;
+            let others = number(incident, "requests_substituted");
+            writeln!(
+                out,
+                "  over after {lasted}; requests at the node that failed: {failed}, that others served: {others}{data}"
+            )?;
         }
     }
     Ok(())

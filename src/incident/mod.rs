@@ -55,6 +55,8 @@ pub struct Incident {
     pub data: Option<Data>,
     /// Requests at this node that failed since the first doubt.
     pub requests_failed: u64,
+    /// Requests for its keys that others served meanwhile.
+    pub requests_substituted: u64,
     /// What happened, in order.
     pub timeline: Vec<Step>,
 }
@@ -103,8 +105,9 @@ type Whose = (Arc<str>, Arc<str>);
 #[derive(Debug)]
 struct Doubt {
     since_ms: u64,
-    /// Failed requests of the node before.
+    /// Failed requests of the node before, and those that others had served for it.
     failed: u64,
+    substituted: u64,
     incident: Option<u64>,
 }
 
@@ -184,7 +187,8 @@ impl Book {
             match (old, entry.health) {
                 (Health::Healthy, Health::Suspect) => {
                     let failed = failed(&entry.node);
-                    let doubt = Doubt { since_ms: stamp.at_ms, failed, incident: None };
+                    let substituted = substituted(&entry.node);
+                    let doubt = Doubt { since_ms: stamp.at_ms, failed, substituted, incident: None };
                     self.doubts.entry(whose).or_insert(doubt);
                 }
                 (Health::Suspect, Health::Healthy) if self.incident(&whose).is_none() => {
@@ -203,6 +207,7 @@ impl Book {
         let doubt = self.doubts.entry(whose.clone()).or_insert_with(|| Doubt {
             since_ms: stamp.at_ms,
             failed: failed(&entry.node),
+            substituted: substituted(&entry.node),
             incident: None,
         });
         if doubt.incident.is_some() {
@@ -226,6 +231,7 @@ impl Book {
             moved: 0.0,
             data: None,
             requests_failed: 0,
+            requests_substituted: 0,
             timeline: Vec::new(),
         };
         if doubted.is_some() {
@@ -261,11 +267,13 @@ impl Book {
         node: Option<&Node>,
         data: Option<Data>,
     ) -> Option<Incident> {
-        let before = self.doubts.get(whose).map_or(0, |doubt| doubt.failed);
+        let (failed_before, before) =
+            self.doubts.get(whose).map_or((0, 0), |doubt| (doubt.failed, doubt.substituted));
         let incident = self.incident(whose)?;
         incident.closed_ms = Some(stamp.at_ms);
         incident.data = data;
-        incident.requests_failed = node.map_or(0, failed).saturating_sub(before);
+        incident.requests_failed = node.map_or(0, failed).saturating_sub(failed_before);
+        incident.requests_substituted = node.map_or(0, substituted).saturating_sub(before);
         let closed = incident.clone();
         self.doubts.remove(whose);
         Some(closed)
@@ -296,6 +304,11 @@ fn failed(node: &Node) -> u64 {
     const FAILED: [Outcome; 3] = [Outcome::Refused, Outcome::Timeout, Outcome::Lost];
     let of = |class: &[_; Outcome::ALL.len()]| -> u64 { FAILED.iter().map(|o| value(class, *o)).sum() };
     node.blocks.iter().flat_map(|block| block.requests.iter()).map(of).sum()
+}
+
+/// Requests for keys of a node that others served, over all workers.
+fn substituted(node: &Node) -> u64 {
+    node.blocks.iter().map(|block| block.substituted.value()).sum()
 }
 
 fn value(class: &[crate::metrics::Count; Outcome::ALL.len()], outcome: Outcome) -> u64 {

@@ -243,6 +243,8 @@ pub struct NodeBlock {
     pub connects: Count,
     /// Requests sent a second time.
     pub retries: Count,
+    /// Requests for its keys that another node got in its place.
+    pub substituted: Count,
 }
 
 /// What one worker counts for one pool.

@@ -100,13 +100,14 @@ const POOL_NUMBERS: [PoolNumber; 7] = [
 ];
 
 /// Rows with one number for each node.
-const NODE_NUMBERS: [NodeNumber; 9] = [
+const NODE_NUMBERS: [NodeNumber; 10] = [
     (&table::NODE_SENT, |n| total(n.blocks, |b| &b.bytes_out) as f64),
     (&table::NODE_RECEIVED, |n| total(n.blocks, |b| &b.bytes_in) as f64),
     (&table::NODE_IN_FLIGHT, |n| n.blocks.iter().map(|b| b.in_flight.value()).sum::<i64>() as f64),
     (&table::NODE_CONNECTIONS, |n| n.blocks.iter().map(|b| b.connections.value()).sum::<i64>() as f64),
     (&table::NODE_CONNECTS, |n| total(n.blocks, |b| &b.connects) as f64),
     (&table::NODE_RETRIES, |n| total(n.blocks, |b| &b.retries) as f64),
+    (&table::NODE_SUBSTITUTED, |n| total(n.blocks, |b| &b.substituted) as f64),
     (&table::NODE_OWNS, |n| f64::from(u8::from(n.owns))),
     (&table::NODE_SHARE, |n| n.share),
     (&table::NODE_MISCONFIGURED, |n| f64::from(u8::from(n.misconfigured))),

@@ -105,6 +105,8 @@ table! {
         "Connections made to a node";
     NODE_RETRIES = View Counter "ringway_node_retries_total" ["pool" "node"] "requests":
         "Requests sent to a node a second time";
+    NODE_SUBSTITUTED = View Counter "ringway_node_substituted_requests_total" ["pool" "node"] "requests":
+        "Requests for keys of a node that others served in its place";
     NODE_FAILURES = View Counter "ringway_node_failures_total" ["pool" "node" "kind"] "failures":
         "Failures that traffic saw of a node, by kind: a lost connection counts once, a timeout once per request";
     NODE_HEALTH = View Gauge "ringway_node_health" ["pool" "node" "state"] "boolean":

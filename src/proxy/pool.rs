@@ -99,6 +99,8 @@ pub(crate) struct Terms {
     pub(crate) patience_us: [u32; Class::ALL.len()],
     /// How often a request that only reads is sent again.
     pub(crate) tries: u8,
+    /// Whether every node serves all of its keys.
+    pub(crate) is_whole: bool,
     /// Whether writes that a node takes for another are noted: somebody is away, and will be cleaned of
     /// them.
     pub(crate) notes_writes: bool,
@@ -131,7 +133,8 @@ impl Terms {
             },
             patience_us,
             tries: policy.retries.min(u32::from(u8::MAX)) as u8,
-            notes_writes: is_exact && topology.nodes.iter().any(|e| e.placement != Placement::Owns),
+            is_whole: topology.nodes.iter().all(|e| e.placement == Placement::Owns),
+            notes_writes: is_exact,
         }
     }
 }

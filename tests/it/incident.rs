@@ -60,6 +60,9 @@ fn a_failure_is_told() {
     );
     assert_eq!((incident["node"].as_str(), incident["data"].as_str()), (Some("b"), Some("empty")));
     assert!(incident["moved"].as_f64().is_some_and(|share| (0.1..0.6).contains(&share)), "{incident}");
+    assert!(incident["requests_substituted"].as_u64() > Some(50), "{incident}");
+    let substituted = ringway.metric("ringway_node_substituted_requests_total", &[("node", "b")]);
+    assert_eq!(Some(substituted as u64), incident["requests_substituted"].as_u64());
     let steps = words(incident);
     let rest: Vec<&str> = steps.iter().map(String::as_str).filter(|w| *w != "suspect").collect();
     assert_eq!(rest, ["ejected", "probation", "starts", "cleaned", "restored"], "{incident}");

@@ -125,8 +125,8 @@ impl Sending<'_> {
         let hash = topology.ring.hash(key);
         match topology.route(hash, key) {
             Route::Send(index) => {
-                if self.bound.terms.notes_writes && !self.read_only {
-                    self.note_write(hash, key, index);
+                if !self.bound.terms.is_whole {
+                    self.note_substitute(hash, key, index);
                 }
                 Ok(index)
             }
@@ -134,10 +134,18 @@ impl Sending<'_> {
         }
     }
 
-    /// A node before this one may have an old value of a key that is written here.
+    /// Some node does not serve: this one may do it in its place, and then it may have an old value of a
+    /// key that is written here.
     #[cold]
-    fn note_write(&self, hash: u64, key: &[u8], index: usize) {
-        self.bound.note_write(&self.session.pool.handle, hash, key, index);
+    fn note_substitute(&self, hash: u64, key: &[u8], index: usize) {
+        let first = self.bound.topology.ring.first(hash);
+        if first == index {
+            return;
+        }
+        self.bound.links[first].block().substituted.add(1);
+        if self.bound.terms.notes_writes && !self.read_only {
+            self.bound.note_write(&self.session.pool.handle, hash, key, index);
+        }
     }
 
     #[cold]
@@ -166,8 +174,8 @@ impl Sending<'_> {
         let hash = topology.ring.hash(key);
         match topology.route(hash, key) {
             Route::Send(index) => {
-                if self.bound.terms.notes_writes && !self.read_only {
-                    self.note_write(hash, key, index);
+                if !self.bound.terms.is_whole {
+                    self.note_substitute(hash, key, index);
                 }
                 Ok((index, false))
             }
