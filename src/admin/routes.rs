@@ -20,8 +20,8 @@ const INDEX: &str = "ringway's admin port
 /readyz       200 while each pool has an owner and the process is not draining
 /v1/topology  pools and their nodes: epoch, state, share, evidence (JSON)
 /v1/incidents what happened to nodes, the newest first (JSON)
-/v1/pools/POOL/keys/KEY where a key lived, epoch by epoch (JSON)
 
+GET /v1/pools/POOL/keys/KEY where a key has lived, epoch by epoch (JSON)
 POST /v1/pools/POOL/nodes/NODE/ORDER, as `ringway drain` and its kin do
 ";
 
