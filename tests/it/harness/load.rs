@@ -61,7 +61,9 @@ pub(crate) enum End {
     Good,
     /// No value where one was written: its data is gone.
     Missed,
-    /// A value of this key that is older than the last one acknowledged.
+    /// No value, and since a `Missed` none was written.
+    Absent,
+    /// A value of this key that is older than the last one acknowledged or shown.
     Stale,
     /// Anything that was never written to this key.
     Wrong(String),
@@ -166,6 +168,8 @@ struct Key {
     low: u64,
     /// The last write that was tried.
     high: u64,
+    /// Whether its data is known to be gone.
+    gone: bool,
 }
 
 struct User {
@@ -179,7 +183,7 @@ struct User {
 
 impl User {
     fn new(address: &str, id: usize, plan: &Plan) -> User {
-        let key = |i| Key { name: format!("u{id}-k{i}").into(), low: 0, high: 0 };
+        let key = |i| Key { name: format!("u{id}-k{i}").into(), low: 0, high: 0, gone: false };
         User {
             address: address.to_owned(),
             client: Client::connect(address),
@@ -244,14 +248,14 @@ impl Key {
         if reply != b"+OK\r\n" {
             return End::Wrong(text(reply));
         }
-        self.low = self.high;
+        (self.low, self.gone) = (self.high, false);
         End::Good
     }
 
     fn read(&mut self, reply: &[u8]) -> End {
         if reply == b"$-1\r\n" {
-            let missed = std::mem::replace(&mut self.low, 0) > 0;
-            return if missed { End::Missed } else { End::Good };
+            let was_gone = std::mem::replace(&mut self.gone, true);
+            return if was_gone { End::Absent } else { End::Missed };
         }
         let reply = text(reply);
         let body = reply.split_once("\r\n").map_or("", |r| r.1).trim_end_matches("\r\n");
@@ -261,9 +265,9 @@ impl Key {
         });
         match number {
             Some(n) if n <= self.high && body == value(&self.name, n) => {
-                let stale = n < self.low;
-                self.low = n;
-                if stale { End::Stale } else { End::Good }
+                let is_stale = n < self.low;
+                (self.low, self.gone) = (self.low.max(n), false);
+                if is_stale { End::Stale } else { End::Good }
             }
             _ => End::Wrong(reply.chars().take(120).collect()),
         }

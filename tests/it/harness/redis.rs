@@ -39,13 +39,20 @@ impl Redis {
 
     /// One with further arguments, as on its command line.
     pub(crate) fn with(extra: &[&str]) -> Redis {
+        Redis::through(&[], extra)
+    }
+
+    /// One that another program runs, such as `nice`.
+    pub(crate) fn through(wrapper: &[String], extra: &[&str]) -> Redis {
         let password = extra.iter().position(|a| *a == "--requirepass").map(|i| extra[i + 1].to_owned());
         let dir = tempfile::tempdir().expect("a directory for the server");
         let extra: Vec<String> = extra.iter().map(|&a| a.to_owned()).collect();
         let path = dir.path().to_owned();
+        let words = [wrapper, &["redis-server".to_owned()]].concat();
         let command = move |ip: &str, port: u16| {
-            let mut command = Command::new("redis-server");
+            let mut command = Command::new(&words[0]);
             command
+                .args(&words[1..])
                 .args(["--port", &port.to_string(), "--bind", ip, "--save", "", "--appendonly", "no"])
                 .args(["--protected-mode", "no", "--daemonize", "no", "--loglevel", "warning"])
                 .arg("--dir")
