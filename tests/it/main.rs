@@ -4,6 +4,7 @@ mod basics;
 mod cli;
 mod clients;
 mod commands;
+mod detect;
 mod differential;
 mod embedded;
 mod failure;
