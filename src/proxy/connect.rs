@@ -81,8 +81,12 @@ pub(crate) async fn reach(
 }
 
 fn dial_error(error: io::Error) -> ConnectError {
-    let refused = matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
-    let kind = if refused { Failure::Refused } else { Failure::ConnectTimeout };
+    let kind = match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Failure::Refused,
+        // Made, and gone before we had it: the node dies. The next attempt knows more.
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Failure::Lost,
+        _ => Failure::ConnectTimeout,
+    };
     ConnectError { kind: (!is_ours(&error)).then_some(kind), text: error.to_string() }
 }
 
@@ -172,4 +176,26 @@ async fn converse(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a failed dial says of the node: nobody listens, it took the connection and let it go, or it can't
+    /// be reached; and nothing when it is this process that lacks something.
+    #[test]
+    fn what_a_dial_says_of_the_node() {
+        let kinds = [
+            (io::ErrorKind::ConnectionRefused, Failure::Refused),
+            (io::ErrorKind::NotFound, Failure::Refused),
+            (io::ErrorKind::ConnectionReset, Failure::Lost),
+            (io::ErrorKind::HostUnreachable, Failure::ConnectTimeout),
+        ];
+        for (error, kind) in kinds {
+            assert_eq!(dial_error(error.into()).kind, Some(kind), "{error:?}");
+        }
+        let no_descriptors = io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        assert_eq!(dial_error(no_descriptors).kind, None);
+    }
 }
