@@ -42,6 +42,8 @@ const SPACE_BYTES_MAX: usize = 64 * 1024;
 const DUE_KEEP: usize = 1024;
 /// Between two times at which memory that nobody needs is freed.
 const TRIM_US: u32 = 1_000_000;
+/// A tick that is so late, in microseconds, tells of a thread, or of a machine, that stood still.
+const LATE_US: u32 = 100_000;
 
 /// What a worker is told.
 pub enum Order {
@@ -144,6 +146,9 @@ pub(crate) struct Worker {
     /// Sessions to look at, each with the time that it was put in for.
     wheel: RefCell<Wheel<(Weak<Session>, u32)>>,
     trimmed_us: Cell<u32>,
+    ticked_us: Cell<u32>,
+    /// By how much the tick that runs is late, if that is worth mentioning.
+    pub(crate) late_us: Cell<u32>,
     /// Sessions that the wheel gave out, in memory that is used again.
     due: RefCell<Vec<(Weak<Session>, u32)>>,
     /// By the number of each.
@@ -167,6 +172,8 @@ impl Worker {
             spare_spaces: RefCell::default(),
             wheel: RefCell::new(Wheel::new(0)),
             trimmed_us: Cell::new(0),
+            ticked_us: Cell::new(0),
+            late_us: Cell::new(0),
             due: RefCell::default(),
             pools: RefCell::default(),
             closed: RefCell::default(),
@@ -236,6 +243,8 @@ impl Worker {
 
     fn tick(&self) {
         let now_us = self.clock.refresh();
+        let late_us = now_us.wrapping_sub(self.ticked_us.replace(now_us)).saturating_sub(TICK_US);
+        self.late_us.set(if late_us < LATE_US { 0 } else { late_us });
         self.drop_closed();
         if now_us.wrapping_sub(self.trimmed_us.get()) >= TRIM_US {
             self.trimmed_us.set(now_us);

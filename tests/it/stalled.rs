@@ -1,4 +1,4 @@
-//! The control plane hangs: the data plane does not care.
+//! The control plane hangs: the data plane does not care. The whole machine stands still: no node is to blame.
 
 use std::{
     path::Path,
@@ -10,9 +10,9 @@ use std::{
 use ringway::{app::App, config};
 
 use crate::harness::{
-    Config, Load, Redis, SOON,
+    Config, Load, Redis, Ringway, SOON,
     load::{Plan, describe_all},
-    owners, until,
+    owners, signal, until,
 };
 
 /// With the control plane blocked for ten seconds while a node is killed, requests to the other
@@ -56,4 +56,26 @@ fn a_blocked_control_plane_stops_nobody() {
     assert!(meanwhile > 100, "the others were asked meanwhile: {meanwhile}");
     let slowest = report.slowest(|op| map[&*op.key] == 1);
     assert!(slowest < Duration::from_secs(4), "the deadline is 2 s: {slowest:?}");
+}
+
+/// ringway and its nodes stand still for a second under load, as they do when a virtual machine is moved:
+/// afterwards no node is ejected, nothing is counted against one, and no request has failed.
+#[test]
+fn a_machine_that_stands_still_ejects_nobody() {
+    let nodes = Redis::several(4);
+    let mut ringway = Ringway::serve(Config::of(&nodes));
+    let load = Load::start(&ringway.address(), &Plan { clients: 20, ..Plan::default() });
+    for _ in 0..3 {
+        load.run(500);
+        nodes.iter().for_each(|node| node.stop());
+        signal("STOP", ringway.pid());
+        let from = Instant::now();
+        until(SOON, "a second is over", || from.elapsed() > Duration::from_secs(1));
+        signal("CONT", ringway.pid());
+        nodes.iter().for_each(|node| node.cont());
+        load.run(500);
+    }
+    load.stop().assert_all_good();
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
+    assert_eq!((ringway.epoch(), ringway.metric("ringway_ejections_total", &[])), (1, 0.0));
 }

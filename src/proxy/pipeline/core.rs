@@ -151,6 +151,13 @@ impl Core {
         go
     }
 
+    /// This thread stood still for so long. Nothing was heard of the node meanwhile, and it may have stood
+    /// still as well: that time is not its own.
+    pub(super) fn forgive(&mut self, now_us: u32, late_us: u32) {
+        let since_us = now_us.wrapping_sub(self.progress_us);
+        self.progress_us = self.progress_us.wrapping_add(late_us.min(since_us));
+    }
+
     /// Counts entries that became overdue: no progress for their timeout, and sent that long ago.
     pub(super) fn count_overdue(&mut self, now_us: u32, policy: &Policy) -> u32 {
         let Some(head) = self.queue.front() else {

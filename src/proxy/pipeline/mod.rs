@@ -354,6 +354,7 @@ impl Pipeline {
             self.count_in_flight(core);
             match core.state {
                 State::Ready if core.blocked_by.is_none() && !self.is_starved(core) => {
+                    core.forgive(now_us, self.worker.late_us.get());
                     let failed = core.count_overdue(now_us, policy);
                     if failed > 0 {
                         link.node.evidence.failed(Failure::Timeout, failed);
