@@ -74,12 +74,17 @@ impl Drop for Server {
 }
 
 impl Fleet {
-    /// Starts the nodes.
-    pub(crate) fn start(node: &Path, wire: Wire) -> Result<Fleet, Failure> {
-        let dir = tempfile::Builder::new().prefix("ringway-compare-").tempdir()?;
+    /// One whose nodes are others' to start.
+    pub(crate) fn without_nodes(wire: Wire) -> Result<Fleet, Failure> {
+        let dir = tempfile::Builder::new().prefix("ringway-bench-").tempdir()?;
         end_on_signals(dir.path().to_owned())?;
         let (cores, descriptors) = (Cores::divide()?, raise_descriptors());
-        let mut fleet = Fleet { cores, wire, nodes: Vec::new(), descriptors, running: Vec::new(), dir };
+        Ok(Fleet { cores, wire, nodes: Vec::new(), descriptors, running: Vec::new(), dir })
+    }
+
+    /// Starts the nodes.
+    pub(crate) fn start(node: &Path, wire: Wire) -> Result<Fleet, Failure> {
+        let mut fleet = Fleet::without_nodes(wire)?;
         for port in free_ports(NODES)? {
             let arguments = fleet.node_arguments(port)?;
             let server = fleet.run(node, &arguments, port, Place::Others)?;
@@ -154,10 +159,7 @@ impl Fleet {
 
     /// A command that dies with this process and runs on its cores, as far as util-linux is there.
     fn command(&self, program: &Path, place: Place) -> Command {
-        let mut words: Vec<String> = Vec::new();
-        if find("setpriv").is_some() {
-            words.extend(["setpriv", "--pdeathsig", "KILL"].map(str::to_owned));
-        }
+        let mut words = dies_with_this();
         let cores: Vec<usize> = match place {
             Place::Measured => self.cores.measured.into_iter().collect(),
             Place::Others => self.cores.others.clone(),
@@ -172,6 +174,12 @@ impl Fleet {
         command.args(&words[1..]).arg(program);
         command
     }
+}
+
+/// What stands before a program so that it dies with this process, however that ends.
+pub(crate) fn dies_with_this() -> Vec<String> {
+    let is_there = find("setpriv").is_some();
+    if is_there { ["setpriv", "--pdeathsig", "KILL"].map(str::to_owned).into() } else { Vec::new() }
 }
 
 impl Cores {

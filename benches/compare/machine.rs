@@ -7,8 +7,20 @@ use crate::fleet::Fleet;
 /// A program's name, its path and the option that makes it say its version.
 pub(crate) type Program<'a> = (&'a str, &'a Path, &'a str);
 
-/// Date, machine and versions.
+/// Date, machine and versions, and where what is measured runs.
 pub(crate) fn header(fleet: &Fleet, programs: &[Program<'_>], absent: &[String]) -> String {
+    let mut text = versions(fleet, programs, absent);
+    let _ = match fleet.cores.measured {
+        Some(core) => {
+            writeln!(text, "\nWhat is measured runs on core {core}, all else on the others.")
+        }
+        None => writeln!(text, "\nAll run on the only core."),
+    };
+    text
+}
+
+/// Date, machine and versions.
+pub(crate) fn versions(fleet: &Fleet, programs: &[Program<'_>], absent: &[String]) -> String {
     let mut text = String::new();
     let cores = fleet.cores.others.len() + usize::from(fleet.cores.measured.is_some());
     let (date, kernel) = (first_line("date", "+%Y-%m-%d"), first_line("uname", "-sr"));
@@ -21,12 +33,6 @@ pub(crate) fn header(fleet: &Fleet, programs: &[Program<'_>], absent: &[String])
     for line in absent {
         let _ = writeln!(text, "- absent: {line}");
     }
-    let _ = match fleet.cores.measured {
-        Some(core) => {
-            writeln!(text, "\nWhat is measured runs on core {core}, all else on the others.")
-        }
-        None => writeln!(text, "\nAll run on the only core."),
-    };
     text
 }
 

