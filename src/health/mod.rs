@@ -83,6 +83,9 @@ async fn watch(mut ward: Ward, mut noted: NotedWrites, bell: &Notify, inbox: &In
             Some(ended) = ward.rounds.join_next() => ward.hear(ended),
         };
         for change in changes {
+            if let Change::Eject { node, .. } = change {
+                ward.quarantine.leaves(node);
+            }
             if inbox.send(change).await.is_err() {
                 return;
             }
@@ -213,6 +216,11 @@ impl Ward {
         }
         self.quarantine.remember(std::iter::from_fn(|| noted.here()), &topology);
         self.quarantine.follow(&topology, noted.missed());
+        if self.quarantine.has_left(node) {
+            // It was waited for what was in flight before another return than this one.
+            self.quarantine.dropped(node);
+            return vec![Change::NotCleaned { pool: topology.pool.clone(), node }];
+        }
         let data = self.patients.get(&node).map_or(Data::Unknown, Patient::data);
         match self.quarantine.plan(&topology, node, data) {
             Some(cleaning) => drop(self.cleanings.spawn(quarantine::clean(cleaning))),
@@ -223,8 +231,11 @@ impl Ward {
 
     /// What came of a cleaning.
     fn end_cleaning(&mut self, ended: Result<Cleaned, JoinError>) -> Vec<Change> {
-        let Ok(cleaned) = ended else { return Vec::new() };
+        let Ok(mut cleaned) = ended else { return Vec::new() };
         let topology = self.reader.load();
+        if self.quarantine.has_left(cleaned.node) {
+            cleaned.done = Err("it left meanwhile".to_owned());
+        }
         self.quarantine.ended(&topology, &cleaned);
         let (pool, node) = (topology.pool.clone(), cleaned.node);
         match cleaned.done {

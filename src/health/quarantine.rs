@@ -19,7 +19,7 @@ use std::{
 use tokio::time::{Duration, Instant, sleep};
 
 use super::probe::{self, Question};
-use crate::topology::{Data, NodeId, NotedWrites, OnReturn, Placement, Topology, Written, level};
+use crate::topology::{Data, Entry, NodeId, NotedWrites, OnReturn, Placement, Topology, Written, level};
 
 /// How long is waited for what is in flight, and how long cleaning may take: requests wait meanwhile.
 const GRACE: Duration = Duration::from_millis(700);
@@ -40,8 +40,8 @@ pub struct Returns {
 pub(super) struct Quarantine {
     logs: HashMap<NodeId, Log>,
     missed: u64,
-    /// Nodes that are being cleaned.
-    busy: HashSet<NodeId>,
+    /// Nodes that are being cleaned, and whether they left meanwhile.
+    busy: HashMap<NodeId, bool>,
 }
 
 /// What was written elsewhere while a node is away.
@@ -119,6 +119,12 @@ impl Quarantine {
     /// Follows the topology: nodes that own all their keys have nothing old, and notes that were missed
     /// are missed for all others.
     pub(super) fn follow(&mut self, topology: &Topology, missed: u64) {
+        if !self.busy.is_empty() {
+            let is_starting = |e: &&Entry| matches!(e.placement, Placement::Starting(_));
+            let starting: HashSet<NodeId> =
+                topology.nodes.iter().filter(is_starting).map(|e| e.node.id).collect();
+            self.busy.iter_mut().for_each(|(id, left)| *left |= !starting.contains(id));
+        }
         let away: HashSet<NodeId> = topology
             .nodes
             .iter()
@@ -137,7 +143,26 @@ impl Quarantine {
     pub(super) fn due(&mut self, topology: &Topology) -> Vec<NodeId> {
         let is_fenced = |placement| matches!(placement, Placement::Starting(to) if to.is_fenced());
         let fenced = topology.nodes.iter().filter(|entry| is_fenced(entry.placement));
-        fenced.map(|entry| entry.node.id).filter(|id| self.busy.insert(*id)).collect()
+        let mut due = Vec::new();
+        for id in fenced.map(|entry| entry.node.id) {
+            self.busy.entry(id).or_insert_with(|| {
+                due.push(id);
+                false
+            });
+        }
+        due
+    }
+
+    /// A node leaves. What is written elsewhere from now on is no matter of a cleaning that is under way.
+    pub(super) fn leaves(&mut self, node: NodeId) {
+        if let Some(left) = self.busy.get_mut(&node) {
+            *left = true;
+        }
+    }
+
+    /// Whether a node left after its cleaning was found due: it may be back already, and is cleaned anew.
+    pub(super) fn has_left(&self, node: NodeId) -> bool {
+        self.busy.get(&node).is_some_and(|left| *left)
     }
 
     /// What is to be done to a node that came back with this; `None` when it is not to be cleaned any more.
@@ -251,4 +276,40 @@ pub(super) async fn clean(cleaning: Cleaning) -> Cleaned {
         }
     }
     Cleaned { node, below, done: Ok(done) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::topology::{Admission, HealthSettings};
+
+    /// A pool of one node with this placement.
+    fn topology(placement: Placement) -> Topology {
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        let nodes = one.nodes.iter().map(|entry| Entry { placement, ..entry.clone() }).collect();
+        Topology { nodes, ..one }
+    }
+
+    /// A cleaning is for one return: when the node leaves meanwhile, be it back already or not, what came
+    /// of it does not count, and it is due again.
+    #[test]
+    fn a_cleaning_is_for_one_return() {
+        let fenced = topology(Placement::Starting(Admission { admitted: 0, fence: 4096 }));
+        let (node, mut quarantine) = (fenced.nodes[0].node.id, Quarantine::default());
+        assert_eq!(quarantine.due(&fenced), [node]);
+        quarantine.follow(&fenced, 0);
+        assert!(quarantine.due(&fenced).is_empty() && !quarantine.has_left(node), "one at a time");
+        quarantine.leaves(node);
+        assert!(quarantine.due(&fenced).is_empty() && quarantine.has_left(node));
+        quarantine.dropped(node);
+        assert_eq!(quarantine.due(&fenced), [node]);
+        assert!(!quarantine.has_left(node));
+        quarantine.follow(&topology(Placement::Away), 0);
+        assert!(quarantine.has_left(node), "an operator took it out");
+    }
 }

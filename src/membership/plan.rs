@@ -22,8 +22,8 @@ use super::{
 use crate::{
     ring::diff,
     topology::{
-        Admission, Cause, Change, Data, Entry, Health, LEVELS, NodeId, Order, Placement, PoolSpec, Topology,
-        common_bands,
+        Admission, Cause, Change, Data, Entry, Health, LEVELS, NodeId, OnEjected, Order, Placement, PoolSpec,
+        Topology, common_bands,
     },
 };
 
@@ -347,14 +347,16 @@ pub(super) fn told(before: &[Entry], after: &[Entry], ledger: &Ledger) -> Vec<Ev
                 evidence: ledger.back(entry.node.id).map(|back| back.evidence.clone()),
             }),
             (Placement::Starting(_), Placement::Starting(to), _) => Some(Event::Admits { node, to }),
-            (_, Placement::Owns, _) => {
-                let back = ledger.back(entry.node.id);
-                back.map(|Back { data, evidence, .. }| Event::Restored {
-                    node,
-                    data: *data,
-                    evidence: evidence.clone(),
-                })
-            }
+            (was, Placement::Owns, _) => match (ledger.back(entry.node.id), was) {
+                (Some(Back { data, evidence, .. }), _) => {
+                    Some(Event::Restored { node, data: *data, evidence: evidence.clone() })
+                }
+                // An operator let it back, and that was told when it began to start.
+                (None, Placement::Starting(_)) => {
+                    Some(Event::Admits { node, to: Admission { admitted: LEVELS, fence: LEVELS } })
+                }
+                (None, _) => None,
+            },
             (Placement::Owns | Placement::Held | Placement::Starting(_), Placement::Away, _)
                 if entry.order.is_some_and(Order::is_out) =>
             {
@@ -484,8 +486,15 @@ fn same_nodes(before: &[Entry], after: &[Entry]) -> bool {
 /// Whether keys of a node that does not serve are treated in another way from now on.
 fn other_action(now: &Topology, nodes: &[Entry], spec: &PoolSpec) -> bool {
     let any = |placement| nodes.iter().any(|e| e.placement == placement);
-    (now.policy.on_ejected != spec.policy.on_ejected && any(Placement::Away))
-        || (now.policy.warmth.held != spec.policy.warmth.held && any(Placement::Held))
+    let (old, new) = (&now.policy, &spec.policy);
+    let is_other = old.on_ejected != new.on_ejected || old.prefixes != new.prefixes;
+    // Of a node that starts, keys that do not move are its own already, and of the others some are not.
+    let is_moved = (old.on_ejected == OnEjected::Rehash) != (new.on_ejected == OnEjected::Rehash)
+        || old.prefixes != new.prefixes;
+    let is_starting = |e: &Entry| matches!(e.placement, Placement::Starting(_));
+    (is_other && (any(Placement::Away) || any(Placement::Held)))
+        || (is_moved && nodes.iter().any(is_starting))
+        || (old.warmth.held != new.warmth.held && any(Placement::Held))
 }
 
 fn is_unchanged(now: &Topology, prepared: &Prepared) -> bool {

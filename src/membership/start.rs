@@ -96,7 +96,7 @@ mod tests {
             PoolSpec,
             tests::{Planned, owners, spec, told},
         },
-        topology::{Change, Data, OnEjected, OnReturn, PrefixPolicy, Route, level},
+        topology::{Change, Data, OnEjected, OnReturn, Order, PrefixPolicy, Route, level},
     };
 
     fn pool(on_return: OnReturn, slow_start: Duration) -> Planned {
@@ -237,5 +237,33 @@ mod tests {
         }
         pool.restore_with("n1", Data::Empty);
         assert_eq!((route(&pool, "s:"), route(&pool, "s:page:")), (Route::Send(1), Route::Send(1)));
+    }
+
+    /// The end of a start that an operator began is told as any other epoch is.
+    #[test]
+    fn a_start_by_hand_is_told_to_its_end() {
+        let mut pool = pool(OnReturn::Quarantine, Duration::ZERO);
+        pool.order("n1", Some(Order::Drain)).expect("others own");
+        let told = pool.order("n1", None).expect("it may come back");
+        assert_eq!(told, ["ordered n1: none", "starts n1"]);
+        assert_eq!(cleaned(&mut pool, LEVELS), ["cleaned n1", "admits n1: 65536 to 65536"]);
+        assert!(pool.ledger.is_empty());
+    }
+
+    /// A reload that has keys stay, or move, is an epoch while a node starts: others have some of its keys.
+    #[test]
+    fn a_reload_amid_a_start() {
+        let mut pool = pool(OnReturn::Serve, Duration::from_secs(16));
+        let mut spec: PoolSpec = spec(&[1, 1, 1, 1], 0.5);
+        let prefix = PrefixPolicy { prefix: b"s:".as_slice().into(), on_ejected: OnEjected::Rehash };
+        let policy = Policy { prefixes: vec![prefix], ..(*pool.topology.policy).clone() };
+        pool.topology.policy = Arc::new(policy.clone());
+        pool.eject("n1");
+        pool.restore_with("n1", Data::Empty);
+        let (before, epoch) = (routes(&pool), pool.topology.epoch);
+        spec.policy = Arc::new(Policy { on_ejected: OnEjected::Fail, ..policy });
+        assert_eq!(told(pool.reload(spec)), ["reloaded"]);
+        assert_ne!(routes(&pool), before);
+        assert_eq!(pool.topology.epoch, epoch + 1);
     }
 }

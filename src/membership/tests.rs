@@ -140,7 +140,7 @@ impl Planned {
         prepare(&self.topology, &self.ledger, Arc::new(spec), targets)
     }
 
-    fn reload(&mut self, spec: PoolSpec) -> Option<Vec<Event>> {
+    pub(super) fn reload(&mut self, spec: PoolSpec) -> Option<Vec<Event>> {
         let prepared = self.prepare(spec);
         let permit = Permit { max_share: 0.0, yes: true, time: self.time };
         self.apply(reload(&self.topology, &self.ledger, &prepared, &self.births, &permit))
@@ -583,7 +583,7 @@ fn what_the_budget_is_not_for() {
 
 impl Planned {
     /// An operator's order; what was told, if anything was published.
-    fn order(&mut self, name: &str, wanted: Option<Order>) -> Result<Vec<String>, String> {
+    pub(super) fn order(&mut self, name: &str, wanted: Option<Order>) -> Result<Vec<String>, String> {
         match order(&self.topology, &self.ledger, (name, wanted), self.time)? {
             None => Ok(Vec::new()),
             Some(step) => Ok(names(&self.apply(Outcome::Publish(step)).unwrap_or_default())),
