@@ -1,6 +1,8 @@
 //! Who serves, given what is thought of each node: the guard of `eject_max` first, then the warmth
 //! budget. Pure.
 
+use std::cmp::Reverse;
+
 use tokio::time::Instant;
 
 use super::{ledger::Ledger, start::Start};
@@ -60,8 +62,16 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
         }
     }
     for i in 0..nodes.len() {
-        if nodes[i].placement == Placement::Owns && before[i] != Placement::Owns && owners > 1 {
+        if nodes[i].placement == Placement::Owns && before[i] != Placement::Owns {
             nodes[i].placement = start(&nodes[i], before[i], rules, ledger);
+        }
+    }
+    if !nodes.iter().any(|entry| entry.placement == Placement::Owns) {
+        // What nobody has who starts would have no owner at all: the one that has come furthest takes it.
+        let starting = (0..nodes.len()).filter(|i| nodes[*i].placement.serves());
+        if let Some(i) = starting.max_by_key(|i| (nodes[*i].placement, Reverse(*i))) {
+            nodes[i].placement = Placement::Owns;
+            ledger.set_start(nodes[i].node.id, None);
         }
     }
 }

@@ -266,4 +266,19 @@ mod tests {
         assert_ne!(routes(&pool), before);
         assert_eq!(pool.topology.epoch, epoch + 1);
     }
+
+    /// Nodes that start have only some of their keys, so when all others leave they have them all.
+    #[test]
+    fn somebody_has_each_key() {
+        let mut pool = pool(OnReturn::Serve, Duration::from_secs(16));
+        for name in ["n0", "n1"] {
+            pool.eject(name);
+        }
+        for name in ["n0", "n1"] {
+            pool.restore_with(name, Data::Empty);
+        }
+        pool.eject("n2");
+        pool.eject("n3");
+        assert!(!routes(&pool).contains(&Route::NoOwner));
+    }
 }

@@ -1,0 +1,397 @@
+//! One server as it really is, and what its pool's watch knows of it: the traffic that meets it, the probe
+//! that asks it, the detector that judges. No law of its own is here but those of the detector's verdicts.
+
+use std::{sync::Arc, time::Duration};
+
+use ringway::{
+    health::{Observation, Traffic, Verdict},
+    topology::{Cause, Evidence, Failure, Health, HealthSettings, NodeId, Policy},
+};
+use tokio::time::Instant;
+
+use crate::{
+    dice::Dice,
+    laws::{Breach, Law, holds},
+    planner::Watcher,
+    scenario::Truth,
+};
+
+/// A verdict is in force so long after it was found, at most.
+pub(crate) const DELAY: Duration = Duration::from_millis(30);
+/// From the start of a probe to the next at least.
+const PROBE_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// A connection has at most so many requests under way.
+const OWED_MAX: usize = 50;
+
+/// A server.
+#[derive(Debug)]
+pub(crate) struct Body {
+    pub(crate) truth: Truth,
+    pub(crate) is_cut: bool,
+    /// It is as it is now since then.
+    pub(crate) since: Instant,
+    /// Counts its starts.
+    process: u32,
+    /// It has what it had, from its disk.
+    has_data: bool,
+    /// While it is in the pool.
+    pub(crate) patient: Option<Patient>,
+}
+
+/// What is known of a server that is in the pool.
+#[derive(Debug)]
+pub(crate) struct Patient {
+    pub(crate) id: NodeId,
+    pub(crate) watcher: Watcher,
+    settings: Arc<HealthSettings>,
+    born: Instant,
+    evidence_seen: [u64; Failure::ALL.len()],
+    /// Traffic has a connection.
+    is_connected: bool,
+    /// Requests that it owes a reply time out at these moments.
+    owed: Vec<Instant>,
+    /// The probe's connection stands.
+    is_linked: bool,
+    /// It broke since the last probe.
+    is_lost: bool,
+    /// It stood when the server died, which is then noticed at once.
+    was_linked: bool,
+    /// Which appointment counts.
+    pub(crate) turn: u32,
+    /// What comes of the probe that runs.
+    probing: Option<Met>,
+    started: Instant,
+    /// The process that it was when it last served, and that answered last.
+    served: Option<u32>,
+    life: Option<u32>,
+    flaps: Flaps,
+    /// What failed since its return.
+    signs: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Met {
+    Good,
+    Failed(Cause),
+}
+
+/// How often it came and went, counted a second time.
+#[derive(Debug, Default)]
+struct Flaps {
+    count: u32,
+    wait: Duration,
+    returned: Option<Instant>,
+    /// Ejected or relapsed.
+    out: Option<Instant>,
+}
+
+impl Body {
+    pub(crate) fn new(now: Instant) -> Body {
+        Body { truth: Truth::Up, is_cut: false, since: now, process: 0, has_data: true, patient: None }
+    }
+
+    pub(crate) fn is_well(&self) -> bool {
+        self.truth == Truth::Up && !self.is_cut
+    }
+
+    /// It turns. Whether its probe is to be looked at again.
+    pub(crate) fn turn(&mut self, truth: Truth, dice: &mut Dice, now: Instant) -> bool {
+        if self.truth == truth {
+            return false;
+        }
+        if truth == Truth::Dead {
+            self.process += 1;
+            self.has_data = dice.chance(30);
+        }
+        (self.truth, self.since) = (truth, now);
+        true
+    }
+
+    pub(crate) fn cut(&mut self, is_cut: bool, now: Instant) -> bool {
+        if self.is_cut == is_cut {
+            return false;
+        }
+        (self.is_cut, self.since) = (is_cut, now);
+        true
+    }
+
+    /// What it came back with, if it is the same as when it served.
+    pub(crate) fn is_same(&self) -> bool {
+        self.patient.as_ref().is_some_and(|p| p.served.is_some() && p.served == p.life)
+    }
+
+    pub(crate) fn has_data(&self) -> bool {
+        self.has_data
+    }
+
+    /// What its clients' connections notice when it turned.
+    pub(crate) fn shock(&mut self, evidence: &Evidence, is_busy: bool) {
+        let (truth, is_cut) = (self.truth, self.is_cut);
+        let Some(patient) = &mut self.patient else { return };
+        if truth == Truth::Dead && !is_cut {
+            if patient.is_connected && (is_busy || !patient.owed.is_empty()) {
+                evidence.failed(Failure::Lost, 1);
+            }
+            patient.is_connected = false;
+            patient.owed.clear();
+            patient.was_linked = patient.is_linked;
+            if patient.is_linked {
+                (patient.is_linked, patient.is_lost) = (false, true);
+            }
+        } else if truth == Truth::Up && !is_cut {
+            // What it was asked meanwhile is answered.
+            patient.owed.clear();
+        }
+    }
+
+    /// When its running probe ends now, or is to begin, after it turned.
+    pub(crate) fn look_again(&mut self, policy: &Policy, dice: &mut Dice, now: Instant) -> Option<Instant> {
+        let fate = self.fate(policy, dice);
+        let patient = self.patient.as_mut()?;
+        match &mut patient.probing {
+            Some(probing) => {
+                let (after, met) = fate;
+                let ends = match met {
+                    Met::Failed(Cause::Timeout | Cause::ConnectTimeout) => (patient.started + after).max(now),
+                    Met::Good | Met::Failed(_) => now + after,
+                };
+                *probing = met;
+                patient.turn += 1;
+                Some(ends)
+            }
+            // Its own connection broke.
+            None if patient.is_lost => Some(patient.hurry(now)),
+            None => None,
+        }
+    }
+
+    /// What comes of a probe, and after what time, if nothing turns meanwhile.
+    fn fate(&self, policy: &Policy, dice: &mut Dice) -> (Duration, Met) {
+        let Some(patient) = &self.patient else { return (Duration::ZERO, Met::Good) };
+        let timeout = patient.settings.timeout;
+        let quick = dice.between(Duration::from_micros(100), Duration::from_millis(2));
+        if self.is_cut {
+            return match patient.is_linked {
+                true => (timeout, Met::Failed(Cause::Timeout)),
+                false => (timeout.min(policy.connect_timeout), Met::Failed(Cause::ConnectTimeout)),
+            };
+        }
+        match self.truth {
+            Truth::Up => (quick, Met::Good),
+            Truth::Slow(late) if late < timeout => (late, Met::Good),
+            Truth::Slow(_) | Truth::Hung => (timeout, Met::Failed(Cause::Timeout)),
+            Truth::Dead => (quick, Met::Failed(Cause::Refused)),
+            Truth::Loading => (quick, Met::Failed(Cause::Loading)),
+        }
+    }
+
+    /// A probe begins; when it ends, if nothing turns meanwhile.
+    pub(crate) fn begin_probe(&mut self, policy: &Policy, dice: &mut Dice, now: Instant) -> Option<Instant> {
+        let patient = self.patient.as_mut()?;
+        // It makes a connection of its own then, which is no loss of the old one.
+        patient.is_linked &= !patient.watcher.detector().wants_new_connection();
+        let (after, met) = self.fate(policy, dice);
+        let patient = self.patient.as_mut()?;
+        (patient.probing, patient.started) = (Some(met), now);
+        patient.turn += 1;
+        Some(now + after)
+    }
+
+    /// The running probe has ended, if one runs; what it met.
+    pub(crate) fn end_probe(&mut self) -> Option<Observation> {
+        let (is_cut, process) = (self.is_cut, self.process);
+        let patient = self.patient.as_mut()?;
+        let met = patient.probing.take()?;
+        let after_loss = std::mem::take(&mut patient.is_lost);
+        Some(match met {
+            Met::Good => {
+                (patient.is_linked, patient.life) = (true, Some(process));
+                Observation::Good { started: patient.started }
+            }
+            Met::Failed(cause) => {
+                patient.is_linked &= !is_cut && cause == Cause::Timeout;
+                patient.signs += 1;
+                Observation::Failed { cause, after_loss, text: cause.word().to_owned() }
+            }
+        })
+    }
+
+    /// A client asks for something.
+    pub(crate) fn ask(&mut self, evidence: &Evidence, policy: &Policy, now: Instant) {
+        let (truth, is_cut) = (self.truth, self.is_cut);
+        let Some(patient) = &mut self.patient else { return };
+        let late = match truth {
+            _ if is_cut && !patient.is_connected => return evidence.failed(Failure::ConnectTimeout, 1),
+            _ if is_cut => None,
+            Truth::Dead => return evidence.failed(Failure::Refused, 1),
+            // An answer is an answer, whatever it says.
+            Truth::Up | Truth::Loading => Some(Duration::ZERO),
+            Truth::Slow(late) => Some(late).filter(|late| *late < policy.request_timeout),
+            Truth::Hung => None,
+        };
+        patient.is_connected = true;
+        match late {
+            Some(_) => evidence.good(),
+            None if patient.owed.len() < OWED_MAX => patient.owed.push(now + policy.request_timeout),
+            None => {}
+        }
+    }
+
+    /// Requests that waited too long.
+    pub(crate) fn time_out(&mut self, evidence: &Evidence, now: Instant) {
+        let Some(patient) = &mut self.patient else { return };
+        let all = patient.owed.len();
+        patient.owed.retain(|at| *at > now);
+        if all > patient.owed.len() {
+            evidence.failed(Failure::Timeout, (all - patient.owed.len()) as u32);
+        }
+    }
+
+    /// Whether it is found or has returned in time.
+    pub(crate) fn is_in_time(&self, now: Instant) -> Result<(), Breach> {
+        let Some(patient) = &self.patient else { return Ok(()) };
+        let since = self.since.max(patient.born);
+        let health = patient.watcher.detector().health();
+        let HealthSettings { interval, timeout, fall, rise, .. } = *patient.settings;
+        let (pause, slack) = (interval.mul_f64(1.1) + PROBE_PAUSE_MIN, DELAY + Duration::from_millis(10));
+        let text = || {
+            let lasted = now - since;
+            format!("{:?}, cut off: {}, for {lasted:?}, and is {health:?}", self.truth, self.is_cut)
+        };
+        if self.is_well() {
+            let out = patient.flaps.out.map_or(since, |out| out + patient.flaps.wait);
+            let back_by = out.max(since + timeout) + (pause + slack) * (rise + 1);
+            let law = if patient.flaps.count == 0 { Law::Returns } else { Law::Flaps };
+            return holds(law, now <= back_by || health == Health::Healthy, text);
+        }
+        let fast = (interval / 10).max(Duration::from_millis(50)).mul_f64(1.1) + slack;
+        let within = match self.truth {
+            Truth::Slow(_) if !self.is_cut => return Ok(()),
+            Truth::Dead if !self.is_cut && patient.was_linked => PROBE_PAUSE_MIN + slack,
+            Truth::Dead | Truth::Loading if !self.is_cut => pause + fast * 2,
+            _ => pause + (timeout + fast) * fall,
+        };
+        let is_found = matches!(health, Health::Ejected);
+        holds(Law::Found, now <= since + within || is_found, text)
+    }
+}
+
+impl Patient {
+    pub(crate) fn new(id: NodeId, watcher: Watcher, settings: Arc<HealthSettings>, now: Instant) -> Patient {
+        Patient {
+            id,
+            watcher,
+            settings,
+            born: now,
+            evidence_seen: Default::default(),
+            is_connected: false,
+            owed: Vec::new(),
+            is_linked: false,
+            is_lost: false,
+            was_linked: false,
+            turn: 0,
+            probing: None,
+            started: now,
+            served: None,
+            life: None,
+            flaps: Flaps::default(),
+            signs: 0,
+        }
+    }
+
+    pub(crate) fn configure(&mut self, settings: &Arc<HealthSettings>) {
+        if !Arc::ptr_eq(&self.settings, settings) {
+            self.settings = settings.clone();
+            self.watcher.configure(settings.clone());
+        }
+    }
+
+    /// It gave up its keys: connections are reset.
+    pub(crate) fn disconnect(&mut self) {
+        self.is_connected = false;
+        self.owed.clear();
+    }
+
+    /// When the next probe begins.
+    pub(crate) fn appointment(&mut self, dice: &mut Dice, now: Instant) -> Instant {
+        self.turn += 1;
+        let tenths = 0.9 + dice.roll(2001) as f64 / 10_000.0;
+        now + self.watcher.detector().pause().max(PROBE_PAUSE_MIN).mul_f64(tenths)
+    }
+
+    /// When it begins, now that it is wanted at once.
+    fn hurry(&mut self, now: Instant) -> Instant {
+        self.turn += 1;
+        now.max(self.started + PROBE_PAUSE_MIN)
+    }
+
+    /// After traffic was seen: a suspect node is probed at once.
+    pub(crate) fn hurried(&mut self, now: Instant) -> Option<Instant> {
+        let is_suspect = self.watcher.detector().health() == Health::Suspect;
+        (is_suspect && self.probing.is_none()).then(|| self.hurry(now))
+    }
+
+    /// What traffic saw since the last look, if it saw a failure.
+    pub(crate) fn news(&mut self, evidence: &Evidence) -> Option<Observation> {
+        let counts = Failure::ALL.map(|kind| evidence.count(kind));
+        let new: [u64; Failure::ALL.len()] = std::array::from_fn(|i| counts[i] - self.evidence_seen[i]);
+        self.evidence_seen = counts;
+        let sum: u64 = new.iter().sum();
+        self.signs += sum;
+        let traffic = Traffic { new, streak: evidence.streak() };
+        (sum > 0).then_some(Observation::Traffic(traffic))
+    }
+
+    /// Who serves is who a later return is compared with.
+    pub(crate) fn remember(&mut self) {
+        if matches!(self.watcher.detector().health(), Health::Healthy | Health::Suspect) {
+            self.served = self.life;
+        }
+    }
+
+    /// A verdict: was it patient, and does a node that flaps wait as long as it should?
+    pub(crate) fn judge(&mut self, verdict: &Verdict, is_ill: bool, now: Instant) -> Result<(), Breach> {
+        let settings = &self.settings;
+        match verdict {
+            Verdict::Eject { cause, .. } => {
+                holds(Law::Patience, is_ill, || format!("{cause:?}, and nothing is wrong with it"))?;
+                let doubtful = matches!(cause, Cause::Timeout | Cause::ConnectTimeout | Cause::Lost);
+                let needed = u64::from(settings.fall.min(settings.failures));
+                holds(Law::Patience, !doubtful || self.signs >= needed, || {
+                    format!("ejected, {cause:?}, after {} signs of {needed}", self.signs)
+                })?;
+                let is_again = self.flaps.returned.is_some_and(|at| now - at < settings.flap_window);
+                self.flaps.count = if is_again { self.flaps.count + 1 } else { 0 };
+                self.flaps.wait = match self.flaps.count {
+                    0 => Duration::ZERO,
+                    n => settings.interval.saturating_mul(1 << n.min(20)).min(settings.flap_max),
+                };
+                self.flaps.out = Some(now);
+            }
+            Verdict::Relapse => self.flaps.out = Some(now),
+            Verdict::Probation | Verdict::Restore { .. } => {
+                if let (Verdict::Restore { .. }, n) = (verdict, settings.rise)
+                    && n > 1
+                {
+                    (self.flaps.returned, self.signs) = (Some(now), 0);
+                    return Ok(());
+                }
+                let out = self.flaps.out.unwrap_or(self.born);
+                let is_due = self.started >= out + self.flaps.wait;
+                holds(Law::Flaps, is_due, || {
+                    let waited = self.started.saturating_duration_since(out);
+                    format!("ejection {} in a row, and waited {waited:?} only", self.flaps.count)
+                })?;
+                if matches!(verdict, Verdict::Restore { .. }) {
+                    (self.flaps.returned, self.signs) = (Some(now), 0);
+                }
+            }
+            Verdict::Suspect | Verdict::Clear | Verdict::Misconfigured(_) => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_flapping(&self) -> bool {
+        !self.flaps.wait.is_zero()
+    }
+}

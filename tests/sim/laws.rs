@@ -1,0 +1,509 @@
+//! THE LAWS of a step: what must hold of each topology that is published, given the one before it and the
+//! reason. Nothing here is taken from the planner: budget and orders are kept a second time.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use ringway::{
+    membership::Event,
+    ring::{Member, Placement as Points, Ring},
+    topology::{Change, Data, Entry, Health, LEVELS, NodeId, OnReturn, Order, Placement, PoolSpec, Topology},
+};
+use tokio::time::Instant;
+
+use crate::{
+    keys::{Action, Keys},
+    planner::is_away,
+    warmth::Spending,
+};
+
+/// What can be broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Law {
+    /// One owner per key and epoch.
+    OneOwner,
+    /// Revisions and epochs rise by one, epochs only when an owner or action changes.
+    Epochs,
+    /// No more than `eject_max` is out, no less than may be, and somebody owns.
+    Guard,
+    /// What moves is within the warmth budget.
+    Budget,
+    /// Only who failed, is ordered out, or waits to return cold does not serve; no other key moves.
+    Survivors,
+    /// Each key is where the ring and the placements say: who returns has what it had.
+    Map,
+    /// A node serves no key that was not cleaned of what is old, where it has to be.
+    Clean,
+    /// A node that is healthy again owns again.
+    Returns,
+    /// What waits has a date, and when it comes something is done.
+    GoesOn,
+    /// What an operator ordered holds.
+    Orders,
+    /// Each change of a placement is told, once.
+    Told,
+    /// A node that comes and goes waits longer, within a bound.
+    Flaps,
+    /// A node that fails is found in time.
+    Found,
+    /// A node is not ejected at the first doubtful sign, and never without one.
+    Patience,
+    /// What the detector says is what the topology shows.
+    Heard,
+    /// The program panics.
+    Panic,
+}
+
+/// A law that was broken, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Breach {
+    pub(crate) law: Law,
+    pub(crate) text: String,
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.law, self.text)
+    }
+}
+
+/// Breaks this law unless it holds. The text is made only then.
+pub(crate) fn holds(law: Law, it: bool, text: impl FnOnce() -> String) -> Result<(), Breach> {
+    if it { Ok(()) } else { Err(Breach { law, text: text() }) }
+}
+
+/// Why a topology was published.
+#[derive(Debug)]
+pub(crate) enum Reason<'a> {
+    /// A verdict, or that a node was cleaned and when that began.
+    Change(&'a Change, Option<Instant>),
+    Budget,
+    Order(Arc<str>),
+    Reload {
+        spec: &'a PoolSpec,
+        moved: f64,
+    },
+}
+
+/// A step to be judged.
+pub(crate) struct Case<'a> {
+    pub(crate) before: &'a Topology,
+    pub(crate) after: &'a Topology,
+    pub(crate) events: &'a [Event],
+    pub(crate) reason: Reason<'a>,
+    pub(crate) time: Instant,
+    /// What operators want, by the names of nodes.
+    pub(crate) orders: &'a BTreeMap<Arc<str>, Order>,
+}
+
+/// What is known of the steps so far.
+pub(crate) struct Laws {
+    pub(crate) keys: Arc<Keys>,
+    /// What becomes of each key, by epoch; the first epoch is 1.
+    epochs: Vec<(Arc<Keys>, Arc<[Action]>)>,
+    spending: Spending,
+    /// What those came back with that returned and do not own yet.
+    back: BTreeMap<Arc<str>, Back>,
+    /// Nodes that start, since when, and below which level they have been cleaned since.
+    starts: BTreeMap<Arc<str>, (Instant, u32)>,
+}
+
+/// What a node came back with, and whether an operator said that it need not wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Back {
+    data: Data,
+    is_waived: bool,
+}
+
+impl Back {
+    /// Whether what it has is nothing, or soon will be, and it is to wait for the budget.
+    pub(crate) fn is_cold(self, topology: &Topology) -> bool {
+        let policy = &topology.policy;
+        let is_emptied = policy.on_return == OnReturn::Quarantine && !policy.sole_writer;
+        !self.is_waived && (self.data.is_cold() || is_emptied)
+    }
+}
+
+/// A ring as the specification wants it.
+fn ring_of(spec: &PoolSpec) -> Arc<Ring> {
+    let member = |n: &ringway::topology::NodeSpec| Member { name: n.name.clone(), weight: n.weight };
+    Arc::new(Ring::build(&spec.ring, &spec.nodes.iter().map(member).collect::<Vec<_>>()))
+}
+
+impl Laws {
+    pub(crate) fn new(spec: &PoolSpec, first: &Topology) -> Laws {
+        let keys = Arc::new(Keys::new(ring_of(spec), &spec.policy));
+        let table = table(&keys, first);
+        Laws {
+            epochs: vec![(keys.clone(), table)],
+            keys,
+            spending: Spending::default(),
+            back: BTreeMap::new(),
+            starts: BTreeMap::new(),
+        }
+    }
+
+    /// What the first topology of this ring did with each key, if all serve: the map to return to.
+    pub(crate) fn is_whole(&self, topology: &Topology) -> bool {
+        let send = |k: usize| self.keys.action(topology, k);
+        (0..self.keys.len()).all(|k| send(k) == self.keys.expected(topology, k))
+    }
+
+    /// A client writes a key by a snapshot that it has, the newest or not.
+    pub(crate) fn write(&self, by: &Topology, throw: u64) -> Result<(), Breach> {
+        let Some((keys, table)) = self.epochs.get(by.epoch as usize - 1) else {
+            return holds(Law::OneOwner, false, || format!("nobody published epoch {}", by.epoch));
+        };
+        let key = throw as usize % keys.len();
+        let action = keys.action(by, key);
+        holds(Law::OneOwner, action == table[key], || {
+            format!("in epoch {} key {key} is for {:?} and for {action:?}", by.epoch, table[key])
+        })
+    }
+
+    /// Judges a step.
+    pub(crate) fn step(&mut self, case: &Case<'_>) -> Result<(), Breach> {
+        let Case { before, after, reason, .. } = case;
+        if let Reason::Change(Change::Restore { node, data, .. }, _) = reason
+            && let Some(at) = after.position(*node)
+        {
+            let back = Back { data: *data, is_waived: false };
+            self.back.insert(after.nodes[at].node.name.clone(), back);
+        }
+        if let Reason::Reload { .. } = reason {
+            // One with another address is another server.
+            let address = |t: &Topology, name: &str| {
+                t.nodes.iter().find(|e| &*e.node.name == name).map(|e| e.node.address.clone())
+            };
+            self.back.retain(|name, _| address(before, name) == address(after, name));
+            self.starts.retain(|name, _| address(before, name) == address(after, name));
+        }
+        if let Reason::Order(name) = reason
+            && !case.orders.contains_key(name)
+            && let Some(back) = self.back.get_mut(name)
+        {
+            back.is_waived = true;
+        }
+        self.owners(case)?;
+        orders(case)?;
+        guard(case)?;
+        self.justified(case)?;
+        self.clean(case)?;
+        if same_placements(before, after) {
+            self.goes_on(case)?;
+        } else {
+            self.spending.step(case, &self.back)?;
+            told(case)?;
+            self.forget(case);
+            self.goes_on(case)?;
+        }
+        Ok(())
+    }
+
+    /// Who owns again, left again, or is out by hand does not wait to return.
+    fn forget(&mut self, case: &Case<'_>) {
+        for entry in case.after.nodes.iter() {
+            let is_back = matches!(entry.health, Health::Healthy | Health::Suspect);
+            if !is_away(entry) || entry.order.is_some() || !is_back {
+                self.back.remove(&entry.node.name);
+            }
+        }
+    }
+
+    /// One owner per key and epoch, epochs only for a change of owner, each key where the ring says.
+    fn owners(&mut self, case: &Case<'_>) -> Result<(), Breach> {
+        let Case { before, after, .. } = case;
+        let rises = after.epoch.checked_sub(before.epoch).is_some_and(|n| n <= 1);
+        holds(Law::Epochs, after.revision == before.revision + 1 && rises, || {
+            format!(
+                "from epoch {} revision {} to {} {}",
+                before.epoch, before.revision, after.epoch, after.revision
+            )
+        })?;
+        let is_same_ring = Arc::ptr_eq(&before.ring, &after.ring);
+        if is_same_ring && same_placements(before, after) && Arc::ptr_eq(&before.policy, &after.policy) {
+            return holds(Law::Epochs, before.epoch == after.epoch, || {
+                format!("epoch {} differs in nothing from the one before", after.epoch)
+            });
+        }
+        let old = self.epochs.last().map(|(_, table)| table.clone()).unwrap_or_default();
+        let new = table(&self.keys, after);
+        let first_change = (0..old.len()).find(|k| old[*k] != new[*k]);
+        if let Some(k) = first_change {
+            holds(Law::OneOwner, after.epoch == before.epoch + 1, || {
+                format!("in epoch {} key {k} is for {:?} and for {:?}", after.epoch, old[k], new[k])
+            })?;
+        } else if let Reason::Reload { moved, .. } = case.reason {
+            // Where keys do not move any more, a node that was held is away, which may be the same to them.
+            let is_explained = moved > 0.0 || !same_placements(before, after) || !self.keys.is_complete;
+            holds(Law::Epochs, before.epoch == after.epoch || is_explained, || {
+                format!("epoch {}: a reload that changes no owner", after.epoch)
+            })?;
+        } else {
+            // A step of a start is a sixteenth of a node's keys: too few to be among these for certain.
+            let is_explained = !self.keys.is_complete || starts(before, after);
+            holds(Law::Epochs, before.epoch == after.epoch || is_explained, || {
+                format!("epoch {} changes no owner and no action", after.epoch)
+            })?;
+        }
+        self.survivors(case, &old, &new)?;
+        if let Reason::Reload { spec, .. } = case.reason
+            && !same_members(before, after)
+        {
+            self.keys = Arc::new(Keys::new(ring_of(spec), &spec.policy));
+            // Clients with the snapshot of before still have the keys of before.
+            let is_known = before.epoch == after.epoch;
+            holds(Law::Epochs, !is_known, || "a ring was changed within an epoch".to_owned())?;
+        }
+        self.map(case)?;
+        if before.epoch != after.epoch {
+            let new = table(&self.keys, after);
+            self.epochs.push((self.keys.clone(), new));
+        }
+        Ok(())
+    }
+
+    /// Each key is where the ring and the placements say.
+    fn map(&self, case: &Case<'_>) -> Result<(), Breach> {
+        for k in 0..self.keys.len() {
+            let (is, should) = (self.keys.action(case.after, k), self.keys.expected(case.after, k));
+            holds(Law::Map, is == should, || {
+                format!("epoch {}: key {k} is for {is:?}, and should be for {should:?}", case.after.epoch)
+            })?;
+            holds(Law::Guard, is != Action::Nobody, || {
+                format!("epoch {}: nobody has key {k}", case.after.epoch)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A key moves only from a node whose placement changed, or to one.
+    fn survivors(&self, case: &Case<'_>, old: &[Action], new: &[Action]) -> Result<(), Breach> {
+        let Case { before, after, reason, .. } = case;
+        if let Reason::Reload { spec, .. } = reason
+            && (!matches!(spec.ring.placement, Points::Vnode { .. })
+                || before.policy.on_ejected != after.policy.on_ejected)
+        {
+            return Ok(());
+        }
+        let changed = |action: Action| action.holder().is_none_or(|id| has_changed(id, before, after));
+        for (k, (old, new)) in old.iter().zip(new).enumerate() {
+            let stays = old.holder() == new.holder();
+            holds(Law::Survivors, stays || changed(*old) || changed(*new), || {
+                format!("epoch {}: key {k} goes from {old:?} to {new:?}, which are as they were", after.epoch)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Who does not serve has a reason.
+    fn justified(&self, case: &Case<'_>) -> Result<(), Breach> {
+        for entry in case.after.nodes.iter().filter(|e| e.placement != Placement::Owns) {
+            let name = &entry.node.name;
+            let failed = matches!(entry.health, Health::Ejected | Health::Probation);
+            if let Placement::Starting(_) = entry.placement {
+                let owned = |e: &Entry| matches!(e.placement, Placement::Owns | Placement::Held);
+                let owned = case.before.nodes.iter().any(|e| e.node.id == entry.node.id && owned(e));
+                holds(Law::Survivors, !failed && !owned, || {
+                    format!("node {name} is {:?} and starts, it owned: {owned}", entry.health)
+                })?;
+                continue;
+            }
+            if failed || entry.order.is_some_and(Order::is_out) {
+                continue;
+            }
+            let was_away = case.before.nodes.iter().any(|e| e.node.name == *name && is_away(e));
+            holds(Law::Survivors, was_away && is_away(entry), || {
+                format!("node {name} is {:?} and was put out", entry.health)
+            })?;
+            let is_cold = self.back.get(name).is_some_and(|back| back.is_cold(case.after));
+            holds(Law::Returns, is_cold, || {
+                format!("node {name} is {:?} again, has its data, and is kept out", entry.health)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A node that is back serves only keys that were cleaned since, where that is needed.
+    fn clean(&mut self, case: &Case<'_>) -> Result<(), Breach> {
+        let Case { before, after, reason, time, .. } = case;
+        let cleaned = match reason {
+            Reason::Change(Change::Cleaned { node, below, .. }, Some(began)) => Some((*node, *below, *began)),
+            _ => None,
+        };
+        let serving = after.nodes.iter().filter(|e| e.placement.serves()).count();
+        for entry in after.nodes.iter() {
+            let (name, id) = (&entry.node.name, entry.node.id);
+            let admitted = match entry.placement {
+                Placement::Owns => LEVELS,
+                Placement::Starting(to) => to.admitted,
+                Placement::Away | Placement::Held => {
+                    self.starts.remove(name);
+                    continue;
+                }
+            };
+            let is_same = |e: &&Entry| e.node.name == *name && e.node.address == entry.node.address;
+            if before.nodes.iter().find(is_same).is_some_and(is_away) {
+                let clean = if self.needs_cleaning(name, after) { 0 } else { LEVELS };
+                self.starts.insert(name.clone(), (*time, clean));
+            }
+            let Some((since, clean)) = self.starts.get_mut(name) else { continue };
+            if let Some((_, below, _)) = cleaned.filter(|(node, _, began)| *node == id && began >= since) {
+                *clean = below.max(*clean);
+            }
+            let is_back = matches!(entry.health, Health::Healthy | Health::Suspect);
+            // The guard wants it as it is, or a reload says that keys do not move.
+            let is_forced = !is_back || serving == 1 || !after.policy.moves_keys();
+            holds(Law::Clean, is_forced || admitted <= *clean, || {
+                format!("node {name} serves levels below {admitted}, and was cleaned below {clean}")
+            })?;
+            if entry.placement == Placement::Owns {
+                self.starts.remove(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a node that begins to start has to be cleaned.
+    fn needs_cleaning(&self, name: &str, topology: &Topology) -> bool {
+        let policy = &topology.policy;
+        match policy.on_return {
+            _ if !policy.moves_keys() => false,
+            OnReturn::Serve => false,
+            OnReturn::Quarantine => true,
+            OnReturn::Flush => {
+                let data = self.back.get(name).map(|back| back.data);
+                !matches!(data, Some(Data::Flushed | Data::Empty))
+            }
+        }
+    }
+
+    /// What waits has a date that is to come and not too far away.
+    fn goes_on(&self, case: &Case<'_>) -> Result<(), Breach> {
+        let after = case.after;
+        let waiting = after.nodes.iter().find(|e| match e.placement {
+            Placement::Owns => false,
+            Placement::Held => true,
+            // Who cleans it tells when it goes on.
+            Placement::Starting(to) => !to.is_fenced(),
+            Placement::Away => e.order.is_none() && !matches!(e.health, Health::Ejected | Health::Probation),
+        });
+        let Some(waiting) = waiting else { return Ok(()) };
+        let name = &waiting.node.name;
+        let policy = &after.policy;
+        let longest = policy.warmth.window.max(policy.hold_down).max(policy.slow_start).max(AGAIN);
+        let longest = longest + Duration::from_millis(1);
+        let is_dated = after.budget_due.is_some_and(|due| due > case.time && due <= case.time + longest);
+        holds(Law::GoesOn, is_dated, || {
+            let due = after.budget_due.map(|due| due.saturating_duration_since(case.time));
+            format!("node {name} is {:?}, {:?} and waits, due in {due:?}", waiting.placement, waiting.health)
+        })
+    }
+}
+
+fn table(keys: &Keys, topology: &Topology) -> Arc<[Action]> {
+    (0..keys.len()).map(|k| keys.action(topology, k)).collect()
+}
+
+fn same_placements(before: &Topology, after: &Topology) -> bool {
+    before.nodes.len() == after.nodes.len()
+        && before
+            .nodes
+            .iter()
+            .zip(after.nodes.iter())
+            .all(|(a, b)| a.placement == b.placement && a.node.id == b.node.id)
+}
+
+fn same_members(before: &Topology, after: &Topology) -> bool {
+    before.ring.members() == after.ring.members()
+}
+
+/// Whether the start of some node went on.
+fn starts(before: &Topology, after: &Topology) -> bool {
+    let is_starting = |e: &Entry| matches!(e.placement, Placement::Starting(_));
+    let mut nodes = before.nodes.iter().zip(after.nodes.iter());
+    nodes.any(|(a, b)| a.placement != b.placement && (is_starting(a) || is_starting(b)))
+}
+
+/// Whether a node came, left, or has another placement.
+fn has_changed(id: NodeId, before: &Topology, after: &Topology) -> bool {
+    let placement = |t: &Topology| t.position(id).map(|at| t.nodes[at].placement);
+    placement(before) != placement(after)
+}
+
+/// What operators want is marked, and obeyed: a pinned node serves, one that is out by hand does not
+/// unless it is the last.
+fn orders(case: &Case<'_>) -> Result<(), Breach> {
+    if case.orders.is_empty() && case.after.nodes.iter().all(|e| e.order.is_none()) {
+        return Ok(());
+    }
+    let owners = case.after.nodes.iter().filter(|e| e.placement.serves()).count();
+    for entry in case.after.nodes.iter() {
+        let wanted = case.orders.get(&entry.node.name).copied();
+        let is_obeyed = match wanted {
+            None => true,
+            Some(Order::Pin) => entry.placement.serves(),
+            Some(Order::Drain | Order::Eject) => is_away(entry) || owners == 1,
+        };
+        holds(Law::Orders, entry.order == wanted && is_obeyed, || {
+            let Entry { node, order, placement, .. } = entry;
+            format!("node {}: wanted {wanted:?}, marked {order:?}, and it is {placement:?}", node.name)
+        })?;
+    }
+    Ok(())
+}
+
+/// Not too much is out, but for what operators put out, and nobody is kept that may go.
+fn guard(case: &Case<'_>) -> Result<(), Breach> {
+    let nodes = &case.after.nodes;
+    let weight = |which: &dyn Fn(&Entry) -> bool| -> u32 {
+        nodes.iter().filter(|e| which(e)).map(|e| e.node.weight).sum()
+    };
+    let is_out = |e: &Entry| !e.placement.serves();
+    let (total, out) = (weight(&|_| true), weight(&is_out));
+    let by_hand = weight(&|e| is_out(e) && e.order.is_some_and(Order::is_out));
+    let most = case.after.health.eject_max * f64::from(total) + 1e-6;
+    let owners = nodes.iter().filter(|e| !is_out(e)).count();
+    holds(Law::Guard, owners > 0, || "nobody owns".to_owned())?;
+    holds(Law::Guard, f64::from(out) <= most || out == by_hand, || {
+        format!("{out} of {total} is out, {by_hand} by hand, at most {most:.2} may be")
+    })?;
+    let kept = nodes.iter().filter(|e| !is_out(e) && e.order.is_none() && e.health == Health::Ejected);
+    for entry in kept {
+        let must = owners == 1 || f64::from(out + entry.node.weight) > most - 2e-6;
+        holds(Law::Guard, must, || format!("node {} is ejected and may go, but is kept", entry.node.name))?;
+    }
+    Ok(())
+}
+
+/// Each change of a placement is told once. What operators did is told as their order, and that a node left
+/// as their reload.
+fn told(case: &Case<'_>) -> Result<(), Breach> {
+    let name_of = |event: &Event| match event {
+        Event::Ejected { node, .. }
+        | Event::Held { node, .. }
+        | Event::Released { node, .. }
+        | Event::Readmitted { node }
+        | Event::Starts { node, .. }
+        | Event::Admits { node, .. }
+        | Event::Restored { node, .. } => Some(node.clone()),
+        _ => None,
+    };
+    let told: Vec<Arc<str>> = case.events.iter().filter_map(name_of).collect();
+    if matches!(case.reason, Reason::Order(_) | Reason::Reload { .. }) {
+        return Ok(());
+    }
+    for (before, after) in case.before.nodes.iter().zip(case.after.nodes.iter()) {
+        let times = told.iter().filter(|name| **name == after.node.name).count();
+        let is_other = before.placement != after.placement;
+        holds(Law::Told, times == usize::from(is_other), || {
+            format!(
+                "node {} went from {:?} to {:?} and was told {times} times",
+                after.node.name, before.placement, after.placement
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Until a node that could not be cleaned is cleaned again, at most.
+const AGAIN: Duration = Duration::from_secs(1);

@@ -1,0 +1,262 @@
+//! The real planner and detector, and saboteurs: each does one thing wrong, so that it can be seen that the
+//! laws would notice.
+
+use std::sync::Arc;
+
+use ringway::{
+    health::{Detector, Observation, Verdict},
+    membership::{self, Births, Event, Ledger, Outcome, Permit, Prepared, Step},
+    ring::{self, Ring},
+    topology::{Change, Entry, Health, HealthSettings, Order, Placement, Policy, Topology, Warmth},
+};
+use tokio::time::Instant;
+
+/// What is done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    /// An owner changes within an epoch.
+    HidesAnEpoch,
+    /// Two epochs for one step.
+    SkipsAnEpoch,
+    /// An epoch in which nothing changes.
+    BumpsForNothing,
+    IgnoresEjectMax,
+    /// Keeps nodes in that may go.
+    KeepsTooMany,
+    IgnoresTheBudget,
+    /// Puts out the neighbour of a node that failed.
+    MovesASurvivor,
+    /// The ring is built anew without those that are away, as it is where points are shared out among
+    /// those that serve.
+    RebuildsTheRing,
+    /// What comes back has other places than it had.
+    RestoresToAnotherMap,
+    NeverRestores,
+    /// A node that waits has no date.
+    ForgetsWhoWaits,
+    /// The date comes, and nothing is done.
+    SleepsOver,
+    /// The date comes, and another date is given.
+    PutsOff,
+    /// A doubt that was unfounded stays.
+    DropsVerdicts,
+    /// A node that was put out by hand comes back by itself.
+    ForgetsOrders,
+    /// Ejects what an operator has pinned.
+    IgnoresPins,
+    /// Says nothing of an ejection.
+    KeepsSilent,
+    /// The detector takes each ejection for the first.
+    ForgetsFlaps,
+    /// The detector lets a node that flaps wait without bound.
+    WaitsWithoutBound,
+    /// The detector does not believe a node that is back.
+    NeverForgives,
+    /// The detector does not hear of failures.
+    IsDeaf,
+    /// The detector does not wait for a second sign.
+    IsHasty,
+}
+
+/// The planner as membership calls it, or a saboteur.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Planner(pub(crate) Option<Sabotage>);
+
+impl Planner {
+    fn is(self, sabotage: Sabotage) -> bool {
+        self.0 == Some(sabotage)
+    }
+
+    pub(crate) fn plan(self, now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> Outcome {
+        if self.is(Sabotage::DropsVerdicts) && matches!(change, Change::Clear { .. }) {
+            return Outcome::Nothing;
+        }
+        let outcome = membership::plan(&self.blinkered(now), ledger, change, time);
+        self.corrupted(now, outcome, Some(change))
+    }
+
+    pub(crate) fn budget(self, now: &Topology, ledger: &Ledger, time: Instant) -> Outcome {
+        if self.is(Sabotage::SleepsOver) {
+            return Outcome::Nothing;
+        }
+        if self.is(Sabotage::PutsOff) {
+            let budget_due = Some(time + now.policy.warmth.window);
+            let next = Topology { revision: now.revision + 1, budget_due, ..now.clone() };
+            return Outcome::Publish(Box::new(Step { next, ledger: ledger.clone(), events: Vec::new() }));
+        }
+        let outcome = membership::budget(&self.blinkered(now), ledger, time);
+        self.corrupted(now, outcome, None)
+    }
+
+    pub(crate) fn order(
+        self,
+        now: &Topology,
+        ledger: &Ledger,
+        wanted: (&str, Option<Order>),
+        time: Instant,
+    ) -> Result<Option<Box<Step>>, String> {
+        membership::order(now, ledger, wanted, time)
+    }
+
+    pub(crate) fn reload(
+        self,
+        now: &Topology,
+        ledger: &Ledger,
+        prepared: &Prepared,
+        births: &Births,
+        may: &Permit,
+    ) -> Outcome {
+        membership::reload(now, ledger, prepared, births, may)
+    }
+
+    /// The topology as a saboteur wants the planner to see it.
+    fn blinkered(self, now: &Topology) -> Topology {
+        let mut seen = now.clone();
+        match self.0 {
+            Some(Sabotage::IgnoresEjectMax) => {
+                seen.health = Arc::new(HealthSettings { eject_max: 1.0, ..(*now.health).clone() });
+            }
+            Some(Sabotage::KeepsTooMany) => {
+                let eject_max = now.health.eject_max / 2.0;
+                seen.health = Arc::new(HealthSettings { eject_max, ..(*now.health).clone() });
+            }
+            Some(Sabotage::IgnoresTheBudget) => {
+                let warmth = Warmth { share: 1.0, ..now.policy.warmth };
+                seen.policy = Arc::new(Policy { warmth, ..(*now.policy).clone() });
+            }
+            Some(Sabotage::IgnoresPins) => {
+                let free = |e: &Entry| Entry { order: e.order.filter(|o| o.is_out()), ..e.clone() };
+                seen.nodes = now.nodes.iter().map(free).collect();
+            }
+            Some(Sabotage::ForgetsOrders) => {
+                let free = |e: &Entry| Entry { order: e.order.filter(|o| !o.is_out()), ..e.clone() };
+                seen.nodes = now.nodes.iter().map(free).collect();
+            }
+            _ => {}
+        }
+        seen
+    }
+
+    fn corrupted(self, now: &Topology, outcome: Outcome, change: Option<&Change>) -> Outcome {
+        let Outcome::Publish(mut step) = outcome else { return outcome };
+        let Some(sabotage) = self.0 else { return Outcome::Publish(step) };
+        step.next.health = now.health.clone();
+        step.next.policy = now.policy.clone();
+        let nodes = step.next.nodes.iter().zip(now.nodes.iter());
+        step.next.nodes = nodes.map(|(e, before)| Entry { order: before.order, ..e.clone() }).collect();
+        corrupt(sabotage, now, &mut step, change);
+        Outcome::Publish(step)
+    }
+}
+
+fn corrupt(sabotage: Sabotage, now: &Topology, step: &mut Step, change: Option<&Change>) {
+    let moves = step.next.epoch != now.epoch;
+    let came_back = |e: &Entry, before: &Entry| is_away(before) && !is_away(e);
+    let returns = step.next.nodes.iter().zip(now.nodes.iter()).any(|(e, before)| came_back(e, before));
+    match sabotage {
+        Sabotage::HidesAnEpoch => step.next.epoch = now.epoch,
+        Sabotage::SkipsAnEpoch if moves => step.next.epoch += 1,
+        Sabotage::BumpsForNothing if matches!(change, Some(Change::Suspect { .. })) => {
+            step.next.epoch = now.epoch + 1;
+        }
+        Sabotage::MovesASurvivor if matches!(change, Some(Change::Eject { .. })) && moves => {
+            let mut nodes = step.next.nodes.to_vec();
+            let fine = |e: &&mut Entry| e.health == Health::Healthy && !is_away(e);
+            if let Some(neighbour) = nodes.iter_mut().find(fine) {
+                neighbour.placement = Placement::Away;
+            }
+            step.next.nodes = nodes.into();
+        }
+        Sabotage::RebuildsTheRing if moves && !returns => {
+            let mut members = now.ring.members().to_vec();
+            for (member, entry) in members.iter_mut().zip(step.next.nodes.iter()) {
+                member.weight = if is_away(entry) { 1 } else { member.weight * 2 };
+            }
+            step.next.ring = Arc::new(Ring::build(now.ring.settings(), &members));
+        }
+        Sabotage::RestoresToAnotherMap if returns && is_vnode(now) => {
+            let mut members = now.ring.members().to_vec();
+            let nodes = step.next.nodes.iter().zip(now.nodes.iter());
+            for (member, _) in members.iter_mut().zip(nodes).filter(|(_, (e, b))| came_back(e, b)) {
+                member.weight *= 2;
+            }
+            step.next.ring = Arc::new(Ring::build(now.ring.settings(), &members));
+        }
+        Sabotage::NeverRestores if returns && returns_warm(change) => {
+            let stays = |(e, before): (&Entry, &Entry)| Entry { placement: before.placement, ..e.clone() };
+            step.next.nodes = step.next.nodes.iter().zip(now.nodes.iter()).map(stays).collect();
+            step.next.epoch = now.epoch;
+        }
+        Sabotage::ForgetsWhoWaits => step.next.budget_due = None,
+        Sabotage::KeepsSilent => step.events.retain(|event| !matches!(event, Event::Ejected { .. })),
+        _ => {}
+    }
+}
+
+/// Whether a node is back with what it had, so that it has nothing to wait for.
+fn returns_warm(change: Option<&Change>) -> bool {
+    matches!(change, Some(Change::Restore { data, .. }) if !data.is_cold())
+}
+
+/// Whether a node that changes moves only its own keys, also where the ring is built anew.
+fn is_vnode(topology: &Topology) -> bool {
+    matches!(topology.ring.settings().placement, ring::Placement::Vnode { .. })
+}
+
+pub(crate) fn is_away(entry: &Entry) -> bool {
+    entry.placement == Placement::Away
+}
+
+/// The detector of one node, or a saboteur.
+#[derive(Clone, Debug)]
+pub(crate) struct Watcher {
+    detector: Detector,
+    settings: Arc<HealthSettings>,
+    sabotage: Option<Sabotage>,
+}
+
+impl Watcher {
+    pub(crate) fn new(
+        settings: Arc<HealthSettings>,
+        known: Health,
+        now: Instant,
+        sabotage: Option<Sabotage>,
+    ) -> Watcher {
+        let settings = match sabotage {
+            Some(Sabotage::WaitsWithoutBound) => {
+                let flap_max = settings.interval * 100_000;
+                Arc::new(HealthSettings { flap_max, ..(*settings).clone() })
+            }
+            Some(Sabotage::IsHasty) => Arc::new(HealthSettings { fall: 1, ..(*settings).clone() }),
+            _ => settings,
+        };
+        Watcher { detector: Detector::new(settings.clone(), known, now), settings, sabotage }
+    }
+
+    pub(crate) fn detector(&self) -> &Detector {
+        &self.detector
+    }
+
+    pub(crate) fn configure(&mut self, settings: Arc<HealthSettings>) {
+        if self.sabotage.is_none() {
+            self.detector.configure(settings.clone());
+        }
+        self.settings = settings;
+    }
+
+    pub(crate) fn step(&mut self, now: Instant, seen: Observation) -> Option<Verdict> {
+        let is_failure = !matches!(seen, Observation::Good { .. });
+        if self.sabotage == Some(Sabotage::IsDeaf) && is_failure {
+            return None;
+        }
+        let is_out = matches!(self.detector.health(), Health::Ejected | Health::Probation);
+        if self.sabotage == Some(Sabotage::NeverForgives) && is_out && !is_failure {
+            return None;
+        }
+        let verdict = self.detector.step(now, seen);
+        if self.sabotage == Some(Sabotage::ForgetsFlaps) && matches!(verdict, Some(Verdict::Eject { .. })) {
+            self.detector = Detector::new(self.settings.clone(), Health::Ejected, now);
+        }
+        verdict
+    }
+}

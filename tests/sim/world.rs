@@ -1,0 +1,508 @@
+//! THE WORLD: the real detectors and the real planner over servers that fail, in virtual time, one event
+//! after the other and without a socket. After each event the laws are asked.
+
+mod acts;
+mod end;
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, VecDeque, btree_map::Entry::Vacant},
+    sync::Arc,
+    time::Duration,
+};
+
+use ringway::{
+    health::{Observation, Verdict},
+    membership::{
+        Births, Event as Told, IdSource, Ledger, Outcome, Permit, Prepared, Step, first_topology, prepare,
+    },
+    net::Address,
+    topology::{
+        Change, Data, Entry, Health, LEVELS, NodeId, NodeSpec, OnReturn, Order, Placement, Policy, PoolSpec,
+        Topology,
+    },
+};
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    body::{Body, DELAY, Patient},
+    dice::Dice,
+    laws::{Breach, Case, Law, Laws, Reason, holds},
+    planner::{Planner, Sabotage, Watcher, is_away},
+    scenario::{Act, Reload, Scenario, Truth, name, node},
+    stats::Stats,
+};
+
+/// How often traffic is looked at while something is wrong, and while nothing is.
+const TICK: Duration = Duration::from_millis(100);
+const TICK_CALM: Duration = Duration::from_millis(400);
+/// Data workers, each with a snapshot of its own age.
+const WORKERS: usize = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    /// The next act of the scenario.
+    Act,
+    /// Traffic.
+    Tick,
+    /// A probe of this body begins or ends, if the appointment still counts.
+    Probe { body: usize, turn: u32 },
+    /// A change reaches membership.
+    Deliver,
+    /// Something may go on that waited.
+    Budget,
+    /// A reload is prepared.
+    Reload,
+    /// The cleaning of a node that is back begins, or ends.
+    Clean { node: NodeId, began: Option<Instant> },
+}
+
+pub(crate) struct World {
+    scenario: Scenario,
+    dice: Dice,
+    start: Instant,
+    now: Instant,
+    queue: BinaryHeap<Reverse<(Instant, u64, Event)>>,
+    sent: u64,
+    acts_done: usize,
+    planner: Planner,
+    births: Births,
+    ledger: Ledger,
+    topology: Arc<Topology>,
+    /// As configured now.
+    spec: PoolSpec,
+    prepared: Option<Prepared>,
+    bodies: Vec<Body>,
+    /// Which body is the topology's node at an index.
+    body_at: Vec<usize>,
+    workers: Vec<Arc<Topology>>,
+    /// When changes reach membership, and when a cleaning began that they tell of.
+    inbox: VecDeque<(Instant, Change, Option<Instant>)>,
+    /// Who is being cleaned, and whether it left meanwhile.
+    cleaning: BTreeMap<NodeId, bool>,
+    orders: BTreeMap<Arc<str>, Order>,
+    laws: Laws,
+    pub(crate) stats: Stats,
+    /// What happened, if anyone wants to read it.
+    pub(crate) story: Option<Vec<String>>,
+}
+
+/// A world in which a law was broken.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) seed: u64,
+    pub(crate) after: Duration,
+    pub(crate) breach: Breach,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>) -> World {
+        let mut dice = Dice::new(seed);
+        let scenario = Scenario::new(&mut dice);
+        let spec = scenario.spec.clone();
+        let births = Births { ids: IdSource::default(), workers: 1, bell: Arc::new(Notify::new()) };
+        let topology = Arc::new(first_topology(&spec, &births, |_| Arc::new([])));
+        let start = Instant::now();
+        let mut world = World {
+            dice,
+            start,
+            now: start,
+            queue: BinaryHeap::new(),
+            sent: 0,
+            acts_done: 0,
+            planner: Planner(sabotage),
+            births,
+            ledger: Ledger::new(&spec),
+            bodies: spec.nodes.iter().map(|_| Body::new(start)).collect(),
+            body_at: Vec::new(),
+            workers: vec![topology.clone(); WORKERS],
+            inbox: VecDeque::new(),
+            cleaning: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            laws: Laws::new(&spec, &topology),
+            stats: Stats::default(),
+            story: None,
+            prepared: None,
+            topology,
+            spec,
+            scenario,
+        };
+        world.admit();
+        world.send(start, Event::Tick);
+        world.next_act();
+        world
+    }
+
+    /// Lives through the scenario, and then until all is well again.
+    pub(crate) fn run(&mut self, seed: u64) -> Result<(), Failure> {
+        let failed = |world: &World, breach| Failure { seed, after: world.now - world.start, breach };
+        let end = self.start + self.scenario.end;
+        while self.now < end {
+            self.next().map_err(|breach| failed(self, breach))?;
+        }
+        self.heal().map_err(|breach| failed(self, breach))?;
+        self.recover().map_err(|breach| failed(self, breach))?;
+        self.stats.worlds = 1;
+        self.stats.nodes = self.bodies.len() as u64;
+        self.stats.virtual_ms = (self.now - self.start).as_millis() as u64;
+        self.stats.epochs = self.topology.epoch - 1;
+        Ok(())
+    }
+
+    fn send(&mut self, at: Instant, event: Event) {
+        self.sent += 1;
+        self.queue.push(Reverse((at.max(self.now), self.sent, event)));
+    }
+
+    fn next(&mut self) -> Result<(), Breach> {
+        let Some(Reverse((at, _, event))) = self.queue.pop() else {
+            return holds(Law::GoesOn, false, || "nothing will ever happen again".to_owned());
+        };
+        self.now = at;
+        self.stats.events += 1;
+        match event {
+            Event::Act => self.act(),
+            Event::Tick => self.tick(),
+            Event::Probe { body, turn } => self.probe(body, turn),
+            Event::Deliver => self.deliver(),
+            Event::Budget => self.budget(),
+            Event::Reload => self.reload(),
+            Event::Clean { node, began } => self.clean(node, began),
+        }
+    }
+
+    fn tell(&mut self, text: impl FnOnce() -> String) {
+        let after = self.now - self.start;
+        if let Some(story) = &mut self.story {
+            story.push(format!("{:>10.3} s  {}", after.as_secs_f64(), text()));
+        }
+    }
+
+    // Traffic.
+
+    fn tick(&mut self) -> Result<(), Breach> {
+        let load = self.scenario.load;
+        let mut is_calm = self.inbox.is_empty();
+        for at in 0..self.body_at.len() {
+            let i = self.body_at[at];
+            let entry = &self.topology.nodes[at];
+            let evidence = &entry.node.evidence;
+            let body = &mut self.bodies[i];
+            is_calm &= body.is_well() && entry.health == Health::Healthy;
+            body.time_out(evidence, self.now);
+            if entry.placement.serves() && self.dice.chance(load) {
+                body.ask(evidence, &self.topology.policy, self.now);
+            }
+            if !is_calm {
+                self.listen(i)?;
+                self.standing(at)?;
+            }
+        }
+        for worker in 0..WORKERS {
+            if self.dice.chance(60) {
+                self.workers[worker] = self.topology.clone();
+            }
+            let key = self.dice.roll(u64::MAX);
+            self.laws.write(&self.workers[worker], key)?;
+            self.stats.writes += 1;
+        }
+        self.send(self.now + if is_calm { TICK_CALM } else { TICK }, Event::Tick);
+        Ok(())
+    }
+
+    /// The bell rang for a body, perhaps.
+    fn listen(&mut self, i: usize) -> Result<(), Breach> {
+        let Some(at) = self.position(i) else { return Ok(()) };
+        let topology = self.topology.clone();
+        let Some(patient) = &mut self.bodies[i].patient else { return Ok(()) };
+        let Some(seen) = patient.news(&topology.nodes[at].node.evidence) else { return Ok(()) };
+        self.observe(i, seen)?;
+        let now = self.now;
+        if let Some(due) = self.bodies[i].patient.as_mut().and_then(|p| p.hurried(now)) {
+            self.appoint(i, due);
+        }
+        Ok(())
+    }
+
+    /// What must hold at any time of one node.
+    fn standing(&mut self, at: usize) -> Result<(), Breach> {
+        let body = &self.bodies[self.body_at[at]];
+        let entry = &self.topology.nodes[at];
+        let Some(patient) = &body.patient else { return Ok(()) };
+        let says = patient.watcher.detector().health();
+        holds(Law::Heard, !self.inbox.is_empty() || entry.health == says, || {
+            format!("node {}: the detector says {says:?}, shown is {:?}", entry.node.name, entry.health)
+        })?;
+        let named = |b: Breach| Breach { text: format!("node {}: {}", entry.node.name, b.text), ..b };
+        body.is_in_time(self.now).map_err(named)
+    }
+
+    // Probes and verdicts.
+
+    fn appoint(&mut self, i: usize, at: Instant) {
+        if let Some(patient) = &self.bodies[i].patient {
+            let turn = patient.turn;
+            self.send(at, Event::Probe { body: i, turn });
+        }
+    }
+
+    fn probe(&mut self, i: usize, turn: u32) -> Result<(), Breach> {
+        let is_meant = self.bodies[i].patient.as_ref().is_some_and(|p| p.turn == turn);
+        if !is_meant {
+            return Ok(());
+        }
+        if let Some(seen) = self.bodies[i].end_probe() {
+            self.stats.probes += 1;
+            self.observe(i, seen)?;
+            if let Some(patient) = &mut self.bodies[i].patient {
+                patient.remember();
+                let due = patient.appointment(&mut self.dice, self.now);
+                self.appoint(i, due);
+            }
+        } else {
+            let policy = &self.topology.policy;
+            let ends = self.bodies[i].begin_probe(policy, &mut self.dice, self.now);
+            ends.into_iter().for_each(|at| self.appoint(i, at));
+        }
+        Ok(())
+    }
+
+    fn observe(&mut self, i: usize, seen: Observation) -> Result<(), Breach> {
+        let (now, body) = (self.now, &mut self.bodies[i]);
+        let settled = now - body.since > Duration::from_secs(1);
+        let is_ill = !body.is_well() || !settled;
+        let (is_same, has_data) = (body.is_same(), body.has_data());
+        let Some(patient) = &mut body.patient else { return Ok(()) };
+        let Some(verdict) = patient.watcher.step(now, seen) else { return Ok(()) };
+        let named = |b: Breach| Breach { text: format!("node n{i}: {}", b.text), ..b };
+        patient.judge(&verdict, is_ill, now).map_err(named)?;
+        holds(Law::Patience, self.scenario.single.is_none_or(|ill| ill == i), || {
+            format!("node n{i}: {verdict:?}, and n{:?} alone has a fault", self.scenario.single)
+        })?;
+        let (id, is_flapping) = (patient.id, patient.is_flapping());
+        self.stats.verdict(&verdict, is_flapping);
+        self.tell(|| format!("n{i} verdict {verdict:?}"));
+        if let (Verdict::Eject { .. }, Some(left)) = (&verdict, self.cleaning.get_mut(&id)) {
+            *left = true;
+        }
+        let data = self.data(i, is_same, has_data);
+        let change = verdict.into_change(&self.topology.pool, id, data);
+        self.hand_over(change, None)
+    }
+
+    /// What a node that is back came back with.
+    fn data(&self, i: usize, is_same: bool, has_data: bool) -> Data {
+        let flushes = self.topology.policy.on_return == OnReturn::Flush;
+        let is_away = self.position(i).is_some_and(|at| is_away(&self.topology.nodes[at]));
+        match () {
+            () if !self.scenario.says_who => Data::Unknown,
+            () if flushes && is_away => Data::Flushed,
+            () if is_same => Data::Same,
+            () if has_data => Data::Other,
+            () => Data::Empty,
+        }
+    }
+
+    /// A change goes to membership, which may be busy. The order stays.
+    fn hand_over(&mut self, change: Change, began: Option<Instant>) -> Result<(), Breach> {
+        if self.inbox.is_empty() && self.dice.chance(80) {
+            return self.change(&change, began);
+        }
+        let earliest = self.inbox.back().map_or(self.now, |(at, ..)| *at);
+        let at = earliest.max(self.now + self.dice.between(Duration::ZERO, DELAY / 2)).min(self.now + DELAY);
+        self.inbox.push_back((at, change, began));
+        self.send(at, Event::Deliver);
+        Ok(())
+    }
+
+    fn deliver(&mut self) -> Result<(), Breach> {
+        match self.inbox.pop_front() {
+            Some((_, change, began)) => self.change(&change, began),
+            None => Ok(()),
+        }
+    }
+
+    /// Whoever starts behind a fence is cleaned, after a grace for what is in flight.
+    fn clean_who_waits(&mut self) {
+        let topology = self.topology.clone();
+        let starts = |id| topology.nodes.iter().any(|e| e.node.id == id && is_starting(e));
+        self.cleaning.iter_mut().for_each(|(id, left)| *left |= !starts(*id));
+        let is_fenced = |e: &&Entry| matches!(e.placement, Placement::Starting(to) if to.is_fenced());
+        for entry in topology.nodes.iter().filter(is_fenced) {
+            let node = entry.node.id;
+            if let Vacant(place) = self.cleaning.entry(node) {
+                place.insert(false);
+                let grace = self.dice.between(Duration::ZERO, Duration::from_millis(100));
+                self.send(self.now + grace, Event::Clean { node, began: None });
+            }
+        }
+    }
+
+    fn clean(&mut self, node: NodeId, began: Option<Instant>) -> Result<(), Breach> {
+        let placement = self.topology.position(node).map(|at| (at, self.topology.nodes[at].placement));
+        let has_left = self.cleaning.get(&node).is_some_and(|left| *left);
+        if let (None, Some((_, Placement::Starting(_))), false) = (began, placement, has_left) {
+            let longest = Duration::from_millis(if self.dice.chance(10) { 4000 } else { 300 });
+            let ends = self.now + self.dice.between(Duration::ZERO, longest);
+            self.send(ends, Event::Clean { node, began: Some(self.now) });
+            return Ok(());
+        }
+        self.cleaning.remove(&node);
+        let began = began.unwrap_or(self.now);
+        let pool = self.topology.pool.clone();
+        // Its own part is done first, then what others have of its keys is deleted there.
+        let own_part = began + (self.now - began) / 2;
+        let was_well = |body: &Body| body.is_well() && body.since <= began || body.since > own_part;
+        let is_done = placement.is_some_and(|(at, _)| was_well(&self.bodies[self.body_at[at]])) && !has_left;
+        let change = match placement.map(|(_, placement)| placement) {
+            Some(Placement::Starting(to)) if is_done => {
+                let below = if self.dice.chance(30) { LEVELS } else { to.fence };
+                Change::Cleaned { pool, node, below, how: "as it should be".into() }
+            }
+            _ => Change::NotCleaned { pool, node },
+        };
+        self.hand_over(change, Some(began))
+    }
+
+    // Membership, as its task does it.
+
+    fn change(&mut self, change: &Change, began: Option<Instant>) -> Result<(), Breach> {
+        let outcome = self.planner.plan(&self.topology, &self.ledger, change, self.now);
+        let Some(id) = node_of(change) else { return Ok(()) };
+        match outcome {
+            Outcome::Publish(step) => {
+                if let (Change::Restore { .. }, Some(at)) = (change, self.topology.position(id)) {
+                    self.topology.nodes[at].node.evidence.reset_streak();
+                }
+                self.publish(*step, Reason::Change(change, began))
+            }
+            Outcome::Nothing | Outcome::Refused { .. } => {
+                // A cleaning may have lost its point meanwhile.
+                let is_verdict = began.is_none();
+                holds(Law::Heard, !is_verdict || self.topology.position(id).is_none(), || {
+                    format!("a verdict came to nothing: {change:?}")
+                })
+            }
+        }
+    }
+
+    fn budget(&mut self) -> Result<(), Breach> {
+        let Some(due) = self.topology.budget_due.filter(|due| *due <= self.now) else { return Ok(()) };
+        self.tell(|| "the budget is looked at".to_owned());
+        if let Outcome::Publish(step) = self.planner.budget(&self.topology, &self.ledger, self.now) {
+            self.publish(*step, Reason::Budget)?;
+        }
+        holds(Law::GoesOn, self.topology.budget_due.is_none_or(|due| due > self.now), || {
+            format!("what was due {:?} ago waits on", self.now - due)
+        })
+    }
+
+    fn publish(&mut self, step: Step, reason: Reason<'_>) -> Result<(), Breach> {
+        let Step { next, ledger, events } = step;
+        let before = std::mem::replace(&mut self.topology, Arc::new(next));
+        self.ledger = ledger;
+        let after = self.topology.clone();
+        self.stats.published(&before, &after, &events);
+        if self.story.is_some() {
+            self.tell(|| shown(&before, &after, &reason, &events));
+        }
+        let (time, orders) = (self.now, &self.orders);
+        self.laws.step(&Case { before: &before, after: &after, events: &events, reason, time, orders })?;
+        if before.budget_due != after.budget_due
+            && let Some(due) = after.budget_due
+        {
+            // A timer is never early and often a little late.
+            let late = self.dice.between(Duration::ZERO, DELAY);
+            self.send(due + late, Event::Budget);
+        }
+        if !Arc::ptr_eq(&before.health, &after.health) {
+            // As every reload does.
+            self.admit();
+        }
+        self.clean_who_waits();
+        for (at, entry) in after.nodes.iter().enumerate() {
+            if !entry.placement.serves()
+                && let Some(patient) = &mut self.bodies[self.body_at[at]].patient
+            {
+                patient.disconnect();
+            }
+        }
+        Ok(())
+    }
+
+    /// Watches the nodes of the topology and no others.
+    fn admit(&mut self) {
+        let topology = self.topology.clone();
+        self.body_at =
+            topology.nodes.iter().map(|e| number(&e.node.name).expect("it was named here")).collect();
+        for (i, body) in self.bodies.iter_mut().enumerate() {
+            if !self.body_at.contains(&i) {
+                body.patient = None;
+            }
+        }
+        for (at, entry) in topology.nodes.iter().enumerate() {
+            let i = self.body_at[at];
+            let known = self.bodies[i].patient.as_mut().filter(|p| p.id == entry.node.id);
+            if let Some(patient) = known {
+                patient.configure(&topology.health);
+                continue;
+            }
+            let sabotage = self.planner.0;
+            let watcher = Watcher::new(topology.health.clone(), entry.health, self.now, sabotage);
+            let mut patient = Patient::new(entry.node.id, watcher, topology.health.clone(), self.now);
+            // No appointment of a patient who was there before counts for this one.
+            patient.turn = self.sent as u32;
+            self.bodies[i].patient = Some(patient);
+            self.appoint(i, self.now);
+        }
+    }
+
+    fn position(&self, i: usize) -> Option<usize> {
+        let id = self.bodies[i].patient.as_ref()?.id;
+        // In a pool without reloads it is where it always was.
+        if self.topology.nodes.get(i).is_some_and(|e| e.node.id == id) {
+            return Some(i);
+        }
+        self.topology.position(id)
+    }
+}
+
+/// The number in a node's name.
+fn number(name: &str) -> Option<usize> {
+    name.strip_prefix('n')?.parse().ok()
+}
+
+fn is_starting(entry: &Entry) -> bool {
+    matches!(entry.placement, Placement::Starting(_))
+}
+
+fn node_of(change: &Change) -> Option<NodeId> {
+    match change {
+        Change::Suspect { node, .. }
+        | Change::Clear { node, .. }
+        | Change::Eject { node, .. }
+        | Change::Probation { node, .. }
+        | Change::Relapse { node, .. }
+        | Change::Restore { node, .. }
+        | Change::Cleaned { node, .. }
+        | Change::NotCleaned { node, .. }
+        | Change::Misconfigured { node, .. } => Some(*node),
+        _ => None,
+    }
+}
+
+/// A step for the story.
+fn shown(before: &Topology, after: &Topology, reason: &Reason<'_>, events: &[Told]) -> String {
+    let why = match reason {
+        Reason::Change(change, _) => format!("{change:?}"),
+        Reason::Budget => "the budget".to_owned(),
+        Reason::Order(name) => format!("an order for {name}"),
+        Reason::Reload { moved, .. } => format!("a reload that moves {moved:.3}"),
+    };
+    let states = after.nodes.iter().map(|e| {
+        let order = e.order.map_or("", Order::word);
+        format!("{} {:?} {:?} {order}", e.node.name, e.health, e.placement)
+    });
+    let unlike = states.filter(|text| !text.ends_with("Healthy Owns ")).collect::<Vec<_>>().join(", ");
+    format!("epoch {} -> {} by {why}: {events:?}; [{unlike}]", before.epoch, after.epoch)
+}

@@ -1,0 +1,62 @@
+//! When faults stop: all that is well again must be in its place within a bound, and stay there.
+
+use super::*;
+
+/// A node that is well is cleaned within this, step by step.
+const CLEANED_WITHIN: Duration = Duration::from_secs(80);
+
+impl World {
+    pub(super) fn heal(&mut self) -> Result<(), Breach> {
+        self.tell(|| "faults stop".to_owned());
+        for i in 0..self.bodies.len() {
+            self.cut(i, false)?;
+            self.turn(i, Truth::Up)?;
+        }
+        Ok(())
+    }
+
+    /// Whoever is not ordered out owns again within a bound, and then nothing happens any more.
+    pub(super) fn recover(&mut self) -> Result<(), Breach> {
+        let healed = self.now;
+        let deadline = healed + self.back_within();
+        while !self.is_settled() {
+            self.next()?;
+            holds(Law::Returns, self.now <= deadline, || {
+                let waits = |e: &&Entry| e.placement != Placement::Owns;
+                let who: Vec<_> = self.topology.nodes.iter().filter(waits).map(|e| &e.node.name).collect();
+                format!("all is well for {:?}, and {who:?} do not serve", self.now - healed)
+            })?;
+        }
+        self.stats.recovery(self.now - healed);
+        let epoch = self.topology.epoch;
+        let calm = self.now + self.spec.health.interval * 3;
+        while self.now < calm {
+            self.next()?;
+        }
+        holds(Law::Returns, self.is_settled() && self.topology.epoch == epoch, || {
+            format!("all is well, and epoch {} came after {epoch}", self.topology.epoch)
+        })?;
+        holds(Law::Returns, self.ledger.is_empty(), || {
+            "nobody is out, and the ledger is not empty".to_owned()
+        })?;
+        holds(Law::Map, self.laws.is_whole(&self.topology), || "a key is not where it was".to_owned())
+    }
+
+    fn is_settled(&self) -> bool {
+        let is_in_place = |e: &Entry| e.placement == Placement::Owns || e.order.is_some_and(Order::is_out);
+        let nodes = &self.topology.nodes;
+        self.inbox.is_empty()
+            && self.prepared.is_none()
+            && nodes.iter().all(|e| e.health == Health::Healthy && is_in_place(e))
+    }
+
+    /// The last wait of one that flaps, its probes, and a window for each that is cold.
+    fn back_within(&self) -> Duration {
+        let health = &self.spec.health;
+        let probes = (health.interval * 2) * (health.rise + 2) + health.timeout;
+        let windows = self.spec.policy.warmth.window * (self.bodies.len() as u32 + 1);
+        let policy = &self.spec.policy;
+        let start = policy.slow_start + CLEANED_WITHIN;
+        probes + health.flap_max + policy.hold_down + windows + start + DELAY * 4
+    }
+}
