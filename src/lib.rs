@@ -27,8 +27,8 @@
 //!
 //! Around them: `main.rs` is a page; `config.yaml` is what is served when nothing else is given;
 //! `docs/` says what users may rely on, and tests hold its tables to the source; `tests/it` runs
-//! whole processes against real servers; `fuzz/` has a target for each parser of bytes from
-//! outside.
+//! whole processes against real servers; `tests/sim` lives through ten thousand worlds of failing
+//! nodes in virtual time; `fuzz/` has a target for each parser of bytes from outside.
 //!
 //! ## The border
 //! One snapshot goes down ([`topology::Topology`], behind one `ArcSwap` per pool), evidence goes

@@ -330,7 +330,7 @@ impl Laws {
             Reason::Change(Change::Cleaned { node, below, .. }, Some(began)) => Some((*node, *below, *began)),
             _ => None,
         };
-        let serving = after.nodes.iter().filter(|e| e.placement.serves()).count();
+        let whole = after.nodes.iter().filter(|e| e.placement == Placement::Owns).count();
         for entry in after.nodes.iter() {
             let (name, id) = (&entry.node.name, entry.node.id);
             let admitted = match entry.placement {
@@ -352,7 +352,8 @@ impl Laws {
             }
             let is_back = matches!(entry.health, Health::Healthy | Health::Suspect);
             // The guard wants it as it is, or a reload says that keys do not move.
-            let is_forced = !is_back || serving == 1 || !after.policy.moves_keys();
+            let is_last = whole == 1 && entry.placement == Placement::Owns;
+            let is_forced = !is_back || is_last || !after.policy.moves_keys();
             holds(Law::Clean, is_forced || admitted <= *clean, || {
                 format!("node {name} serves levels below {admitted}, and was cleaned below {clean}")
             })?;

@@ -1,7 +1,7 @@
 //! Seed -> a pool, and what befalls it: its size, its settings, who fails when and how, what operators
 //! do meanwhile.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use ringway::{
     net::Address,
@@ -204,18 +204,15 @@ fn faults(
     for _ in 0..1 + dice.roll(6) {
         let at = dice.between(Duration::ZERO, span);
         match dice.roll(10) {
-            // A rack, or all: cut off, or dead.
+            // A rack, or all: cut off, or dead; perhaps the others when those are just back.
             0 => {
-                let most = if dice.chance(40) { count } else { 1 + dice.roll(count) };
+                let most = if dice.chance(40) { count } else { 1 + dice.roll(count) } as usize;
                 let until = at + lasts(dice, spec);
-                let is_cut = dice.chance(60);
-                for i in 0..most as usize {
-                    let (off, on) = if is_cut {
-                        (Act::Cut(i, true), Act::Cut(i, false))
-                    } else {
-                        (Act::Turn(i, Truth::Dead), Act::Turn(i, Truth::Up))
-                    };
-                    acts.extend([(at, off), (until, on)]);
+                rack(dice, 0..most, (at, until), acts);
+                if dice.chance(50) {
+                    let at = until + dice.between(Duration::ZERO, spec.health.interval * 6);
+                    let until = at + lasts(dice, spec);
+                    rack(dice, most..count as usize, (at, until), acts);
                 }
             }
             // Some servers of a large pool, one soon after the other.
@@ -233,6 +230,24 @@ fn faults(
         }
     }
     None
+}
+
+/// These servers have the same fault at once.
+fn rack(
+    dice: &mut Dice,
+    which: Range<usize>,
+    (at, until): (Duration, Duration),
+    acts: &mut Vec<(Duration, Act)>,
+) {
+    let is_cut = dice.chance(60);
+    for i in which {
+        let (off, on) = if is_cut {
+            (Act::Cut(i, true), Act::Cut(i, false))
+        } else {
+            (Act::Turn(i, Truth::Dead), Act::Turn(i, Truth::Up))
+        };
+        acts.extend([(at, off), (until, on)]);
+    }
 }
 
 /// How long a fault lasts: often it is over before anyone was sure.
