@@ -11,8 +11,6 @@ mod record;
 mod settle;
 mod start;
 mod warmth;
-#[cfg(test)]
-mod world;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
