@@ -17,7 +17,7 @@ use crate::{
     net::{Address, Target},
     ring::{CharSign, HashKind, Member, Placement as RingPlacement, Ring, Settings},
     topology::{
-        Entry, Evidence, Failure, Health, Node, NodeId, OnEjected, Placement, Policy, Topology,
+        Entry, ErrorReply, Evidence, Failure, Health, Node, NodeId, OnEjected, Placement, Policy, Topology,
         TopologyWriter, channel,
     },
 };
@@ -208,6 +208,7 @@ async fn topology_is_shown_whole() {
     let (state, writers) = pools(1);
     let node = &writers[0].current().nodes[1].node;
     node.evidence.failed(Failure::Timeout, 3);
+    node.evidence.said(ErrorReply::OutOfMemory, false);
     node.blocks[0].in_flight.add(2);
     node.blocks[1].in_flight.add(5);
     node.blocks[1].connections.add(1);
@@ -230,11 +231,14 @@ async fn topology_is_shown_whole() {
     let failures = json!({
         "refused": 0, "connect_timeout": 0, "lost": 0, "timeout": 3, "protocol": 0, "handshake": 0, "status": 0,
     });
+    let replies = json!({
+        "loading": 0, "busy": 0, "masterdown": 0, "readonly": 0, "oom": 1, "noauth": 0, "clusterdown": 0,
+    });
     let expected = json!({
         "name": "b", "address": "127.0.0.1:7001", "zone": "z1", "weight": 1,
         "health": "ejected", "placement": "away", "admitted": 0.0, "order": null, "share": 0.0, "misconfigured": null,
         "targets": ["127.0.0.1:7001"],
-        "evidence": {"streak": 3, "failures": failures},
+        "evidence": {"streak": 3, "failures": failures, "error_replies": replies},
         "in_flight": 7, "connections": 1,
     });
     assert_eq!(pool["nodes"][1], expected);

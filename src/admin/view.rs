@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{AdminState, Pool};
 use crate::{
     metrics::{NodeView, PoolView, Process, ProcessView, render},
-    topology::{Entry, Failure, Health, OnEjected, Order, Topology},
+    topology::{Entry, ErrorReply, Failure, Health, OnEjected, Order, Topology},
 };
 
 /// ringway's version.
@@ -70,6 +70,8 @@ struct EvidencePart {
     streak: u32,
     /// Failures since the node has been in the pool, by kind.
     failures: BTreeMap<&'static str, u64>,
+    /// Error replies in which it said something of itself, by kind, those of scripts left out.
+    error_replies: BTreeMap<&'static str, u64>,
 }
 
 /// The answer of `/readyz`.
@@ -162,6 +164,10 @@ fn node_part(entry: &Entry, share: f64) -> NodePart<'_> {
         evidence: EvidencePart {
             streak: node.evidence.streak(),
             failures: Failure::ALL.into_iter().map(|k| (k.word(), node.evidence.count(k))).collect(),
+            error_replies: ErrorReply::ALL
+                .into_iter()
+                .map(|k| (k.word(), node.evidence.replies(k)))
+                .collect(),
         },
         in_flight: node.blocks.iter().map(|b| b.in_flight.value()).sum(),
         connections: node.blocks.iter().map(|b| b.connections.value()).sum(),
@@ -188,6 +194,7 @@ fn node_view(entry: &Entry, share: f64) -> NodeView<'_> {
         share,
         misconfigured: entry.misconfigured.is_some(),
         failures: Failure::ALL.into_iter().map(|k| (k.word(), evidence.count(k))).collect(),
+        error_replies: ErrorReply::ALL.into_iter().map(|k| (k.word(), evidence.replies(k))).collect(),
         blocks: &entry.node.blocks,
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | fresh (assumed healthy, not asked yet) | a *certain* failure of the first probe | ejected at once: it was not there at the start |
 //! | fresh, healthy | anything else that fails, by probe or by traffic | suspect: probes follow fast |
+//! | fresh, healthy | replies that say that the node can't serve now (`-LOADING`, `-NOAUTH` ...) | suspect, unless a probe denied it lately |
 //! | healthy | its connection lost, and the new one fails with certainty | ejected at once |
 //! | suspect | a certain failure, whoever meets it | ejected: it is not the first sign |
 //! | suspect | `failures` requests in a row failed, failed probes among them | ejected |
@@ -20,6 +21,10 @@
 //! nobody listens, the name does not resolve, our credentials are refused, its data is loading.
 //! Timeouts, bytes that are not the protocol, statuses and connections that break are counted instead.
 //!
+//! What a node says of itself in error replies decides nothing: it is a reason to ask at once, and what the
+//! probe meets counts. When the probe is answered well, the same replies are no reason again for one
+//! `interval`: a replica without its primary goes on saying so.
+//!
 //! A lost connection is a sign and no more, however many requests were in flight: it does not
 //! count towards `failures`, the reconnect decides. An idle connection that closes is not even a
 //! sign. While a node is ejected, what traffic sees of it (under `eject_max`) changes nothing.
@@ -28,7 +33,7 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::topology::{Cause, Failure, Health, HealthSettings};
+use crate::topology::{Cause, ErrorReply, Failure, Health, HealthSettings};
 
 /// One thing that was seen of a node.
 #[derive(Clone, Debug)]
@@ -58,6 +63,8 @@ pub enum Observation {
 pub struct Traffic {
     /// New failures, in the order of [`Failure::ALL`].
     pub new: [u64; Failure::ALL.len()],
+    /// New replies in which the node said something of itself, in the order of [`ErrorReply::ALL`].
+    pub said: [u64; ErrorReply::ALL.len()],
     /// Failures in a row now, over all workers.
     pub streak: u32,
 }
@@ -97,6 +104,8 @@ pub struct Detector {
     tally: Tally,
     wrong: Option<Arc<str>>,
     flaps: Flaps,
+    /// Until when error replies are no sign: a probe has just denied what they say.
+    denied_until: Option<Instant>,
 }
 
 /// How often a node came and went.
@@ -142,6 +151,14 @@ struct Doubt {
     probes: u32,
     /// A connection broke or could not be made: only a new one proves anything.
     connection: bool,
+    /// Nothing failed: the node said something of itself.
+    said_only: bool,
+}
+
+impl Doubt {
+    fn new(since: Instant) -> Doubt {
+        Doubt { since, probes: 0, connection: false, said_only: false }
+    }
 }
 
 /// The part of traffic's streak that counts towards `failures`.
@@ -180,6 +197,16 @@ impl Traffic {
         COUNTED.into_iter().max_by_key(|kind| self.of(*kind)).unwrap_or(Failure::Timeout)
     }
 
+    /// Whether requests or connections failed.
+    fn has_failures(&self) -> bool {
+        self.new.iter().any(|n| *n > 0)
+    }
+
+    /// Whether the node said that it can't serve.
+    pub fn is_doubtful(&self) -> bool {
+        ErrorReply::ALL.into_iter().any(|kind| kind.is_doubtful() && self.said[kind as usize] > 0)
+    }
+
     /// `2 timeout, 1 lost`.
     fn words(&self) -> String {
         let mut text = String::new();
@@ -216,7 +243,14 @@ impl Detector {
             Health::Healthy | Health::Suspect => State::Fresh,
             Health::Ejected | Health::Probation => State::Ejected { since: now },
         };
-        Detector { settings, state, tally: Tally::default(), wrong: None, flaps: Flaps::default() }
+        Detector {
+            settings,
+            state,
+            tally: Tally::default(),
+            wrong: None,
+            flaps: Flaps::default(),
+            denied_until: None,
+        }
     }
 
     /// Puts other settings in force; what was counted so far stays.
@@ -303,14 +337,14 @@ impl Detector {
                 self.eject(now, cause, format!("its connection was lost, and then: {text}"))
             }
             Observation::Failed { cause, text, .. } => {
-                let doubt = Doubt { since: now, probes: 0, connection: false };
+                let doubt = Doubt::new(now);
                 self.probe_failed(now, doubt, cause, &text).or(Some(Verdict::Suspect))
             }
-            Observation::Traffic(traffic) if traffic.sum(&Failure::ALL) == 0 => None,
+            Observation::Traffic(traffic) if !traffic.has_failures() => self.said(now, &traffic),
             Observation::Traffic(traffic) => {
                 let gone = traffic.of(Failure::Refused);
                 let signs = gone.saturating_add(traffic.of(Failure::Lost));
-                let doubt = Doubt { since: now, probes: 0, connection: false };
+                let doubt = Doubt::new(now);
                 self.traffic_failed(now, doubt, traffic, gone > 0 && signs > 1).or(Some(Verdict::Suspect))
             }
         }
@@ -320,17 +354,31 @@ impl Detector {
         match seen {
             Observation::Good { started } if started >= doubt.since => {
                 self.state = State::Healthy;
+                if doubt.said_only {
+                    self.denied_until = Some(now + self.settings.interval);
+                }
                 Some(Verdict::Clear)
             }
             Observation::Failed { cause, text, .. } if is_certain(cause) => {
                 self.eject(now, cause, format!("it was suspect, and then: {text}"))
             }
             Observation::Failed { cause, text, .. } => self.probe_failed(now, doubt, cause, &text),
-            Observation::Traffic(traffic) if traffic.sum(&Failure::ALL) > 0 => {
+            Observation::Traffic(traffic) if traffic.has_failures() => {
                 self.traffic_failed(now, doubt, traffic, traffic.of(Failure::Refused) > 0)
             }
             Observation::Good { .. } | Observation::Traffic(_) | Observation::Wrong(_) => None,
         }
+    }
+
+    /// Replies in which the node said something of itself, and nothing failed.
+    fn said(&mut self, now: Instant, traffic: &Traffic) -> Option<Verdict> {
+        let is_denied = self.denied_until.is_some_and(|until| now < until);
+        if !traffic.is_doubtful() || is_denied {
+            return None;
+        }
+        // A standing connection of the probe may be older than what is wrong.
+        self.state = State::Suspect(Doubt { connection: true, said_only: true, ..Doubt::new(now) });
+        Some(Verdict::Suspect)
     }
 
     fn ejected(&mut self, now: Instant, since: Instant, seen: Observation) -> Option<Verdict> {
@@ -375,7 +423,7 @@ impl Detector {
                 format!("{requests} requests and {probes} probes in a row failed, the last: {text}");
             return self.eject(now, cause, evidence);
         }
-        self.state = State::Suspect(Doubt { since: now, probes, ..doubt });
+        self.state = State::Suspect(Doubt { since: now, probes, said_only: false, ..doubt });
         None
     }
 
@@ -396,7 +444,7 @@ impl Detector {
             return self.eject(now, seen.main_kind().into(), evidence);
         }
         let connection = doubt.connection || seen.sum(&OF_CONNECTION) > 0;
-        self.state = State::Suspect(Doubt { since: now, probes, connection });
+        self.state = State::Suspect(Doubt { since: now, probes, connection, said_only: false });
         None
     }
 
@@ -525,6 +573,50 @@ mod tests {
             assert_eq!(run.good(), Some(Verdict::Clear));
             assert_eq!(run.see(failed(Cause::Refused)), Some(Verdict::Suspect));
         }
+    }
+
+    /// What was said in replies: of each kind, so often.
+    fn said(kinds: &[(ErrorReply, u64)]) -> Observation {
+        let mut seen = Traffic::default();
+        for (kind, count) in kinds {
+            seen.said[*kind as usize] = *count;
+        }
+        Observation::Traffic(seen)
+    }
+
+    /// A node that says that it can't serve is asked at once, on a new connection, and the probe decides;
+    /// one that is full, busy or a replica is not even suspect, however often it says so.
+    #[test]
+    fn what_a_node_says_is_asked_about() {
+        use ErrorReply::*;
+        for kind in [Loading, MasterDown, NoAuth, ClusterDown] {
+            let mut run = Run::healthy();
+            assert_eq!(run.see(said(&[(kind, 1000)])), Some(Verdict::Suspect), "{kind:?}");
+            assert!(run.0.wants_new_connection());
+            assert_eq!(run.cause(failed(Cause::Loading)), Some(Cause::Loading), "the probe says so, too");
+            let mut run = Run::healthy();
+            run.see(said(&[(kind, 1)]));
+            assert_eq!(run.see(said(&[(kind, 1000)])), None);
+            assert_eq!(run.good(), Some(Verdict::Clear), "{kind:?}: the probe says otherwise");
+        }
+        let mut run = Run::healthy();
+        assert_eq!(run.see(said(&[(Busy, 1000), (ReadOnly, 1000), (OutOfMemory, 1000)])), None);
+        assert_eq!(run.0.health(), Health::Healthy);
+    }
+
+    /// A node that goes on saying what a probe denied is asked again after an interval, not with each reply;
+    /// what fails meanwhile is a sign as ever.
+    #[test]
+    fn what_a_probe_denied_is_not_asked_again_at_once() {
+        let mut run = Run::healthy();
+        let down = || said(&[(ErrorReply::MasterDown, 5)]);
+        run.see(down());
+        assert_eq!(run.good(), Some(Verdict::Clear));
+        assert_eq!(run.see(down()), None);
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 1)), Some(Verdict::Suspect));
+        assert_eq!(run.good(), Some(Verdict::Clear));
+        run.1 += HealthSettings::default().interval;
+        assert_eq!(run.see(down()), Some(Verdict::Suspect));
     }
 
     /// However many connections are lost, a node that answers afterwards is cleared, and the next

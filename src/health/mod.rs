@@ -33,8 +33,8 @@ pub use quarantine::Returns;
 pub use resolve::RESOLVE_INTERVAL;
 
 use crate::topology::{
-    Cause, Change, Data, Entry, Evidence, Failure, Health, Inbox, LEVELS, NodeId, NotedWrites, OnReturn,
-    Placement, Topology, TopologyReader,
+    Cause, Change, Data, Entry, ErrorReply, Evidence, Failure, Health, Inbox, LEVELS, NodeId, NotedWrites,
+    OnReturn, Placement, Topology, TopologyReader,
 };
 use quarantine::{Cleaned, Done, Quarantine};
 
@@ -116,6 +116,7 @@ struct Patient {
     name: Arc<str>,
     detector: Detector,
     counts: [u64; Failure::ALL.len()],
+    said: [u64; ErrorReply::ALL.len()],
     /// Who it was when it last served, and who it is.
     served: Option<Life>,
     life: Option<Life>,
@@ -271,6 +272,7 @@ impl Ward {
             name: entry.node.name.clone(),
             detector: Detector::new(topology.health.clone(), entry.health, now),
             counts: [0; Failure::ALL.len()],
+            said: [0; ErrorReply::ALL.len()],
             served: None,
             life: None,
             asked: 0,
@@ -412,13 +414,16 @@ impl Patient {
         }
     }
 
-    /// What traffic saw since the last sample, if it saw a failure.
+    /// What traffic saw since the last sample, if it saw a failure or was told of one.
     fn news(&mut self, evidence: &Evidence) -> Option<Traffic> {
         let counts = Failure::ALL.map(|kind| evidence.count(kind));
         let new = std::array::from_fn(|i| counts[i] - self.counts[i]);
         self.counts = counts;
-        let is_news = new.iter().any(|n| *n > 0);
-        is_news.then(|| Traffic { new, streak: evidence.streak() })
+        let replies = ErrorReply::ALL.map(|kind| evidence.replies(kind));
+        let said = std::array::from_fn(|i| replies[i] - self.said[i]);
+        self.said = replies;
+        let traffic = Traffic { new, said, streak: evidence.streak() };
+        (new.iter().any(|n| *n > 0) || traffic.is_doubtful()).then_some(traffic)
     }
 }
 

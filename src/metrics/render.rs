@@ -38,6 +38,8 @@ pub struct NodeView<'a> {
     pub misconfigured: bool,
     /// Failures by kind.
     pub failures: Vec<(&'static str, u64)>,
+    /// Error replies in which it said something of itself, by kind.
+    pub error_replies: Vec<(&'static str, u64)>,
     /// What the data workers counted.
     pub blocks: &'a [NodeBlock],
 }
@@ -173,6 +175,12 @@ fn node_words(page: &mut Page<'_>, pools: &[PoolView<'_>]) {
     for (pool, node) in nodes(pools) {
         for (kind, n) in &node.failures {
             page.row(&table::NODE_FAILURES, &[pool.name, node.name, kind], n);
+        }
+    }
+    page.family(&table::NODE_ERROR_REPLIES);
+    for (pool, node) in nodes(pools) {
+        for (kind, n) in &node.error_replies {
+            page.row(&table::NODE_ERROR_REPLIES, &[pool.name, node.name, kind], n);
         }
     }
     page.family(&table::NODE_HEALTH);
@@ -316,6 +324,7 @@ mod tests {
             share: 0.25,
             misconfigured: false,
             failures: vec![("lost", 3), ("timeout", 0)],
+            error_replies: vec![("oom", 4), ("loading", 0)],
             blocks,
         }
     }
@@ -366,6 +375,7 @@ mod tests {
             ),
             ("ringway_node_sent_bytes_total{pool=\"p\",node=\"n1\"}", Some("9007199254740992")),
             ("ringway_node_failures_total{pool=\"p\",node=\"n1\",kind=\"lost\"}", Some("3")),
+            ("ringway_node_error_replies_total{pool=\"p\",node=\"n1\",reply=\"oom\"}", Some("4")),
             ("ringway_node_health{pool=\"p\",node=\"n1\",state=\"healthy\"}", Some("1")),
             ("ringway_node_health{pool=\"p\",node=\"n1\",state=\"ejected\"}", Some("0")),
             ("ringway_node_share{pool=\"p\",node=\"n1\"}", Some("0.25")),

@@ -109,6 +109,8 @@ table! {
         "Requests for keys of a node that others served in its place";
     NODE_FAILURES = View Counter "ringway_node_failures_total" ["pool" "node" "kind"] "failures":
         "Failures that traffic saw of a node, by kind: a lost connection counts once, a timeout once per request";
+    NODE_ERROR_REPLIES = View Counter "ringway_node_error_replies_total" ["pool" "node" "reply"] "replies":
+        "Error replies in which a node said something of itself, those of scripts left out";
     NODE_HEALTH = View Gauge "ringway_node_health" ["pool" "node" "state"] "boolean":
         "1 for the state that the detector gives a node, 0 for the others";
     NODE_OWNS = View Gauge "ringway_node_owns" ["pool" "node"] "boolean":

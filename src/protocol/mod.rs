@@ -1,12 +1,15 @@
 //! BYTES <-> MEANING. Pure and sans-I/O: this room never sees a socket, a node or a clock.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod error_reply;
 pub mod http;
 pub mod memcache;
 pub mod merge;
 pub mod numbers;
 pub mod resp;
 mod secret;
+
+pub use error_reply::ErrorReply;
 
 /// What a pool's clients and nodes speak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

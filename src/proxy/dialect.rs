@@ -9,7 +9,7 @@ use super::{
     session::{Session, State},
 };
 use crate::protocol::{
-    Protocol,
+    ErrorReply, Protocol,
     memcache::{self, Awaits, Code},
     resp::{
         self,
@@ -170,6 +170,16 @@ impl Replies {
             Replies::Resp(scanner) => matches!(scanner.first(), b'-' | b'!'),
             Replies::Memcached(scanner) => scanner.is_error(),
         }
+    }
+
+    /// What an error reply that ended with this piece says of its node. One that arrives in several
+    /// pieces is not looked at: the next one will do.
+    pub(crate) fn said(&self, piece: &[u8]) -> Option<ErrorReply> {
+        let protocol = match self {
+            Replies::Resp(_) => Protocol::Redis,
+            Replies::Memcached(_) => Protocol::Memcached,
+        };
+        ErrorReply::read(protocol, piece)
     }
 
     /// Whether the client of the reply that ended asked not to be told of it.

@@ -19,11 +19,14 @@ use crate::{
     metrics::{NodeBlock, Outcome, Reason},
     net::Target,
     protocol::resp::Version,
-    topology::{Entry, Health, Node, NodeId, Policy},
+    topology::{Entry, ErrorReply, Health, Node, NodeId, Policy},
 };
 
 /// Between two warnings of one kind, in microseconds.
 const WARN_EVERY_US: u32 = 10_000_000;
+
+/// Between two rings of control's bell because of what a node says of itself, in microseconds.
+const RING_EVERY_US: u32 = 20_000;
 
 /// What the topology says of a node, as far as its pipelines care.
 #[derive(Clone, Debug)]
@@ -42,6 +45,8 @@ pub(crate) struct Link {
     lanes: [RefCell<Vec<Rc<Pipeline>>>; 2],
     /// When something that repeats itself was last warned about.
     warned_us: Cell<Option<u32>>,
+    /// When control's bell was last rung because of a reply.
+    rang_us: Cell<Option<u32>>,
     /// Pipelines that take no new requests but still wait for replies.
     leaving: RefCell<Vec<Rc<Pipeline>>>,
 }
@@ -71,6 +76,7 @@ impl Link {
             scripts: scripts.clone(),
             lanes: Default::default(),
             warned_us: Cell::new(None),
+            rang_us: Cell::new(None),
             leaving: RefCell::default(),
         })
     }
@@ -191,6 +197,16 @@ impl Link {
             let marked = |p: &Rc<Pipeline>| p.mark().map(|mark| (p.clone(), mark));
             into.extend(pipelines.borrow().iter().filter_map(marked));
         }
+    }
+
+    /// The node said this of itself. Control is to hear of it while it thinks well of the node.
+    pub(crate) fn said(&self, kind: ErrorReply, now_us: u32) {
+        let is_due = || self.rang_us.get().is_none_or(|at| now_us.wrapping_sub(at) >= RING_EVERY_US);
+        let ring = kind.is_doubtful() && self.standing.borrow().health == Health::Healthy && is_due();
+        if ring {
+            self.rang_us.set(Some(now_us));
+        }
+        self.node.evidence.said(kind, ring);
     }
 
     /// Whether enough time has passed since the last warning.

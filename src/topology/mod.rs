@@ -24,6 +24,7 @@ pub use spec::{
 };
 pub use written::{NotedWrites, WriteNotes, Written, write_notes};
 
+pub use crate::protocol::ErrorReply;
 use crate::{net::Target, ring::Ring};
 
 /// What the detector says of a node.

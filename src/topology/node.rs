@@ -11,6 +11,7 @@ use std::{
 
 use tokio::sync::Notify;
 
+use super::ErrorReply;
 use crate::{metrics::NodeBlock, net::Address};
 
 /// Identity of a node for the life of the process: a node keeps it while its name, address, weight
@@ -126,6 +127,7 @@ impl Failure {
 pub struct Evidence {
     streak: AtomicU32,
     failures: [AtomicU64; Failure::ALL.len()],
+    replies: [AtomicU64; ErrorReply::ALL.len()],
     bell: Arc<Notify>,
 }
 
@@ -152,6 +154,15 @@ impl Evidence {
         self.bell.notify_one();
     }
 
+    /// The node said this of itself in a reply. Rings the bell with `ring` alone: a node may say it with
+    /// each reply, and control needs to hear it once.
+    pub fn said(&self, kind: ErrorReply, ring: bool) {
+        self.replies[kind as usize].fetch_add(1, Relaxed);
+        if ring {
+            self.bell.notify_one();
+        }
+    }
+
     /// Failures in a row, over all workers, since the last good reply.
     pub fn streak(&self) -> u32 {
         self.streak.load(Relaxed)
@@ -160,6 +171,11 @@ impl Evidence {
     /// Failures of one kind since the node has been in the pool.
     pub fn count(&self, kind: Failure) -> u64 {
         self.failures[kind as usize].load(Relaxed)
+    }
+
+    /// Replies in which the node said this of itself, since it has been in the pool.
+    pub fn replies(&self, kind: ErrorReply) -> u64 {
+        self.replies[kind as usize].load(Relaxed)
     }
 
     /// Forgets the streak: the node is starting anew.

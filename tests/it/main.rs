@@ -7,6 +7,7 @@ mod commands;
 mod detect;
 mod differential;
 mod embedded;
+mod evidence;
 mod failure;
 mod harness;
 mod http;

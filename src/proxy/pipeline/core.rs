@@ -8,12 +8,13 @@ use super::{
         dialect::Replies,
         flow::{Behind, Flow},
         inflight::InFlight,
+        link::Link,
         session::{LARGE_REPLY, Session},
     },
     Expect, State,
 };
 use crate::{
-    metrics::{Class, NodeBlock, Outcome},
+    metrics::{Class, Outcome},
     topology::Policy,
 };
 
@@ -68,10 +69,11 @@ impl Core {
         &mut self,
         chunk: &[u8],
         now_us: u32,
-        block: &NodeBlock,
+        link: &Link,
         answered: &mut bool,
         slow: &mut Option<(Rc<Session>, Behind)>,
     ) -> Result<(), String> {
+        let block = link.block();
         let mut rest = chunk;
         while !rest.is_empty() {
             let Some(expect) = self.queue.written_front() else {
@@ -94,7 +96,12 @@ impl Core {
             if !scan.done {
                 return self.hand_out_piece(piece, slow);
             }
-            let outcome = if self.scanner.is_error() { Outcome::Error } else { Outcome::Ok };
+            let outcome = if self.scanner.is_error() {
+                self.complained(expect, piece, link, now_us);
+                Outcome::Error
+            } else {
+                Outcome::Ok
+            };
             let is_swallowed = self.scanner.is_swallowed(awaits) && expect.session.forget(expect);
             let piece = if is_swallowed { &[] } else { piece };
             if let Flow::Pause(behind) = expect.session.deliver(expect, piece, Some(outcome), 0) {
@@ -110,6 +117,17 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// An error reply: does the node say something of itself? Not in what a script returns, which says
+    /// what its author wants.
+    #[cold]
+    fn complained(&self, expect: &Expect, reply: &[u8], link: &Link, now_us: u32) {
+        if matches!(expect.class, Class::Read | Class::Write)
+            && let Some(kind) = self.scanner.said(reply)
+        {
+            link.said(kind, now_us);
+        }
     }
 
     /// Gives the head's session a piece of its reply, of which more will come.

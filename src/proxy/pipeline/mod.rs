@@ -495,14 +495,13 @@ impl Pipeline {
     /// Cuts replies from a chunk and gives each to its session.
     fn received(self: &Rc<Self>, chunk: &[u8], link: &Rc<Link>) -> Result<(), String> {
         let now_us = self.worker.clock.now_us();
-        let block = link.block();
         let mut answered = false;
         let mut slow = None;
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         core.progress_us = now_us;
         (core.heard, core.fruitless_us, core.attempts) = (true, None, 0);
-        let cut = core.hand_out(chunk, now_us, block, &mut answered, &mut slow);
+        let cut = core.hand_out(chunk, now_us, link, &mut answered, &mut slow);
         core.stalled_us = None;
         if answered {
             link.node.evidence.good();

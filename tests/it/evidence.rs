@@ -1,0 +1,91 @@
+//! What nodes say of themselves and how fast they answer: what becomes evidence, what does not, and what
+//! follows from it.
+
+use crate::harness::{
+    Config, Redis, Ringway, SOON,
+    memcached::{Memcached, Wire},
+    until,
+};
+
+/// How often node `a` said this of itself, as `/metrics` has it.
+fn said(ringway: &mut Ringway, reply: &str) -> f64 {
+    ringway.metric("ringway_node_error_replies_total", &[("node", "a"), ("reply", reply)])
+}
+
+/// A full redis says so with each write: that is counted, the error reaches the client, and the node stays
+/// what it is. What a script returns is not counted, whatever it looks like.
+#[test]
+fn a_full_node_is_counted_and_stays() {
+    let node = Redis::with(&["--maxmemory", "1", "--maxmemory-policy", "noeviction"]);
+    let (mut ringway, mut client) = Ringway::serve(Config::of([&node])).into_client();
+    for i in 1..=20 {
+        let reply = client.cmd(&["SET", "key", "value"]);
+        assert!(reply.starts_with("-OOM"), "{reply}");
+        let forged = client.cmd(&["EVAL", "return redis.error_reply('LOADING forged')", "1", "key"]);
+        assert!(forged.starts_with("-LOADING forged"), "{i}: {forged}");
+    }
+    assert_eq!(said(&mut ringway, "oom"), 20.0);
+    assert_eq!(said(&mut ringway, "loading"), 0.0);
+    assert_eq!(ringway.node("a")["health"], "healthy");
+    assert_eq!(ringway.pool()["revision"], 1, "nobody even doubted it");
+    assert_eq!(ringway.node("a")["evidence"]["error_replies"]["oom"], 20);
+}
+
+/// A node that asks for a password since a while is found by the reply to a client's request, long before the
+/// next probe on its old connection would be due.
+#[test]
+fn a_password_that_was_set_is_found_by_the_reply() {
+    let nodes = Redis::several(2);
+    let config = Config::of(&nodes).pool("health: {interval: 10m}");
+    let (mut ringway, mut client) = Ringway::serve(config).into_client();
+    let keys: Vec<String> = (0..20).map(|i| format!("key:{i}")).collect();
+    keys.iter().for_each(|key| assert_eq!(client.cmd(&["SET", key, "v"]), "+OK\r\n"));
+    let key = nodes[0].client().list(&["KEYS", "*"]).swap_remove(0);
+    let mut admin = nodes[0].client();
+    assert_eq!(admin.cmd(&["CONFIG", "SET", "requirepass", "sesame"]), "+OK\r\n");
+    let list = admin.cmd(&["CLIENT", "LIST"]);
+    let data = list.lines().find(|line| line.contains("cmd=set")).expect("the pipeline's connection");
+    let id = data.split_once("id=").and_then(|(_, rest)| rest.split(' ').next()).expect("it has an id");
+    assert_eq!(admin.cmd(&["CLIENT", "KILL", "ID", id]), ":1\r\n");
+    until(SOON, "the new connection has to log in, and its node is out", || {
+        client.cmd(&["GET", &key]);
+        !ringway.owns("a")
+    });
+    assert!(said(&mut ringway, "noauth") >= 1.0);
+    ringway.wait_metric("ringway_ejections_total", &[("node", "a"), ("cause", "misconfigured")], 1.0);
+}
+
+/// A replica that has lost its primary says so, is asked, and stays: its probe is answered.
+#[test]
+fn a_replica_without_its_primary_stays() {
+    let node = Redis::with(&["--replica-serve-stale-data", "no"]);
+    assert_eq!(node.cmd(&["REPLICAOF", "127.0.0.1", "1"]), "+OK\r\n");
+    let (mut ringway, mut client) = Ringway::serve(Config::of([&node])).into_client();
+    until(SOON, "it says so a hundred times", || {
+        assert!(client.cmd(&["GET", "key"]).starts_with("-MASTERDOWN"));
+        said(&mut ringway, "masterdown") >= 100.0
+    });
+    ringway.wait_back("a");
+    assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
+    let revision = ringway.pool()["revision"].as_u64().expect("a number");
+    assert!(revision < 60, "it is not doubted with each reply: revision {revision}");
+}
+
+/// A full memcached says so, that is counted, and it stays.
+#[test]
+fn a_full_memcached_is_counted_and_stays() {
+    let node = Memcached::with(&["-m", "2", "-M"]);
+    let config = Config::of([]).pool("protocol: memcached").node("a", &node.address());
+    let mut ringway = Ringway::serve(config);
+    let mut wire = Wire::connect(&ringway.address());
+    let value = "x".repeat(100_000);
+    let mut filled = 0;
+    until(SOON, "it is full", || {
+        let set = |i: usize| format!("set key:{filled}:{i} 0 0 {}\r\n{value}\r\n", value.len());
+        wire.ask((0..50).map(set).collect::<String>());
+        filled += 1;
+        said(&mut ringway, "oom") > 0.0
+    });
+    assert_eq!(ringway.node("a")["health"], "healthy");
+    assert_eq!(ringway.pool()["revision"], 1);
+}
