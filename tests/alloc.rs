@@ -84,6 +84,7 @@ fn pool() -> Pool {
         order: None,
         targets: Arc::new([Target::Tcp(*address)]),
         misconfigured: None,
+        slow: None,
     };
     let nodes: Arc<[Entry]> = addresses.iter().enumerate().map(entry).collect();
     let members: Vec<Member> =

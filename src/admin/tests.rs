@@ -41,6 +41,7 @@ fn entry(name: &str, id: u64) -> Entry {
         placement: Placement::Owns,
         targets: Arc::new([target]),
         misconfigured: None,
+        slow: None,
     }
 }
 
@@ -237,6 +238,7 @@ async fn topology_is_shown_whole() {
     let expected = json!({
         "name": "b", "address": "127.0.0.1:7001", "zone": "z1", "weight": 1,
         "health": "ejected", "placement": "away", "admitted": 0.0, "order": null, "share": 0.0, "misconfigured": null,
+        "slow": null,
         "targets": ["127.0.0.1:7001"],
         "evidence": {"streak": 3, "failures": failures, "error_replies": replies},
         "in_flight": 7, "connections": 1,

@@ -58,6 +58,7 @@ struct NodePart<'a> {
     order: Option<Order>,
     share: f64,
     misconfigured: Option<&'a str>,
+    slow: Option<String>,
     targets: Vec<String>,
     evidence: EvidencePart,
     in_flight: i64,
@@ -160,6 +161,7 @@ fn node_part(entry: &Entry, share: f64) -> NodePart<'_> {
         order: entry.order,
         share,
         misconfigured: entry.misconfigured.as_deref(),
+        slow: entry.slow.map(|slow| slow.to_string()),
         targets: entry.targets.iter().map(ToString::to_string).collect(),
         evidence: EvidencePart {
             streak: node.evidence.streak(),
@@ -193,6 +195,7 @@ fn node_view(entry: &Entry, share: f64) -> NodeView<'_> {
         owns: entry.placement.serves(),
         share,
         misconfigured: entry.misconfigured.is_some(),
+        slow: entry.slow.is_some(),
         failures: Failure::ALL.into_iter().map(|k| (k.word(), evidence.count(k))).collect(),
         error_replies: ErrorReply::ALL.into_iter().map(|k| (k.word(), evidence.replies(k))).collect(),
         blocks: &entry.node.blocks,

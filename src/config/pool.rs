@@ -6,7 +6,7 @@ use super::{
     commands, http, placement, protocols,
     secret::{self, Surroundings},
     section::{Field, Placed, Section},
-    units::{duration, name, number, share, size, switch, word},
+    units::{duration, name, number, share, size, switch, times, word},
 };
 use crate::{
     net::{Address, ListenAddress},
@@ -244,6 +244,12 @@ fn health(mut section: Section<'_>) -> HealthSettings {
     section.read("eject_max", &mut h.eject_max, share);
     section.read("flap_window", &mut h.flap_window, duration(0..=24 * HOUR));
     section.read("flap_max", &mut h.flap_max, duration(0..=HOUR));
+    section.read("window", &mut h.window, duration(SECOND..=HOUR));
+    section.read("volume", &mut h.volume, number(1..=1_000_000_000));
+    section.read("failure_rate", &mut h.failure_rate, share);
+    section.read("slow_factor", &mut h.slow_factor, times);
+    section.read("slow_floor", &mut h.slow_floor, duration(0..=HOUR));
+    section.read("slow_eject", &mut h.slow_eject, switch);
     section.finish();
     h
 }

@@ -179,7 +179,7 @@ pools:
     commands: {JSON.GET: {first_key: 1, last_key: -2, step: 2, read_only: true}}
     per_key_errors: true
     limits: {clients: 9, bulk_bytes: 2KiB, request_bytes: 4KiB, args_max: 9, pipeline_depth: 9, session_bytes_max: 1MiB}
-    health: {interval: 2s, timeout: 501ms, fall: 4, rise: 5, failures: 6, eject_max: 40%, flap_window: 6m, flap_max: 2m}
+    health: {interval: 2s, timeout: 501ms, fall: 4, rise: 5, failures: 6, eject_max: 40%, flap_window: 6m, flap_max: 2m, window: 12s, volume: 90, failure_rate: 45%, slow_factor: 4.5, slow_floor: 30ms, slow_eject: true}
     nodes:
       - {name: a, address: 'redis.example:6379', weight: 2, zone: z1}
       - {name: b, address: 'unix:/run/redis.sock'}
@@ -369,6 +369,17 @@ fn every_key() {
     assert_eq!((pool.ring.hash.word(), pool.ring.hash_tag), ("crc16_cluster", Some((b'<', b'>'))));
     assert_eq!(pool.ring.char_sign, ring::CharSign::Arm);
     assert_eq!(*pool.policy, every_policy());
+    let shown: Vec<String> =
+        pool.nodes.iter().map(|n| format!("{} {} {}", n.name, n.address, n.weight)).collect();
+    assert_eq!(shown, ["a redis.example:6379 2", "b unix:/run/redis.sock 1"]);
+    assert_eq!(pool.nodes[0].zone.as_deref(), Some("z1"));
+}
+
+/// Every key of `health` reaches its own setting.
+#[test]
+fn every_health_key() {
+    let pool = resolved(EVERY_KEY).expect("fine").settings.pools.remove(0);
+    let ms = Duration::from_millis;
     let health = HealthSettings {
         interval: ms(2_000),
         timeout: ms(501),
@@ -378,12 +389,14 @@ fn every_key() {
         eject_max: 0.4,
         flap_window: ms(360_000),
         flap_max: ms(120_000),
+        window: ms(12_000),
+        volume: 90,
+        failure_rate: 0.45,
+        slow_factor: 4.5,
+        slow_floor: ms(30),
+        slow_eject: true,
     };
     assert_eq!(pool.health, health);
-    let shown: Vec<String> =
-        pool.nodes.iter().map(|n| format!("{} {} {}", n.name, n.address, n.weight)).collect();
-    assert_eq!(shown, ["a redis.example:6379 2", "b unix:/run/redis.sock 1"]);
-    assert_eq!(pool.nodes[0].zone.as_deref(), Some("z1"));
 }
 
 /// The settings in force, written down, are read back as the same settings.

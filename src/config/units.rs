@@ -66,6 +66,16 @@ pub fn share(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A factor: 0, which switches off what it is for, or 1 to 1000.
+pub(super) fn times(text: &str) -> Result<f64, String> {
+    let plain = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    match text.parse::<f64>().ok().filter(|_| plain) {
+        Some(factor) if factor == 0.0 || (1.0..=1000.0).contains(&factor) => Ok(factor),
+        Some(_) => Err(format!("`{text}` is outside 1 to 1000, and not 0")),
+        None => Err(format!("`{text}` is not a factor; write 5")),
+    }
+}
+
 /// A share as [`share`] reads it.
 pub(super) fn share_text(share: f64) -> String {
     // Twelve digits hide the last bit of the multiplication and keep whatever a person wrote.

@@ -195,6 +195,12 @@ fn health(health: &HealthSettings) -> Value {
         ("eject_max", share_text(health.eject_max).into()),
         ("flap_window", duration_text(health.flap_window).into()),
         ("flap_max", duration_text(health.flap_max).into()),
+        ("window", duration_text(health.window).into()),
+        ("volume", health.volume.into()),
+        ("failure_rate", share_text(health.failure_rate).into()),
+        ("slow_factor", health.slow_factor.into()),
+        ("slow_floor", duration_text(health.slow_floor).into()),
+        ("slow_eject", health.slow_eject.into()),
     ])
 }
 

@@ -9,6 +9,9 @@
 //! | suspect | a certain failure, whoever meets it | ejected: it is not the first sign |
 //! | suspect | `failures` requests in a row failed, failed probes among them | ejected |
 //! | suspect | `fall` probes in a row failed | ejected |
+//! | fresh, healthy, suspect | of at least `volume` requests within `window`, `failure_rate` or more failed | ejected |
+//! | fresh, healthy | far slower than the rest of the pool over `window` | suspect until it is not, whatever probes say |
+//! | the same, with `slow_eject` | it still is at the next look | ejected |
 //! | suspect | a good probe that began after the last sign | cleared |
 //! | ejected | a good probe, unless it flaps and has to wait | probation, or restored when `rise` is 1 |
 //! | probation | `rise` good probes in a row | restored |
@@ -25,6 +28,11 @@
 //! probe meets counts. When the probe is answered well, the same replies are no reason again for one
 //! `interval`: a replica without its primary goes on saying so.
 //!
+//! Being slow is a fact of its own beside the state: probes may be quick at a node whose requests are slow, so
+//! a good probe does not clear it. It goes when the node's requests are as quick as the others' again. One that
+//! gets too few requests to tell is believed when a probe is answered below the bound above which it was called
+//! slow; and so is one that was ejected for it, as it gets none: slower answers are not good ones.
+//!
 //! A lost connection is a sign and no more, however many requests were in flight: it does not
 //! count towards `failures`, the reconnect decides. An idle connection that closes is not even a
 //! sign. While a node is ejected, what traffic sees of it (under `eject_max`) changes nothing.
@@ -33,7 +41,8 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::topology::{Cause, ErrorReply, Failure, Health, HealthSettings};
+use super::window::{Pace, Rate};
+use crate::topology::{Cause, ErrorReply, Failure, Health, HealthSettings, Slow};
 
 /// One thing that was seen of a node.
 #[derive(Clone, Debug)]
@@ -42,6 +51,8 @@ pub enum Observation {
     Good {
         /// When the probe began: an answer to an older question clears nothing.
         started: Instant,
+        /// How long the node took for the answer, the way to it and back included.
+        took: Duration,
     },
     /// A probe failed.
     Failed {
@@ -56,6 +67,10 @@ pub enum Observation {
     Traffic(Traffic),
     /// What is wrong with its configuration, or `None`: said after each probe that can tell.
     Wrong(Option<Arc<str>>),
+    /// What became of the requests of the last window.
+    Rate(Rate),
+    /// How fast it was in the last window, compared with the others.
+    Pace(Pace),
 }
 
 /// What traffic saw since the last sample.
@@ -94,6 +109,8 @@ pub enum Verdict {
     },
     /// What is wrong with its configuration now, or nothing any more.
     Misconfigured(Option<Arc<str>>),
+    /// It is much slower than the others now, or not any more.
+    Slow(Option<Slow>),
 }
 
 /// The detector of one node.
@@ -106,6 +123,15 @@ pub struct Detector {
     flaps: Flaps,
     /// Until when error replies are no sign: a probe has just denied what they say.
     denied_until: Option<Instant>,
+    slow: Option<Slowness>,
+}
+
+/// It is slow, or was when it was ejected for it.
+#[derive(Clone, Copy, Debug)]
+struct Slowness {
+    what: Slow,
+    /// It has too few requests to tell whether it still is.
+    is_stale: bool,
 }
 
 /// How often a node came and went.
@@ -250,6 +276,7 @@ impl Detector {
             wrong: None,
             flaps: Flaps::default(),
             denied_until: None,
+            slow: None,
         }
     }
 
@@ -261,6 +288,7 @@ impl Detector {
     /// What it thinks of the node.
     pub fn health(&self) -> Health {
         match self.state {
+            State::Fresh | State::Healthy if self.slow.is_some() => Health::Suspect,
             State::Fresh | State::Healthy => Health::Healthy,
             State::Suspect(_) => Health::Suspect,
             State::Ejected { .. } => Health::Ejected,
@@ -298,16 +326,93 @@ impl Detector {
 
     /// One thing more was seen. Returns what membership is to be told.
     pub fn step(&mut self, now: Instant, seen: Observation) -> Option<Verdict> {
-        if let Observation::Wrong(what) = seen {
-            return self.wrong(what);
-        }
-        match self.state {
+        let took = match seen {
+            Observation::Wrong(what) => return self.wrong(what),
+            Observation::Rate(rate) => return self.rate(now, rate),
+            Observation::Pace(pace) => return self.pace(now, pace),
+            Observation::Good { took, .. } => Some(took),
+            Observation::Failed { .. } | Observation::Traffic(_) => None,
+        };
+        let verdict = match self.state {
             State::Fresh => self.fresh(now, seen),
             State::Healthy => self.healthy(now, seen),
             State::Suspect(doubt) => self.suspect(now, doubt, seen),
             State::Ejected { since } => self.ejected(now, since, seen),
             State::Probation { good } => self.probation(now, good, seen),
+        };
+        self.beside_slowness(verdict, took)
+    }
+
+    /// What is said of a node that is slow already when it is, or stops being, suspect for another reason.
+    fn beside_slowness(&mut self, verdict: Option<Verdict>, took: Option<Duration>) -> Option<Verdict> {
+        let Some(Slowness { what, is_stale }) = self.slow else { return verdict };
+        let is_quick = is_stale && took.is_some_and(|took| took <= what.bound);
+        match verdict {
+            None | Some(Verdict::Clear)
+                if is_quick && matches!(self.state, State::Fresh | State::Healthy) =>
+            {
+                self.slow = None;
+                Some(Verdict::Slow(None))
+            }
+            Some(Verdict::Suspect | Verdict::Clear) => None,
+            _ => verdict,
         }
+    }
+
+    /// What became of the requests of the last window.
+    fn rate(&mut self, now: Instant, Rate { requests, failed }: Rate) -> Option<Verdict> {
+        let HealthSettings { volume, failure_rate, window, .. } = *self.settings;
+        let is_failing = failure_rate > 0.0
+            && requests >= volume.max(1)
+            && failed as f64 >= failure_rate * requests as f64;
+        if !is_failing || !self.serves() {
+            return None;
+        }
+        let within = window.as_secs_f64();
+        let evidence = format!("{failed} of {requests} requests within {within} s failed");
+        self.eject(now, Cause::FailureRate, evidence)
+    }
+
+    /// How fast it was in the last window.
+    fn pace(&mut self, now: Instant, pace: Pace) -> Option<Verdict> {
+        if !self.serves() {
+            return None;
+        }
+        match (pace, &mut self.slow) {
+            (Pace::Slow(what), None) => {
+                self.slow = Some(Slowness { what, is_stale: false });
+                Some(Verdict::Slow(Some(what)))
+            }
+            (Pace::Slow(what), Some(slow)) => {
+                *slow = Slowness { what, is_stale: false };
+                let within = self.settings.window.as_secs_f64();
+                let evidence = || format!("it is slow over {within} s: {what}");
+                if self.settings.slow_eject { self.eject(now, Cause::Slow, evidence()) } else { None }
+            }
+            (Pace::Unknown, Some(slow)) => {
+                slow.is_stale = true;
+                None
+            }
+            // Doubts that it has for another reason are cleared first.
+            (Pace::Usual, Some(_)) if !matches!(self.state, State::Suspect(_)) => {
+                self.slow = None;
+                Some(Verdict::Slow(None))
+            }
+            (Pace::Unknown | Pace::Usual, _) => None,
+        }
+    }
+
+    /// Whether it has not been ejected.
+    fn serves(&self) -> bool {
+        match self.state {
+            State::Fresh | State::Healthy | State::Suspect(_) => true,
+            State::Ejected { .. } | State::Probation { .. } => false,
+        }
+    }
+
+    /// Whether an answer to a probe comes as slowly as that for which the node was ejected.
+    fn is_slow_still(&self, took: Duration) -> bool {
+        self.slow.is_some_and(|slow| took > slow.what.bound)
     }
 
     fn wrong(&mut self, what: Option<Arc<str>>) -> Option<Verdict> {
@@ -329,7 +434,7 @@ impl Detector {
 
     fn healthy(&mut self, now: Instant, seen: Observation) -> Option<Verdict> {
         match seen {
-            Observation::Good { .. } | Observation::Wrong(_) => {
+            Observation::Good { .. } => {
                 self.state = State::Healthy;
                 None
             }
@@ -347,12 +452,13 @@ impl Detector {
                 let doubt = Doubt::new(now);
                 self.traffic_failed(now, doubt, traffic, gone > 0 && signs > 1).or(Some(Verdict::Suspect))
             }
+            Observation::Wrong(_) | Observation::Rate(_) | Observation::Pace(_) => None,
         }
     }
 
     fn suspect(&mut self, now: Instant, doubt: Doubt, seen: Observation) -> Option<Verdict> {
         match seen {
-            Observation::Good { started } if started >= doubt.since => {
+            Observation::Good { started, .. } if started >= doubt.since => {
                 self.state = State::Healthy;
                 if doubt.said_only {
                     self.denied_until = Some(now + self.settings.interval);
@@ -366,7 +472,7 @@ impl Detector {
             Observation::Traffic(traffic) if traffic.has_failures() => {
                 self.traffic_failed(now, doubt, traffic, traffic.of(Failure::Refused) > 0)
             }
-            Observation::Good { .. } | Observation::Traffic(_) | Observation::Wrong(_) => None,
+            _ => None,
         }
     }
 
@@ -383,7 +489,8 @@ impl Detector {
 
     fn ejected(&mut self, now: Instant, since: Instant, seen: Observation) -> Option<Verdict> {
         match seen {
-            Observation::Good { started } if started >= since + self.flaps.wait(&self.settings) => {
+            Observation::Good { took, .. } if self.is_slow_still(took) => None,
+            Observation::Good { started, .. } if started >= since + self.flaps.wait(&self.settings) => {
                 match self.settings.rise {
                     0 | 1 => self.restore(now, 1),
                     _ => {
@@ -398,6 +505,10 @@ impl Detector {
 
     fn probation(&mut self, now: Instant, good: u32, seen: Observation) -> Option<Verdict> {
         match seen {
+            Observation::Good { took, .. } if self.is_slow_still(took) => {
+                self.state = State::Ejected { since: now };
+                Some(Verdict::Relapse)
+            }
             Observation::Good { .. } if good + 1 >= self.settings.rise => self.restore(now, good + 1),
             Observation::Good { .. } => {
                 self.state = State::Probation { good: good + 1 };
@@ -407,7 +518,7 @@ impl Detector {
                 self.state = State::Ejected { since: now };
                 Some(Verdict::Relapse)
             }
-            Observation::Traffic(_) | Observation::Wrong(_) => None,
+            _ => None,
         }
     }
 
@@ -450,6 +561,9 @@ impl Detector {
 
     fn eject(&mut self, now: Instant, cause: Cause, mut evidence: String) -> Option<Verdict> {
         self.state = State::Ejected { since: now };
+        if cause != Cause::Slow {
+            self.slow = None;
+        }
         self.flaps.left(now, self.settings.flap_window);
         let wait = self.flaps.wait(&self.settings);
         if !wait.is_zero() {
@@ -467,6 +581,7 @@ impl Detector {
         self.state = State::Healthy;
         self.flaps.returned = Some(now);
         self.tally = Tally::default();
+        self.slow = None;
         Some(Verdict::Restore { evidence: format!("{good} probes in a row were answered") })
     }
 }
@@ -519,7 +634,7 @@ mod tests {
 
         fn good(&mut self) -> Option<Verdict> {
             let started = self.1;
-            self.see(Observation::Good { started })
+            self.see(Observation::Good { started, took: Duration::from_millis(1) })
         }
 
         fn cause(&mut self, seen: Observation) -> Option<Cause> {
@@ -619,6 +734,123 @@ mod tests {
         assert_eq!(run.see(down()), Some(Verdict::Suspect));
     }
 
+    fn slow() -> Slow {
+        let ms = Duration::from_millis;
+        Slow { p99: ms(60), median: ms(2), bound: ms(20) }
+    }
+
+    impl Run {
+        fn pace(&mut self, pace: Pace) -> Option<Verdict> {
+            self.see(Observation::Pace(pace))
+        }
+
+        /// A probe is answered after so many milliseconds.
+        fn answered_in(&mut self, ms: u64) -> Option<Verdict> {
+            let started = self.1;
+            self.see(Observation::Good { started, took: Duration::from_millis(ms) })
+        }
+
+        fn with(change: impl FnOnce(&mut HealthSettings)) -> Run {
+            let mut run = Run::healthy();
+            let mut settings = HealthSettings::default();
+            change(&mut settings);
+            run.0.configure(Arc::new(settings));
+            run
+        }
+    }
+
+    /// A slow node is suspect however well its probes are answered, until its requests are as quick as the
+    /// others'; it is said once, and it is not ejected.
+    #[test]
+    fn a_slow_node_is_suspect_until_it_is_not() {
+        let mut run = Run::healthy();
+        assert_eq!(run.pace(Pace::Usual), None);
+        assert_eq!(run.pace(Pace::Slow(slow())), Some(Verdict::Slow(Some(slow()))));
+        for _ in 0..20 {
+            assert_eq!(run.good(), None);
+            assert_eq!(run.pace(Pace::Slow(slow())), None);
+            assert_eq!(run.0.health(), Health::Suspect);
+        }
+        assert_eq!(run.0.pause(), HealthSettings::default().interval, "faster probes would tell nothing");
+        assert_eq!(run.pace(Pace::Usual), Some(Verdict::Slow(None)));
+        assert_eq!(run.0.health(), Health::Healthy);
+    }
+
+    /// Without requests nobody knows whether it is slow: a quick answer to a probe says that it is not, a slow
+    /// one does not.
+    #[test]
+    fn a_slow_node_without_requests_is_believed_when_its_probe_is_quick() {
+        let mut run = Run::healthy();
+        run.pace(Pace::Slow(slow()));
+        assert_eq!(run.pace(Pace::Unknown), None);
+        assert_eq!(run.answered_in(21), None);
+        assert_eq!(run.0.health(), Health::Suspect);
+        assert_eq!(run.answered_in(20), Some(Verdict::Slow(None)));
+        run.pace(Pace::Slow(slow()));
+        run.pace(Pace::Unknown);
+        run.pace(Pace::Slow(slow()));
+        assert_eq!(run.answered_in(1), None, "it has requests again, and they are slow");
+    }
+
+    /// A slow node that fails as well is ejected for that as ever; doubts come and go beside the slowness
+    /// without a word, and when it is back it is not slow.
+    #[test]
+    fn a_slow_node_may_fail_as_well() {
+        let mut run = Run::healthy();
+        run.pace(Pace::Slow(slow()));
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 1)), None, "it is suspect already");
+        assert!(run.0.pause() < HealthSettings::default().interval);
+        assert_eq!(run.pace(Pace::Usual), None, "the other doubt comes first");
+        assert_eq!(run.good(), None, "it is slow still");
+        assert_eq!(run.pace(Pace::Usual), Some(Verdict::Slow(None)));
+        run.pace(Pace::Slow(slow()));
+        assert_eq!(run.cause(traffic(&[(Failure::Timeout, 3)], 4)), Some(Cause::Timeout));
+        assert_eq!(run.pace(Pace::Slow(slow())), None, "what the window still has is old");
+        assert_eq!(run.answered_in(50), Some(Verdict::Probation), "it did not leave for being slow");
+        assert!(matches!(run.answered_in(50), Some(Verdict::Restore { .. })));
+        assert_eq!(run.0.health(), Health::Healthy);
+    }
+
+    /// With `slow_eject` a node that is slow at two looks is ejected, and comes back when its probes are quick:
+    /// slower answers keep it out.
+    #[test]
+    fn a_slow_node_is_ejected_by_option() {
+        let mut run = Run::with(|s| s.slow_eject = true);
+        assert_eq!(run.pace(Pace::Slow(slow())), Some(Verdict::Slow(Some(slow()))));
+        assert_eq!(run.cause(Observation::Pace(Pace::Slow(slow()))), Some(Cause::Slow));
+        for _ in 0..20 {
+            assert_eq!(run.answered_in(50), None);
+        }
+        assert_eq!(run.answered_in(5), Some(Verdict::Probation));
+        assert_eq!(run.answered_in(50), Some(Verdict::Relapse));
+        assert_eq!(run.answered_in(5), Some(Verdict::Probation));
+        assert!(matches!(run.answered_in(5), Some(Verdict::Restore { .. })));
+        assert_eq!(run.0.health(), Health::Healthy);
+    }
+
+    /// Half of a hundred requests that failed eject, with good ones between them; fewer requests, or a smaller
+    /// share of failures, do not, nor does the rule when it is off.
+    #[test]
+    fn a_failure_rate_ejects() {
+        let rate = |failed, requests| Observation::Rate(Rate { requests, failed });
+        assert_eq!(Run::healthy().cause(rate(50, 100)), Some(Cause::FailureRate));
+        assert_eq!(Run::fresh().cause(rate(300, 400)), Some(Cause::FailureRate));
+        for (failed, requests) in [(49, 100), (99, 99), (4_999, 10_000), (0, 0)] {
+            let mut run = Run::healthy();
+            assert_eq!(run.see(rate(failed, requests)), None, "{failed} of {requests}");
+            assert_eq!(run.0.health(), Health::Healthy);
+        }
+        assert_eq!(Run::with(|s| s.failure_rate = 0.0).see(rate(100, 100)), None);
+        let mut suspect = Run::healthy();
+        suspect.see(traffic(&[(Failure::Timeout, 1)], 1));
+        let said = match suspect.see(rate(60, 100)) {
+            Some(Verdict::Eject { evidence, .. }) => evidence,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(said, "60 of 100 requests within 10 s failed");
+        assert_eq!(suspect.see(rate(60, 100)), None, "it is out");
+    }
+
     /// However many connections are lost, a node that answers afterwards is cleared, and the next
     /// probe after a loss makes a new connection.
     #[test]
@@ -677,7 +909,7 @@ mod tests {
         let mut run = Run::healthy();
         let started = run.1;
         run.see(traffic(&[(Failure::Timeout, 1)], 1));
-        assert_eq!(run.see(Observation::Good { started }), None);
+        assert_eq!(run.see(Observation::Good { started, took: Duration::ZERO }), None);
         assert_eq!(run.0.health(), Health::Suspect);
         assert_eq!(run.good(), Some(Verdict::Clear));
     }
@@ -802,7 +1034,7 @@ mod tests {
                     Some(Verdict::Probation) => (Health::Ejected, Health::Probation),
                     Some(Verdict::Relapse) => (Health::Probation, Health::Ejected),
                     Some(Verdict::Restore { .. }) => (Health::Probation, Health::Healthy),
-                    Some(Verdict::Misconfigured(_)) => (before, before),
+                    Some(Verdict::Misconfigured(_)) | Some(Verdict::Slow(_)) => (before, before),
                 };
                 prop_assert_eq!((before, after), expected);
                 if what == 0 {

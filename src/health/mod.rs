@@ -8,6 +8,7 @@ mod probe;
 mod quarantine;
 mod resolve;
 mod sweep;
+mod window;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,6 +32,8 @@ pub use lag::{LAG_MAX, Lag};
 pub use probe::{Answer, Life, Probe, Prober, Question};
 pub use quarantine::Returns;
 pub use resolve::RESOLVE_INTERVAL;
+pub use window::{Pace, Rate};
+use window::{Reading, SLICES, Window};
 
 use crate::topology::{
     Cause, Change, Data, Entry, ErrorReply, Evidence, Failure, Health, Inbox, LEVELS, NodeId, NotedWrites,
@@ -81,6 +84,7 @@ async fn watch(mut ward: Ward, mut noted: NotedWrites, bell: &Notify, inbox: &In
             }
             () = inbox.closed() => return,
             Some(ended) = ward.rounds.join_next() => ward.hear(ended),
+            () = sleep_until(ward.looks_at) => ward.look(),
         };
         for change in changes {
             if let Change::Eject { node, .. } = change {
@@ -109,6 +113,9 @@ struct Ward {
     /// Waits for what is in flight, for nodes that are to be cleaned; false when it took too long.
     graces: JoinSet<(NodeId, bool)>,
     cleanings: JoinSet<Cleaned>,
+    /// When the windows are read next, and how long they are.
+    looks_at: Instant,
+    window: Duration,
 }
 
 /// One watched node.
@@ -117,6 +124,7 @@ struct Patient {
     detector: Detector,
     counts: [u64; Failure::ALL.len()],
     said: [u64; ErrorReply::ALL.len()],
+    window: Window,
     /// Who it was when it last served, and who it is.
     served: Option<Life>,
     life: Option<Life>,
@@ -170,6 +178,8 @@ impl Ward {
             in_flight,
             graces: JoinSet::new(),
             cleanings: JoinSet::new(),
+            looks_at: Instant::now(),
+            window: Duration::ZERO,
         }
     }
 
@@ -273,6 +283,7 @@ impl Ward {
             detector: Detector::new(topology.health.clone(), entry.health, now),
             counts: [0; Failure::ALL.len()],
             said: [0; ErrorReply::ALL.len()],
+            window: Window::default(),
             served: None,
             life: None,
             asked: 0,
@@ -304,6 +315,38 @@ impl Ward {
             }
             if traffic.new[Failure::Lost as usize] > 0 && resolve::has_a_name(entry) {
                 self.resolve_again.notify_one();
+            }
+        }
+        changes
+    }
+
+    /// A fifth of the window is over: what became of requests, and who is slow?
+    fn look(&mut self) -> Vec<Change> {
+        let topology = self.reader.load();
+        let now = Instant::now();
+        if self.window != topology.health.window {
+            self.window = topology.health.window;
+            self.patients.values_mut().for_each(|patient| patient.window.clear());
+        }
+        self.looks_at = now + self.window / SLICES;
+        let mut windows: HashMap<NodeId, &mut Patient> =
+            self.patients.iter_mut().map(|(id, patient)| (*id, patient)).collect();
+        let mut seen: Vec<(NodeId, &mut Patient)> = Vec::with_capacity(windows.len());
+        for entry in topology.nodes.iter() {
+            let Some(patient) = windows.remove(&entry.node.id) else { continue };
+            patient.window.push(Reading::of(&entry.node));
+            seen.push((entry.node.id, patient));
+        }
+        let paces = window::paces(seen.iter_mut().map(|(_, patient)| &mut patient.window), &topology.health);
+        let mut changes = Vec::new();
+        for ((id, patient), pace) in seen.into_iter().zip(paces) {
+            for observation in [Observation::Rate(patient.window.rate()), Observation::Pace(pace)] {
+                let verdict = patient.detector.step(now, observation);
+                changes.extend(verdict.map(|v| v.into_change(&topology.pool, id, Data::Unknown)));
+            }
+            if !matches!(patient.detector.health(), Health::Healthy | Health::Suspect) {
+                // What it did before it left says nothing of it when it is back.
+                patient.window.clear();
             }
         }
         changes
@@ -382,7 +425,7 @@ impl Ward {
 fn observations(node: &str, probe: Probe) -> Vec<Observation> {
     match probe.answer {
         Answer::Serves(wrong) => {
-            vec![Observation::Wrong(wrong), Observation::Good { started: probe.started }]
+            vec![Observation::Wrong(wrong), Observation::Good { started: probe.started, took: probe.took }]
         }
         Answer::Failed { cause, after_loss, text } => {
             let wrong =
@@ -439,6 +482,7 @@ impl Verdict {
             Verdict::Relapse => Change::Relapse { pool, node },
             Verdict::Restore { evidence } => Change::Restore { pool, node, data, evidence },
             Verdict::Misconfigured(what) => Change::Misconfigured { pool, node, what },
+            Verdict::Slow(slow) => Change::Slow { pool, node, slow },
         }
     }
 }
@@ -587,6 +631,7 @@ mod tests {
             placement: Placement::Owns,
             targets: Arc::new([Target::Tcp(address)]),
             misconfigured: None,
+            slow: None,
         };
         let ring = ring::Settings {
             placement: ring::Placement::Vnode { points: 4 },
@@ -727,6 +772,7 @@ mod tests {
             let probe = Probe {
                 life: None,
                 flushed: false,
+                took: Duration::ZERO,
                 started: now - Duration::from_millis(5),
                 ended: now,
                 answer: Answer::Failed { cause: Cause::Refused, after_loss: false, text: "refused".into() },

@@ -235,7 +235,10 @@ impl Book {
             timeline: Vec::new(),
         };
         if doubted.is_some() {
-            let text = "something failed: it is probed at once".into();
+            let text = match entry.slow {
+                Some(slow) => slow.to_string().into(),
+                None => "something failed: it is probed at once".into(),
+            };
             let epoch = stamp.epoch.saturating_sub(1);
             incident.timeline.push(Step { at_ms: since, epoch, what: "suspect", text, moved: 0.0 });
         }

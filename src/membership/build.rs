@@ -82,6 +82,7 @@ fn new_entry(node: Arc<Node>, targets: Arc<[Target]>) -> Entry {
         order: None,
         targets,
         misconfigured: None,
+        slow: None,
     }
 }
 
@@ -181,7 +182,7 @@ impl Births {
                 Health::Healthy | Health::Suspect => Health::Healthy,
                 Health::Ejected | Health::Probation => Health::Ejected,
             };
-            let entry = Entry { node: self.node(spec, Some(node)), health, ..(*old).clone() };
+            let entry = Entry { node: self.node(spec, Some(node)), health, slow: None, ..(*old).clone() };
             renamed(node.id, entry.node.id);
             entry
         };

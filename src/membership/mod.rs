@@ -408,6 +408,7 @@ fn pool_of(change: &Change) -> &str {
         | Change::Cleaned { pool, .. }
         | Change::NotCleaned { pool, .. }
         | Change::Misconfigured { pool, .. }
+        | Change::Slow { pool, .. }
         | Change::Resolved { pool, .. } => pool,
         Change::Order { pool, .. } => pool,
         Change::Reload { spec, .. } => &spec.name,

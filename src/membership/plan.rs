@@ -23,6 +23,7 @@ use crate::{
     ring::diff,
     topology::{
         Admission, Cause, Change, Data, Entry, Health, LEVELS, NodeId, OnEjected, Order, Placement, PoolSpec,
+        Slow,
         Topology, common_bands,
     },
 };
@@ -124,6 +125,13 @@ pub enum Event {
         /// What is wrong.
         what: Option<Arc<str>>,
     },
+    /// The node is much slower than the others, or is not any more.
+    Slow {
+        /// Its name.
+        node: Arc<str>,
+        /// How slow.
+        slow: Option<Slow>,
+    },
     /// An operator wants something of the node, or nothing any more.
     Ordered {
         /// Its name.
@@ -201,10 +209,22 @@ pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> 
             let told = Event::Misconfigured { node: entry.node.name.clone(), what: what.clone() };
             revise(now, ledger, at, vec![told], |entry| entry.misconfigured.clone_from(what))
         }
+        Change::Slow { slow, .. } if slow.is_some() != entry.slow.is_some() => {
+            let told = Event::Slow { node: entry.node.name.clone(), slow: *slow };
+            revise(now, ledger, at, vec![told], |entry| {
+                entry.slow = *slow;
+                entry.health = match (entry.health, slow) {
+                    (Health::Healthy, Some(_)) => Health::Suspect,
+                    (Health::Suspect, None) => Health::Healthy,
+                    (health, _) => health,
+                };
+            })
+        }
         Change::Resolved { targets, .. } if entry.targets != *targets => {
             revise(now, ledger, at, Vec::new(), |entry| entry.targets = targets.clone())
         }
         Change::Misconfigured { .. }
+        | Change::Slow { .. }
         | Change::Resolved { .. }
         | Change::Order { .. }
         | Change::Reload { .. } => Outcome::Nothing,
@@ -222,6 +242,7 @@ fn node_of(change: &Change) -> Option<NodeId> {
         | Change::Cleaned { node, .. }
         | Change::NotCleaned { node, .. }
         | Change::Misconfigured { node, .. }
+        | Change::Slow { node, .. }
         | Change::Resolved { node, .. } => Some(*node),
         Change::Order { .. } | Change::Reload { .. } => None,
     }
@@ -253,6 +274,9 @@ fn turn(
     }
     let mut nodes = now.nodes.to_vec();
     nodes[at].health = to;
+    if to == Health::Healthy {
+        nodes[at].slow = None;
+    }
     settle(&mut nodes, &rules(now, time), &mut ledger);
     let mut events = told(&now.nodes, &nodes, &ledger);
     let entry = &nodes[at];

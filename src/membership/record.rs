@@ -118,7 +118,9 @@ fn for_incident(event: &Event) -> Option<(Arc<str>, Told)> {
         }
         Event::Starts { node, .. } => (node.clone(), Told::Goes("starts", "it takes its keys back".into())),
         Event::Cleaned { node, how } => (node.clone(), Told::Goes("cleaned", how.clone())),
-        Event::Admits { .. } | Event::Misconfigured { .. } | Event::Reloaded { .. } => return None,
+        Event::Admits { .. } | Event::Misconfigured { .. } | Event::Slow { .. } | Event::Reloaded { .. } => {
+            return None;
+        }
     })
 }
 
@@ -183,6 +185,12 @@ fn log(after: &Topology, event: &Event, moved: f64) {
         Event::Misconfigured { node, what: None } => {
             tracing::info!(pool, epoch, node = &**node, "node no longer misconfigured");
         }
+        Event::Slow { node, slow: Some(slow) } => {
+            tracing::warn!(pool, epoch, node = &**node, evidence = %slow, "node slow");
+        }
+        Event::Slow { node, slow: None } => {
+            tracing::info!(pool, epoch, node = &**node, "node no longer slow");
+        }
         Event::Reloaded { evidence } => {
             let revision = after.revision;
             tracing::info!(pool, epoch, revision, evidence = &**evidence, moved, "pool reloaded");
@@ -223,6 +231,7 @@ fn count(pool: &str, event: &Event) {
         | Event::Ordered { .. }
         | Event::Recovered { .. }
         | Event::Misconfigured { .. }
+        | Event::Slow { .. }
         | Event::Reloaded { .. } => {}
     }
 }
@@ -251,7 +260,8 @@ fn line(after: &Topology, event: &Event, moved: f64) -> Option<Record> {
         | Event::Waits { .. }
         | Event::Cleaned { .. }
         | Event::Recovered { .. }
-        | Event::Misconfigured { .. } => return None,
+        | Event::Misconfigured { .. }
+        | Event::Slow { .. } => return None,
     };
     let data = match event {
         Event::Restored { data, .. } => Some(*data),

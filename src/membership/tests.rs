@@ -164,6 +164,7 @@ fn names(events: &[Event]) -> Vec<String> {
         Event::Restored { node, .. } => format!("restored {node}"),
         Event::Recovered { node } => format!("recovered {node}"),
         Event::Misconfigured { node, what } => format!("misconfigured {node}: {}", what.is_some()),
+        Event::Slow { node, slow } => format!("slow {node}: {}", slow.is_some()),
         Event::Reloaded { .. } => "reloaded".to_owned(),
     };
     events.iter().map(word).collect()
@@ -223,6 +224,31 @@ fn what_moves_no_key_is_no_epoch() {
     assert_eq!((pool.topology.epoch, pool.entry("n0").health), (2, Health::Ejected));
     let stranger = NodeId(999);
     assert!(pool.change(&Change::Suspect { pool: name(), node: stranger }).is_none());
+}
+
+/// A slow node is suspect and marked as slow, in one revision, until it is not; when it is back after an
+/// ejection it is not slow. Doubts that it has already stay.
+#[test]
+fn a_slow_node_is_marked() {
+    let mut pool = Planned::new(&spec(&[1, 1, 1], 0.5));
+    let (node, name) = (pool.id("n0"), || "cache".into());
+    let ms = Duration::from_millis;
+    let slow = Some(crate::topology::Slow { p99: ms(60), median: ms(2), bound: ms(20) });
+    let change = |slow| Change::Slow { pool: name(), node, slow };
+    assert_eq!(told(pool.change(&change(slow))), ["slow n0: true"]);
+    assert!(pool.change(&change(slow)).is_none(), "twice is nothing");
+    assert_eq!((pool.entry("n0").health, pool.entry("n0").slow), (Health::Suspect, slow));
+    assert_eq!(told(pool.change(&change(None))), ["slow n0: false"]);
+    assert_eq!((pool.entry("n0").health, pool.entry("n0").slow), (Health::Healthy, None));
+    pool.change(&Change::Suspect { pool: name(), node });
+    pool.change(&change(slow));
+    assert_eq!(pool.entry("n0").health, Health::Suspect);
+    pool.eject("n0");
+    assert_eq!(pool.entry("n0").slow, slow, "it is shown why");
+    let (data, evidence) = (Data::Same, "2 probes".into());
+    pool.change(&Change::Restore { pool: name(), node, data, evidence });
+    assert_eq!((pool.entry("n0").health, pool.entry("n0").slow), (Health::Healthy, None));
+    assert_eq!((pool.topology.epoch, pool.entry("n0").placement), (3, Placement::Owns));
 }
 
 /// `eject_max` fails open and says so; when others return, the one that was kept goes; the last

@@ -185,6 +185,9 @@ impl Default for Histogram {
 }
 
 impl Histogram {
+    /// How many buckets there are.
+    pub const BUCKETS: usize = BUCKETS;
+
     /// Records one duration. Only the block's one writer may.
     #[inline]
     pub fn record(&self, us: u32) {
@@ -207,18 +210,20 @@ impl Histogram {
         self.sum.value()
     }
 
-    /// Each bucket's exclusive upper bound in microseconds, and its count; the last bound is
-    /// `u64::MAX`.
-    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    /// A bucket's exclusive upper bound in microseconds; that of the last one is `u64::MAX`.
+    pub fn bound(bucket: usize) -> u64 {
         let linear = 1u64 << LINEAR_BITS;
-        self.buckets.iter().enumerate().map(move |(i, count)| {
-            let (row, within) = (i as u64 >> LINEAR_BITS, i as u64 & (linear - 1));
-            let bound = match row {
-                0 => within + 1,
-                _ => (linear + within + 1) << (row - 1),
-            };
-            (if i == BUCKETS - 1 { u64::MAX } else { bound }, count.value())
-        })
+        let (row, within) = (bucket as u64 >> LINEAR_BITS, bucket as u64 & (linear - 1));
+        match row {
+            _ if bucket >= BUCKETS - 1 => u64::MAX,
+            0 => within + 1,
+            _ => (linear + within + 1) << (row - 1),
+        }
+    }
+
+    /// Each bucket's bound, and its count.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.buckets.iter().enumerate().map(|(i, count)| (Histogram::bound(i), count.value()))
     }
 }
 

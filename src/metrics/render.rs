@@ -36,6 +36,8 @@ pub struct NodeView<'a> {
     pub share: f64,
     /// Whether something is wrong with its configuration.
     pub misconfigured: bool,
+    /// Whether it is much slower than the others.
+    pub slow: bool,
     /// Failures by kind.
     pub failures: Vec<(&'static str, u64)>,
     /// Error replies in which it said something of itself, by kind.
@@ -102,7 +104,7 @@ const POOL_NUMBERS: [PoolNumber; 7] = [
 ];
 
 /// Rows with one number for each node.
-const NODE_NUMBERS: [NodeNumber; 10] = [
+const NODE_NUMBERS: [NodeNumber; 11] = [
     (&table::NODE_SENT, |n| total(n.blocks, |b| &b.bytes_out) as f64),
     (&table::NODE_RECEIVED, |n| total(n.blocks, |b| &b.bytes_in) as f64),
     (&table::NODE_IN_FLIGHT, |n| n.blocks.iter().map(|b| b.in_flight.value()).sum::<i64>() as f64),
@@ -113,6 +115,7 @@ const NODE_NUMBERS: [NodeNumber; 10] = [
     (&table::NODE_OWNS, |n| f64::from(u8::from(n.owns))),
     (&table::NODE_SHARE, |n| n.share),
     (&table::NODE_MISCONFIGURED, |n| f64::from(u8::from(n.misconfigured))),
+    (&table::NODE_SLOW, |n| f64::from(u8::from(n.slow))),
 ];
 
 /// The histogram's bounds are powers of two of a microsecond, 2^5 (32 us) to 2^24 (16.8 s): each
@@ -323,6 +326,7 @@ mod tests {
             owns: true,
             share: 0.25,
             misconfigured: false,
+            slow: true,
             failures: vec![("lost", 3), ("timeout", 0)],
             error_replies: vec![("oom", 4), ("loading", 0)],
             blocks,
@@ -380,6 +384,7 @@ mod tests {
             ("ringway_node_health{pool=\"p\",node=\"n1\",state=\"ejected\"}", Some("0")),
             ("ringway_node_share{pool=\"p\",node=\"n1\"}", Some("0.25")),
             ("ringway_node_misconfigured{pool=\"p\",node=\"n1\"}", Some("0")),
+            ("ringway_node_slow{pool=\"p\",node=\"n1\"}", Some("1")),
             ("ringway_build_info{version=\"1.2.3\"}", Some("1")),
         ] {
             assert_eq!(value(&page, series), expected, "{series} in\n{page}");

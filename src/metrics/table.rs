@@ -119,6 +119,8 @@ table! {
         "Share of the key space that a node holds: a pool's shares sum to 1, or are all 0 when no node owns anything";
     NODE_MISCONFIGURED = View Gauge "ringway_node_misconfigured" ["pool" "node"] "boolean":
         "1 while a node answers but can't serve as configured (password, role, database)";
+    NODE_SLOW = View Gauge "ringway_node_slow" ["pool" "node"] "boolean":
+        "1 while a node's p99 is far above the pool's median (health.slow_factor, slow_floor)";
     EJECTIONS = Facade Counter "ringway_ejections_total" ["pool" "node" "cause"] "ejections":
         "Nodes taken out of the ring, by cause";
     RESTORES = Facade Counter "ringway_restores_total" ["pool" "node"] "restores":

@@ -112,6 +112,7 @@ fn topology(nodes: &[(&str, SocketAddr)], policy: Policy) -> Topology {
         placement: Placement::Owns,
         targets: Arc::new([Target::Tcp(nodes[id].1)]),
         misconfigured: None,
+        slow: None,
     };
     let specs: Vec<_> = specs.collect();
     let members: Vec<_> = specs.iter().map(NodeSpec::member).collect();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Data, Failure, NodeId, Order, PoolSpec, Topology};
+use super::{Data, Failure, NodeId, Order, PoolSpec, Slow, Topology};
 use crate::net::Target;
 
 /// Why a node was ejected: the metric's label and the log's word.
@@ -29,6 +29,10 @@ pub enum Cause {
     Loading,
     /// It answers with a status or a body that says that it does not serve.
     Status,
+    /// Too many of its requests fail, if not in a row.
+    FailureRate,
+    /// It is much slower than the other nodes of its pool.
+    Slow,
 }
 
 impl From<Failure> for Cause {
@@ -58,6 +62,8 @@ impl Cause {
             Cause::Misconfigured => "misconfigured",
             Cause::Loading => "loading",
             Cause::Status => "status",
+            Cause::FailureRate => "failure_rate",
+            Cause::Slow => "slow",
         }
     }
 }
@@ -142,6 +148,15 @@ pub enum Change {
         node: NodeId,
         /// What is wrong.
         what: Option<Arc<str>>,
+    },
+    /// The node is much slower than the others (`Some`), or is not any more (`None`): no owner changes.
+    Slow {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// Which node.
+        node: NodeId,
+        /// How slow.
+        slow: Option<Slow>,
     },
     /// Its name resolves to this now.
     Resolved {

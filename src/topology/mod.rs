@@ -16,7 +16,7 @@ use tokio::{sync::watch, time::Instant};
 
 pub use change::{Cause, Change, Inbox, Ordered};
 pub use http::{Forwarded, HttpLimits, HttpProbe, HttpSettings, NodeProtocol};
-pub use node::{Data, Evidence, Failure, Node, NodeId, VERDICT_GRACE};
+pub use node::{Data, Evidence, Failure, Node, NodeId, Slow, VERDICT_GRACE};
 pub use route::{Admission, LEVELS, Route, common_bands, level};
 pub use spec::{
     CustomCommand, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, OnReturn, Policy, PoolSpec,
@@ -98,6 +98,8 @@ pub struct Entry {
     pub targets: Arc<[Target]>,
     /// What is wrong with its configuration (it is a replica, asks for a password ...), if anything.
     pub misconfigured: Option<Arc<str>>,
+    /// It is much slower than the others.
+    pub slow: Option<Slow>,
 }
 
 /// The immutable snapshot of one pool: nodes, their states, the ring and the policy change

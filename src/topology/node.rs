@@ -2,6 +2,7 @@
 //! from a snapshot.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -70,6 +71,26 @@ impl Data {
     /// Whether its keys are to be fetched anew, as far as is known.
     pub fn is_cold(self) -> bool {
         matches!(self, Data::Empty | Data::Flushed | Data::Unknown)
+    }
+}
+
+/// How much slower a node is than the rest of its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slow {
+    /// Of 100 requests to it, 99 take less.
+    pub p99: Duration,
+    /// The median of that over the nodes of the pool.
+    pub median: Duration,
+    /// Above this it was called slow.
+    pub bound: Duration,
+}
+
+impl fmt::Display for Slow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let Slow { p99, median, bound } = *self;
+        write!(f, "its p99 is {:.1} ms, the pool's median {:.1} ms", ms(p99), ms(median))?;
+        write!(f, ", and it is called slow above {:.1} ms", ms(bound))
     }
 }
 

@@ -210,6 +210,18 @@ pub struct HealthSettings {
     pub flap_window: Duration,
     /// The longest such wait; zero switches it off.
     pub flap_max: Duration,
+    /// Over this time the two rules below look at requests.
+    pub window: Duration,
+    /// A node with fewer requests in it is not judged by them.
+    pub volume: u64,
+    /// Share of the requests that failed, 0.0..=1.0, from which on a node is ejected; zero switches it off.
+    pub failure_rate: f64,
+    /// A p99 of more than so many times the pool's median makes a node slow; zero switches it off.
+    pub slow_factor: f64,
+    /// Below this no p99 is slow.
+    pub slow_floor: Duration,
+    /// Slow nodes are ejected, not only suspect.
+    pub slow_eject: bool,
 }
 
 impl Default for Limits {
@@ -301,6 +313,12 @@ impl Default for HealthSettings {
             eject_max: 0.5,
             flap_window: Duration::from_secs(5 * 60),
             flap_max: Duration::from_secs(60),
+            window: Duration::from_secs(10),
+            volume: 100,
+            failure_rate: 0.5,
+            slow_factor: 5.0,
+            slow_floor: Duration::from_millis(20),
+            slow_eject: false,
         }
     }
 }

@@ -1,8 +1,12 @@
 //! What nodes say of themselves and how fast they answer: what becomes evidence, what does not, and what
 //! follows from it.
 
+use std::time::Duration;
+
 use crate::harness::{
-    Config, Redis, Ringway, SOON,
+    Config, Load, Redis, Ringway, SOON,
+    forwarder::Forwarder,
+    load::Plan,
     memcached::{Memcached, Wire},
     until,
 };
@@ -88,4 +92,78 @@ fn a_full_memcached_is_counted_and_stays() {
     });
     assert_eq!(ringway.node("a")["health"], "healthy");
     assert_eq!(ringway.pool()["revision"], 1);
+}
+
+/// Longer than anything else takes here, and shorter than any time-out of these tests.
+const DELAY: Duration = Duration::from_millis(300);
+
+/// A pool of four, of which `a` is behind a way that can be made longer.
+fn with_a_way(nodes: &[Redis], health: &str) -> (Forwarder, Ringway, Load) {
+    let way = Forwarder::start(&nodes[0].address());
+    let config =
+        Config::of(nodes).moved("a", &way.address()).pool("request_timeout: 5s").pool("deadline: 10s");
+    let mut ringway = Ringway::serve(config.pool(health));
+    let load = Load::start(&ringway.address(), &Plan { clients: 20, ..Plan::default() });
+    (way, ringway, load)
+}
+
+/// A node that has become slow is suspect and shown, for as long as it is slow, though its probes are answered;
+/// it keeps its keys. The others are not touched.
+#[test]
+fn a_slow_node_is_shown() {
+    let nodes = Redis::several(4);
+    let (way, mut ringway, load) =
+        with_a_way(&nodes, "health: {timeout: 5s, window: 2s, volume: 20, slow_factor: 3}");
+    let epoch = ringway.epoch();
+    load.run(2000);
+    assert_eq!(ringway.metric("ringway_node_slow", &[]), 0.0);
+    way.delay(DELAY);
+    until(SOON, "it is slow", || ringway.node("a")["slow"].is_string());
+    let node = ringway.node("a");
+    assert_eq!((&node["health"], &node["placement"]), (&"suspect".into(), &"owns".into()));
+    assert!(node["slow"].as_str().is_some_and(|text| text.contains("the pool's median")), "{node}");
+    ringway.wait_metric("ringway_node_slow", &[("node", "a")], 1.0);
+    assert_eq!(ringway.metric("ringway_node_slow", &[]), 1.0);
+    way.delay(Duration::ZERO);
+    ringway.wait_back("a");
+    assert_eq!((ringway.metric("ringway_node_slow", &[]), ringway.epoch()), (0.0, epoch));
+    load.stop().assert_nothing_wrong();
+}
+
+/// With `slow_eject` it gives up its keys, and has them again when its probes are quick.
+#[test]
+fn a_slow_node_leaves_by_option() {
+    let nodes = Redis::several(4);
+    let health =
+        "health: {interval: 100ms, timeout: 5s, window: 2s, volume: 20, slow_factor: 3, slow_eject: true}";
+    let (way, mut ringway, load) = with_a_way(&nodes, health);
+    load.run(1000);
+    way.delay(DELAY);
+    ringway.wait_away("a");
+    ringway.wait_metric("ringway_ejections_total", &[("node", "a"), ("cause", "slow")], 1.0);
+    assert!(ringway.http("/v1/incidents").1.contains("it is slow over 2 s: its p99 is"));
+    load.run(1000);
+    assert!(!ringway.owns("a"), "answers that are as slow as before do not bring it back");
+    way.delay(Duration::ZERO);
+    ringway.wait_back("a");
+    assert_eq!(ringway.metric("ringway_ejections_total", &[]), 1.0);
+    load.stop().assert_nothing_wrong();
+}
+
+/// A node whose requests fail leaves though its probes are answered and fewer fail in a row than `failures`.
+#[test]
+fn a_node_whose_requests_fail_leaves() {
+    let nodes = Redis::several(4);
+    let way = Forwarder::start(&nodes[0].address());
+    let config = Config::of(&nodes).moved("a", &way.address()).pool("request_timeout: 100ms");
+    let health = "health: {timeout: 5s, failures: 1000, window: 2s, volume: 20}";
+    let mut ringway = Ringway::serve(config.pool(health));
+    let load = Load::start(&ringway.address(), &Plan { clients: 50, ..Plan::default() });
+    load.run(1000);
+    assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
+    way.delay(DELAY);
+    ringway.wait_metric("ringway_ejections_total", &[("node", "a"), ("cause", "failure_rate")], 1.0);
+    let timeouts = ringway.metric("ringway_node_requests_total", &[("node", "a"), ("outcome", "timeout")]);
+    assert!(timeouts >= 10.0, "requests that had no reply in time are counted at their node: {timeouts}");
+    load.stop().assert_nothing_wrong();
 }

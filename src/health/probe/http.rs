@@ -1,7 +1,7 @@
 //! An HTTP node is asked with GET; its status and, if that is wished, its body say whether it
 //! serves.
 
-use std::{future::poll_fn, pin::pin};
+use std::{future::poll_fn, pin::pin, time::Duration};
 
 use ::http::{Request, Response, Version, header};
 use hyper::{
@@ -9,7 +9,7 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{Question, Told, Trouble};
 use crate::{
@@ -35,6 +35,8 @@ pub(super) struct Link {
     answers: u32,
     /// The node closes it after the last answer, or too much of that is still to come.
     is_spent: bool,
+    /// How long the head of the last answer took.
+    pub(super) took: Duration,
 }
 
 #[derive(Debug)]
@@ -67,7 +69,14 @@ impl Link {
                 Sender::H2(sender)
             }
         };
-        Ok(Link { sender, driver, limits: http.limits.clone(), answers: 0, is_spent: false })
+        Ok(Link {
+            sender,
+            driver,
+            limits: http.limits.clone(),
+            answers: 0,
+            is_spent: false,
+            took: Duration::ZERO,
+        })
     }
 
     /// Whether it was opened as the policy wants it, and takes another request.
@@ -95,7 +104,9 @@ impl Link {
                 }
             }
         };
+        let began = Instant::now();
         let (head, body) = response.await.map_err(|e| trouble(&e))?.into_parts();
+        self.took = began.elapsed();
         let path = &probe.path;
         if !probe.status.contains(&head.status.as_u16()) {
             let text = format!("GET {path} was answered with {}", head.status);

@@ -1,9 +1,12 @@
 //! A memcached node is asked for its version.
 
-use std::io;
+use std::{io, time::Duration};
 
 use percent_encoding::percent_decode;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
 
 use super::{BREATH, Life, Question, Told, Trouble};
 use crate::{
@@ -17,6 +20,8 @@ use crate::{
 pub(super) struct Link {
     stream: Stream,
     auth: Option<NodeAuth>,
+    /// How long the last `version` took.
+    pub(super) took: Duration,
 }
 
 /// No reply to a probe is longer.
@@ -28,7 +33,7 @@ const DELETED_AT_ONCE: usize = 200;
 impl Link {
     /// Gives credentials.
     pub(super) async fn open(stream: Stream, question: &Question) -> Result<Link, Trouble> {
-        let mut link = Link { stream, auth: question.policy.auth.clone() };
+        let mut link = Link { stream, auth: question.policy.auth.clone(), took: Duration::ZERO };
         if let Some(auth) = link.auth.clone() {
             let mut request = Vec::new();
             let user = auth.user.as_deref().unwrap_or_default();
@@ -49,7 +54,9 @@ impl Link {
 
     /// Asks whether the node serves.
     pub(super) async fn ask(&mut self) -> Told {
+        let began = Instant::now();
         let reply = self.exchange(b"version\r\n", Awaits::VERSION).await?;
+        self.took = began.elapsed();
         if reply.starts_with(b"VERSION ") {
             return Ok(None);
         }

@@ -87,6 +87,8 @@ pub struct Probe {
     pub ended: Instant,
     /// What came of it.
     pub answer: Answer,
+    /// How long the node took to answer that it serves, without what came before and after that.
+    pub took: Duration,
     /// Who the node is: asked on each new connection, as it can't change behind one.
     pub life: Option<Life>,
     /// It was emptied.
@@ -103,6 +105,8 @@ pub struct Prober {
     life: Option<Life>,
     /// It was emptied in this probe.
     flushed: bool,
+    /// How long its answer took.
+    took: Duration,
 }
 
 /// What is wrong with the configuration of a node that serves, if anything; or why it does not.
@@ -143,6 +147,15 @@ impl Link {
             Link::Redis(link) => link.ask().await,
             Link::Memcached(link) => link.ask().await,
             Link::Http(link) => link.ask(question).await,
+        }
+    }
+
+    /// How long the last answer took that it serves.
+    fn took(&self) -> Duration {
+        match self {
+            Link::Redis(link) => link.took,
+            Link::Memcached(link) => link.took,
+            Link::Http(link) => link.took,
         }
     }
 
@@ -239,6 +252,7 @@ impl Prober {
             started,
             ended: Instant::now(),
             answer,
+            took: std::mem::take(&mut self.took),
             life: self.life.take(),
             flushed: std::mem::take(&mut self.flushed),
         }
@@ -251,6 +265,7 @@ impl Prober {
         if let Some((target, mut link)) = standing {
             match in_time(link.ask(question), until).await {
                 Ok(wrong) => {
+                    self.took = link.took();
                     self.link = Some((target, link));
                     return Answer::Serves(wrong);
                 }
@@ -299,7 +314,7 @@ impl Prober {
             };
             match in_time(conversation, until).await {
                 Ok((link, wrong, life, flushed)) => {
-                    (self.life, self.flushed) = (life, flushed);
+                    (self.life, self.flushed, self.took) = (life, flushed, link.took());
                     self.link = Some((target.clone(), link));
                     return Answer::Serves(wrong);
                 }

@@ -1,8 +1,11 @@
 //! A RESP node is asked with PING, and now and then for its role.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
 
 use super::{BREATH, Life, Question, Told, Trouble};
 use crate::{
@@ -21,6 +24,8 @@ pub(super) struct Link {
     role: Option<Arc<str>>,
     /// Probes until it is asked for its role again.
     role_due: u32,
+    /// How long the last PING took.
+    pub(super) took: Duration,
 }
 
 /// A node that serves is asked for its role at every so many probes.
@@ -46,7 +51,8 @@ impl Link {
     /// Gives credentials and database.
     pub(super) async fn open(stream: Stream, question: &Question) -> Result<Link, Trouble> {
         let policy = &question.policy;
-        let mut link = Link { stream, auth: policy.auth.clone(), db: policy.db, role: None, role_due: 0 };
+        let (auth, db) = (policy.auth.clone(), policy.db);
+        let mut link = Link { stream, auth, db, role: None, role_due: 0, took: Duration::ZERO };
         link.greet().await?;
         Ok(link)
     }
@@ -58,7 +64,9 @@ impl Link {
 
     /// Asks whether the node serves.
     pub(super) async fn ask(&mut self) -> Told {
+        let began = Instant::now();
         let wrong = self.ping().await?;
+        self.took = began.elapsed();
         if self.role_due == 0 {
             self.role = self.role().await?;
             // One with a role that does not fit is asked each time: it may be promoted any moment.
@@ -278,10 +286,9 @@ mod tests {
     use std::{
         net::SocketAddr,
         process::{Child, Command, Stdio},
-        time::Duration,
     };
 
-    use tokio::{net::TcpStream, time::Instant};
+    use tokio::net::TcpStream;
 
     use super::*;
     use crate::{

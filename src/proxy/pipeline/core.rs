@@ -7,14 +7,14 @@ use super::{
     super::{
         dialect::Replies,
         flow::{Behind, Flow},
-        inflight::InFlight,
+        inflight::{Fate, InFlight},
         link::Link,
         session::{LARGE_REPLY, Session},
     },
     Expect, State,
 };
 use crate::{
-    metrics::{Class, Outcome},
+    metrics::{Class, NodeBlock, Outcome},
     topology::Policy,
 };
 
@@ -108,13 +108,15 @@ impl Core {
                 *slow = Some((expect.session.clone(), behind));
             }
             *answered = true;
-            block.requests[expect.class as usize][outcome as usize].add(1);
             block.latency.record(now_us.wrapping_sub(expect.sent_us));
-            self.queue.pop();
             if self.overdue > 0 {
+                // It was counted when its time was over.
                 self.overdue -= 1;
                 self.refused = self.refused.saturating_sub(1);
+            } else {
+                block.requests[expect.class as usize][outcome as usize].add(1);
             }
+            self.queue.pop();
         }
         Ok(())
     }
@@ -150,6 +152,15 @@ impl Core {
         Ok(())
     }
 
+    /// Counts requests that were sent and will get no reply; those that are overdue are counted already.
+    pub(super) fn count_lost(&self, taken: &[(Expect, Fate, Vec<u8>)], block: &NodeBlock) {
+        for (expect, fate, _) in taken.iter().skip(self.overdue) {
+            if *fate == Fate::MaybeApplied {
+                block.requests[expect.class as usize][Outcome::Lost as usize].add(1);
+            }
+        }
+    }
+
     /// Whether other sessions' requests stand behind the head.
     pub(super) fn others_wait(&self) -> bool {
         let head = self.queue.front().map(|e| e.session.id);
@@ -176,8 +187,9 @@ impl Core {
         self.progress_us = self.progress_us.wrapping_add(late_us.min(since_us));
     }
 
-    /// Counts entries that became overdue: no progress for their timeout, and sent that long ago.
-    pub(super) fn count_overdue(&mut self, now_us: u32, policy: &Policy) -> u32 {
+    /// Counts entries that became overdue: no progress for their timeout, and sent that long ago. Gives back
+    /// how many of them are evidence.
+    pub(super) fn count_overdue(&mut self, now_us: u32, policy: &Policy, block: &NodeBlock) -> u32 {
         let Some(head) = self.queue.front() else {
             self.stalled_us = None;
             return 0;
@@ -192,6 +204,9 @@ impl Core {
         let ripe =
             |e: &&Expect| now_us.wrapping_sub(e.sent_us) >= self::timeout(e, policy).as_micros() as u32;
         self.overdue = self.queue.tags().take_while(ripe).count().max(before);
+        for expect in self.queue.tags().take(self.overdue).skip(before) {
+            block.requests[expect.class as usize][Outcome::Timeout as usize].add(1);
+        }
         // A script that takes long says nothing of the node's health, nor do those behind it.
         let counts = |e: &&Expect| !slow && !is_slow(e);
         self.queue.tags().take(self.overdue).skip(before).filter(counts).count() as u32

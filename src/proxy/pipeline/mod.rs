@@ -307,6 +307,9 @@ impl Pipeline {
         let mut core = self.core.borrow_mut();
         core.state = State::Over;
         let taken = core.queue.take();
+        if let Some(link) = self.link.upgrade() {
+            core.count_lost(&taken, link.block());
+        }
         self.count_in_flight(&mut core);
         drop(core);
         self.dismiss_feeder();
@@ -355,7 +358,7 @@ impl Pipeline {
             match core.state {
                 State::Ready if core.blocked_by.is_none() && !self.is_starved(core) => {
                     core.forgive(now_us, self.worker.late_us.get());
-                    let failed = core.count_overdue(now_us, policy);
+                    let failed = core.count_overdue(now_us, policy, link.block());
                     if failed > 0 {
                         link.node.evidence.failed(Failure::Timeout, failed);
                     }
@@ -543,11 +546,13 @@ impl Pipeline {
             let mut core = self.core.borrow_mut();
             core.scanner = Replies::of(self.policy.protocol);
             core.early = Vec::new();
+            let taken = core.queue.take();
+            core.count_lost(&taken, link.block());
             (core.overdue, core.refused, core.stalled_us) = (0, 0, None);
             if let Some(session) = core.blocked_by.take() {
                 session.release(self);
             }
-            (core.queue.take(), self.is_patient(&mut core))
+            (taken, self.is_patient(&mut core))
         };
         let (taken, free) = taken;
         let (word, kind) = match end {

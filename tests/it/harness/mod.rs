@@ -5,6 +5,7 @@
 pub(crate) mod client;
 pub(crate) mod config;
 pub(crate) mod fake;
+pub(crate) mod forwarder;
 pub(crate) mod load;
 pub(crate) mod memcached;
 pub(crate) mod nginx;
