@@ -244,6 +244,7 @@ fn health(mut section: Section<'_>) -> HealthSettings {
     section.read("eject_max", &mut h.eject_max, share);
     section.read("flap_window", &mut h.flap_window, duration(0..=24 * HOUR));
     section.read("flap_max", &mut h.flap_max, duration(0..=HOUR));
+    section.read("deep", &mut h.deep, switch);
     section.read("window", &mut h.window, duration(SECOND..=HOUR));
     section.read("volume", &mut h.volume, number(1..=1_000_000_000));
     section.read("failure_rate", &mut h.failure_rate, share);

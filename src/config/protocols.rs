@@ -28,7 +28,7 @@ const NO_PASSWORDS: &str = "HTTP's own headers carry credentials, and they pass"
 const BOUNDED_LOAD: &str = "it sends one key to several nodes when its owner is busy, and a cache whose keys \
                             are written would then answer with different values";
 
-const ONLY: [Only; 19] = [
+const ONLY: [Only; 20] = [
     only(
         "on_return",
         &[Redis, Memcached],
@@ -52,6 +52,7 @@ const ONLY: [Only; 19] = [
     only("limits.session_bytes_max", &[Redis, Memcached], HTTP_LIMITS),
     only("ring.bounded_load", &[Http], BOUNDED_LOAD),
     only("http", &[Http], ""),
+    only("health.deep", &[Redis, Memcached], "write http.probe"),
 ];
 
 const fn miss(path: &'static str, why: &'static str) -> Only {

@@ -179,7 +179,7 @@ pools:
     commands: {JSON.GET: {first_key: 1, last_key: -2, step: 2, read_only: true}}
     per_key_errors: true
     limits: {clients: 9, bulk_bytes: 2KiB, request_bytes: 4KiB, args_max: 9, pipeline_depth: 9, session_bytes_max: 1MiB}
-    health: {interval: 2s, timeout: 501ms, fall: 4, rise: 5, failures: 6, eject_max: 40%, flap_window: 6m, flap_max: 2m, window: 12s, volume: 90, failure_rate: 45%, slow_factor: 4.5, slow_floor: 30ms, slow_eject: true}
+    health: {interval: 2s, timeout: 501ms, fall: 4, rise: 5, failures: 6, eject_max: 40%, flap_window: 6m, flap_max: 2m, deep: true, window: 12s, volume: 90, failure_rate: 45%, slow_factor: 4.5, slow_floor: 30ms, slow_eject: true}
     nodes:
       - {name: a, address: 'redis.example:6379', weight: 2, zone: z1}
       - {name: b, address: 'unix:/run/redis.sock'}
@@ -247,6 +247,7 @@ fn keys_of_other_protocols() {
     let http = |extra: &str| pool_with(&format!("    protocol: http\n    {extra}\n"));
     let memcached = |extra: &str| pool_with(&format!("    protocol: memcached\n    {extra}\n"));
     for (text, want) in [
+        (http("health: {deep: true}"), "pools.p.health.deep: is for redis and memcached pools"),
         (http("db: 0"), "f:6:9: pools.p.db: is for redis pools, and this one speaks http"),
         (http("deny_commands: [KEYS]"), "pools.p.deny_commands: is for redis pools"),
         (http("commands: {X: {first_key: 1}}"), "pools.p.commands: is for redis pools"),
@@ -389,6 +390,7 @@ fn every_health_key() {
         eject_max: 0.4,
         flap_window: ms(360_000),
         flap_max: ms(120_000),
+        deep: true,
         window: ms(12_000),
         volume: 90,
         failure_rate: 0.45,

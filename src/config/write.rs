@@ -89,7 +89,7 @@ fn pool(spec: &PoolSpec) -> Value {
         ("per_key_errors", p.per_key_errors.into()),
         ("limits", limits(&p.limits, p)),
         ("http", http(&p.http)),
-        ("health", health(&spec.health)),
+        ("health", health(&spec.health, p)),
         ("nodes", spec.nodes.iter().map(node).collect::<Vec<Value>>().into()),
     ];
     obeyed(p, "", entries)
@@ -185,8 +185,8 @@ fn warmth(warmth: &Warmth) -> Value {
     ])
 }
 
-fn health(health: &HealthSettings) -> Value {
-    map([
+fn health(health: &HealthSettings, policy: &Policy) -> Value {
+    let entries = vec![
         ("interval", duration_text(health.interval).into()),
         ("timeout", duration_text(health.timeout).into()),
         ("fall", health.fall.into()),
@@ -195,13 +195,15 @@ fn health(health: &HealthSettings) -> Value {
         ("eject_max", share_text(health.eject_max).into()),
         ("flap_window", duration_text(health.flap_window).into()),
         ("flap_max", duration_text(health.flap_max).into()),
+        ("deep", health.deep.into()),
         ("window", duration_text(health.window).into()),
         ("volume", health.volume.into()),
         ("failure_rate", share_text(health.failure_rate).into()),
         ("slow_factor", health.slow_factor.into()),
         ("slow_floor", duration_text(health.slow_floor).into()),
         ("slow_eject", health.slow_eject.into()),
-    ])
+    ];
+    obeyed(policy, "health.", entries)
 }
 
 fn node(node: &NodeSpec) -> Value {

@@ -527,6 +527,7 @@ async fn round(
         anew: call.anew.load(Relaxed),
         who: true,
         flush: flushes && is_away && call.returns.load(Relaxed),
+        deep: topology.health.deep.then(|| probe::key(&topology.pool, &topology.nodes[position].node.name)),
     };
     // A probe takes half a second at worst; it must not keep an old snapshot alive that long.
     drop(topology);

@@ -240,6 +240,7 @@ fn question(topology: &Topology, at: usize) -> Question {
         anew: true,
         who: false,
         flush: false,
+        deep: None,
     }
 }
 

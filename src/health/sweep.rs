@@ -60,6 +60,7 @@ async fn sweep(reader: &TopologyReader, node: NodeId) -> Result<(), String> {
         anew: true,
         who: false,
         flush: false,
+        deep: None,
     };
     let (pool, name) = (topology.pool.clone(), topology.nodes[at].node.name.clone());
     drop(topology);

@@ -29,6 +29,8 @@ pub enum Cause {
     Loading,
     /// It answers with a status or a body that says that it does not serve.
     Status,
+    /// A key that is written, read and deleted there to try it is refused, or comes back as another.
+    Unwritable,
     /// Too many of its requests fail, if not in a row.
     FailureRate,
     /// It is much slower than the other nodes of its pool.
@@ -62,6 +64,7 @@ impl Cause {
             Cause::Misconfigured => "misconfigured",
             Cause::Loading => "loading",
             Cause::Status => "status",
+            Cause::Unwritable => "unwritable",
             Cause::FailureRate => "failure_rate",
             Cause::Slow => "slow",
         }

@@ -210,6 +210,8 @@ pub struct HealthSettings {
     pub flap_window: Duration,
     /// The longest such wait; zero switches it off.
     pub flap_max: Duration,
+    /// A probe of a Redis or memcached node also writes, reads and deletes a key.
+    pub deep: bool,
     /// Over this time the two rules below look at requests.
     pub window: Duration,
     /// A node with fewer requests in it is not judged by them.
@@ -313,6 +315,7 @@ impl Default for HealthSettings {
             eject_max: 0.5,
             flap_window: Duration::from_secs(5 * 60),
             flap_max: Duration::from_secs(60),
+            deep: false,
             window: Duration::from_secs(10),
             volume: 100,
             failure_rate: 0.5,

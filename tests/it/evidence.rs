@@ -167,3 +167,56 @@ fn a_node_whose_requests_fail_leaves() {
     assert!(timeouts >= 10.0, "requests that had no reply in time are counted at their node: {timeouts}");
     load.stop().assert_nothing_wrong();
 }
+
+/// With `deep` a redis that is full, and one that was made a replica, leave, and say why; the key with which
+/// they are tried does not stay. Without it they stay.
+#[test]
+fn a_deep_probe_finds_who_takes_no_writes() {
+    let nodes = Redis::several(4);
+    let config = Config::of(&nodes);
+    let mut ringway = Ringway::serve(&config.clone().pool("health: {interval: 100ms}"));
+    assert_eq!(nodes[0].cmd(&["CONFIG", "SET", "maxmemory", "1"]), "+OK\r\n");
+    assert_eq!(nodes[1].cmd(&["REPLICAOF", "127.0.0.1", "1"]), "+OK\r\n");
+    until(SOON, "the replica is named as one", || ringway.node("b")["misconfigured"].is_string());
+    assert!(ringway.owns("a") && ringway.owns("b"));
+    let deep = config.pool("health: {interval: 100ms, deep: true}");
+    assert_eq!(ringway.reload(&deep), "ok");
+    ringway.wait_away("a");
+    ringway.wait_away("b");
+    ringway.wait_metric("ringway_ejections_total", &[("cause", "unwritable")], 2.0);
+    let incidents = ringway.http("/v1/incidents").1;
+    assert!(incidents.contains("OOM command not allowed") && incidents.contains("READONLY You can't write"));
+    assert_eq!(nodes[0].cmd(&["CONFIG", "SET", "maxmemory", "0"]), "+OK\r\n");
+    assert_eq!(nodes[1].cmd(&["REPLICAOF", "NO", "ONE"]), "+OK\r\n");
+    ringway.wait_back("a");
+    ringway.wait_back("b");
+    for node in &nodes {
+        until(SOON, "the key is deleted", || node.cmd(&["DBSIZE"]) == ":0\r\n");
+    }
+}
+
+/// A full memcached that evicts nothing fails a deep probe, one with room does not.
+#[test]
+fn a_deep_probe_finds_a_full_memcached() {
+    let nodes = [Memcached::with(&["-m", "2", "-M"]), Memcached::start(), Memcached::start()];
+    let config =
+        nodes.iter().zip(["a", "b", "c"]).fold(Config::of([]), |c, (n, name)| c.node(name, &n.address()));
+    let config = config.pool("protocol: memcached").pool("health: {interval: 100ms, deep: true}");
+    let mut ringway = Ringway::serve(config);
+    ringway.wait_back("a");
+    let mut wire = Wire::connect(&nodes[0].address());
+    let mut filled = 0;
+    // Whatever has room for the probe's key has room for one of these.
+    until(SOON, "it is full and leaves", || {
+        for bytes in [100_000, 1_000].into_iter().chain((0..150).step_by(10)) {
+            let value = "x".repeat(bytes);
+            let set = |i: usize| format!("set fill:{bytes}:{i} 0 0 {bytes}\r\n{value}\r\n");
+            wire.ask((filled..filled + 50).map(set).collect::<String>());
+        }
+        filled += 50;
+        !ringway.owns("a")
+    });
+    ringway.wait_metric("ringway_ejections_total", &[("node", "a"), ("cause", "unwritable")], 1.0);
+    wire.ask("flush_all\r\n");
+    assert_eq!(ringway.metric("ringway_ejections_total", &[]), 1.0);
+}

@@ -8,7 +8,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{BREATH, Life, Question, Told, Trouble};
+use super::{BREATH, KEY_SECONDS, Life, Question, Told, Trouble, unwritable};
 use crate::{
     net::Stream,
     protocol::memcache::{Awaits, ReplyScanner, base64, login, write},
@@ -114,6 +114,22 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// Writes, reads and deletes a key.
+    pub(super) async fn deep(&mut self, key: &str, value: &str) -> Result<(), Trouble> {
+        let bytes = value.len();
+        let set = format!("set {key} 0 {KEY_SECONDS} {bytes}\r\n{value}\r\n");
+        let said = self.exchange(set.as_bytes(), Awaits::STORE).await?;
+        if said != b"STORED\r\n" {
+            return Err(unwritable(shown(&said)));
+        }
+        let said = self.exchange(format!("get {key}\r\n").as_bytes(), Awaits::GET).await?;
+        if said != format!("VALUE {key} 0 {bytes}\r\n{value}\r\nEND\r\n").as_bytes() {
+            return Err(unwritable(format!("wrote {value}, read `{}`", shown(&said))));
+        }
+        let said = self.exchange(format!("delete {key}\r\n").as_bytes(), Awaits::DELETE).await?;
+        if said == b"DELETED\r\n" { Ok(()) } else { Err(unwritable(shown(&said))) }
     }
 
     /// Deletes the keys that are said to be left over; how many they were. memcached lists its keys when its

@@ -6,9 +6,19 @@ mod http;
 mod memcached;
 mod redis;
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    io,
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::time::{Instant, timeout_at};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     net::{Address, Stream, Target, dial, is_ours},
@@ -33,6 +43,8 @@ pub struct Question {
     pub who: bool,
     /// Whether it is emptied when it answers and has keys.
     pub flush: bool,
+    /// A key that is written, read and deleted to try it.
+    pub deep: Option<Arc<str>>,
 }
 
 /// What came of it.
@@ -177,6 +189,16 @@ impl Link {
         }
     }
 
+    /// Writes, reads and deletes a key, if that is wished.
+    async fn deep(&mut self, question: &Question) -> Result<(), Trouble> {
+        let Some(key) = &question.deep else { return Ok(()) };
+        match self {
+            Link::Redis(link) => link.deep(key, &next_value()).await,
+            Link::Memcached(link) => link.deep(key, &next_value()).await,
+            Link::Http(_) => Ok(()),
+        }
+    }
+
     /// Returns when it breaks while nothing is asked. Cancel-safe.
     async fn broken(&mut self) {
         match self {
@@ -185,6 +207,35 @@ impl Link {
             Link::Http(link) => link.broken().await,
         }
     }
+}
+
+/// How long the key of a deep probe lives that could not be deleted.
+const KEY_SECONDS: &str = "60";
+/// No name of a key is longer: memcached takes 250 bytes.
+const KEY_MAX: usize = 200;
+
+/// The key with which a node is tried: no other process has the same, or two would delete it under each other's
+/// hands.
+pub(super) fn key(pool: &str, node: &str) -> Arc<str> {
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+    let is_plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+    let process = *PROCESS;
+    if is_plain(pool) && is_plain(node) && pool.len() + node.len() < KEY_MAX {
+        return format!("ringway:probe:{pool}:{node}:{process:016x}").into();
+    }
+    let name = xxh3_64(format!("{pool}:{node}").as_bytes());
+    format!("ringway:probe:{name:016x}:{process:016x}").into()
+}
+
+/// What is written there: something else each time.
+fn next_value() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    COUNT.fetch_add(1, Relaxed).to_string()
+}
+
+/// A deep probe went wrong.
+fn unwritable(what: impl fmt::Display) -> Trouble {
+    Trouble::Refusal(Cause::Unwritable, format!("a key can't be written, read and deleted to try it: {what}"))
 }
 
 /// Why an exchange gave no answer.
@@ -263,7 +314,12 @@ impl Prober {
             !question.anew && question.targets.contains(target) && link.is_usable(&question.policy)
         });
         if let Some((target, mut link)) = standing {
-            match in_time(link.ask(question), until).await {
+            let conversation = async {
+                let wrong = link.ask(question).await?;
+                link.deep(question).await?;
+                Ok(wrong)
+            };
+            match in_time(conversation, until).await {
                 Ok(wrong) => {
                     self.took = link.took();
                     self.link = Some((target, link));
@@ -310,6 +366,7 @@ impl Prober {
                 if flush {
                     link.flush().await?;
                 }
+                link.deep(question).await?;
                 Ok((link, wrong, life, flush))
             };
             match in_time(conversation, until).await {

@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{BREATH, Life, Question, Told, Trouble};
+use super::{BREATH, KEY_SECONDS, Life, Question, Told, Trouble, unwritable};
 use crate::{
     net::Stream,
     protocol::resp::{frame, value::Value, write},
@@ -119,6 +119,24 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// Writes, reads and deletes a key.
+    pub(super) async fn deep(&mut self, key: &str, value: &str) -> Result<(), Trouble> {
+        let key = key.as_bytes();
+        let set = self.exchange(&[b"SET", key, value.as_bytes(), b"EX", KEY_SECONDS.as_bytes()]).await?;
+        let get = self.exchange(&[b"GET", key]).await?;
+        let del = self.exchange(&[b"DEL", key]).await?;
+        for reply in [&set, &get, &del] {
+            if reply.kind == b'-' {
+                return Err(unwritable(reply.shown()));
+            }
+        }
+        match (get.text.as_str(), del.text.as_str()) {
+            (text, "1") if text == value => Ok(()),
+            (text, "1") => Err(unwritable(format!("wrote {value}, read `{text}`"))),
+            (_, deleted) => Err(unwritable(format!("deleted {deleted} keys of one"))),
+        }
     }
 
     /// Deletes the keys that are said to be left over; how many they were.

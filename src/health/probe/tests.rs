@@ -15,6 +15,7 @@ pub(super) fn question(targets: &[SocketAddr], timeout: Duration) -> Question {
     Question {
         who: false,
         flush: false,
+        deep: None,
         address: Address::Tcp { host: "node.example".into(), port: 80 },
         targets: targets.iter().copied().map(Target::Tcp).collect(),
         policy: Arc::new(Policy { connect_timeout: timeout, ..Policy::default() }),
@@ -139,4 +140,39 @@ async fn a_new_connection_on_request() {
         assert_eq!(prober.probe(&question).await.answer, Answer::Serves(None));
     };
     tokio::join!(probes, node);
+}
+
+/// The key with which a node is tried is its own, and one that every server takes, whatever it is called.
+#[test]
+fn keys_of_deep_probes() {
+    let of = |pool: &str, node: &str| key(pool, node).to_string();
+    assert!(of("cache", "n1").starts_with("ringway:probe:cache:n1:"));
+    assert_eq!(of("cache", "n1"), of("cache", "n1"));
+    let odd = [of("cache", "n 1"), of("cache", &"n".repeat(250)), of("cache", "n\r\n1"), of("cäche", "n1")];
+    for (i, name) in odd.iter().enumerate() {
+        assert!(name.len() <= 250 && name.bytes().all(|b| b.is_ascii_graphic()), "{name}");
+        assert!(!odd[..i].contains(name), "{name} twice");
+    }
+}
+
+/// A deep probe fails when the key is refused, or comes back as another; it says what the node said, and the
+/// key is deleted all the same.
+#[tokio::test]
+async fn a_deep_probe_tries_a_key() {
+    let set = "+OK\r\n";
+    for (deep, expected) in [
+        (["-READONLY no\r\n", "$-1\r\n", "-READONLY no\r\n"], "READONLY no"),
+        (["-OOM full\r\n", "$-1\r\n", ":0\r\n"], "OOM full"),
+        ([set, "$3\r\nold\r\n", ":1\r\n"], "read `old`"),
+        ([set, "$-1\r\n", ":0\r\n"], "deleted 0 keys of one"),
+    ] {
+        let (listener, address) = listener().await;
+        let question = Question { deep: Some("key".into()), ..question(&[address], PATIENCE) };
+        let mut prober = Prober::default();
+        let script = [&["+PONG\r\n", MASTER], &deep[..]].concat();
+        let node = async { replies(listener.accept().await.expect("a probe").0, &script).await };
+        let answer = tokio::join!(prober.probe(&question), node).0.answer;
+        assert_eq!(cause(&answer), Some((Cause::Unwritable, false)), "{answer:?}");
+        assert!(format!("{answer:?}").contains(expected), "{answer:?}");
+    }
 }
