@@ -5,10 +5,12 @@ use std::{
     collections::HashSet,
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
     dispatch,
+    gate::Gate,
     inflight::Fate,
     pipeline::{Expect, Pipeline},
     rebind::{Leaving, Side},
@@ -28,6 +30,9 @@ const WARN_EVERY_US: u32 = 10_000_000;
 /// Between two rings of control's bell because of what a node says of itself, in microseconds.
 const RING_EVERY_US: u32 = 20_000;
 
+/// Connections that a worker makes to one node at once, and the pause before each further one.
+const CONNECTS: (u32, Duration) = (16, Duration::from_millis(10));
+
 /// What the topology says of a node, as far as its pipelines care.
 #[derive(Clone, Debug)]
 pub(crate) struct Standing {
@@ -43,6 +48,8 @@ pub(crate) struct Link {
     pub(crate) scripts: Arc<Scripts>,
     /// By version, then by lane.
     lanes: [RefCell<Vec<Rc<Pipeline>>>; 2],
+    /// Holds back those that connect.
+    pub(crate) gate: Gate,
     /// When something that repeats itself was last warned about.
     warned_us: Cell<Option<u32>>,
     /// When control's bell was last rung because of a reply.
@@ -75,6 +82,7 @@ impl Link {
             worker_index,
             scripts: scripts.clone(),
             lanes: Default::default(),
+            gate: Gate::new(CONNECTS.0, CONNECTS.1),
             warned_us: Cell::new(None),
             rang_us: Cell::new(None),
             leaving: RefCell::default(),

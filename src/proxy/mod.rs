@@ -16,6 +16,7 @@ mod dialect;
 mod dispatch;
 mod facts;
 mod flow;
+mod gate;
 mod http;
 mod inflight;
 mod input;

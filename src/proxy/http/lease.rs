@@ -86,6 +86,7 @@ impl Lease {
         match fault {
             Fault::Garbage(_) => self.link.node.evidence.failed(Failure::Protocol, 1),
             Fault::Broken(_) if is_first && !was_closing => {
+                self.link.trouble();
                 self.link.node.evidence.failed(Failure::Lost, 1);
             }
             Fault::Broken(_) => {}

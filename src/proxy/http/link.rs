@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use ::http::{Request, Response};
@@ -20,6 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     sync::{Mutex, Notify, oneshot},
     task::spawn_local,
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -33,10 +35,17 @@ use crate::{
     protocol::resp::Version,
     proxy::{
         connect::{self, ConnectError},
+        gate::{Gate, spread},
         rebind::{Leaving, Side},
     },
     topology::{Entry, HttpLimits, Node, NodeId, NodeProtocol, Policy},
 };
+
+/// Connections that a worker makes to one node at once, and the pause before each further one, while the node
+/// is new or was in trouble.
+const CONNECTS: (u32, Duration) = (128, Duration::from_millis(1));
+/// So long after the trouble.
+const CAREFUL: Duration = Duration::from_secs(5);
 
 /// hyper refuses a smaller bound of what it reads ahead.
 const READ_MIN: usize = 8 * 1024;
@@ -58,6 +67,9 @@ pub(super) struct Link {
     /// Connections that there are, or that are being made.
     open: Cell<usize>,
     waiting: RefCell<VecDeque<oneshot::Sender<Turn>>>,
+    /// Holds back those that connect, until then.
+    gate: Gate,
+    careful_until: Cell<Instant>,
     /// It owns keys.
     is_owner: Cell<bool>,
     /// Rings when the node is ejected.
@@ -186,6 +198,8 @@ impl Link {
             open: Cell::new(0),
             waiting: RefCell::default(),
             is_owner: Cell::new(entry.placement.serves()),
+            gate: Gate::new(CONNECTS.0, CONNECTS.1),
+            careful_until: Cell::new(Instant::now() + CAREFUL),
             evicted: Notify::new(),
         })
     }
@@ -268,8 +282,14 @@ impl Link {
     }
 
     async fn connect(self: &Rc<Self>, slot: Slot, policy: &Policy) -> Result<Connection, NoConnection> {
+        let now = Instant::now();
+        let wait = if now < self.careful_until.get() { self.gate.pass(now) } else { Duration::ZERO };
+        if !wait.is_zero() {
+            sleep(spread(wait)).await;
+        }
         let targets = self.targets.borrow().clone();
-        let stream = connect::reach(&targets, policy, Version::Resp2).await?;
+        let stream =
+            connect::reach(&targets, policy, Version::Resp2).await.inspect_err(|_| self.trouble())?;
         let resets = Arc::new(AtomicBool::new(false));
         let meter =
             Meter::Node { node: self.node.clone(), worker: self.worker_index, resets: resets.clone() };
@@ -299,6 +319,11 @@ impl Link {
         connection.await;
         self.block().connections.add(-1);
         drop(slot);
+    }
+
+    /// A connection could not be made, or broke.
+    pub(super) fn trouble(&self) {
+        self.careful_until.set(Instant::now() + CAREFUL);
     }
 
     /// Takes a connection back that has carried its request.

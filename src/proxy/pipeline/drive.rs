@@ -3,9 +3,12 @@
 
 use std::{rc::Rc, time::Duration};
 
+use tokio::time::{Instant, sleep};
+
 use super::{
     super::{
         connect::{self, ConnectError, Connection},
+        gate::spread,
         link::Link,
     },
     End, Pipeline, State,
@@ -19,6 +22,14 @@ pub(super) async fn drive(pipeline: Rc<Pipeline>, link: Rc<Link>) {
         let standing = link.standing.borrow().clone();
         // One large request runs no script.
         let lessons = if pipeline.streamed.get() { Default::default() } else { link.scripts.lessons() };
+        // A large request has its connection to itself, and is not held up by others that connect.
+        let wait = if pipeline.streamed.get() { Duration::ZERO } else { link.gate.pass(Instant::now()) };
+        if !wait.is_zero() {
+            tokio::select! {
+                () = sleep(spread(wait)) => {}
+                () = pipeline.given_up() => return,
+            }
+        }
         let attempt = connect::connect(&standing.targets, &pipeline.policy, pipeline.version, &lessons);
         let connected = tokio::select! {
             connected = attempt => connected,
@@ -30,7 +41,7 @@ pub(super) async fn drive(pipeline: Rc<Pipeline>, link: Rc<Link>) {
         }
         let Some(pause) = pipeline.next_attempt() else { return };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = sleep(spread(pause)) => {}
             () = pipeline.given_up() => return,
         }
     }

@@ -1,5 +1,7 @@
 //! Lost connections: what is repeated, what is refused, and what it says of the node.
 
+use std::time::Instant;
+
 use super::*;
 use crate::topology::VERDICT_GRACE;
 
@@ -205,5 +207,39 @@ fn nobody_reads_from_the_future() {
         again.says("$1\r\nv\r\n$-1\r\n").await;
         both.gets("$1\r\nv\r\n").await;
         reader.gets("$-1\r\n").await;
+    });
+}
+
+/// A node that answers once on each connection and closes it is not dialled as fast as clients ask: after the
+/// first connections each further one has to wait a little, and every request is answered.
+#[test]
+fn connections_come_one_by_one() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let mut client = world.client().await;
+        let asked = 60;
+        let (client, node) = (
+            async {
+                for _ in 0..asked {
+                    client.sends(&["GET", "k"]).await;
+                    client.gets("$1\r\nv\r\n").await;
+                }
+            },
+            async {
+                loop {
+                    let mut peer = a.accepts().await;
+                    peer.gets(&["GET", "k"]).await;
+                    peer.says("$1\r\nv\r\n").await;
+                }
+            },
+        );
+        let began = Instant::now();
+        tokio::select! {
+            () = client => {}
+            () = node => {}
+        }
+        // Those beyond the burst of 16 are 10 ms apart, give or take a quarter.
+        assert!(began.elapsed() > Duration::from_millis(44 * 10 * 3 / 4), "{:?}", began.elapsed());
     });
 }
