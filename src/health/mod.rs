@@ -128,6 +128,8 @@ struct Patient {
     /// Who it was when it last served, and who it is.
     served: Option<Life>,
     life: Option<Life>,
+    /// It was emptied since it served, perhaps by a probe that was void.
+    flushed: bool,
     /// How often it was asked.
     asked: u64,
     /// When the last probe began.
@@ -286,6 +288,7 @@ impl Ward {
             window: Window::default(),
             served: None,
             life: None,
+            flushed: false,
             asked: 0,
             started: now,
             call,
@@ -367,6 +370,7 @@ impl Ward {
         let mut pause = REPEAT_PAUSE;
         if let Some(probe) = round.probe {
             patient.started = probe.started;
+            patient.flushed |= probe.flushed;
             if !self.lag.overlapped(probe.started, probe.ended) {
                 let topology = self.reader.load();
                 let is_gone = matches!(probe.answer, Answer::Failed { after_loss: true, .. })
@@ -379,7 +383,7 @@ impl Ward {
                 if probe.life.is_some() {
                     patient.life.clone_from(&probe.life);
                 }
-                let data = if probe.flushed { Data::Flushed } else { patient.data() };
+                let data = if patient.flushed { Data::Flushed } else { patient.data() };
                 for observation in observations(&patient.name, probe) {
                     let verdict = patient.detector.step(now, observation);
                     changes.extend(verdict.map(|v| v.into_change(&topology.pool, round.id, data)));
@@ -454,6 +458,7 @@ impl Patient {
     fn remember(&mut self) {
         if matches!(self.detector.health(), Health::Healthy | Health::Suspect) {
             self.served.clone_from(&self.life);
+            self.flushed = false;
         }
     }
 
