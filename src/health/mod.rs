@@ -84,7 +84,11 @@ async fn watch(mut ward: Ward, mut noted: NotedWrites, bell: &Notify, inbox: &In
             }
             () = inbox.closed() => return,
             Some(ended) = ward.rounds.join_next() => ward.hear(ended),
-            () = sleep_until(ward.looks_at) => ward.look(),
+            () = sleep_until(ward.looks_at) => {
+                ward.look();
+                Vec::new()
+            }
+            Some(readings) = ward.looks.join_next() => ward.judge(readings),
         };
         for change in changes {
             if let Change::Eject { node, .. } = change {
@@ -116,6 +120,7 @@ struct Ward {
     /// When the windows are read next, and how long they are.
     looks_at: Instant,
     window: Duration,
+    looks: JoinSet<Vec<(NodeId, Reading)>>,
 }
 
 /// One watched node.
@@ -182,6 +187,7 @@ impl Ward {
             cleanings: JoinSet::new(),
             looks_at: Instant::now(),
             window: Duration::ZERO,
+            looks: JoinSet::new(),
         }
     }
 
@@ -323,22 +329,34 @@ impl Ward {
         changes
     }
 
-    /// A fifth of the window is over: what became of requests, and who is slow?
-    fn look(&mut self) -> Vec<Change> {
+    /// A fifth of the window is over: the counters are read, beside the control loop, as there may be many.
+    fn look(&mut self) {
         let topology = self.reader.load();
-        let now = Instant::now();
         if self.window != topology.health.window {
             self.window = topology.health.window;
-            self.patients.values_mut().for_each(|patient| patient.window.clear());
+            self.patients.values_mut().for_each(|patient| patient.window = Window::default());
         }
-        self.looks_at = now + self.window / SLICES;
-        let mut windows: HashMap<NodeId, &mut Patient> =
+        self.looks_at = Instant::now() + self.window / SLICES;
+        if self.looks.is_empty() {
+            let read = |entry: &Entry| (entry.node.id, Reading::of(&entry.node));
+            self.looks.spawn_blocking(move || topology.nodes.iter().map(read).collect());
+        }
+    }
+
+    /// The counters were read: what became of requests, and who is slow?
+    fn judge(&mut self, readings: Result<Vec<(NodeId, Reading)>, JoinError>) -> Vec<Change> {
+        let readings = readings.unwrap_or_else(|error| {
+            tracing::error!(%error, "reading counters failed inside ringway");
+            Vec::new()
+        });
+        let (topology, now) = (self.reader.load(), Instant::now());
+        let mut patients: HashMap<NodeId, &mut Patient> =
             self.patients.iter_mut().map(|(id, patient)| (*id, patient)).collect();
-        let mut seen: Vec<(NodeId, &mut Patient)> = Vec::with_capacity(windows.len());
-        for entry in topology.nodes.iter() {
-            let Some(patient) = windows.remove(&entry.node.id) else { continue };
-            patient.window.push(Reading::of(&entry.node));
-            seen.push((entry.node.id, patient));
+        let mut seen: Vec<(NodeId, &mut Patient)> = Vec::with_capacity(patients.len());
+        for (id, reading) in readings {
+            let Some(patient) = patients.remove(&id) else { continue };
+            patient.window.push(reading);
+            seen.push((id, patient));
         }
         let paces = window::paces(seen.iter_mut().map(|(_, patient)| &mut patient.window), &topology.health);
         let mut changes = Vec::new();
@@ -346,10 +364,6 @@ impl Ward {
             for observation in [Observation::Rate(patient.window.rate()), Observation::Pace(pace)] {
                 let verdict = patient.detector.step(now, observation);
                 changes.extend(verdict.map(|v| v.into_change(&topology.pool, id, Data::Unknown)));
-            }
-            if !matches!(patient.detector.health(), Health::Healthy | Health::Suspect) {
-                // What it did before it left says nothing of it when it is back.
-                patient.window.clear();
             }
         }
         changes
@@ -393,6 +407,10 @@ impl Ward {
                     patient.remember();
                 }
                 let is_back = changes.iter().any(|change| matches!(change, Change::Restore { .. }));
+                if is_back {
+                    // What it did before it left says nothing of it now.
+                    patient.window = Window::default();
+                }
                 if is_back && topology.policy.on_return == OnReturn::Flush {
                     self.sweep_after(round.id);
                 }

@@ -113,12 +113,6 @@ impl Window {
         self.slices.extend(slice);
     }
 
-    /// Forgets what was: the node starts anew.
-    pub(super) fn clear(&mut self) {
-        self.slices.clear();
-        self.slow = false;
-    }
-
     /// Requests and failures.
     pub(super) fn rate(&self) -> Rate {
         self.slices.iter().fold(Rate::default(), |sum, slice| Rate {
@@ -316,7 +310,8 @@ mod tests {
         assert!(is_slow(&pool.slices(5, &[enough, QUICK, QUICK])[0]));
     }
 
-    /// The rate is that of the last window: older failures are forgotten, and all when the node starts anew.
+    /// The rate is that of the last window: older failures are forgotten, and nothing is known of the time before
+    /// the first reading.
     #[test]
     fn the_rate_is_of_the_last_window() {
         let mut window = Window::default();
@@ -332,8 +327,6 @@ mod tests {
         assert_eq!(window.rate(), Rate { requests: 200, failed: 60 });
         (0..4).for_each(|_| push(&mut window, 10, 0));
         assert_eq!(window.rate(), Rate { requests: 140, failed: 0 });
-        window.clear();
-        assert_eq!(window.rate(), Rate::default());
     }
 
     /// The p99 is the bound of the bucket in which the 99th of a hundred lies.

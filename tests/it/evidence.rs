@@ -174,7 +174,7 @@ fn a_node_whose_requests_fail_leaves() {
 fn a_deep_probe_finds_who_takes_no_writes() {
     let nodes = Redis::several(4);
     let config = Config::of(&nodes);
-    let mut ringway = Ringway::serve(&config.clone().pool("health: {interval: 100ms}"));
+    let mut ringway = Ringway::serve(config.clone().pool("health: {interval: 100ms}"));
     assert_eq!(nodes[0].cmd(&["CONFIG", "SET", "maxmemory", "1"]), "+OK\r\n");
     assert_eq!(nodes[1].cmd(&["REPLICAOF", "127.0.0.1", "1"]), "+OK\r\n");
     until(SOON, "the replica is named as one", || ringway.node("b")["misconfigured"].is_string());
