@@ -23,8 +23,7 @@ use crate::{
     ring::diff,
     topology::{
         Admission, Cause, Change, Data, Entry, Health, LEVELS, NodeId, OnEjected, Order, Placement, PoolSpec,
-        Slow,
-        Topology, common_bands,
+        Slow, Topology, common_bands,
     },
 };
 

@@ -206,7 +206,7 @@ impl Body {
         Some(match met {
             Met::Good => {
                 (patient.is_linked, patient.life) = (true, Some(process));
-                Observation::Good { started: patient.started }
+                Observation::Good { started: patient.started, took: Duration::from_millis(1) }
             }
             Met::Failed(cause) => {
                 patient.is_linked &= !is_cut && cause == Cause::Timeout;
@@ -338,7 +338,7 @@ impl Patient {
         self.evidence_seen = counts;
         let sum: u64 = new.iter().sum();
         self.signs += sum;
-        let traffic = Traffic { new, streak: evidence.streak() };
+        let traffic = Traffic { new, streak: evidence.streak(), ..Traffic::default() };
         (sum > 0).then_some(Observation::Traffic(traffic))
     }
 
@@ -386,7 +386,7 @@ impl Patient {
                     (self.flaps.returned, self.signs) = (Some(now), 0);
                 }
             }
-            Verdict::Suspect | Verdict::Clear | Verdict::Misconfigured(_) => {}
+            Verdict::Suspect | Verdict::Clear | Verdict::Misconfigured(_) | Verdict::Slow(_) => {}
         }
         Ok(())
     }

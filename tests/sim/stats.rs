@@ -52,7 +52,7 @@ impl Stats {
                 self.flaps += u64::from(is_flapping);
             }
             Verdict::Relapse => self.relapses += 1,
-            Verdict::Probation | Verdict::Restore { .. } | Verdict::Misconfigured(_) => {}
+            Verdict::Probation | Verdict::Restore { .. } | Verdict::Misconfigured(_) | Verdict::Slow(_) => {}
         }
     }
 
