@@ -87,6 +87,7 @@ fn membership() -> crate::membership::Handle {
         max_share: 0.1,
         ids: crate::membership::IdSource::default(),
         embedded: Arc::new(|_, _| None),
+        scene: crate::health::Scene::default(),
         incident_file: None,
     };
     crate::membership::Membership::new(settings).1

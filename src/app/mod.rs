@@ -24,7 +24,7 @@ use tokio::{
 use crate::{
     admin::{self, AdminState},
     config::Settings,
-    health::Lag,
+    health::{Lag, Scene},
     incident::FileSettings,
     membership::{self, Membership},
     metrics,
@@ -82,7 +82,7 @@ pub struct App {
     admin: AdminState,
     admin_address: ListenAddress,
     admin_stop: Option<oneshot::Sender<()>>,
-    lag: Lag,
+    scene: Scene,
     run_id: Arc<str>,
     /// The pools and the settings that are in force.
     state: Mutex<State>,
@@ -114,7 +114,10 @@ impl App {
         }
         let found = embedded.clone();
         let ids = membership::IdSource::default();
+        let lag = Lag::new();
+        let scene = Scene::new(lag.clone());
         let (task, membership) = Membership::new(membership::Settings {
+            scene: scene.clone(),
             workers: settings.workers,
             max_share: settings.reload.max_share,
             ids: ids.clone(),
@@ -126,8 +129,8 @@ impl App {
                 .map(|path| FileSettings { path, bytes_max: settings.incidents.file_bytes_max }),
         });
         control.spawn(task.run());
-        let lag = Lag::new();
-        control.spawn(lag.clone().run());
+        control.spawn(lag.run());
+        control.spawn(scene.clone().look_after_process());
         let run_id = run_id();
         let admin = AdminState::new(Vec::new(), membership.clone(), recorder, run_id.clone());
         let listener = bind(&control, "admin", &settings.admin.listen)?;
@@ -149,7 +152,7 @@ impl App {
             admin,
             admin_address,
             admin_stop: Some(admin_stop),
-            lag,
+            scene,
             run_id,
             state: Mutex::new(State { settings: settings.clone(), pools: Vec::new(), next_pool: 0 }),
         };

@@ -94,13 +94,13 @@ impl App {
             graces: PoolHandle::graces(workers),
         });
         let pool = membership::Pool { writer, spec: spec.clone(), bell: bell.clone() };
-        let (membership, lag) = (self.membership.clone(), self.lag.clone());
+        let (membership, scene) = (self.membership.clone(), self.scene.clone());
         let returns = health::Returns { noted, graces: handle.graces.clone() };
         let health = self.control.handle().spawn(async move {
             let inbox = membership.inbox();
             membership.add(pool).await;
             drop(membership);
-            health::run(reader, bell, inbox, lag, returns).await;
+            health::run(reader, bell, inbox, scene, returns).await;
         });
         let mut open = OpenPool { handle, listeners: Vec::new(), health: health.abort_handle() };
         for (asked, listener) in listeners {

@@ -60,8 +60,16 @@ fn list(all: &[&Value], out: &mut impl Write) -> Result<(), Stop> {
             None => "goes on".to_owned(),
         };
         let (id, opened) = (number(incident, "id"), utc(number(incident, "opened_ms")));
-        let (pool, node) = (text(incident, "pool"), text(incident, "node"));
-        writeln!(out, "{id:>4}  {opened}  {pool}/{node}  {}  {state}", text(incident, "cause"))?;
+        let who = match incident["node"].as_str() {
+            Some(node) => format!("{}/{node}  {}", text(incident, "pool"), text(incident, "cause")),
+            None => "this proxy".to_owned(),
+        };
+        let first = &incident["diagnoses"][0];
+        let diagnosis = match first["place"].as_str() {
+            Some(place) => format!("{place} {}", text(first, "what")),
+            None => "not located".to_owned(),
+        };
+        writeln!(out, "{id:>4}  {opened}  {who}  {diagnosis}  {state}")?;
     }
     Ok(())
 }
@@ -69,8 +77,15 @@ fn list(all: &[&Value], out: &mut impl Write) -> Result<(), Stop> {
 fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
     let (pool, node, address) = (text(incident, "pool"), text(incident, "node"), text(incident, "address"));
     let opened = number(incident, "opened_ms");
-    writeln!(out, "incident {}: node {node} ({address}) of pool {pool}", number(incident, "id"))?;
-    writeln!(out, "  {}: {}", text(incident, "cause"), text(incident, "evidence"))?;
+    let id = number(incident, "id");
+    match incident["node"].as_str() {
+        Some(_) => {
+            writeln!(out, "incident {id}: node {node} ({address}) of pool {pool}")?;
+            writeln!(out, "  {}: {}", text(incident, "cause"), text(incident, "evidence"))?;
+        }
+        None => writeln!(out, "incident {id}: this proxy\n  {}", text(incident, "evidence"))?,
+    }
+    located(incident, out)?;
     let steps = incident["timeline"].as_array().into_iter().flatten();
     let begin = steps.clone().next().map_or(opened, |step| number(step, "at_ms"));
     writeln!(out, "  {}", utc(begin))?;
@@ -79,7 +94,8 @@ fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
         let moved = moved.map_or(String::new(), |share| format!("; {:.2} % of the key space", share * 100.0));
         let after = span(number(step, "at_ms").saturating_sub(begin));
         let (epoch, what) = (number(step, "epoch"), text(step, "what"));
-        writeln!(out, "  +{after:<9} epoch {epoch:<4} {what:<10} {}{moved}", text(step, "text"))?;
+        let epoch = if epoch == 0 { " ".repeat(10) } else { format!("epoch {epoch:<4}") };
+        writeln!(out, "  +{after:<9} {epoch} {what:<10} {}{moved}", text(step, "text"))?;
     }
     match incident["closed_ms"].as_u64() {
         None => writeln!(out, "  it goes on")?,
@@ -93,6 +109,20 @@ fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
                 out,
                 "  over after {lasted}; requests at the node that failed: {failed}, that others served: {others}{data}"
             )?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the fault is, what that rests on, and what else it may be.
+fn located(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
+    for (i, diagnosis) in incident["diagnoses"].as_array().into_iter().flatten().enumerate() {
+        let word = if i == 0 { "where" } else { "or" };
+        let confidence = diagnosis["confidence"].as_f64().unwrap_or_default();
+        writeln!(out, "  {word}: {} (confidence {confidence:.2})", text(diagnosis, "text"))?;
+        if i == 0 {
+            let mut signs = diagnosis["evidence"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            signs.try_for_each(|sign| writeln!(out, "    - {sign}"))?;
         }
     }
     Ok(())

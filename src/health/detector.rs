@@ -121,6 +121,8 @@ pub struct Detector {
     tally: Tally,
     wrong: Option<Arc<str>>,
     flaps: Flaps,
+    /// As they were before the last ejection.
+    flaps_before: Flaps,
     /// Until when error replies are no sign: a probe has just denied what they say.
     denied_until: Option<Instant>,
     slow: Option<Slowness>,
@@ -269,12 +271,14 @@ impl Detector {
             Health::Healthy | Health::Suspect => State::Fresh,
             Health::Ejected | Health::Probation => State::Ejected { since: now },
         };
+        let (flaps, flaps_before) = (Flaps::default(), Flaps::default());
         Detector {
             settings,
             state,
             tally: Tally::default(),
             wrong: None,
-            flaps: Flaps::default(),
+            flaps,
+            flaps_before,
             denied_until: None,
             slow: None,
         }
@@ -321,6 +325,16 @@ impl Detector {
             State::Fresh | State::Healthy => false,
             State::Suspect(doubt) => doubt.connection,
             State::Ejected { .. } | State::Probation { .. } => true,
+        }
+    }
+
+    /// The verdict to eject it was not carried out: it is suspect since this moment, and nothing counts
+    /// against it yet.
+    pub fn reprieve(&mut self, since: Instant) {
+        if matches!(self.state, State::Ejected { .. }) {
+            self.state = State::Suspect(Doubt { since, probes: 0, connection: true });
+            self.tally = Tally::default();
+            self.flaps = self.flaps_before;
         }
     }
 
@@ -564,6 +578,7 @@ impl Detector {
         if cause != Cause::Slow {
             self.slow = None;
         }
+        self.flaps_before = self.flaps;
         self.flaps.left(now, self.settings.flap_window);
         let wait = self.flaps.wait(&self.settings);
         if !wait.is_zero() {
@@ -944,6 +959,28 @@ mod tests {
         assert_eq!(run.good(), Some(Verdict::Probation));
         assert!(matches!(run.good(), Some(Verdict::Restore { .. })));
         assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 19)), Some(Verdict::Suspect));
+    }
+
+    /// A verdict that is not carried out leaves a suspect node, with which everything begins anew: a good
+    /// probe clears it, new failures eject it, and that it came and went is not counted.
+    #[test]
+    fn a_reprieve_begins_anew() {
+        let mut run = Run::healthy();
+        assert_eq!(run.cause(traffic(&[(Failure::Timeout, 3)], 3)), Some(Cause::Timeout));
+        run.0.reprieve(run.1);
+        assert_eq!(run.0.health(), Health::Suspect);
+        assert_eq!(run.good(), Some(Verdict::Clear));
+        assert_eq!(run.cause(traffic(&[(Failure::Timeout, 3)], 6)), Some(Cause::Timeout));
+        run.0.reprieve(run.1);
+        for _ in 0..2 {
+            assert_eq!(run.see(failed(Cause::Timeout)), None);
+        }
+        match run.see(failed(Cause::Timeout)) {
+            Some(Verdict::Eject { evidence, .. }) => {
+                assert_eq!(evidence, "3 probes in a row failed, the last: it failed");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     /// With `rise` 1 the first good probe restores; with `fall` 1 the first failed one ejects.

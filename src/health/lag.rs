@@ -77,6 +77,16 @@ impl Lag {
         let open = seen.late(Instant::now());
         seen.lags.iter().chain(&open).any(|(from, to)| *from < ended && started < *to)
     }
+
+    /// How long the runtime stood still since this moment: the longest lag, and all together.
+    pub fn since(&self, from: Instant) -> (Duration, Duration) {
+        let now = Instant::now();
+        let seen = self.seen();
+        let open = seen.late(now);
+        let within = |(start, end): &(Instant, Instant)| end.saturating_duration_since((*start).max(from));
+        let lags = seen.lags.iter().chain(&open).map(within);
+        lags.fold((Duration::ZERO, Duration::ZERO), |(longest, all), lag| (longest.max(lag), all + lag))
+    }
 }
 
 impl Default for Lag {
@@ -113,6 +123,21 @@ mod tests {
         assert!(!lag.overlapped(after, after + TICK));
         assert!(!lag.overlapped(start - stall * 3, start - stall * 2));
         measuring.abort();
+    }
+
+    /// Lags are added up from a moment on, one that began before it from then on only.
+    #[tokio::test(start_paused = true)]
+    async fn lags_add_up() {
+        let (lag, start) = (Lag::new(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        for tick in [0, 10, 400, 410, 520, 530] {
+            lag.seen().tick(at(tick));
+        }
+        tokio::time::advance(Duration::from_millis(535)).await;
+        let ms = Duration::from_millis;
+        assert_eq!(lag.since(start), (ms(390), ms(500)));
+        assert_eq!(lag.since(at(300)), (ms(110), ms(210)));
+        assert_eq!(lag.since(at(525)), (ms(0), ms(0)));
     }
 
     /// Only so many lags are remembered.

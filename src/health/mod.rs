@@ -7,8 +7,10 @@ mod lag;
 mod probe;
 mod quarantine;
 mod resolve;
+mod scene;
 mod sweep;
 mod window;
+mod withhold;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,17 +25,19 @@ use std::{
 use tokio::{
     sync::{Notify, Semaphore},
     task::{AbortHandle, JoinError, JoinSet},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub use detector::{Detector, Observation, Traffic, Verdict};
 pub use lag::{LAG_MAX, Lag};
-pub use probe::{Answer, Life, Probe, Prober, Question};
+pub use probe::{Answer, Late, Life, Probe, Prober, Question, Symptom};
 pub use quarantine::Returns;
 pub use resolve::RESOLVE_INTERVAL;
+pub use scene::{Group, Lateness, Own, Scene, Sighting, Trouble, WINDOW};
 pub use window::{Pace, Rate};
 use window::{Reading, SLICES, Window};
+pub use withhold::{ASK_MAX, Accusation, Fault, Judgement, LINK_GRACE, STALL_MIN, Shows, Witness, judge};
 
 use crate::topology::{
     Cause, Change, Data, Entry, ErrorReply, Evidence, Failure, Health, Inbox, LEVELS, NodeId, NotedWrites,
@@ -47,30 +51,41 @@ const PROBES_AT_ONCE: usize = 256;
 /// From the start of a probe to the next at least, whatever traffic sees meanwhile.
 const PROBE_PAUSE_MIN: Duration = Duration::from_millis(20);
 
+/// How often a verdict that waits is judged again.
+const JUDGE_PAUSE: Duration = Duration::from_millis(20);
+
+/// From a probe of a node whose verdict waits to the next.
+const HELD_PAUSE: Duration = Duration::from_millis(100);
+
 /// From a probe that a late clock made void until it is repeated.
 const REPEAT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Watches one pool until membership is gone. Dropping it ends everything that it started, which
 /// is how a pool that was removed ceases to be watched. `bell` is the one that the pool's [`Evidence`] rings.
-pub async fn run(reader: TopologyReader, bell: Arc<Notify>, inbox: Inbox, lag: Lag, returns: Returns) {
+pub async fn run(reader: TopologyReader, bell: Arc<Notify>, inbox: Inbox, scene: Scene, returns: Returns) {
     let resolve_again = Arc::new(Notify::new());
     let Returns { noted, graces } = returns;
     tokio::select! {
         () = resolve::run(reader.clone(), inbox.clone(), resolve_again.clone()) => {}
-        () = watch(Ward::new(reader, lag, resolve_again, graces), noted, &bell, &inbox) => {}
+        () = watch(Ward::new(reader, scene, resolve_again, graces), noted, &bell, &inbox) => {}
     }
 }
 
 async fn watch(mut ward: Ward, mut noted: NotedWrites, bell: &Notify, inbox: &Inbox) {
     let mut published = ward.reader.changes();
+    let mut asks = ward.scene.asks();
     ward.admit(&noted);
     // Until no worker is left that could note anything.
     let (mut notes, mut may_note) = (Vec::new(), true);
     loop {
+        let waits = !ward.held.is_empty();
         // Each arm is cancel-safe: a bell that is not heard stays rung, a revision that is not
         // seen stays unseen, a probe that is not taken stays in its set.
         let changes = tokio::select! {
-            () = bell.notified() => ward.sample(),
+            () = bell.notified() => {
+                let seen = ward.sample();
+                ward.judge(seen)
+            }
             Ok(()) = published.changed() => {
                 ward.admit(&noted);
                 Vec::new()
@@ -83,12 +98,23 @@ async fn watch(mut ward: Ward, mut noted: NotedWrites, bell: &Notify, inbox: &In
                 Vec::new()
             }
             () = inbox.closed() => return,
-            Some(ended) = ward.rounds.join_next() => ward.hear(ended),
+            Some(ended) = ward.rounds.join_next() => {
+                let heard = ward.hear(ended);
+                ward.judge(heard)
+            }
+            Ok(()) = asks.changed() => {
+                ward.patients.values().for_each(|patient| patient.call.hurry.notify_one());
+                Vec::new()
+            }
+            () = sleep(JUDGE_PAUSE), if waits => ward.judge_again(),
             () = sleep_until(ward.looks_at) => {
                 ward.look();
                 Vec::new()
             }
-            Some(readings) = ward.looks.join_next() => ward.judge(readings),
+            Some(readings) = ward.looks.join_next() => {
+                let weighed = ward.weigh(readings);
+                ward.judge(weighed)
+            }
         };
         for change in changes {
             if let Change::Eject { node, .. } = change {
@@ -104,7 +130,9 @@ async fn watch(mut ward: Ward, mut noted: NotedWrites, bell: &Notify, inbox: &In
 /// The nodes of one pool that are watched.
 struct Ward {
     reader: TopologyReader,
-    lag: Lag,
+    scene: Scene,
+    /// Verdicts that wait, or are withheld.
+    held: HashMap<NodeId, Held>,
     resolve_again: Arc<Notify>,
     permits: Arc<Semaphore>,
     patients: HashMap<NodeId, Patient>,
@@ -143,6 +171,15 @@ struct Patient {
     task: AbortHandle,
 }
 
+/// A verdict that is not sent yet. Its detector has pronounced it.
+struct Held {
+    change: Change,
+    cause: Cause,
+    since: Instant,
+    /// Why it is withheld; none while others are asked.
+    fault: Option<Fault>,
+}
+
 /// How a waiting probe is hurried.
 #[derive(Default)]
 struct Call {
@@ -169,13 +206,14 @@ struct Appointment {
 impl Ward {
     fn new(
         reader: TopologyReader,
-        lag: Lag,
+        scene: Scene,
         resolve_again: Arc<Notify>,
         in_flight: Arc<[AtomicU64]>,
     ) -> Ward {
         Ward {
             reader,
-            lag,
+            scene,
+            held: HashMap::new(),
             resolve_again,
             permits: Arc::new(Semaphore::new(PROBES_AT_ONCE)),
             patients: HashMap::new(),
@@ -211,10 +249,13 @@ impl Ward {
             return;
         }
         let here: HashSet<NodeId> = topology.nodes.iter().map(|e| e.node.id).collect();
+        let (scene, held) = (&self.scene, &mut self.held);
         self.patients.retain(|id, patient| {
             let stays = here.contains(id);
             if !stays {
                 patient.task.abort();
+                held.remove(id);
+                scene.leave(&topology.pool, &patient.name, *id);
             }
             stays
         });
@@ -300,6 +341,7 @@ impl Ward {
             call,
             task,
         };
+        self.scene.admit(&topology.pool, entry);
         self.patients.insert(entry.node.id, patient);
     }
 
@@ -316,6 +358,7 @@ impl Ward {
         for entry in topology.nodes.iter() {
             let Some(patient) = self.patients.get_mut(&entry.node.id) else { continue };
             let Some(traffic) = patient.news(&entry.node.evidence) else { continue };
+            self.scene.traffic(now, &(topology.pool.clone(), patient.name.clone()), &traffic);
             let verdict = patient.detector.step(now, Observation::Traffic(traffic));
             changes.extend(verdict.map(|v| v.into_change(&topology.pool, entry.node.id, Data::Unknown)));
             patient.call.anew.store(patient.detector.wants_new_connection(), Relaxed);
@@ -344,7 +387,7 @@ impl Ward {
     }
 
     /// The counters were read: what became of requests, and who is slow?
-    fn judge(&mut self, readings: Result<Vec<(NodeId, Reading)>, JoinError>) -> Vec<Change> {
+    fn weigh(&mut self, readings: Result<Vec<(NodeId, Reading)>, JoinError>) -> Vec<Change> {
         let readings = readings.unwrap_or_else(|error| {
             tracing::error!(%error, "reading counters failed inside ringway");
             Vec::new()
@@ -385,17 +428,24 @@ impl Ward {
         if let Some(probe) = round.probe {
             patient.started = probe.started;
             patient.flushed |= probe.flushed;
-            if !self.lag.overlapped(probe.started, probe.ended) {
+            // Who answered is no question of time, and is asked once for a connection.
+            if probe.life.is_some() {
+                patient.life.clone_from(&probe.life);
+            }
+            if !self.scene.lag().overlapped(probe.started, probe.ended) {
                 let topology = self.reader.load();
+                let whose = (topology.pool.clone(), patient.name.clone());
+                self.scene.probe(&whose, &probe);
+                if matches!(probe.answer, Answer::Serves(_)) && self.held.remove(&round.id).is_some() {
+                    patient.detector.reprieve(probe.started);
+                    self.scene.release(&whose);
+                }
                 let is_gone = matches!(probe.answer, Answer::Failed { after_loss: true, .. })
                     || matches!(probe.answer, Answer::Failed { cause: Cause::Refused, .. });
                 if is_gone
                     && topology.position(round.id).is_some_and(|at| resolve::has_a_name(&topology.nodes[at]))
                 {
                     self.resolve_again.notify_one();
-                }
-                if probe.life.is_some() {
-                    patient.life.clone_from(&probe.life);
                 }
                 let data = if patient.flushed { Data::Flushed } else { patient.data() };
                 for observation in observations(&patient.name, probe) {
@@ -415,6 +465,9 @@ impl Ward {
                     self.sweep_after(round.id);
                 }
                 pause = patient.detector.pause().max(PROBE_PAUSE_MIN);
+                if self.held.contains_key(&round.id) {
+                    pause = pause.min(HELD_PAUSE);
+                }
             }
         }
         patient.asked += 1;
@@ -429,6 +482,73 @@ impl Ward {
         changes
     }
 
+    /// Keeps back the verdicts that may not stand, or not yet; gives the other changes.
+    fn judge(&mut self, changes: Vec<Change>) -> Vec<Change> {
+        if changes.iter().all(|change| !matches!(change, Change::Eject { .. })) {
+            return changes;
+        }
+        let patience = self.reader.load().health.timeout;
+        let now = Instant::now();
+        let mut stand = Vec::new();
+        for change in changes {
+            let Change::Eject { pool, node, cause, .. } = &change else {
+                stand.push(change);
+                continue;
+            };
+            let Some(patient) = self.patients.get(node) else { continue };
+            let whose = (pool.clone(), patient.name.clone());
+            let fault = match self.scene.judge(now, &whose, *cause, (Duration::ZERO, patience)) {
+                Judgement::Stands => {
+                    stand.push(change);
+                    continue;
+                }
+                Judgement::Ask => None,
+                Judgement::Withheld(fault) => {
+                    self.scene.withhold(now, &whose, fault);
+                    Some(fault)
+                }
+            };
+            patient.call.hurry.notify_one();
+            stand.push(Change::Suspect { pool: pool.clone(), node: *node });
+            self.held.insert(*node, Held { cause: *cause, since: now, fault, change });
+        }
+        stand
+    }
+
+    /// Judges again what waits, and gives what may go on. When a fault of ours is over, the node gets a fresh
+    /// start: what was seen of it meanwhile proves nothing.
+    fn judge_again(&mut self) -> Vec<Change> {
+        let now = Instant::now();
+        let topology = self.reader.load();
+        let patience = topology.health.timeout;
+        let (scene, patients) = (&self.scene, &mut self.patients);
+        let mut stand = Vec::new();
+        self.held.retain(|id, held| {
+            let Some(patient) = patients.get_mut(id) else { return false };
+            let whose = (topology.pool.clone(), patient.name.clone());
+            match scene.judge(now, &whose, held.cause, (now - held.since, patience)) {
+                Judgement::Ask => true,
+                Judgement::Withheld(fault) => {
+                    if held.fault.replace(fault) != Some(fault) {
+                        scene.withhold(now, &whose, fault);
+                    }
+                    true
+                }
+                Judgement::Stands if held.fault.is_some() => {
+                    patient.detector.reprieve(now);
+                    patient.call.hurry.notify_one();
+                    scene.release(&whose);
+                    false
+                }
+                Judgement::Stands => {
+                    stand.push(*id);
+                    true
+                }
+            }
+        });
+        stand.iter().filter_map(|id| self.held.remove(id)).map(|held| held.change).collect()
+    }
+
     /// A probe that panicked must not leave its node unwatched. One that was aborted belongs to a
     /// node that left.
     fn revive(&mut self, error: &JoinError) {
@@ -439,6 +559,15 @@ impl Ward {
         let task = self.send(id, Prober::default(), call, Appointment { due, earliest: due });
         if let Some(patient) = self.patients.get_mut(&id) {
             patient.task = task;
+        }
+    }
+}
+
+impl Drop for Ward {
+    fn drop(&mut self) {
+        let pool = self.reader.load().pool.clone();
+        for (id, patient) in &self.patients {
+            self.scene.leave(&pool, &patient.name, *id);
         }
     }
 }
@@ -694,7 +823,7 @@ mod tests {
                 let lag = Lag::new();
                 let measuring = tokio::spawn(lag.clone().run());
                 let returns = Returns { noted: write_notes().1, graces: Arc::new([]) };
-                run(reader, bell, inbox, lag, returns).await;
+                run(reader, bell, inbox, crate::health::Scene::new(lag), returns).await;
                 measuring.abort();
             });
             Scene { node, writer, changes, watching }
@@ -788,7 +917,8 @@ mod tests {
             let lag = Lag::new();
             let measuring = tokio::spawn(lag.clone().run());
             tokio::task::yield_now().await;
-            let mut ward = Ward::new(reader, lag, Arc::new(Notify::new()), Arc::new([]));
+            let mut ward =
+                Ward::new(reader, crate::health::Scene::new(lag), Arc::new(Notify::new()), Arc::new([]));
             ward.admit(&write_notes().1);
             // Nothing else runs on this thread meanwhile: a stall.
             std::thread::sleep(if is_late { LAG_MAX * 2 } else { Duration::ZERO });
@@ -797,6 +927,8 @@ mod tests {
                 life: None,
                 flushed: false,
                 took: Duration::ZERO,
+                symptom: Symptom::Refused,
+                late: Vec::new(),
                 started: now - Duration::from_millis(5),
                 ended: now,
                 answer: Answer::Failed { cause: Cause::Refused, after_loss: false, text: "refused".into() },

@@ -2,27 +2,33 @@
 //! was seen, what was decided, in which epoch, how much moved, and what it cost. Pure but for its one
 //! lock: whoever tells it gives the time.
 //!
-//! An incident is opened by an ejection, be it obeyed, held or refused, and closed when the node serves
-//! as before or has left its pool. Doubts that come to nothing are none.
+//! An incident is opened by an ejection, be it obeyed, held or refused, by a node that serves although its
+//! configuration is wrong, and by a fault of this process. It is closed when the node serves as before or has
+//! left its pool, or the fault is over. Doubts that come to nothing are none. Each has its diagnosis.
 
+mod diagnosis;
 mod file;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use serde::Serialize;
 
+pub use diagnosis::{Diagnosis, Place, Subject, What, diagnose, diagnose_trouble};
 pub use file::{FileSettings, IncidentFile};
 
 use crate::{
+    health::{Fault, Trouble},
     metrics::Outcome,
     topology::{Cause, Data, Entry, Health, Node, Topology},
 };
 
 /// Incidents that are kept.
 const KEPT: usize = 1000;
+/// A weaker diagnosis does not take the place of another.
+const CONFIDENCE_MIN: f64 = 0.5;
 /// Steps of one incident that are kept: a node that flaps within one must not grow without end.
 const STEPS: usize = 200;
 
@@ -31,12 +37,12 @@ const STEPS: usize = 200;
 pub struct Incident {
     /// Its number, from 1, since the process started.
     pub id: u64,
-    /// The pool.
-    pub pool: Arc<str>,
-    /// The node.
-    pub node: Arc<str>,
+    /// The pool; none when it is about this process.
+    pub pool: Option<Arc<str>>,
+    /// The node; none when it is about this process.
+    pub node: Option<Arc<str>>,
     /// Where the node is.
-    pub address: String,
+    pub address: Option<String>,
     /// Its zone, if it has one.
     pub zone: Option<Arc<str>>,
     /// When it was ejected, in milliseconds since 1970.
@@ -46,9 +52,11 @@ pub struct Incident {
     /// From the first doubt to the ejection, in milliseconds; `None` when there was no doubt before.
     pub doubted_for_ms: Option<u64>,
     /// Why, as a label.
-    pub cause: Cause,
+    pub cause: Option<Cause>,
     /// Why, as a sentence.
     pub evidence: Arc<str>,
+    /// Where the fault is, the likeliest first. Revised while it goes on.
+    pub diagnoses: Vec<Diagnosis>,
     /// The largest share of the key space that one of its epochs moved.
     pub moved: f64,
     /// What the node came back with.
@@ -96,10 +104,25 @@ struct Book {
     last: u64,
     kept: VecDeque<Incident>,
     doubts: HashMap<Whose, Doubt>,
+    /// Incidents of this process that go on.
+    troubles: BTreeMap<Fault, u64>,
 }
 
 /// A pool and a node of it.
-type Whose = (Arc<str>, Arc<str>);
+pub type Whose = (Arc<str>, Arc<str>);
+
+/// An incident of a node that goes on.
+#[derive(Clone, Debug)]
+pub struct OpenIncident {
+    /// Which node.
+    pub whose: Whose,
+    /// Where it is.
+    pub address: String,
+    /// Its zone.
+    pub zone: Option<Arc<str>>,
+    /// Why it was opened.
+    pub cause: Option<Cause>,
+}
 
 /// A doubt, or the incident that came of it.
 #[derive(Debug)]
@@ -120,6 +143,78 @@ impl Incidents {
     /// All that are kept, the newest first.
     pub fn all(&self) -> Vec<Incident> {
         self.book().kept.iter().rev().cloned().collect()
+    }
+
+    /// The incidents of nodes that go on.
+    pub fn open(&self) -> Vec<OpenIncident> {
+        let book = self.book();
+        let find = |(whose, doubt): (&Whose, &Doubt)| {
+            let incident = book.kept.iter().rev().find(|incident| Some(incident.id) == doubt.incident)?;
+            Some(OpenIncident {
+                whose: whose.clone(),
+                address: incident.address.clone().unwrap_or_default(),
+                zone: incident.zone.clone(),
+                cause: incident.cause,
+            })
+        };
+        book.doubts.iter().filter_map(find).collect()
+    }
+
+    /// Puts a diagnosis in the place of what was thought before, unless it is none or weak. Gives it when it
+    /// says something else than the one before.
+    pub fn diagnosed(&self, at_ms: u64, whose: &Whose, diagnoses: Vec<Diagnosis>) -> Option<Diagnosis> {
+        let first = diagnoses.first().filter(|first| first.confidence >= CONFIDENCE_MIN)?.clone();
+        let mut book = self.book();
+        let incident = book.incident(whose)?;
+        let before = incident.diagnoses.first().map(|before| (before.place, before.what));
+        incident.diagnoses = diagnoses;
+        if before == Some((first.place, first.what)) {
+            return None;
+        }
+        if before.is_some() {
+            let epoch = incident.timeline.last().map_or(0, |step| step.epoch);
+            let stamp = Stamp { at_ms, epoch, moved: 0.0 };
+            book.step(whose, &stamp, "diagnosed", first.text.clone());
+        }
+        Some(first)
+    }
+
+    /// Opens an incident for each fault of this process that is new, tells what became of those that go on,
+    /// and closes those that are over. Gives those that were opened, and those that were closed.
+    pub fn troubles(&self, at_ms: u64, troubles: &[Trouble]) -> (Vec<Incident>, Vec<Incident>) {
+        let mut book = self.book();
+        let (mut opened, mut closed) = (Vec::new(), Vec::new());
+        for trouble in troubles {
+            let known = book.troubles.get(&trouble.fault).copied();
+            let id = known.unwrap_or_else(|| book.open_trouble(at_ms, trouble));
+            let Some(incident) = book.by_id(id) else { continue };
+            for node in &trouble.withheld {
+                let text = format!("{node} is not ejected for it");
+                let is_told = incident.timeline.iter().any(|step| *step.text == *text);
+                if !is_told && incident.timeline.len() < STEPS {
+                    incident.timeline.push(Step {
+                        at_ms,
+                        epoch: 0,
+                        what: "withheld",
+                        text: text.into(),
+                        moved: 0.0,
+                    });
+                }
+            }
+            if known.is_none() {
+                opened.push(incident.clone());
+            }
+        }
+        let is_over = |fault: &Fault| troubles.iter().all(|trouble| trouble.fault != *fault);
+        let over: Vec<Fault> = book.troubles.keys().copied().filter(is_over).collect();
+        for fault in over {
+            let Some(incident) = book.troubles.remove(&fault).and_then(|id| book.by_id(id)) else { continue };
+            incident.closed_ms = Some(at_ms);
+            let text = "what was withheld is judged anew".into();
+            incident.timeline.push(Step { at_ms, epoch: 0, what: "over", text, moved: 0.0 });
+            closed.push(incident.clone());
+        }
+        (opened, closed)
     }
 
     /// Notes that a pool was taken away. Gives the incidents that this closed.
@@ -219,15 +314,16 @@ impl Book {
         let doubted = (since < stamp.at_ms).then(|| stamp.at_ms - since);
         let mut incident = Incident {
             id: self.last,
-            pool: whose.0.clone(),
-            node: whose.1.clone(),
-            address: entry.node.address.to_string(),
+            pool: Some(whose.0.clone()),
+            node: Some(whose.1.clone()),
+            address: Some(entry.node.address.to_string()),
             zone: entry.node.zone.clone(),
             opened_ms: stamp.at_ms,
             closed_ms: None,
             doubted_for_ms: doubted,
-            cause,
+            cause: Some(cause),
             evidence: evidence.clone(),
+            diagnoses: Vec::new(),
             moved: 0.0,
             data: None,
             requests_failed: 0,
@@ -242,14 +338,50 @@ impl Book {
             let epoch = stamp.epoch.saturating_sub(1);
             incident.timeline.push(Step { at_ms: since, epoch, what: "suspect", text, moved: 0.0 });
         }
+        self.keep(incident);
+    }
+
+    fn keep(&mut self, incident: Incident) {
         if self.kept.len() == KEPT {
             self.kept.pop_front();
         }
         self.kept.push_back(incident);
     }
 
+    /// An incident of this process. Its number.
+    fn open_trouble(&mut self, at_ms: u64, trouble: &Trouble) -> u64 {
+        self.last += 1;
+        let evidence: Arc<str> = trouble.evidence.join("; ").into();
+        let diagnosis = diagnose_trouble(trouble);
+        let step = Step { at_ms, epoch: 0, what: "opened", text: evidence.clone(), moved: 0.0 };
+        self.troubles.insert(trouble.fault, self.last);
+        self.keep(Incident {
+            id: self.last,
+            pool: None,
+            node: None,
+            address: None,
+            zone: None,
+            opened_ms: at_ms,
+            closed_ms: None,
+            doubted_for_ms: None,
+            cause: None,
+            evidence,
+            diagnoses: vec![diagnosis],
+            moved: 0.0,
+            data: None,
+            requests_failed: 0,
+            requests_substituted: 0,
+            timeline: vec![step],
+        });
+        self.last
+    }
+
     fn incident(&mut self, whose: &Whose) -> Option<&mut Incident> {
         let id = self.doubts.get(whose)?.incident?;
+        self.by_id(id)
+    }
+
+    fn by_id(&mut self, id: u64) -> Option<&mut Incident> {
         // They stand in the order of their numbers, and those that are looked for are young.
         self.kept.iter_mut().rev().find(|incident| incident.id == id)
     }

@@ -27,6 +27,7 @@ pub use order::order;
 pub use plan::{Event, Outcome, Permit, Step, budget, moved, plan, reload};
 
 use crate::{
+    health::Scene,
     incident::{FileSettings, IncidentFile, Incidents},
     net::{Address, Target, resolve},
     topology::{Change, Entry, Inbox, NodeSpec, Order, Ordered, PoolSpec, Topology, TopologyWriter},
@@ -53,6 +54,8 @@ pub struct Settings {
     pub ids: IdSource,
     /// Finds embedded nodes.
     pub embedded: Embedded,
+    /// What all pools see at the same time: incidents are located with it.
+    pub scene: Scene,
     /// Where incidents are written when they have ended.
     pub incident_file: Option<FileSettings>,
 }
@@ -209,7 +212,8 @@ impl Membership {
     pub async fn run(mut self) {
         if let Some(teller) = self.teller.take() {
             let file = self.settings.incident_file.clone().map(IncidentFile::new);
-            let keeper = record::Keeper { incidents: self.incidents.clone(), file };
+            let (incidents, scene) = (self.incidents.clone(), self.settings.scene.clone());
+            let keeper = record::Keeper { incidents, scene, file, versions: HashMap::new() };
             tokio::spawn(record::tell(teller, self.history.clone(), keeper));
         }
         loop {

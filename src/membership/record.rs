@@ -1,21 +1,27 @@
 //! What became of a pool, told: a log line, a metric, a line of the history, a step of an incident.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use metrics::{counter, histogram};
-use tokio::{sync::mpsc, task::spawn_blocking, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::spawn_blocking,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
 use super::{
     history::{History, Record},
     plan::{Event, moved},
 };
 use crate::{
-    incident::{Incident, IncidentFile, Incidents, Told},
-    metrics::table::{EJECTIONS, EJECTIONS_REFUSED, MOVED_SHARE, RESTORES, WAITS},
-    topology::{Order, Topology},
+    health::Scene,
+    incident::{Diagnosis, Incident, IncidentFile, Incidents, Subject, Told, Whose, diagnose},
+    metrics::table::{DIAGNOSES, EJECTIONS, EJECTIONS_REFUSED, MOVED_SHARE, RESTORES, WAITS},
+    topology::{Cause, Health, Order, Placement, Topology},
 };
 
 /// Steps that may wait to be told before membership waits for them.
@@ -29,44 +35,125 @@ pub(super) struct Published {
     pub(super) events: Vec<Event>,
 }
 
-/// Tells steps in their order, until membership ends. Shares are computed on a blocking thread,
-/// after the publish: an ejection does not wait for its own statistics.
-pub(super) async fn tell(mut steps: mpsc::Receiver<Published>, history: History, mut incidents: Keeper) {
-    while let Some(step) = steps.recv().await {
-        let Published { before, after, events } = step;
-        let is_epoch = before.epoch != after.epoch;
-        let share = match is_epoch {
-            true => {
-                let (before, after) = (before.clone(), after.clone());
-                spawn_blocking(move || moved(&before, &after)).await.unwrap_or(0.0)
-            }
-            false => 0.0,
-        };
-        if is_epoch {
-            histogram!(MOVED_SHARE.name, "pool" => after.pool.to_string()).record(share);
+/// How often incidents that go on are looked at again.
+const REVISE_PAUSE: Duration = Duration::from_millis(200);
+
+/// Tells steps in their order, until membership ends, and revises diagnoses meanwhile. Shares are computed
+/// on a blocking thread, after the publish: an ejection does not wait for its own statistics.
+pub(super) async fn tell(mut steps: mpsc::Receiver<Published>, history: History, mut keeper: Keeper) {
+    let mut revisions = interval(REVISE_PAUSE);
+    revisions.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        // Nothing is lost when the other arm wins.
+        tokio::select! {
+            biased;
+            step = steps.recv() => match step {
+                Some(step) => tell_one(step, &history, &mut keeper).await,
+                None => return,
+            },
+            _ = revisions.tick() => keeper.revise().await,
         }
-        for event in &events {
-            log(&after, event, share);
-            count(&after.pool, event);
-        }
-        if is_epoch {
-            let records = events.iter().filter_map(|event| line(&after, event, share)).collect();
-            history.push((&before, &after), now_ms(), records);
-        }
-        let told: Vec<_> = events.iter().filter_map(for_incident).collect();
-        let closed = incidents.incidents.note(now_ms(), (&before, &after), &told, share);
-        incidents.write(closed).await;
     }
 }
 
-/// The incidents, and the file that they are written to.
+async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
+    let Published { before, after, events } = step;
+    let is_epoch = before.epoch != after.epoch;
+    let share = match is_epoch {
+        true => {
+            let (before, after) = (before.clone(), after.clone());
+            spawn_blocking(move || moved(&before, &after)).await.unwrap_or(0.0)
+        }
+        false => 0.0,
+    };
+    if is_epoch {
+        histogram!(MOVED_SHARE.name, "pool" => after.pool.to_string()).record(share);
+    }
+    let mut located = Vec::new();
+    for event in &events {
+        let diagnoses = keeper.locate(&after, event);
+        log(&after, event, share, diagnoses.first());
+        count(&after.pool, event);
+        located.extend(subject_of(event).map(|(node, _)| ((after.pool.clone(), node.clone()), diagnoses)));
+    }
+    if is_epoch {
+        let records = events.iter().filter_map(|event| line(&after, event, share)).collect();
+        history.push((&before, &after), now_ms(), records);
+    }
+    let told: Vec<_> = events.iter().filter_map(|event| for_incident(&after, event)).collect();
+    let closed = keeper.incidents.note(now_ms(), (&before, &after), &told, share);
+    for (whose, diagnoses) in located {
+        keeper.diagnosed(&whose, diagnoses);
+    }
+    keeper.write(closed).await;
+}
+
+/// The incidents, what they are located with, and the file that they are written to.
 #[derive(Debug, Default)]
 pub(super) struct Keeper {
     pub(super) incidents: Incidents,
+    pub(super) scene: Scene,
     pub(super) file: Option<IncidentFile>,
+    /// What was known of a node when it was looked at last.
+    pub(super) versions: HashMap<Whose, u64>,
 }
 
 impl Keeper {
+    /// Where the fault is that an event tells of.
+    fn locate(&self, after: &Topology, event: &Event) -> Vec<Diagnosis> {
+        let Some((node, cause)) = subject_of(event) else { return Vec::new() };
+        let Some(entry) = after.nodes.iter().find(|entry| entry.node.name == *node) else {
+            return Vec::new();
+        };
+        let address = entry.node.address.to_string();
+        let zone = entry.node.zone.as_deref();
+        let subject = Subject { node, address: &address, zone, cause };
+        diagnose(&subject, &self.scene.sight(Instant::now(), &after.pool, node))
+    }
+
+    fn diagnosed(&mut self, whose: &Whose, diagnoses: Vec<Diagnosis>) {
+        if let Some(first) = self.incidents.diagnosed(now_ms(), whose, diagnoses) {
+            count_diagnosis(&whose.0, &first);
+        }
+    }
+
+    /// Looks again at what goes on: probes have learnt more, or a fault of this process has begun or ended.
+    async fn revise(&mut self) {
+        let (opened, closed) = self.incidents.troubles(now_ms(), &self.scene.troubles(Instant::now()));
+        for incident in &opened {
+            let Some(diagnosis) = incident.diagnoses.first() else { continue };
+            count_diagnosis("", diagnosis);
+            let (id, evidence) = (incident.id, &*incident.evidence);
+            tracing::error!(
+                incident = id,
+                evidence,
+                diagnosis = &*diagnosis.text,
+                "nodes are not ejected for this"
+            );
+        }
+        for incident in &closed {
+            tracing::info!(incident = incident.id, "over: nodes are ejected again when they fail");
+        }
+        let open = self.incidents.open();
+        self.versions.retain(|whose, _| open.iter().any(|incident| incident.whose == *whose));
+        for incident in open {
+            let (pool, node) = &incident.whose;
+            let version = self.scene.version(pool, node);
+            if self.versions.insert(incident.whose.clone(), version) == Some(version) {
+                continue;
+            }
+            let subject = Subject {
+                node,
+                address: &incident.address,
+                zone: incident.zone.as_deref(),
+                cause: incident.cause,
+            };
+            let diagnoses = diagnose(&subject, &self.scene.sight(Instant::now(), pool, node));
+            self.diagnosed(&incident.whose, diagnoses);
+        }
+        self.write(closed).await;
+    }
+
     /// Writes them on a blocking thread.
     async fn write(&mut self, closed: Vec<Incident>) {
         if closed.is_empty() {
@@ -81,8 +168,29 @@ impl Keeper {
     }
 }
 
+/// The node whose fault is to be located, and what it was taken for.
+fn subject_of(event: &Event) -> Option<(&Arc<str>, Option<Cause>)> {
+    match event {
+        Event::Ejected { node, cause, .. }
+        | Event::Held { node, cause, .. }
+        | Event::Kept { node, cause, .. } => Some((node, Some(*cause))),
+        Event::Misconfigured { node, what: Some(_) } => Some((node, None)),
+        _ => None,
+    }
+}
+
+fn count_diagnosis(pool: &str, diagnosis: &Diagnosis) {
+    let (pool, place, what) = (pool.to_owned(), diagnosis.place.word(), diagnosis.what.word());
+    counter!(DIAGNOSES.name, "pool" => pool, "place" => place, "what" => what).increment(1);
+}
+
 /// What an incident has of an event.
-fn for_incident(event: &Event) -> Option<(Arc<str>, Told)> {
+fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>, Told)> {
+    let serves = |node: &Arc<str>| {
+        let works = |health| matches!(health, Health::Healthy | Health::Suspect);
+        let entry = after.nodes.iter().find(|entry| entry.node.name == *node);
+        entry.is_some_and(|entry| entry.placement == Placement::Owns && works(entry.health))
+    };
     Some(match event {
         Event::Ejected { node, cause, evidence } => {
             (node.clone(), Told::Opens("ejected", *cause, evidence.clone()))
@@ -118,6 +226,12 @@ fn for_incident(event: &Event) -> Option<(Arc<str>, Told)> {
         }
         Event::Starts { node, .. } => (node.clone(), Told::Goes("starts", "it takes its keys back".into())),
         Event::Cleaned { node, how } => (node.clone(), Told::Goes("cleaned", how.clone())),
+        Event::Misconfigured { node, what: Some(what) } if serves(node) => {
+            (node.clone(), Told::Opens("misconfigured", Cause::Misconfigured, what.clone()))
+        }
+        Event::Misconfigured { node, what: None } if serves(node) => {
+            (node.clone(), Told::Ends("configured", None, "nothing is wrong with it any more".into()))
+        }
         Event::Admits { .. } | Event::Misconfigured { .. } | Event::Slow { .. } | Event::Reloaded { .. } => {
             return None;
         }
@@ -130,17 +244,19 @@ pub(super) fn now_ms() -> u64 {
     u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn log(after: &Topology, event: &Event, moved: f64) {
+fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis>) {
     let (pool, epoch) = (&*after.pool, after.epoch);
+    let diagnosis = diagnosis.map_or("none yet", |diagnosis| &*diagnosis.text);
     let moved = format!("{moved:.6}");
     match event {
         Event::Ejected { node, cause, evidence } => {
             let cause = cause.word();
-            tracing::warn!(pool, epoch, node = &**node, cause, evidence = &**evidence, moved, "node ejected");
+            let (node, evidence) = (&**node, &**evidence);
+            tracing::warn!(pool, epoch, node, cause, evidence, moved, diagnosis, "node ejected");
         }
         Event::Held { node, cause, evidence } => {
             let (node, cause, evidence, next) = (&**node, cause.word(), &**evidence, budget_due(after));
-            tracing::error!(pool, epoch, node, cause, evidence, next, "node ejected, keys held");
+            tracing::error!(pool, epoch, node, cause, evidence, next, diagnosis, "node ejected, keys held");
         }
         Event::Released { node, evidence } => {
             tracing::warn!(pool, epoch, node = &**node, evidence = &**evidence, moved, "keys no longer held");
@@ -151,7 +267,8 @@ fn log(after: &Topology, event: &Event, moved: f64) {
         }
         Event::Kept { node, cause, evidence } => {
             let cause = cause.word();
-            tracing::error!(pool, epoch, node = &**node, cause, evidence = &**evidence, "node not ejected");
+            let (node, evidence) = (&**node, &**evidence);
+            tracing::error!(pool, epoch, node, cause, evidence, diagnosis, "node not ejected");
         }
         Event::Readmitted { node } => {
             let evidence = "the others are too few since the reload";

@@ -752,8 +752,14 @@ impl Run {
     async fn start(spec: PoolSpec) -> Run {
         let ids = IdSource::default();
         let embedded: Embedded = Arc::new(|_, node| Some(Target::Unix(format!("/{}", node.name).into())));
-        let settings =
-            Settings { workers: 2, max_share: 0.1, ids: ids.clone(), embedded, incident_file: None };
+        let settings = Settings {
+            workers: 2,
+            max_share: 0.1,
+            ids: ids.clone(),
+            embedded,
+            scene: Scene::default(),
+            incident_file: None,
+        };
         let (membership, handle) = Membership::new(settings);
         let bell = Arc::new(Notify::new());
         let births = Births { ids, workers: 2, bell: bell.clone() };
@@ -811,7 +817,11 @@ async fn changes_are_published_and_told() {
     assert_eq!((records[1].what, records[1].moved), ("restored", record.moved));
     let incidents = run.handle.incidents().all();
     let incident = &incidents[0];
-    assert_eq!((incidents.len(), incident.id, &*incident.node, incident.cause), (1, 1, "n2", Cause::Timeout));
+    let node = incident.node.as_deref();
+    assert_eq!(
+        (incidents.len(), incident.id, node, incident.cause),
+        (1, 1, Some("n2"), Some(Cause::Timeout))
+    );
     let steps: Vec<(&str, u64)> = incident.timeline.iter().map(|step| (step.what, step.epoch)).collect();
     assert_eq!(steps, [("ejected", 2), ("restored", 3)]);
     assert_eq!((incident.moved, incident.data), (record.moved, Some(Data::Same)));
@@ -1009,7 +1019,7 @@ async fn real_nodes_die_hang_and_return() {
         run.reader.clone(),
         bell,
         run.handle.inbox(),
-        lag,
+        Scene::new(lag),
         crate::health::Returns { noted: crate::topology::write_notes().1, graces: Arc::new([]) },
     ));
     let mut changes = run.reader.changes();

@@ -63,7 +63,7 @@ fn describe() {
 #[cfg(test)]
 pub(super) mod tests {
     use super::{
-        super::table::{EJECTIONS, EJECTIONS_REFUSED, LEFTOVERS, RESTORES, WAITS},
+        super::table::{DIAGNOSES, EJECTIONS, EJECTIONS_REFUSED, LEFTOVERS, RESTORES, WAITS},
         *,
     };
 
@@ -74,6 +74,8 @@ pub(super) mod tests {
         ::metrics::with_local_recorder(&recorder, || {
             ::metrics::counter!(EJECTIONS.name, "pool" => "p", "node" => "n", "cause" => "lost").increment(2);
             ::metrics::counter!(RESTORES.name, "pool" => "p", "node" => "n").increment(1);
+            ::metrics::counter!(DIAGNOSES.name, "pool" => "p", "place" => "node", "what" => "gone")
+                .increment(1);
             ::metrics::counter!(EJECTIONS_REFUSED.name, "pool" => "p", "node" => "n").increment(1);
             ::metrics::counter!(WAITS.name, "pool" => "p", "what" => "return").increment(1);
             ::metrics::counter!(LEFTOVERS.name, "pool" => "p", "node" => "n").increment(1);

@@ -32,6 +32,12 @@ impl Process {
             max_fds: file("limits").and_then(|text| max_fds(&text)),
         }
     }
+
+    /// Whether it has a descriptor left. Asked where reading the numbers would need one itself.
+    pub fn has_a_descriptor() -> bool {
+        // EMFILE, ENFILE.
+        !fs::File::open("/").is_err_and(|error| matches!(error.raw_os_error(), Some(23 | 24)))
+    }
 }
 
 /// Fields 14 and 15 of proc_pid_stat(5), utime and stime; the second field, a name in brackets,

@@ -127,6 +127,8 @@ table! {
         "Nodes given their share back";
     EJECTIONS_REFUSED = Facade Counter "ringway_ejections_refused_total" ["pool" "node" "cause"] "ejections":
         "Ejections that eject_max did not allow: the node stays in the ring";
+    DIAGNOSES = Facade Counter "ringway_diagnoses_total" ["pool" "place" "what"] "diagnoses":
+        "Diagnoses of incidents: where the fault is and what it is; one that is revised counts again, one of this process has no pool";
     WAITS = Facade Counter "ringway_warmth_waits_total" ["pool" "what"] "waits":
         "Ejections and returns of nodes whose keys had to wait for the warmth budget";
     LEFTOVERS = Facade Counter "ringway_leftovers_deleted_total" ["pool" "node"] "keys":

@@ -45,7 +45,7 @@ fn a_failure_is_told() {
     ringway.wait_away("b");
     until(SOON, "it is recorded", || !incidents(&mut ringway).is_empty());
     let (code, out) = ask(&[]);
-    assert!(code == Some(0) && out.contains("cache/b  refused  goes on"), "{out}");
+    assert!(code == Some(0) && out.contains("cache/b  refused  node gone  goes on"), "{out}");
     load.run(1000);
     nodes[1].restart_empty();
     ringway.wait_metric("ringway_restores_total", &[("node", "b")], 1.0);
@@ -70,6 +70,7 @@ fn a_failure_is_told() {
     assert_eq!(code, Some(0), "{out}");
     for part in [
         "node b (",
+        "  where: node b: its process is gone, nobody listens on ",
         "epoch 2    ejected",
         "epoch 4    restored",
         "% of the key space",

@@ -5,6 +5,7 @@ mod cli;
 mod clients;
 mod commands;
 mod detect;
+mod diagnosis;
 mod differential;
 mod embedded;
 mod evidence;

@@ -17,7 +17,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("topology", &["ring", "protocol", "metrics", "net"]),
     ("proxy", &["topology", "protocol", "net", "metrics"]),
     ("health", &["topology", "protocol", "net", "metrics"]),
-    ("incident", &["topology", "metrics"]),
+    ("incident", &["topology", "health", "metrics"]),
     ("membership", &["topology", "ring", "health", "incident", "metrics", "net"]),
     ("admin", &["topology", "ring", "membership", "net", "metrics"]),
     ("embedded", &["protocol", "net"]),

@@ -175,6 +175,11 @@ impl Link {
         let _ = self.stream.read(&mut [0; 1]).await;
     }
 
+    /// Whether what it was asked is answered yet, or the connection ends. Nothing is asked on it afterwards.
+    pub(super) async fn answered(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0; 1]).await, Ok(1..))
+    }
+
     async fn exchange(&mut self, request: &[u8], awaits: Awaits) -> Result<Vec<u8>, Trouble> {
         let broken = |e: io::Error| Trouble::Broken(e.to_string());
         self.stream.write_all(request).await.map_err(broken)?;

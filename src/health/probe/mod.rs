@@ -3,6 +3,7 @@
 //! it meets there. What is asked, and what an answer means, is the protocol's: a file for each.
 
 mod http;
+mod late;
 mod memcached;
 mod redis;
 
@@ -19,6 +20,9 @@ use std::{
 
 use tokio::time::{Instant, timeout_at};
 use xxhash_rust::xxh3::xxh3_64;
+
+pub use late::Late;
+use late::Lates;
 
 use crate::{
     net::{Address, Stream, Target, dial, is_ours},
@@ -65,6 +69,46 @@ pub enum Answer {
     Void(String),
 }
 
+/// What a probe met, told apart finer than the detector needs: what a fault is located by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Symptom {
+    /// It serves.
+    Good,
+    /// It answers that a script holds it.
+    Busy,
+    /// The connection was refused.
+    Refused,
+    /// The way says that the address can't be reached: no route, or a firewall that rejects.
+    Unreachable,
+    /// Nothing answered when it was dialled.
+    NoConnection,
+    /// The connection was made, and nothing answered on it.
+    Silent,
+    /// The connection was made, and broke.
+    Lost,
+    /// It answered with something else.
+    Garbage,
+    /// It refuses our credentials or database, or us.
+    Auth,
+    /// It reads its data.
+    Loading,
+    /// It takes no more clients.
+    Full,
+    /// It answered with a status or a body that was not asked for.
+    Status,
+    /// Its name does not resolve.
+    Unresolved,
+    /// This process could not dial.
+    Ours,
+}
+
+impl Symptom {
+    /// Whether nothing at all was heard.
+    pub fn is_silence(self) -> bool {
+        matches!(self, Symptom::Silent | Symptom::NoConnection | Symptom::Unreachable)
+    }
+}
+
 /// Which process a node is, as it says itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Life {
@@ -105,6 +149,10 @@ pub struct Probe {
     pub life: Option<Life>,
     /// It was emptied.
     pub flushed: bool,
+    /// What it met.
+    pub symptom: Symptom,
+    /// Answers to earlier probes that came when nobody waited for them any more.
+    pub late: Vec<Late>,
 }
 
 /// The client. One per node.
@@ -119,6 +167,9 @@ pub struct Prober {
     flushed: bool,
     /// How long its answer took.
     took: Duration,
+    /// What the last failure was.
+    met: Option<Symptom>,
+    lates: Lates,
 }
 
 /// What is wrong with the configuration of a node that serves, if anything; or why it does not.
@@ -207,6 +258,20 @@ impl Link {
             Link::Http(link) => link.broken().await,
         }
     }
+
+    /// What it was asked is answered after all, or never: whether it was. HTTP does not tell.
+    async fn answered(&mut self) -> bool {
+        match self {
+            Link::Redis(link) => link.answered().await,
+            Link::Memcached(link) => link.answered().await,
+            Link::Http(_) => false,
+        }
+    }
+
+    /// Whether the last answer said that a script holds the node.
+    fn is_busy(&self) -> bool {
+        matches!(self, Link::Redis(link) if link.is_busy())
+    }
 }
 
 /// How long the key of a deep probe lives that could not be deleted.
@@ -267,6 +332,18 @@ impl Trouble {
             Trouble::Refusal(cause, _) => *cause,
         }
     }
+
+    fn symptom(&self) -> Symptom {
+        match self {
+            Trouble::Broken(_) => Symptom::Lost,
+            Trouble::Silent => Symptom::Silent,
+            Trouble::Garbage(_) => Symptom::Garbage,
+            Trouble::Refusal(Cause::Lost, _) => Symptom::Full,
+            Trouble::Refusal(Cause::Loading, _) => Symptom::Loading,
+            Trouble::Refusal(Cause::Status, _) => Symptom::Status,
+            Trouble::Refusal(_, _) => Symptom::Auth,
+        }
+    }
 }
 
 fn dial_cause(error: &io::Error) -> Cause {
@@ -276,6 +353,17 @@ fn dial_cause(error: &io::Error) -> Cause {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Cause::Lost,
         io::ErrorKind::PermissionDenied => Cause::Misconfigured,
         _ => Cause::ConnectTimeout,
+    }
+}
+
+fn dial_symptom(error: &io::Error) -> Symptom {
+    match dial_cause(error) {
+        Cause::Refused => Symptom::Refused,
+        Cause::Lost => Symptom::Lost,
+        Cause::Misconfigured => Symptom::Auth,
+        // ETIMEDOUT is the kernel's own patience; everything else was said by somebody on the way.
+        _ if error.kind() == io::ErrorKind::TimedOut => Symptom::NoConnection,
+        _ => Symptom::Unreachable,
     }
 }
 
@@ -299,6 +387,13 @@ impl Prober {
             self.link = None;
         }
         self.is_lost = false;
+        let is_busy = self.link.as_ref().is_some_and(|(_, link)| link.is_busy());
+        let symptom = match (&answer, self.met.take()) {
+            (Answer::Serves(_), _) if is_busy => Symptom::Busy,
+            (Answer::Serves(_), _) => Symptom::Good,
+            (Answer::Failed { .. }, met) => met.unwrap_or(Symptom::Unresolved),
+            (Answer::Void(_), _) => Symptom::Ours,
+        };
         Probe {
             started,
             ended: Instant::now(),
@@ -306,6 +401,8 @@ impl Prober {
             took: std::mem::take(&mut self.took),
             life: self.life.take(),
             flushed: std::mem::take(&mut self.flushed),
+            symptom,
+            late: self.lates.take(),
         }
     }
 
@@ -326,7 +423,13 @@ impl Prober {
                     return Answer::Serves(wrong);
                 }
                 Err(Trouble::Broken(_)) => self.is_lost = true,
-                Err(trouble) => return self.failed(trouble.cause(), trouble.to_string()),
+                Err(trouble) => {
+                    self.met = Some(trouble.symptom());
+                    if matches!(trouble, Trouble::Silent) {
+                        self.lates.wait_for(link);
+                    }
+                    return self.failed(trouble.cause(), trouble.to_string());
+                }
             }
         }
         self.connect(question, until).await
@@ -349,40 +452,56 @@ impl Prober {
                     continue;
                 }
                 Ok(Err(e)) => {
-                    failed.get_or_insert((dial_cause(&e), format!("{target}: {e}")));
+                    failed.get_or_insert((dial_cause(&e), dial_symptom(&e), format!("{target}: {e}")));
                     continue;
                 }
                 Err(_) => {
                     let text = format!("{target}: no connection in time");
-                    failed.get_or_insert((Cause::ConnectTimeout, text));
+                    failed.get_or_insert((Cause::ConnectTimeout, Symptom::NoConnection, text));
                     continue;
                 }
             };
+            let mut opened = None;
             let conversation = async {
-                let mut link = Link::open(stream, question).await?;
-                let wrong = link.ask(question).await?;
-                let life = if question.who { link.life().await? } else { None };
-                let flush = question.flush && life.as_ref().is_none_or(|life| life.keys != Some(0));
-                if flush {
-                    link.flush().await?;
-                }
-                link.deep(question).await?;
-                Ok((link, wrong, life, flush))
+                let link = opened.insert(Link::open(stream, question).await?);
+                self.converse(link, question).await
             };
-            match in_time(conversation, until).await {
-                Ok((link, wrong, life, flushed)) => {
-                    (self.life, self.flushed, self.took) = (life, flushed, link.took());
+            let trouble = match (in_time(conversation, until).await, opened) {
+                (Ok(wrong), Some(link)) => {
                     self.link = Some((target.clone(), link));
                     return Answer::Serves(wrong);
                 }
-                Err(trouble) => failed = Some((trouble.cause(), format!("{target}: {trouble}"))),
-            }
+                (Err(Trouble::Silent), Some(link)) => {
+                    self.lates.wait_for(link);
+                    Trouble::Silent
+                }
+                (Err(trouble), _) => trouble,
+                // A conversation is had on a link.
+                (Ok(_), None) => Trouble::Silent,
+            };
+            failed = Some((trouble.cause(), trouble.symptom(), format!("{target}: {trouble}")));
         }
         match (failed, ours) {
-            (Some((cause, text)), _) => self.failed(cause, text),
+            (Some((cause, symptom, text)), _) => {
+                self.met = Some(symptom);
+                self.failed(cause, text)
+            }
             (None, Some(why)) => Answer::Void(why),
             (None, None) => self.failed(Cause::Unresolved, "its name does not resolve".into()),
         }
+    }
+
+    /// What is asked on a new connection.
+    async fn converse(&mut self, link: &mut Link, question: &Question) -> Told {
+        let wrong = link.ask(question).await?;
+        let life = if question.who { link.life().await? } else { None };
+        let flush = question.flush && life.as_ref().is_none_or(|life| life.keys != Some(0));
+        if flush {
+            link.flush().await?;
+        }
+        link.deep(question).await?;
+        (self.life, self.flushed, self.took) = (life, flush, link.took());
+        Ok(wrong)
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) struct Link {
     role_due: u32,
     /// How long the last PING took.
     pub(super) took: Duration,
+    /// A script held it when it was asked last.
+    is_busy: bool,
 }
 
 /// A node that serves is asked for its role at every so many probes.
@@ -51,8 +53,15 @@ impl Link {
     /// Gives credentials and database.
     pub(super) async fn open(stream: Stream, question: &Question) -> Result<Link, Trouble> {
         let policy = &question.policy;
-        let (auth, db) = (policy.auth.clone(), policy.db);
-        let mut link = Link { stream, auth, db, role: None, role_due: 0, took: Duration::ZERO };
+        let mut link = Link {
+            stream,
+            auth: policy.auth.clone(),
+            db: policy.db,
+            role: None,
+            role_due: 0,
+            took: Duration::ZERO,
+            is_busy: false,
+        };
         link.greet().await?;
         Ok(link)
     }
@@ -80,6 +89,16 @@ impl Link {
     /// more.
     pub(super) async fn broken(&mut self) {
         let _ = self.stream.read(&mut [0; 1]).await;
+    }
+
+    /// Whether what it was asked is answered yet, or the connection ends. Nothing is asked on it afterwards.
+    pub(super) async fn answered(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0; 1]).await, Ok(1..))
+    }
+
+    /// Whether the last answer was that a script holds it.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_busy
     }
 
     /// Which process it is, and how many keys its database has. A user who may not ask, or a server
@@ -227,6 +246,7 @@ impl Link {
 
     async fn ping(&mut self) -> Told {
         let reply = self.exchange(&[b"PING"]).await?;
+        self.is_busy = reply.kind == b'-' && reply.text.starts_with("BUSY");
         if reply.kind == b'+' && reply.text == "PONG" {
             return Ok(None);
         }

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Client, server::Server};
+use super::{Client, network::Network, server::Server};
 
 /// A redis-server without persistence. It dies with this value.
 pub(crate) struct Redis {
@@ -61,6 +61,23 @@ impl Redis {
             command
         };
         Redis { server: Server::start(command, answers), _dir: dir, password }
+    }
+
+    /// A plain one inside a network, on one of its hosts.
+    pub(crate) fn inside(network: &Network, host: u8, port: u16) -> Redis {
+        let dir = tempfile::tempdir().expect("a directory for the server");
+        let (prefix, path) = (network.prefix(), dir.path().to_owned());
+        let command = move |ip: &str, port: u16| {
+            let mut command = Command::new(&prefix[0]);
+            command
+                .args(&prefix[1..])
+                .args(["redis-server", "--port", &port.to_string(), "--bind", ip, "--save", ""])
+                .args(["--protected-mode", "no", "--loglevel", "warning", "--dir"])
+                .arg(&path);
+            command
+        };
+        let server = Server::start_at(network.host(host), port, command, answers);
+        Redis { server, _dir: dir, password: None }
     }
 
     /// Several plain ones.

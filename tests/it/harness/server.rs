@@ -41,6 +41,16 @@ impl Server {
         let listener = TcpListener::bind((ip.as_str(), 0)).expect("loopback has a free port");
         let port = listener.local_addr().expect("it is bound").port();
         drop(listener);
+        Server::start_at(ip, port, command, answers)
+    }
+
+    /// The same at an address that the test has chosen.
+    pub(crate) fn start_at(
+        ip: String,
+        port: u16,
+        command: impl Fn(&str, u16) -> Command + Send + Sync + 'static,
+        answers: fn(&str) -> bool,
+    ) -> Server {
         let child = spawn(command(&ip, port));
         let mut server = Server { child, ip, port, command: Box::new(command), answers };
         server.wait();
@@ -72,6 +82,11 @@ impl Server {
     pub(crate) fn restart_empty(&mut self) {
         self.child = spawn((self.command)(&self.ip, self.port));
         self.wait();
+    }
+
+    /// Starts it again on the same port after a kill, and does not wait until it serves.
+    pub(crate) fn restart_unready(&mut self) {
+        self.child = spawn((self.command)(&self.ip, self.port));
     }
 
     fn wait(&mut self) {

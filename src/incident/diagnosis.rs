@@ -1,0 +1,682 @@
+//! What is seen -> where the fault is. Pure: a [`Sighting`] in, a ranked list of diagnoses out, each with its
+//! confidence, the sentence that a person would write, and what it rests on.
+//!
+//! Each sign gives weight to what would explain it, and takes weight from what it contradicts; a fault that
+//! explains several nodes at once takes weight from those that explain one. The confidence in a diagnosis is
+//! its part of all weight, doubt included. tests/data/diagnoses.txt has scenarios and what they are taken for.
+
+use std::{fmt, sync::Arc};
+
+use serde::Serialize;
+
+use crate::{
+    health::{Fault, Lateness, Sighting, Symptom, Trouble},
+    topology::{Cause, Failure},
+};
+
+/// Where a fault is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// The node itself.
+    Node,
+    /// The way to it.
+    Path,
+    /// Its zone.
+    Zone,
+    /// This process, its machine or its link.
+    Proxy,
+}
+
+/// What it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// Nobody listens: the process is gone.
+    Gone,
+    /// It takes connections and answers nothing.
+    Hung,
+    /// It answers too late.
+    Slow,
+    /// It answers some requests and is held by others.
+    Busy,
+    /// It takes connections and closes them.
+    Closing,
+    /// It takes no more clients.
+    Full,
+    /// It refuses our credentials, or database.
+    Auth,
+    /// It speaks something else.
+    Protocol,
+    /// It reads its data.
+    Loading,
+    /// It answers that it does not serve.
+    Errors,
+    /// It is a replica.
+    Replica,
+    /// Its name does not resolve.
+    Unresolved,
+    /// Nothing comes back.
+    Unreachable,
+    /// Something on the way says no.
+    Rejected,
+    /// Some of it is lost on the way.
+    Lossy,
+    /// Most of it fails at once.
+    Down,
+    /// The way out of this machine.
+    Link,
+    /// It does not get to run.
+    Starved,
+    /// It has no descriptor left.
+    Descriptors,
+    /// Its resolver.
+    Dns,
+}
+
+/// One explanation.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Diagnosis {
+    /// Where.
+    pub place: Place,
+    /// What.
+    pub what: What,
+    /// How sure, 0.0..=1.0. All of an incident sum to less than one.
+    pub confidence: f64,
+    /// As a person would say it.
+    pub text: Arc<str>,
+    /// What it rests on.
+    pub evidence: Vec<Arc<str>>,
+}
+
+/// Which node it is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// Its name.
+    pub node: &'a str,
+    /// Where it is.
+    pub address: &'a str,
+    /// Its zone.
+    pub zone: Option<&'a str>,
+    /// Why it was ejected, if it was.
+    pub cause: Option<Cause>,
+}
+
+impl Place {
+    /// The word for metrics and messages.
+    pub fn word(self) -> &'static str {
+        match self {
+            Place::Node => "node",
+            Place::Path => "path",
+            Place::Zone => "zone",
+            Place::Proxy => "proxy",
+        }
+    }
+}
+
+impl What {
+    /// The word for metrics and messages.
+    pub fn word(self) -> &'static str {
+        match self {
+            What::Gone => "gone",
+            What::Hung => "hung",
+            What::Slow => "slow",
+            What::Busy => "busy",
+            What::Closing => "closing",
+            What::Full => "full",
+            What::Auth => "auth",
+            What::Protocol => "protocol",
+            What::Loading => "loading",
+            What::Errors => "errors",
+            What::Replica => "replica",
+            What::Unresolved => "unresolved",
+            What::Unreachable => "unreachable",
+            What::Rejected => "rejected",
+            What::Lossy => "lossy",
+            What::Down => "down",
+            What::Link => "link",
+            What::Starved => "starved",
+            What::Descriptors => "descriptors",
+            What::Dns => "dns",
+        }
+    }
+}
+
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (confidence {:.2})", self.text, self.confidence)
+    }
+}
+
+/// The weight that always goes to none of them.
+const DOUBT: f64 = 0.5;
+/// A diagnosis has at least so much weight, or there is none.
+const WEIGHT_MIN: f64 = 3.0;
+/// Rivals below this confidence are not told.
+const CONFIDENCE_MIN: f64 = 0.05;
+/// Those that are told.
+const TOLD: usize = 3;
+
+/// Where the fault of a node is, the likeliest first; nothing when there is too little to go by.
+pub fn diagnose(subject: &Subject<'_>, seen: &Sighting) -> Vec<Diagnosis> {
+    let mut scale = Scale::default();
+    let view = View::of(seen);
+    by_cause(&mut scale, subject.cause);
+    by_last_probe(&mut scale, &view);
+    by_silence(&mut scale, &view);
+    by_traffic(&mut scale, &view);
+    by_company(&mut scale, &view);
+    by_ourselves(&mut scale, &view);
+    scale.read(subject, seen)
+}
+
+/// Where a fault of this process is.
+pub fn diagnose_trouble(trouble: &Trouble) -> Diagnosis {
+    let (what, text) = match trouble.fault {
+        Fault::Link => {
+            (What::Link, "this proxy: its link is cut, most nodes of all pools are silent at once")
+        }
+        Fault::Starved => (What::Starved, "this proxy: it does not get to run, so its own clock is late"),
+        Fault::Descriptors => (What::Descriptors, "this proxy: it has no file descriptor left"),
+    };
+    Diagnosis {
+        place: Place::Proxy,
+        what,
+        confidence: 0.95,
+        text: text.into(),
+        evidence: trouble.evidence.iter().map(|line| line.as_str().into()).collect(),
+    }
+}
+
+/// A sighting, sorted for the questions below.
+struct View<'a> {
+    seen: &'a Sighting,
+    /// The last probe since it fails.
+    last: Option<Symptom>,
+    /// Probes since the last that was answered.
+    tail: &'a [Symptom],
+}
+
+impl<'a> View<'a> {
+    fn of(seen: &'a Sighting) -> View<'a> {
+        let answers = |symptom: &Symptom| matches!(symptom, Symptom::Good | Symptom::Busy);
+        let from = seen.probes.iter().rposition(answers).map_or(0, |at| at + 1);
+        let fresh = seen.fresh.min(seen.probes.len());
+        let last = seen.probes[seen.probes.len() - fresh..].last().copied();
+        View { seen, last, tail: &seen.probes[from..] }
+    }
+
+    fn traffic(&self, kind: Failure) -> u64 {
+        self.seen.failures[kind as usize]
+    }
+
+    fn probes(&self, symptom: Symptom) -> usize {
+        self.tail.iter().filter(|met| **met == symptom).count()
+    }
+}
+
+/// Explanations and their weights.
+#[derive(Default)]
+struct Scale(Vec<Weight>);
+
+struct Weight {
+    place: Place,
+    what: What,
+    weight: f64,
+    evidence: Vec<Arc<str>>,
+}
+
+impl Scale {
+    fn add(&mut self, place: Place, what: What, weight: f64, sign: impl Into<Arc<str>>) {
+        let sign = sign.into();
+        let at = self.0.iter().position(|w| (w.place, w.what) == (place, what)).unwrap_or_else(|| {
+            self.0.push(Weight { place, what, weight: 0.0, evidence: Vec::new() });
+            self.0.len() - 1
+        });
+        self.0[at].weight += weight;
+        if !sign.is_empty() {
+            self.0[at].evidence.push(sign);
+        }
+    }
+
+    /// What is explained by something else weighs less.
+    fn explain_away(&mut self, factor: f64, is_explained: impl Fn(Place, What) -> bool) {
+        for weight in self.0.iter_mut().filter(|w| is_explained(w.place, w.what)) {
+            weight.weight *= factor;
+        }
+    }
+
+    fn read(mut self, subject: &Subject<'_>, seen: &Sighting) -> Vec<Diagnosis> {
+        self.0.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+        if self.0.first().is_none_or(|first| first.weight < WEIGHT_MIN) {
+            return Vec::new();
+        }
+        let all: f64 = self.0.iter().map(|w| w.weight).sum::<f64>() + DOUBT;
+        let told = self.0.into_iter().map(|w| Diagnosis {
+            place: w.place,
+            what: w.what,
+            confidence: (w.weight / all * 100.0).round() / 100.0,
+            text: sentence(subject, seen, w.place, w.what).into(),
+            evidence: w.evidence,
+        });
+        told.filter(|d| d.confidence >= CONFIDENCE_MIN).take(TOLD).collect()
+    }
+}
+
+/// What the detector took it for: little, and enough when nothing else is known.
+fn by_cause(scale: &mut Scale, cause: Option<Cause>) {
+    use Place::{Node, Path};
+    let (place, what) = match cause {
+        None => return,
+        Some(Cause::Refused) => (Node, What::Gone),
+        Some(Cause::ConnectTimeout) => (Path, What::Unreachable),
+        Some(Cause::Lost) => (Node, What::Closing),
+        Some(Cause::Timeout) => (Node, What::Hung),
+        Some(Cause::Protocol) => (Node, What::Protocol),
+        Some(Cause::Unresolved) => (Node, What::Unresolved),
+        Some(Cause::Misconfigured) => (Node, What::Auth),
+        Some(Cause::Loading) => (Node, What::Loading),
+        Some(Cause::Status) => (Node, What::Errors),
+    };
+    let sign = cause.map_or_else(String::new, |cause| format!("it was ejected as {}", cause.word()));
+    scale.add(place, what, 1.0, sign);
+}
+
+/// What an answer says, and be it a refusal, needs no inference.
+fn by_last_probe(scale: &mut Scale, view: &View<'_>) {
+    let said = |what: &str| match &view.seen.said {
+        Some(said) => format!("the last probe {what}: {said}"),
+        None => format!("the last probe {what}"),
+    };
+    let Some(last) = view.last else { return };
+    let (what, sign) = match last {
+        Symptom::Refused => {
+            // A firewall that refuses new connections swallows what goes over old ones; a process that ends
+            // resets them.
+            let swallowed = view.tail.iter().take_while(|met| **met == Symptom::Silent).count() == 1;
+            if swallowed && view.traffic(Failure::Lost) + view.traffic(Failure::Refused) == 0 {
+                let sign = "a connection fell silent without an end, and new ones are refused";
+                scale.add(Place::Path, What::Rejected, 9.0, sign);
+                scale.explain_away(0.1, |_, what| what == What::Hung);
+                scale.add(Place::Node, What::Gone, 2.0, said("was refused"));
+                return;
+            }
+            (What::Gone, said("was refused"))
+        }
+        Symptom::Busy => (What::Busy, "it answers that a script holds it".to_owned()),
+        Symptom::Lost => (What::Closing, said("lost its new connection")),
+        Symptom::Garbage => (What::Protocol, said("got something else")),
+        Symptom::Auth => (What::Auth, said("was turned away")),
+        Symptom::Loading => (What::Loading, said("met a node that loads")),
+        Symptom::Full => (What::Full, said("was turned away")),
+        Symptom::Status => (What::Errors, said("was answered with an error")),
+        Symptom::Unresolved => (What::Unresolved, said("could not be made")),
+        Symptom::Good | Symptom::Ours | Symptom::Silent | Symptom::NoConnection | Symptom::Unreachable => {
+            return;
+        }
+    };
+    scale.add(Place::Node, what, 10.0, sign);
+    // What was silent before was the same thing seen from afar.
+    scale.explain_away(0.2, |_, other| matches!(other, What::Hung | What::Unreachable));
+}
+
+/// What kind of silence it is.
+fn by_silence(scale: &mut Scale, view: &View<'_>) {
+    let (silent, dark) = (view.probes(Symptom::Silent), view.probes(Symptom::NoConnection));
+    match view.last {
+        Some(Symptom::Unreachable) => {
+            let said = view.seen.said.as_deref().unwrap_or("no route");
+            scale.add(Place::Path, What::Rejected, 10.0, format!("the way to it says no: {said}"));
+        }
+        // The standing connection may fall silent once, whatever is wrong; new ones tell.
+        Some(Symptom::NoConnection) if silent < 2 => {
+            scale.add(Place::Path, What::Unreachable, 7.0, format!("{dark} times nothing answered a dial"));
+            scale.explain_away(0.3, |_, what| what == What::Hung);
+        }
+        Some(Symptom::NoConnection) => {
+            let sign = "it took connections without a word before, and takes none now";
+            scale.add(Place::Node, What::Hung, 7.0, sign);
+        }
+        Some(Symptom::Silent) if silent + dark > 1 => {
+            let sign = format!("{silent} probes were connected and not answered");
+            scale.add(Place::Node, What::Hung, 7.0, sign);
+        }
+        Some(Symptom::Silent) => {
+            scale.add(Place::Node, What::Hung, 4.0, "a probe was not answered");
+            scale.add(Place::Path, What::Unreachable, 1.0, "a probe was not answered");
+        }
+        _ => {}
+    }
+    match view.seen.late {
+        Lateness::Each(late) => {
+            let sign = format!("each answer comes, {} ms too late", late.as_millis());
+            scale.add(Place::Node, What::Slow, 14.0, sign);
+            scale.explain_away(0.3, |_, what| matches!(what, What::Hung | What::Busy | What::Unreachable));
+        }
+        Lateness::AtOnce(late) if view.last.is_none_or(|last| last != Symptom::Busy) => {
+            let sign = format!("what it owed came at once, {} ms late", late.as_millis());
+            scale.add(Place::Node, What::Hung, 5.0, sign);
+        }
+        Lateness::AtOnce(_) | Lateness::Never => {}
+    }
+    by_mixture(scale, view);
+}
+
+/// Some get through and some do not.
+fn by_mixture(scale: &mut Scale, view: &View<'_>) {
+    let probes = &view.seen.probes;
+    let Some(first_dark) = probes.iter().position(|met| *met == Symptom::NoConnection) else { return };
+    let through = |met: &&Symptom| matches!(met, Symptom::Good | Symptom::Silent | Symptom::Lost);
+    let got_through = probes[first_dark..].iter().filter(through).count();
+    let is_mixed = got_through > 0 && (probes.contains(&Symptom::Good) || view.seen.answered > 0);
+    if is_mixed || got_through > 1 {
+        let dark = probes.iter().filter(|met| **met == Symptom::NoConnection).count();
+        let sign = format!("{dark} of {} dials were not answered, the others were in between", probes.len());
+        scale.add(Place::Path, What::Lossy, 12.0, sign);
+        // A node that is slow or hangs is dialled all the same: its kernel answers that.
+        let is_part = |what| matches!(what, What::Hung | What::Slow | What::Unreachable | What::Closing);
+        scale.explain_away(0.25, |_, what| is_part(what));
+    }
+}
+
+/// What requests met.
+fn by_traffic(scale: &mut Scale, view: &View<'_>) {
+    let seen = view.seen;
+    let (late, lost) = (view.traffic(Failure::Timeout), view.traffic(Failure::Lost));
+    if late > 0 && view.last.is_none() {
+        scale.add(Place::Node, What::Hung, 3.0, format!("{late} requests were not answered"));
+        scale.add(Place::Path, What::Unreachable, 0.5, "");
+    }
+    let is_answered = matches!(view.last, Some(Symptom::Good));
+    let fell_silent = seen.probes[seen.probes.len() - seen.fresh.min(seen.probes.len())..]
+        .iter()
+        .any(|met| met.is_silence());
+    if is_answered && late > 0 && !fell_silent {
+        let sign = format!("{late} requests were not answered, probes are");
+        scale.add(Place::Node, What::Busy, 5.0, sign);
+        scale.explain_away(0.3, |_, what| what == What::Hung);
+    }
+    // A probe that began while it stood still is late, too.
+    if let (true, Some(took), Some(usual)) = (is_answered && !fell_silent, seen.round_trip, seen.usual)
+        && took.as_millis() >= 50
+        && took > usual * 10
+    {
+        let sign =
+            format!("a probe takes {} ms, {} ms elsewhere", took.as_millis(), usual.as_millis().max(1));
+        scale.add(Place::Node, What::Slow, 8.0, sign);
+        scale.explain_away(0.2, |_, what| matches!(what, What::Hung | What::Busy));
+    }
+    if view.traffic(Failure::ConnectTimeout) > 0 && view.last.is_none() {
+        let sign = "requests found no connection in time";
+        scale.add(Place::Path, What::Unreachable, 4.0, sign);
+    }
+    let is_near = |last| matches!(last, Symptom::Refused | Symptom::Lost);
+    if view.traffic(Failure::Refused) > 0 && view.last.is_none_or(is_near) {
+        // A process that ends resets the connections that it has not accepted yet.
+        scale.explain_away(0.1, |_, what| what == What::Closing);
+        scale.add(Place::Node, What::Gone, 8.0, "requests were refused a connection");
+    }
+    if lost > 0 && view.last.is_none() {
+        scale.add(Place::Node, What::Closing, 1.0, format!("{lost} connections were lost"));
+    }
+    let told = [
+        (Failure::Protocol, What::Protocol, "requests were answered with something else"),
+        (Failure::Handshake, What::Auth, "connections of traffic were turned away"),
+        (Failure::Status, What::Errors, "requests were answered with failures"),
+    ];
+    for (kind, what, sign) in told {
+        if view.traffic(kind) > 0 {
+            let weight = if view.last.is_none_or(|last| last == Symptom::Good) { 5.0 } else { 1.0 };
+            scale.add(Place::Node, what, weight, sign);
+        }
+    }
+    if let (Some(wrong), true) = (&seen.wrong, view.tail.is_empty()) {
+        scale.add(Place::Node, What::Replica, 8.0, wrong.clone());
+    }
+}
+
+/// What the others show at the same time.
+fn by_company(scale: &mut Scale, view: &View<'_>) {
+    let seen = view.seen;
+    let is_dark = matches!(view.last, Some(Symptom::NoConnection | Symptom::Unreachable));
+    if is_dark && seen.host.nodes > seen.host.failing {
+        let sign = format!("{} of its host's other nodes answer", seen.host.nodes - seen.host.failing);
+        let what = if view.last == Some(Symptom::NoConnection) { What::Unreachable } else { What::Rejected };
+        scale.add(Place::Path, what, 3.0, sign);
+    }
+    if scale.0.is_empty() {
+        return;
+    }
+    let (zone, pool) = (seen.zone, seen.pool);
+    let (failing, all) = (zone.failing + 1, zone.nodes + 1);
+    let outside = (pool.nodes.saturating_sub(zone.nodes), pool.failing.saturating_sub(zone.failing));
+    if zone.nodes > 0 && failing > 1 && 2 * failing > all && outside.0 > 0 && 2 * outside.1 < outside.0 {
+        let sign =
+            format!("{failing} of the zone's {all} nodes fail, {} of {} elsewhere", outside.1, outside.0);
+        scale.explain_away(0.3, |place, _| matches!(place, Place::Node | Place::Path));
+        scale.add(Place::Zone, What::Down, 14.0, sign);
+    }
+}
+
+/// What this process has to do with it.
+fn by_ourselves(scale: &mut Scale, view: &View<'_>) {
+    let seen = view.seen;
+    let is_silence = view.last.map_or_else(
+        || view.traffic(Failure::Timeout) + view.traffic(Failure::ConnectTimeout) > 0,
+        Symptom::is_silence,
+    );
+    if seen.own.link && is_silence {
+        scale.explain_away(0.2, |_, _| true);
+        let sign = format!("{} of the process's {} other nodes are silent", seen.all.silent, seen.all.nodes);
+        scale.add(Place::Proxy, What::Link, 16.0, sign);
+    }
+    let stalled = seen.own.stalled.as_millis();
+    if stalled >= 2000 && is_silence {
+        scale.explain_away(0.3, |_, _| true);
+        scale.add(Place::Proxy, What::Starved, 9.0, format!("this process stood still for {stalled} ms"));
+    }
+    if seen.own.no_descriptors && view.last == Some(Symptom::Ours) {
+        scale.explain_away(0.2, |_, _| true);
+        scale.add(Place::Proxy, What::Descriptors, 10.0, "this process has no descriptor left");
+    }
+    let names = seen.names;
+    if view.last == Some(Symptom::Unresolved) && names.nodes > 0 && names.failing == names.nodes {
+        let sign = format!("no name resolves: the {} of other nodes do not, either", names.nodes);
+        scale.explain_away(0.4, |_, _| true);
+        scale.add(Place::Proxy, What::Dns, 12.0, sign);
+    }
+}
+
+fn sentence(subject: &Subject<'_>, seen: &Sighting, place: Place, what: What) -> String {
+    let Subject { node, address, zone, .. } = subject;
+    let host = address.rsplit_once(':').map_or(*address, |(host, _)| host);
+    let wrong = seen.wrong.as_deref().unwrap_or("it is a replica");
+    match (place, what) {
+        (_, What::Gone) => format!("node {node}: its process is gone, nobody listens on {address}"),
+        (_, What::Hung) => format!("node {node}: it hangs, {address} takes connections and answers nothing"),
+        (_, What::Slow) => format!("node {node}: it is slow, its answers come too late"),
+        (_, What::Busy) => format!("node {node}: something long holds it up, a script or a heavy command"),
+        (_, What::Closing) => format!("node {node}: it closes connections instead of answering"),
+        (_, What::Full) => format!("node {node}: it takes no more clients, its limit is reached"),
+        (_, What::Auth) => format!("node {node}: it turns us away, see this pool's auth and db"),
+        (_, What::Protocol) => {
+            format!("node {node}: something else listens on {address}, it does not speak the pool's protocol")
+        }
+        (_, What::Loading) => format!("node {node}: it has started and is loading its data"),
+        (_, What::Errors) => format!("node {node}: it answers that it does not serve"),
+        (_, What::Replica) => format!("node {node}: {wrong}"),
+        (_, What::Unresolved) => format!("node {node}: the name in {address} does not resolve"),
+        (_, What::Unreachable) if seen.host.nodes > seen.host.failing => format!(
+            "the path to node {node}: nothing comes back from {address}, though {host} answers elsewhere: a firewall drops it"
+        ),
+        (_, What::Unreachable) => format!(
+            "the path to node {node}: nothing comes back from {address}: {host} is down, or the path drops everything"
+        ),
+        (_, What::Rejected) => format!(
+            "the path to node {node}: something on the way to {address} rejects connections, as a firewall does"
+        ),
+        (_, What::Lossy) => {
+            format!("the path to node {node}: it loses packets, some get through to {address}")
+        }
+        (Place::Zone, _) | (_, What::Down) => {
+            format!("zone {}: most of its nodes fail at once", zone.unwrap_or_default())
+        }
+        (_, What::Link) => {
+            "this proxy: its link is cut, most nodes of all pools are silent at once".to_owned()
+        }
+        (_, What::Starved) => "this proxy: it does not get to run, so its own clock is late".to_owned(),
+        (_, What::Descriptors) => "this proxy: it has no file descriptor left".to_owned(),
+        (_, What::Dns) => "this proxy: its resolver does not answer, no name resolves".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::health::{Group, Own};
+
+    const TABLE: &str = include_str!("../../tests/data/diagnoses.txt");
+
+    fn number<T: std::str::FromStr>(text: &str) -> T {
+        text.parse().unwrap_or_else(|_| panic!("{text} is no number"))
+    }
+
+    fn group(text: &str) -> Group {
+        let parts: Vec<usize> = text.split('/').map(number).collect();
+        Group { nodes: parts[0], failing: parts[1], silent: parts.get(2).copied().unwrap_or(parts[1]) }
+    }
+
+    fn symptom(word: &str) -> Symptom {
+        match word {
+            "good" => Symptom::Good,
+            "busy" => Symptom::Busy,
+            "refused" => Symptom::Refused,
+            "unreachable" => Symptom::Unreachable,
+            "dark" => Symptom::NoConnection,
+            "silent" => Symptom::Silent,
+            "lost" => Symptom::Lost,
+            "garbage" => Symptom::Garbage,
+            "auth" => Symptom::Auth,
+            "loading" => Symptom::Loading,
+            "full" => Symptom::Full,
+            "status" => Symptom::Status,
+            "unresolved" => Symptom::Unresolved,
+            "ours" => Symptom::Ours,
+            other => panic!("{other} is no symptom"),
+        }
+    }
+
+    fn cause(word: &str) -> Option<Cause> {
+        let all = [
+            Cause::Refused,
+            Cause::ConnectTimeout,
+            Cause::Lost,
+            Cause::Timeout,
+            Cause::Protocol,
+            Cause::Unresolved,
+            Cause::Misconfigured,
+            Cause::Loading,
+            Cause::Status,
+        ];
+        let found = all.into_iter().find(|cause| cause.word() == word);
+        assert!(found.is_some() || word == "-", "{word} is no cause");
+        found
+    }
+
+    fn ms(text: &str) -> Duration {
+        Duration::from_millis(number(text))
+    }
+
+    fn sighting(signs: &str) -> Sighting {
+        let mut seen = Sighting::default();
+        for sign in signs.split_whitespace() {
+            let (name, value) = sign.split_once('=').unwrap_or((sign, ""));
+            match name {
+                "probes" => {
+                    // Those behind the bar came after the first failure.
+                    let (old, fresh) = value.split_once('|').unwrap_or(("", value));
+                    let all = |text: &str| -> Vec<Symptom> {
+                        text.split(',').filter(|word| !word.is_empty()).map(symptom).collect()
+                    };
+                    seen.fresh = all(fresh).len();
+                    seen.probes = [all(old), all(fresh)].concat();
+                }
+                "traffic" => {
+                    for part in value.split(',') {
+                        let (kind, count) = part.split_once(':').expect("KIND:COUNT");
+                        let at = Failure::ALL.iter().position(|k| k.word() == kind).expect("a kind");
+                        seen.failures[at] = number(count);
+                    }
+                }
+                "late-each" => seen.late = Lateness::Each(ms(value)),
+                "late-at-once" => seen.late = Lateness::AtOnce(ms(value)),
+                "answered" => seen.answered = number(value),
+                "takes" => {
+                    let (own, usual) = value.split_once('/').expect("OWN/USUAL");
+                    (seen.round_trip, seen.usual) = (Some(ms(own)), Some(ms(usual)));
+                }
+                "pool" => seen.pool = group(value),
+                "host" => seen.host = group(value),
+                "zone" => seen.zone = group(value),
+                "all" => seen.all = group(value),
+                "names" => seen.names = group(value),
+                "stalled" => seen.own = Own { stalled: ms(value), ..seen.own },
+                "link" => seen.own = Own { link: true, ..seen.own },
+                "no-descriptors" => seen.own = Own { no_descriptors: true, ..seen.own },
+                "wrong" => seen.wrong = Some(value.into()),
+                other => panic!("{other} is no sign"),
+            }
+        }
+        seen
+    }
+
+    /// The table: each scenario is taken for what it is, no rival has more than half of that confidence, and
+    /// what is healthy is taken for nothing.
+    #[test]
+    fn the_table() {
+        let (mut faults, mut controls, mut wrong) = (0, 0, Vec::new());
+        for line in TABLE.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let [name, was, signs, expected]: [&str; 4] =
+                line.split(';').map(str::trim).collect::<Vec<_>>().try_into().expect("four columns");
+            let subject =
+                Subject { node: "n2", address: "10.0.0.2:6379", zone: Some("z1"), cause: cause(was) };
+            let told = diagnose(&subject, &sighting(signs));
+            if expected == "-" {
+                controls += 1;
+                if !told.is_empty() {
+                    wrong.push(format!("{name}: {told:?}"));
+                }
+                continue;
+            }
+            faults += 1;
+            let first = told.first().map(|d| format!("{} {}", d.place.word(), d.what.word()));
+            let is_clear = match &told[..] {
+                [first, second, ..] => second.confidence <= first.confidence / 2.0,
+                _ => true,
+            };
+            if first.as_deref() != Some(expected) || !is_clear || told[0].confidence < 0.6 {
+                wrong.push(format!("{name}: expected {expected}, got {told:#?}"));
+            }
+            for one in &told {
+                assert!(!one.text.is_empty() && one.confidence < 1.0, "{name}: {one:?}");
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        assert!(faults >= 25 && controls >= 5, "{faults} scenarios and {controls} controls");
+    }
+
+    /// A diagnosis reads as a person would say it, and rests on something.
+    #[test]
+    fn a_diagnosis_is_a_sentence() {
+        let subject =
+            Subject { node: "n2", address: "10.0.0.2:6379", zone: None, cause: Some(Cause::Refused) };
+        let told = diagnose(&subject, &sighting("probes=refused traffic=lost:1,refused:1"));
+        assert_eq!(
+            told[0].to_string(),
+            "node n2: its process is gone, nobody listens on 10.0.0.2:6379 (confidence 0.97)"
+        );
+        assert!(told[0].evidence.len() > 1, "{told:?}");
+    }
+}
