@@ -332,7 +332,7 @@ impl Detector {
     /// against it yet.
     pub fn reprieve(&mut self, since: Instant) {
         if matches!(self.state, State::Ejected { .. }) {
-            self.state = State::Suspect(Doubt { since, probes: 0, connection: true });
+            self.state = State::Suspect(Doubt { connection: true, ..Doubt::new(since) });
             self.tally = Tally::default();
             self.flaps = self.flaps_before;
         }

@@ -596,7 +596,8 @@ mod tests {
             _ => Answer::Failed { cause: Cause::Timeout, after_loss: false, text: "no answer".into() },
         };
         let (life, late) = (None, Vec::new());
-        let probe = Probe { started: now, ended: now, answer, life, flushed: false, symptom, late };
+        let took = Duration::ZERO;
+        let probe = Probe { started: now, ended: now, answer, took, life, flushed: false, symptom, late };
         scene.probe(&whose(name), &probe);
     }
 

@@ -276,10 +276,14 @@ fn by_cause(scale: &mut Scale, cause: Option<Cause>) {
         Some(Cause::Unresolved) => (Node, What::Unresolved),
         Some(Cause::Misconfigured) => (Node, What::Auth),
         Some(Cause::Loading) => (Node, What::Loading),
-        Some(Cause::Status) => (Node, What::Errors),
+        // It answers its probes, and not what it is asked.
+        Some(Cause::Status | Cause::FailureRate | Cause::Unwritable) => (Node, What::Errors),
+        Some(Cause::Slow) => (Node, What::Slow),
     };
+    // These were measured or tried, and no probe says more.
+    let is_shown = matches!(cause, Some(Cause::FailureRate | Cause::Unwritable | Cause::Slow));
     let sign = cause.map_or_else(String::new, |cause| format!("it was ejected as {}", cause.word()));
-    scale.add(place, what, 1.0, sign);
+    scale.add(place, what, if is_shown { 6.0 } else { 1.0 }, sign);
 }
 
 /// What an answer says, and be it a refusal, needs no inference.
