@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Redis-servers behind the proxy.
+/// Redis-servers behind the proxy, and as many nginxes.
 const NODES: usize = 4;
 const KEYS: usize = 10_000;
 const VALUE_BYTES: usize = 64;
@@ -41,15 +41,32 @@ enum Ask {
     Mget,
     /// MSET of ten keys.
     Mset,
+    /// GET of a page of so many bytes over HTTP/1.1.
+    Page(usize),
 }
 
-const LOADS: [Load; 5] = [
+const LOADS: [Load; 7] = [
     Load { name: "no-pipelining", ask: Ask::Mixed, connections: 50, depth: 1, rounds: 400 },
     Load { name: "depth-16", ask: Ask::Mixed, connections: 50, depth: 16, rounds: 50 },
     Load { name: "depth-128", ask: Ask::Mixed, connections: 8, depth: 128, rounds: 50 },
     Load { name: "mget-10", ask: Ask::Mget, connections: 50, depth: 1, rounds: 100 },
     Load { name: "mset-10", ask: Ask::Mset, connections: 50, depth: 1, rounds: 100 },
+    Load { name: "http-64", ask: Ask::Page(64), connections: 50, depth: 1, rounds: 100 },
+    Load { name: "http-16k", ask: Ask::Page(16 << 10), connections: 50, depth: 1, rounds: 100 },
 ];
+
+impl Ask {
+    fn is_http(&self) -> bool {
+        self.page_bytes().is_some()
+    }
+
+    fn page_bytes(&self) -> Option<usize> {
+        match self {
+            Ask::Page(bytes) => Some(*bytes),
+            _ => None,
+        }
+    }
+}
 
 /// Ends with its owner.
 struct Process(Child);
@@ -73,12 +90,17 @@ fn main() -> ExitCode {
     let only = arguments.iter().position(|a| a == "--only").and_then(|at| arguments.get(at + 1));
     let keep = arguments.iter().position(|a| a == "--keep").and_then(|at| arguments.get(at + 1));
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let ports = free_ports(NODES + 2);
-    let _nodes: Vec<Process> = ports[..NODES].iter().map(|port| redis(*port, directory.path())).collect();
-    ports[..NODES].iter().for_each(|port| drop(connect(*port)));
+    let ports = free_ports(2 * NODES + 2);
+    let (nodes, pages) = ports[2..].split_at(NODES);
+    let mut processes: Vec<Process> = nodes.iter().map(|port| redis(*port, directory.path())).collect();
+    processes.push(nginx(pages, directory.path()));
+    ports[2..].iter().for_each(|port| drop(connect(*port)));
     let mut too_many = false;
     println!("| load | requests | instructions per request |\n|---|---|---|");
     for load in LOADS.iter().filter(|l| only.is_none_or(|o| l.name == o)) {
+        if twemproxy && load.ask.is_http() {
+            continue;
+        }
         let once = count(load, 1, &ports, directory.path(), twemproxy, keep);
         let twice = count(load, 2, &ports, directory.path(), twemproxy, keep);
         let requests = (load.connections * load.depth * load.rounds) as u64;
@@ -132,6 +154,36 @@ fn redis(port: u16, directory: &Path) -> Process {
     start(Command::new("redis-server").args(["--port", &port]).args(quiet).current_dir(directory))
 }
 
+/// One nginx in the place of all HTTP nodes.
+fn nginx(ports: &[u16], directory: &Path) -> Process {
+    let listen: String = ports.iter().map(|port| format!("    listen 127.0.0.1:{port};\n")).collect();
+    let pages: String = LOADS.iter().filter_map(|load| load.ask.page_bytes()).map(page).collect();
+    let text = format!(
+        "daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr crit;\n\
+         events {{ worker_connections 1024; }}\nhttp {{\n  access_log off;\n  keepalive_timeout 1h;\n  \
+         keepalive_requests 1000000000;\n  client_body_temp_path body;\n  proxy_temp_path proxy;\n  \
+         fastcgi_temp_path fastcgi;\n  uwsgi_temp_path uwsgi;\n  scgi_temp_path scgi;\n  \
+         server {{\n{listen}{pages}    location = / {{ return 204; }}\n  }}\n}}\n"
+    );
+    let file = directory.join("nginx.conf");
+    std::fs::write(&file, text).expect("a temporary file");
+    // Debian puts it where only root looks.
+    let debian = Path::new("/usr/sbin/nginx");
+    let program = if debian.exists() { debian } else { Path::new("nginx") };
+    start(Command::new(program).arg("-p").arg(directory).arg("-c").arg(file))
+}
+
+/// What nginx answers with so many bytes; it takes no longer word than 4 KiB.
+fn page(bytes: usize) -> String {
+    let word = bytes.min(1 << 10);
+    let body = "$x".to_owned() + &word.to_string();
+    format!(
+        "    set {body} {};\n    location /{bytes}/ {{ return 200 \"{}\"; }}\n",
+        "x".repeat(word),
+        format!("${{x{word}}}").repeat(bytes / word)
+    )
+}
+
 /// Instructions of a proxy that lives for this load.
 fn count(
     load: &Load,
@@ -148,13 +200,15 @@ fn count(
     if twemproxy {
         nutcracker(&mut command, ports, directory)
     } else {
-        ringway(&mut command, ports, directory)
+        ringway(&mut command, ports, directory, load.ask.is_http())
     }
     // Of the run before.
     (1..64).for_each(|thread| drop(std::fs::remove_file(thread_file(&out, thread))));
     let mut proxy = start(&mut command);
-    let mut sessions: Vec<TcpStream> = (0..load.connections).map(|_| connect(ports[NODES])).collect();
-    preset(&mut sessions[0]);
+    let mut sessions: Vec<TcpStream> = (0..load.connections).map(|_| connect(ports[0])).collect();
+    if !load.ask.is_http() {
+        preset(&mut sessions[0]);
+    }
     run(load, times, &mut sessions);
     drop(sessions);
     let pid = proxy.0.id().to_string();
@@ -169,15 +223,15 @@ fn thread_file(out: &Path, thread: usize) -> PathBuf {
     PathBuf::from(format!("{}-{thread:02}", out.display()))
 }
 
-fn ringway(command: &mut Command, ports: &[u16], directory: &Path) {
-    let nodes: String =
-        (0..NODES).map(|i| format!("      - {{name: n{i}, address: '127.0.0.1:{}'}}\n", ports[i])).collect();
+fn ringway(command: &mut Command, ports: &[u16], directory: &Path, is_http: bool) {
+    let (first, protocol) = if is_http { (2 + NODES, "http") } else { (2, "redis") };
+    let node = |i| format!("      - {{name: n{i}, address: '127.0.0.1:{}'}}\n", ports[first + i]);
+    let nodes: String = (0..NODES).map(node).collect();
     let text = format!(
         "workers: 1\nadmin: {{listen: '127.0.0.1:{}'}}\npools:\n  instructions:\n    listen: 127.0.0.1:{}\n    \
-         request_timeout: 30s\n    deadline: 60s\n    \
+         protocol: {protocol}\n    request_timeout: 30s\n    deadline: 60s\n    \
          connect_timeout: 30s\n    health: {{timeout: 30s, interval: 30s}}\n    nodes:\n{nodes}",
-        ports[NODES + 1],
-        ports[NODES]
+        ports[1], ports[0]
     );
     let file = directory.join("ringway.yaml");
     std::fs::write(&file, text).expect("a temporary file");
@@ -185,15 +239,15 @@ fn ringway(command: &mut Command, ports: &[u16], directory: &Path) {
 }
 
 fn nutcracker(command: &mut Command, ports: &[u16], directory: &Path) {
-    let servers: String = (0..NODES).map(|i| format!("   - 127.0.0.1:{}:1 n{i}\n", ports[i])).collect();
+    let servers: String = (0..NODES).map(|i| format!("   - 127.0.0.1:{}:1 n{i}\n", ports[2 + i])).collect();
     let text = format!(
         "instructions:\n  listen: 127.0.0.1:{}\n  redis: true\n  hash: fnv1a_64\n  hash_tag: '{{}}'\n  \
          distribution: ketama\n  timeout: 60000\n  servers:\n{servers}",
-        ports[NODES]
+        ports[0]
     );
     let file = directory.join("nutcracker.yml");
     std::fs::write(&file, text).expect("a temporary file");
-    let stats = ports[NODES + 1].to_string();
+    let stats = ports[1].to_string();
     // Debian puts it where only root looks.
     let debian = Path::new("/usr/sbin/nutcracker");
     let program = if debian.exists() { debian } else { Path::new("nutcracker") };
@@ -248,6 +302,11 @@ fn ask(kind: &Ask, number: usize, request_bytes: &mut Vec<u8>, reply: &mut Vec<u
             request(request_bytes, &args);
             reply.extend(b"+OK\r\n");
         }
+        Ask::Page(bytes) => {
+            let head = format!("GET /{bytes}/{} HTTP/1.1\r\nHost: pages\r\n\r\n", key(number * 7919));
+            request_bytes.extend(head.bytes());
+            reply.resize(reply.len() + bytes, b'x');
+        }
     }
 }
 
@@ -265,10 +324,22 @@ fn run(load: &Load, times: usize, sessions: &mut [TcpStream]) {
             expected.push(replies);
         }
         for (session, expected) in sessions.iter_mut().zip(expected) {
+            if load.ask.is_http() {
+                pass_head(session);
+            }
             let mut reply = vec![0; expected.len()];
             session.read_exact(&mut reply).expect("the proxy answers");
             assert!(reply == expected, "{}", reply.escape_ascii());
         }
+    }
+}
+
+/// Reads to the end of an HTTP reply's head, which has a date.
+fn pass_head(session: &mut TcpStream) {
+    let mut end = [0; 4];
+    while end != *b"\r\n\r\n" {
+        end.rotate_left(1);
+        session.read_exact(&mut end[3..]).expect("the proxy answers");
     }
 }
 
