@@ -2,7 +2,9 @@
 //! what the probe meets; verdicts go to membership, which alone decides what comes of them. Runs
 //! on the control runtime and touches nothing of the hot path but its counters.
 
+mod cleaning;
 mod detector;
+mod judging;
 mod lag;
 mod probe;
 mod quarantine;
@@ -40,10 +42,10 @@ use window::{Reading, SLICES, Window};
 pub use withhold::{ASK_MAX, Accusation, Fault, Judgement, LINK_GRACE, STALL_MIN, Shows, Witness, judge};
 
 use crate::topology::{
-    Cause, Change, Data, Entry, ErrorReply, Evidence, Failure, Health, Inbox, LEVELS, NodeId, NotedWrites,
-    OnReturn, Placement, Topology, TopologyReader,
+    Cause, Change, Data, Entry, ErrorReply, Evidence, Failure, Health, Inbox, NodeId, NotedWrites, OnReturn,
+    Placement, Topology, TopologyReader,
 };
-use quarantine::{Cleaned, Done, Quarantine};
+use quarantine::{Cleaned, Quarantine};
 
 /// Probes of one pool that run at once: the nodes may be thousands, our descriptors are not.
 const PROBES_AT_ONCE: usize = 256;
@@ -163,6 +165,8 @@ struct Patient {
     life: Option<Life>,
     /// It was emptied since it served, perhaps by a probe that was void.
     flushed: bool,
+    /// What it came back with, until it serves.
+    back: Option<Data>,
     /// How often it was asked.
     asked: u64,
     /// When the last probe began.
@@ -261,67 +265,6 @@ impl Ward {
         });
     }
 
-    /// Nothing is in flight any more that could write to keys which a node waits for.
-    fn begin_cleaning(
-        &mut self,
-        waited: Result<(NodeId, bool), JoinError>,
-        noted: &mut NotedWrites,
-    ) -> Vec<Change> {
-        let Ok((node, is_over)) = waited else { return Vec::new() };
-        let topology = self.reader.load();
-        if !is_over {
-            self.quarantine.dropped(node);
-            tracing::warn!(pool = %topology.pool, "a node that is back waits: requests are in flight for long");
-            return vec![Change::NotCleaned { pool: topology.pool.clone(), node }];
-        }
-        self.quarantine.remember(std::iter::from_fn(|| noted.here()), &topology);
-        self.quarantine.follow(&topology, noted.missed());
-        if self.quarantine.has_left(node) {
-            // It was waited for what was in flight before another return than this one.
-            self.quarantine.dropped(node);
-            return vec![Change::NotCleaned { pool: topology.pool.clone(), node }];
-        }
-        let data = self.patients.get(&node).map_or(Data::Unknown, Patient::data);
-        match self.quarantine.plan(&topology, node, data) {
-            Some(cleaning) => drop(self.cleanings.spawn(quarantine::clean(cleaning))),
-            None => self.quarantine.dropped(node),
-        }
-        Vec::new()
-    }
-
-    /// What came of a cleaning.
-    fn end_cleaning(&mut self, ended: Result<Cleaned, JoinError>) -> Vec<Change> {
-        let Ok(mut cleaned) = ended else { return Vec::new() };
-        let topology = self.reader.load();
-        if self.quarantine.has_left(cleaned.node) {
-            cleaned.done = Err("it left meanwhile".to_owned());
-        }
-        self.quarantine.ended(&topology, &cleaned);
-        let (pool, node) = (topology.pool.clone(), cleaned.node);
-        match cleaned.done {
-            Ok(done) => {
-                let is_empty = matches!(done, Done::Emptied | Done::WasEmpty);
-                let below = if is_empty { LEVELS } else { cleaned.below };
-                if is_empty {
-                    self.sweep_after(node);
-                }
-                vec![Change::Cleaned { pool, node, below, how: done.to_string().into() }]
-            }
-            Err(why) => {
-                let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());
-                tracing::warn!(%pool, node = name.as_deref(), why, "a node that is back can't be cleaned now");
-                vec![Change::NotCleaned { pool, node }]
-            }
-        }
-    }
-
-    /// Deletes what others took for a node, once it owns its keys.
-    fn sweep_after(&mut self, node: NodeId) {
-        // What is under way is for a topology that was.
-        self.sweeps.abort_all();
-        self.sweeps.spawn(sweep::after_return(self.reader.clone(), node));
-    }
-
     fn admit_one(&mut self, topology: &Topology, entry: &Entry) {
         let now = Instant::now();
         let call = Arc::new(Call::default());
@@ -336,6 +279,7 @@ impl Ward {
             served: None,
             life: None,
             flushed: false,
+            back: None,
             asked: 0,
             started: now,
             call,
@@ -427,11 +371,9 @@ impl Ward {
         let mut pause = REPEAT_PAUSE;
         if let Some(probe) = round.probe {
             patient.started = probe.started;
-            patient.flushed |= probe.flushed;
             // Who answered is no question of time, and is asked once for a connection.
-            if probe.life.is_some() {
-                patient.life.clone_from(&probe.life);
-            }
+            patient.meets(probe.life.as_ref());
+            patient.flushed |= probe.flushed;
             if !self.scene.lag().overlapped(probe.started, probe.ended) {
                 let topology = self.reader.load();
                 let whose = (topology.pool.clone(), patient.name.clone());
@@ -452,11 +394,13 @@ impl Ward {
                     let verdict = patient.detector.step(now, observation);
                     changes.extend(verdict.map(|v| v.into_change(&topology.pool, round.id, data)));
                 }
-                // Until it serves again it is compared with the one that did.
-                if topology.position(round.id).is_some_and(|at| topology.nodes[at].placement.serves()) {
+                let is_back = changes.iter().any(|change| matches!(change, Change::Restore { .. }));
+                // Until it is back it is compared with the one that served.
+                let serves = topology.position(round.id).map(|at| topology.nodes[at].placement.serves());
+                if is_back || serves == Some(true) {
+                    patient.back = is_back.then_some(data);
                     patient.remember();
                 }
-                let is_back = changes.iter().any(|change| matches!(change, Change::Restore { .. }));
                 if is_back {
                     // What it did before it left says nothing of it now.
                     patient.window = Window::default();
@@ -480,73 +424,6 @@ impl Ward {
         patient.task = self.send(round.id, round.prober, patient.call.clone(), at);
         self.patients.insert(round.id, patient);
         changes
-    }
-
-    /// Keeps back the verdicts that may not stand, or not yet; gives the other changes.
-    fn judge(&mut self, changes: Vec<Change>) -> Vec<Change> {
-        if changes.iter().all(|change| !matches!(change, Change::Eject { .. })) {
-            return changes;
-        }
-        let patience = self.reader.load().health.timeout;
-        let now = Instant::now();
-        let mut stand = Vec::new();
-        for change in changes {
-            let Change::Eject { pool, node, cause, .. } = &change else {
-                stand.push(change);
-                continue;
-            };
-            let Some(patient) = self.patients.get(node) else { continue };
-            let whose = (pool.clone(), patient.name.clone());
-            let fault = match self.scene.judge(now, &whose, *cause, (Duration::ZERO, patience)) {
-                Judgement::Stands => {
-                    stand.push(change);
-                    continue;
-                }
-                Judgement::Ask => None,
-                Judgement::Withheld(fault) => {
-                    self.scene.withhold(now, &whose, fault);
-                    Some(fault)
-                }
-            };
-            patient.call.hurry.notify_one();
-            stand.push(Change::Suspect { pool: pool.clone(), node: *node });
-            self.held.insert(*node, Held { cause: *cause, since: now, fault, change });
-        }
-        stand
-    }
-
-    /// Judges again what waits, and gives what may go on. When a fault of ours is over, the node gets a fresh
-    /// start: what was seen of it meanwhile proves nothing.
-    fn judge_again(&mut self) -> Vec<Change> {
-        let now = Instant::now();
-        let topology = self.reader.load();
-        let patience = topology.health.timeout;
-        let (scene, patients) = (&self.scene, &mut self.patients);
-        let mut stand = Vec::new();
-        self.held.retain(|id, held| {
-            let Some(patient) = patients.get_mut(id) else { return false };
-            let whose = (topology.pool.clone(), patient.name.clone());
-            match scene.judge(now, &whose, held.cause, (now - held.since, patience)) {
-                Judgement::Ask => true,
-                Judgement::Withheld(fault) => {
-                    if held.fault.replace(fault) != Some(fault) {
-                        scene.withhold(now, &whose, fault);
-                    }
-                    true
-                }
-                Judgement::Stands if held.fault.is_some() => {
-                    patient.detector.reprieve(now);
-                    patient.call.hurry.notify_one();
-                    scene.release(&whose);
-                    false
-                }
-                Judgement::Stands => {
-                    stand.push(*id);
-                    true
-                }
-            }
-        });
-        stand.iter().filter_map(|id| self.held.remove(id)).map(|held| held.change).collect()
     }
 
     /// A probe that panicked must not leave its node unwatched. One that was aborted belongs to a
@@ -599,6 +476,21 @@ impl Patient {
             (_, Some(Life { keys: Some(0), .. })) => Data::Empty,
             (_, Some(_)) => Data::Other,
         }
+    }
+
+    /// The same until it serves again: what it came back with, or what became of it since.
+    fn brings(&self) -> Data {
+        match (self.data(), self.back) {
+            (Data::Same, Some(back)) => back,
+            (data, _) => data,
+        }
+    }
+
+    /// Who answered a new connection. Another process was never emptied.
+    fn meets(&mut self, life: Option<&Life>) {
+        let Some(life) = life else { return };
+        self.flushed &= self.life.as_ref().is_some_and(|before| before.is_same(life));
+        self.life = Some(life.clone());
     }
 
     /// A node that serves is the one that a later return is compared with.
