@@ -1,6 +1,11 @@
 //! Verdicts that may not stand, as the fault may be this proxy's own, are kept back and judged again.
 
-use super::*;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Held, Judgement, Ward};
+use crate::topology::Change;
 
 impl Ward {
     /// Keeps back the verdicts that may not stand, or not yet; gives the other changes.
