@@ -49,16 +49,20 @@
 //! rest *may have been applied*. Unsent and read-only requests are parked, for a bounded time, until
 //! the topology points somewhere; the others are refused at once. The evidence is counted and the
 //! bell rung;
-//! [`health`] probes, and its verdict goes to [`membership`], which plans the next topology (or
-//! refuses: `eject_max`; or lets the keys wait: the warmth budget), publishes it as a new epoch with a cause and the share that moved, and
-//! parked requests go to the new owners. Probes go on; after `rise` good ones the node owns again
-//! exactly what it owned before.
+//! [`health`] probes, asks whether the fault is this proxy's own, and its verdict goes to
+//! [`membership`], which plans the next topology (or refuses: `eject_max`; or lets the keys wait: the
+//! warmth budget), publishes it as a new epoch with a cause and the share that moved, and parked
+//! requests go to the new owners; [`incident`] says where the fault is. Probes go on, and workers
+//! note what substitutes are told in the node's place. After `rise` good probes the node's keys are
+//! fenced off: requests for them wait until what was in flight is answered and what is old is deleted.
+//! Then it owns exactly what it owned before, at once or in steps.
 //!
 //! ## Invariants
 //! * One reply per request, in the order of the requests, from an owner of the key.
 //! * A node that is away moves only its own keys; its return restores the exact map.
 //! * A request that may have been applied is never sent a second time unless it only reads.
 //! * Nothing queues without a bound: sessions, frames, windows, pipelines, parked requests, waits.
+//! * Nobody reads what a node had before it was away, unless the pool says `serve`.
 //! * Every change of owner is one epoch, with a cause.
 
 pub mod admin;
