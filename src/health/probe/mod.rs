@@ -506,10 +506,9 @@ impl Prober {
 }
 
 /// A connection for a work that is more than a question, with who is at its other end.
-async fn visit(question: &Question) -> Result<(Link, String), String> {
+async fn visit(question: &Question, until: Instant) -> Result<(Link, String), String> {
     let mut why = "its name does not resolve".to_owned();
     for target in &*question.targets {
-        let until = Instant::now() + question.timeout;
         match timeout_at(until, dial(target, question.timeout)).await {
             Ok(Ok(stream)) => {
                 let greeted = in_time(Link::open(stream, question), until).await;
@@ -533,7 +532,7 @@ pub(super) async fn leftovers(
     question: &Question,
     is_left: &(dyn Fn(&[u8]) -> bool + Sync),
 ) -> Result<u64, String> {
-    let (link, target) = visit(question).await?;
+    let (link, target) = visit(question, Instant::now() + question.timeout).await?;
     let left = match link {
         Link::Redis(mut link) => link.leftovers(is_left).await,
         Link::Memcached(mut link) => link.leftovers(is_left).await,
@@ -547,7 +546,7 @@ pub(super) async fn leftovers(
 /// # Errors
 /// Why it can't be done now, in words.
 pub(super) async fn delete(question: &Question, keys: &[Box<[u8]>], until: Instant) -> Result<(), String> {
-    let (link, target) = visit(question).await?;
+    let (link, target) = visit(question, until).await?;
     let work = async {
         match link {
             Link::Redis(mut link) => link.delete(keys).await,
@@ -563,7 +562,7 @@ pub(super) async fn delete(question: &Question, keys: &[Box<[u8]>], until: Insta
 /// # Errors
 /// Why it can't be done now, in words.
 pub(super) async fn empty(question: &Question, until: Instant) -> Result<(), String> {
-    let (mut link, target) = visit(question).await?;
+    let (mut link, target) = visit(question, until).await?;
     in_time(link.flush(), until).await.map_err(|trouble| format!("{target}: {trouble}"))
 }
 
