@@ -205,3 +205,44 @@ fn a_slow_script_is_no_evidence() {
         two.ends().await;
     });
 }
+
+/// A node whose keys are fenced off may be cleaned only when what was sent before the fence is answered:
+/// until then the worker does not report the revision. Requests for its keys wait, and go there once
+/// it owns them.
+#[test]
+fn a_fence_waits_for_what_is_in_flight() {
+    play(async {
+        let (a, b) = (ScriptedNode::new("a").await, ScriptedNode::new("b").await);
+        let world = World::new(&[&a, &b], patient());
+        let [k] = world.keys(&["a"]);
+        let mut client = world.client().await;
+        world.eject("a");
+        client.sends(&["SET", &k, "v"]).await;
+        let mut to_b = b.accepts().await;
+        to_b.gets(&["SET", &k, "v"]).await;
+        let places = |placement| {
+            move |next: &mut Topology| {
+                let mut nodes = next.nodes.to_vec();
+                (nodes[0].health, nodes[0].placement) = (Health::Healthy, placement);
+                next.nodes = nodes.into();
+            }
+        };
+        let fence = crate::topology::Admission { admitted: 0, fence: crate::topology::LEVELS };
+        world.publish(places(Placement::Starting(fence)));
+        let revision = world.writer.current().revision;
+        let grace = || world.pool.graces[0].load(std::sync::atomic::Ordering::Acquire);
+        let mut other = world.client().await;
+        other.sends(&["GET", &k]).await;
+        // Some ticks of the worker.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(grace() < revision, "a write is in flight");
+        to_b.says("+OK\r\n").await;
+        client.gets("+OK\r\n").await;
+        until("what was in flight is answered", || grace() >= revision).await;
+        world.publish(places(Placement::Owns));
+        let mut to_a = a.accepts().await;
+        to_a.gets(&["GET", &k]).await;
+        to_a.says("$-1\r\n").await;
+        other.gets("$-1\r\n").await;
+    });
+}
