@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
-/// Fields of one connection that need not be named in Connection. Transfer-Encoding is among them:
+/// Connection, and fields of one connection that need not be named there. Transfer-Encoding is among them:
 /// who sends the message on frames it anew.
-const OF_CONNECTION: [HeaderName; 6] = [
+const OF_CONNECTION: [HeaderName; OF_CONNECTIONS] = [
+    header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("http2-settings"),
@@ -15,6 +16,8 @@ const OF_CONNECTION: [HeaderName; 6] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+
+const OF_CONNECTIONS: usize = 7;
 
 /// Fields that a message can't lose by being named in Connection: it would be another one then.
 const KEPT: [HeaderName; 5] =
@@ -64,8 +67,15 @@ pub fn strip(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    headers.remove(header::CONNECTION);
-    for name in &OF_CONNECTION {
+    // Nearly all messages have none of these, or one: looking at what is there, once, is cheaper than asking
+    // for each.
+    let mut there = [false; OF_CONNECTIONS];
+    for name in headers.keys() {
+        if let Some(place) = OF_CONNECTION.iter().position(|of| of == name) {
+            there[place] = true;
+        }
+    }
+    for (name, _) in OF_CONNECTION.iter().zip(there).filter(|(_, there)| *there) {
         headers.remove(name);
     }
 }

@@ -298,9 +298,12 @@ fn whole(chunk: &[u8], grammar: Grammar) -> Option<(usize, Code)> {
             [b'V', b'A', b' ', ..] if grammar == Grammar::Mg => {
                 let end = word_end(chunk, 3);
                 let length = plain(chunk.get(3..end)?, u64::from(u32::MAX))? as usize;
-                let start = if chunk.get(end) == Some(&b' ') { line_feed(chunk, end)? + 1 } else { end + 2 };
-                (chunk.get(start - 2..start)?.ends_with(b"\n") && value_ends(chunk, start + length))
-                    .then_some((start + length + 2, Code::Value))
+                let start = match chunk.get(end..end + 2)? {
+                    b"\r\n" => end + 2,
+                    [b' ', _] => line_feed(chunk, end)? + 1,
+                    _ => return None,
+                };
+                value_ends(chunk, start + length).then_some((start + length + 2, Code::Value))
             }
             _ => None,
         },
@@ -460,6 +463,8 @@ mod tests {
             (Awaits::MG, "VA x\r\n", ReplyError::Length),
             (Awaits::MG, "VA\r\n", ReplyError::Length),
             (Awaits::MG, "VA 1\r\nxyz", ReplyError::ValueEnd),
+            (Awaits::MG, "VA 1\u{1}\nx\r\n", ReplyError::Length),
+            (Awaits::MG, "VA 1\t\nx\r\n", ReplyError::Length),
             (Awaits::MS, "VA 1\r\nx\r\n", word("VA")),
             (Awaits::VERSION, "+PONG\r\n", word("+PONG")),
             (Awaits::MN, "OK\r\n", word("OK")),

@@ -154,6 +154,12 @@ pub enum FrameError {
     /// A reply whose length or count is not a number.
     #[error("a reply has a malformed length")]
     ReplyLength,
+    /// A line of a reply that ends without a carriage return.
+    #[error("a line of a reply ends without a carriage return")]
+    ReplyLine,
+    /// No line break behind a string of a reply.
+    #[error("a string in a reply ends without a line break")]
+    ReplyStringEnd,
 }
 
 fn printable(byte: u8) -> char {
@@ -619,8 +625,17 @@ mod tests {
             ("$1\n", FrameError::ReplyLength),
             ("$1234567890123456789\r\n", FrameError::ReplyLength),
             ("HTTP/1.1 400", FrameError::ReplyKind(b'H')),
+            ("+OK\n", FrameError::ReplyLine),
+            ("+\n", FrameError::ReplyLine),
+            ("*1\r\n:1\n", FrameError::ReplyLine),
+            ("$1\r\nxy\n", FrameError::ReplyStringEnd),
+            ("$1\r\nx\ry", FrameError::ReplyStringEnd),
+            ("*1\r\n$1\r\nxyz\r\n", FrameError::ReplyStringEnd),
         ] {
-            assert_eq!(Scanner::default().advance(bad.as_bytes()), Err(error), "{bad:?}");
+            assert_eq!(Scanner::default().advance(bad.as_bytes()), Err(error.clone()), "{bad:?}");
+            let mut split = Scanner::default();
+            let last = bad.bytes().map(|byte| split.advance(&[byte])).find(Result::is_err);
+            assert_eq!(last, Some(Err(error)), "{bad:?} byte by byte");
         }
     }
 

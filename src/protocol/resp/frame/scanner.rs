@@ -17,7 +17,10 @@ pub struct Scan {
 fn whole_value(chunk: &[u8]) -> Option<usize> {
     match chunk.first()? {
         b'$' => whole_string(chunk),
-        b'+' | b'-' | b':' => chunk.iter().position(|b| *b == b'\n').map(|at| at + 1),
+        b'+' | b'-' | b':' => {
+            let end = chunk.iter().position(|b| *b == b'\n')?;
+            (chunk[end - 1] == b'\r').then_some(end + 1)
+        }
         _ => None,
     }
 }
@@ -25,9 +28,26 @@ fn whole_value(chunk: &[u8]) -> Option<usize> {
 #[inline(always)]
 fn whole_string(chunk: &[u8]) -> Option<usize> {
     match short_header(b'$', chunk) {
-        Some((len, head)) => Some(head + len + 2).filter(|end| *end <= chunk.len()),
+        Some((len, head)) => {
+            let end = head + len;
+            (chunk.get(end..)?.first_chunk() == Some(b"\r\n")).then_some(end + 2)
+        }
         None => chunk.starts_with(NULL_STRING).then_some(NULL_STRING.len()),
     }
+}
+
+/// Some bytes of a string, of which `left` are to come: its last two must be a line break. Redis's own
+/// clients do not look; but a reader that does not either would take a shifted stream for replies.
+fn breaks_behind(bytes: &[u8], left: u64) -> Result<(), FrameError> {
+    for (behind, expected) in [(2, b'\r'), (1, b'\n')] {
+        if left >= behind
+            && let Some(byte) = usize::try_from(left - behind).ok().and_then(|i| bytes.get(i))
+            && *byte != expected
+        {
+            return Err(FrameError::ReplyStringEnd);
+        }
+    }
+    Ok(())
 }
 
 /// RESP2's string that is not there.
@@ -56,8 +76,17 @@ const RETURNED: u8 = 0x80;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
     Kind,
-    Line,
-    Number { kind: u8, n: i64, negative: bool, digits: u8 },
+    /// A line, and whether its last byte so far was a carriage return.
+    Line {
+        returned: bool,
+    },
+    Number {
+        kind: u8,
+        n: i64,
+        negative: bool,
+        digits: u8,
+    },
+    /// A string and its line break: bytes of both that are to come.
     Body(u64),
 }
 
@@ -100,7 +129,7 @@ impl Scanner {
     /// Reads on. After a whole value it stands ready for the next one.
     ///
     /// # Errors
-    /// [`FrameError::ReplyKind`] and [`FrameError::ReplyLength`]; the stream can't be read on.
+    /// The [`FrameError`]s about replies; the stream can't be read on.
     #[inline(always)]
     pub fn advance(&mut self, chunk: &[u8]) -> Result<Scan, FrameError> {
         match whole_value(chunk) {
@@ -136,7 +165,7 @@ impl Scanner {
                         self.between = false;
                     }
                     self.reading = match kind {
-                        b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Reading::Line,
+                        b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Reading::Line { returned: false },
                         b'$' | b'*' | b'%' | b'~' | b'=' | b'!' | b'>' | b'|' => {
                             Reading::Number { kind, n: 0, negative: false, digits: 0 }
                         }
@@ -144,9 +173,15 @@ impl Scanner {
                     };
                     self.values -= 1;
                 }
-                Reading::Line => match chunk[at..].iter().position(|b| *b == b'\n') {
-                    None => return Ok(Scan { used: chunk.len(), done: false }),
+                Reading::Line { returned } => match chunk[at..].iter().position(|b| *b == b'\n') {
+                    None => {
+                        self.reading = Reading::Line { returned: chunk.ends_with(b"\r") };
+                        return Ok(Scan { used: chunk.len(), done: false });
+                    }
                     Some(i) => {
+                        if !(if i == 0 { returned } else { chunk[at + i - 1] == b'\r' }) {
+                            return Err(FrameError::ReplyLine);
+                        }
                         at += i + 1;
                         if self.value_ended() {
                             return Ok(Scan { used: at, done: true });
@@ -161,6 +196,7 @@ impl Scanner {
                 }
                 Reading::Body(left) => {
                     let here = left.min((chunk.len() - at) as u64);
+                    breaks_behind(&chunk[at..at + here as usize], left)?;
                     at += here as usize;
                     self.reading = Reading::Body(left - here);
                     if left == here && self.value_ended() {
