@@ -1,4 +1,4 @@
-//! A reply is read as a value exactly when the scanner finds that it is whole, and merging replies
+//! A reply is read as a value only when the scanner finds that it is whole, and merging replies
 //! of any bytes gives one whole reply.
 #![no_main]
 
@@ -18,8 +18,14 @@ fn assert_whole(out: &[u8]) {
 
 fuzz_target!(|bytes: &[u8]| {
     let scan = Scanner::default().advance(bytes).ok().filter(|s| s.done);
-    assert_eq!(Value::parse(bytes).map(|(_, used)| used), scan.map(|s| s.used));
-    let Some(used) = scan.map(|s| s.used) else { return };
+    let Some(used) = scan.map(|s| s.used) else {
+        assert_eq!(Value::parse(bytes), None);
+        return;
+    };
+    // The scanner does not look into lines: `:x` ends where it ends, and is no value.
+    if let Some((_, parsed)) = Value::parse(bytes) {
+        assert_eq!(parsed, used);
+    }
     let part = |positions| Part { node: "n", reply: &bytes[..used], positions };
     for kind in [Split::Values, Split::Pairs, Split::Count] {
         for per_key_errors in [false, true] {

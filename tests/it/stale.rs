@@ -11,7 +11,9 @@ use std::{
 use crate::harness::{
     Client, Config, Redis, Ringway, SOON,
     memcached::{Memcached, Wire},
-    owners, until,
+    owners,
+    twemproxy::Twemproxy,
+    until,
 };
 
 const BRISK: &str = "health: {interval: 100ms, timeout: 1s}";
@@ -70,6 +72,83 @@ fn a_node_that_was_away() {
     let (ringway, _nodes, read) = read_after_absence("flush");
     assert!(read.iter().all(|value| value == "$-1\r\n"), "{read:?}");
     assert!(ringway.said().contains("node=\"b\" data=\"flushed\""), "{}", ringway.said());
+}
+
+/// twemproxy serves what the node had, however new what was written elsewhere is.
+#[test]
+fn behind_twemproxy() {
+    let nodes = Redis::several(3);
+    let twemproxy = Twemproxy::start(&nodes);
+    let mut client = Client::connect(&twemproxy.address());
+    let names: Vec<String> = (0..100).map(|i| format!("key:{i}")).collect();
+    names.iter().for_each(|key| assert_eq!(client.cmd(&["SET", key, "old"]), "+OK\r\n"));
+    let map = owners(&nodes);
+    let keys: Vec<String> = names.into_iter().filter(|key| map[key] == 1).collect();
+    nodes[1].stop();
+    for key in &keys {
+        // The first ones are refused: it takes three that time out to have the node out.
+        until(SOON, "it is written elsewhere", || client.cmd(&["SET", key, "new"]) == "+OK\r\n");
+    }
+    assert!(keys.iter().any(|key| client.cmd(&["GET", key]) == "$3\r\nnew\r\n"), "the new value is there");
+    nodes[1].cont();
+    until(SOON, "an old value is read", || {
+        keys.iter().any(|key| client.cmd(&["GET", key]) == "$3\r\nold\r\n")
+    });
+}
+
+/// In memcached pools as in those of Redis: only `serve` gives out an old value, at no moment any other does,
+/// and what was not written elsewhere outlives the absence where that is known.
+#[test]
+fn memcached_in_every_mode() {
+    for (lines, rest) in [
+        (&["on_return: serve"][..], "old"),
+        (&["on_return: flush"], ""),
+        (&["on_return: quarantine"], ""),
+        (&["on_return: quarantine", "sole_writer: true"], "old"),
+    ] {
+        let nodes = Memcached::several(3);
+        let config =
+            lines.iter().fold(Config::of([]).pool("protocol: memcached").pool(BRISK), |c, l| c.pool(l));
+        let config =
+            nodes.iter().zip(["a", "b", "c"]).fold(config, |c, (n, name)| c.node(name, &n.address()));
+        let mut ringway = Ringway::serve(config);
+        let mut wire = Wire::connect(&ringway.address());
+        let mut of_b = Wire::connect(&nodes[1].address());
+        let all: Vec<String> = (0..120).map(|i| format!("key:{i}")).collect();
+        all.iter().for_each(|k| assert_eq!(wire.ask(format!("set {k} 0 0 3\r\nold\r\n")), "STORED\r\n"));
+        let keys: Vec<String> =
+            all.into_iter().filter(|k| of_b.ask(format!("get {k}\r\n")).starts_with("VALUE")).collect();
+        let (written, kept) = keys.split_at(keys.len() / 2);
+        assert!(written.len() > 5, "it has keys");
+        nodes[1].stop();
+        ringway.wait_away("b");
+        written.iter().for_each(|k| assert_eq!(wire.ask(format!("set {k} 0 0 3\r\nnew\r\n")), "STORED\r\n"));
+        let stop = Arc::new(AtomicBool::new(false));
+        let reader = {
+            let (stop, keys, mut wire) = (stop.clone(), written.to_vec(), Wire::connect(&ringway.address()));
+            thread::spawn(move || {
+                let mut saw_old = false;
+                while !stop.load(Relaxed) {
+                    saw_old |= keys.iter().any(|k| wire.ask(format!("get {k}\r\n")).contains("\r\nold\r\n"));
+                }
+                saw_old
+            })
+        };
+        nodes[1].cont();
+        ringway.wait_back("b");
+        until(SOON, "it owns all", || ringway.node("b")["placement"] == "owns");
+        let mut read =
+            |keys: &[String]| -> String { keys.iter().map(|k| wire.ask(format!("get {k}\r\n"))).collect() };
+        let (late, left) = (read(written), read(kept));
+        stop.store(true, Relaxed);
+        let saw_old = reader.join().expect("it ends") | late.contains("old");
+        assert_eq!(saw_old, lines[0].ends_with("serve"), "{lines:?}: {late}");
+        assert_eq!(
+            left.matches("\r\nold\r\n").count(),
+            if rest.is_empty() { 0 } else { kept.len() },
+            "{lines:?}"
+        );
+    }
 }
 
 /// The same node fails twice: with `flush` the second absence does not bring up what substitutes took in the

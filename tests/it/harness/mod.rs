@@ -13,6 +13,7 @@ pub(crate) mod nginx;
 pub(crate) mod redis;
 pub(crate) mod ringway;
 mod server;
+pub(crate) mod twemproxy;
 pub(crate) mod web;
 
 use std::{
