@@ -201,11 +201,25 @@ impl App {
         self.workers.tell(|| Order::Drain);
         let joined: Vec<bool> = self.worker_threads.drain(..).map(|t| t.join_until(deadline)).collect();
         let in_time = joined.iter().all(|in_time| *in_time);
+        self.settle();
         drop(self.admin_stop.take());
         self.control.stop(ADMIN_STOP);
         self.embedded.stop();
         self.accepting.stop(Duration::ZERO);
         in_time
+    }
+
+    /// Waits until the incidents that are over are written down.
+    fn settle(&self) {
+        let (end, ended) = std::sync::mpsc::channel();
+        let membership = self.membership.clone();
+        self.control.spawn(async move {
+            membership.settle().await;
+            // Nobody may be waiting any more.
+            let _ = end.send(());
+        });
+        // A disk that takes nothing must not keep the process.
+        let _ = ended.recv_timeout(SETTLE_MAX);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -215,6 +229,9 @@ impl App {
 
 /// How long the admin port may take to finish its last answers.
 const ADMIN_STOP: Duration = Duration::from_secs(1);
+
+/// How long the last incidents may take to be written.
+const SETTLE_MAX: Duration = Duration::from_millis(500);
 
 fn bind(on: &Thread, who: &str, address: &ListenAddress) -> Result<Listener, AppError> {
     let _inside = on.handle().enter();

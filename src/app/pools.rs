@@ -93,7 +93,8 @@ impl App {
             writes,
             graces: PoolHandle::graces(workers),
         });
-        let pool = membership::Pool { writer, spec: spec.clone(), bell: bell.clone() };
+        let blocks = handle.blocks.clone();
+        let pool = membership::Pool { writer, spec: spec.clone(), bell: bell.clone(), blocks };
         let (membership, scene) = (self.membership.clone(), self.scene.clone());
         let returns = health::Returns { noted, graces: handle.graces.clone() };
         let health = self.control.handle().spawn(async move {

@@ -111,6 +111,23 @@ fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
             )?;
         }
     }
+    toll(&incident["toll"], out)
+}
+
+/// What it cost the pool.
+fn toll(toll: &Value, out: &mut impl Write) -> Result<(), Stop> {
+    if toll.is_null() {
+        return Ok(());
+    }
+    let last = toll["last_refused_ms"].as_u64();
+    let last = last.map_or(String::new(), |ms| format!(", the last {} after the first doubt", span(ms)));
+    let rates = ["before", "lowest", "after"].map(|when| toll["hit_rate"][when].as_f64());
+    let words = ["before", "at its lowest", "after"].iter().zip(rates);
+    let told: Vec<String> =
+        words.filter_map(|(word, rate)| Some(format!("{:.1} % {word}", rate? * 100.0))).collect();
+    let rates = if told.is_empty() { String::new() } else { format!("; hit rate {}", told.join(", ")) };
+    let refused = number(toll, "requests_refused");
+    writeln!(out, "  clients of the pool were refused {refused} requests{last}{rates}")?;
     Ok(())
 }
 

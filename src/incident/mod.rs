@@ -8,6 +8,7 @@
 
 mod diagnosis;
 mod file;
+mod toll;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -18,10 +19,12 @@ use serde::Serialize;
 
 pub use diagnosis::{Diagnosis, Place, Subject, What, diagnose, diagnose_trouble};
 pub use file::{FileSettings, IncidentFile};
+use toll::{Account, Cost};
+pub use toll::{HitRate, Toll};
 
 use crate::{
     health::{Fault, Trouble},
-    metrics::Outcome,
+    metrics::{Outcome, PoolBlock},
     topology::{Cause, Data, Entry, Health, Node, Topology},
 };
 
@@ -65,6 +68,8 @@ pub struct Incident {
     pub requests_failed: u64,
     /// Requests for its keys that others served meanwhile.
     pub requests_substituted: u64,
+    /// What it cost the pool; none when it is about this process.
+    pub toll: Option<Toll>,
     /// What happened, in order.
     pub timeline: Vec<Step>,
 }
@@ -106,6 +111,18 @@ struct Book {
     doubts: HashMap<Whose, Doubt>,
     /// Incidents of this process that go on.
     troubles: BTreeMap<Fault, u64>,
+    /// The counters of each pool.
+    accounts: HashMap<Arc<str>, Account>,
+    /// What is over and may still cost something.
+    settling: Vec<Settling>,
+}
+
+/// An incident that is over, while its last figures are awaited.
+#[derive(Debug)]
+struct Settling {
+    incident: u64,
+    pool: Arc<str>,
+    cost: Option<Cost>,
 }
 
 /// A pool and a node of it.
@@ -131,6 +148,7 @@ struct Doubt {
     /// Failed requests of the node before, and those that others had served for it.
     failed: u64,
     substituted: u64,
+    cost: Option<Cost>,
     incident: Option<u64>,
 }
 
@@ -217,28 +235,70 @@ impl Incidents {
         (opened, closed)
     }
 
-    /// Notes that a pool was taken away. Gives the incidents that this closed.
-    pub fn pool_gone(&self, at_ms: u64, pool: &str) -> Vec<Incident> {
+    /// Notes that there is a pool, with what is counted of it.
+    pub fn pool_comes(&self, topology: &Topology, blocks: Arc<[PoolBlock]>) {
+        self.book().accounts.insert(topology.pool.clone(), Account::new(topology, blocks));
+    }
+
+    /// Notes that a pool was taken away.
+    pub fn pool_gone(&self, at_ms: u64, pool: &str) {
         let mut book = self.book();
         let gone: Vec<Whose> = book.doubts.keys().filter(|whose| &*whose.0 == pool).cloned().collect();
         let stamp = Stamp { at_ms, epoch: 0, moved: 0.0 };
-        gone.iter().filter_map(|whose| book.leave(&stamp, whose, "a reload took its pool away")).collect()
+        gone.iter().for_each(|whose| book.leave(&stamp, whose, "a reload took its pool away"));
+        book.accounts.remove(pool);
+    }
+
+    /// Looks at the counters of pools; to be called several times a second. Gives the incidents of which all is
+    /// known now: ten seconds after their end.
+    pub fn tally(&self, at_ms: u64) -> Vec<Incident> {
+        let book = &mut *self.book();
+        for (pool, account) in &mut book.accounts {
+            let Some(tally) = account.tally(at_ms) else { continue };
+            let doubts = book.doubts.iter_mut().filter(|(whose, _)| whose.0 == *pool);
+            let open = doubts.filter_map(|(_, doubt)| Some((doubt.incident, doubt.cost.as_mut()?)));
+            let over = book.settling.iter_mut().filter(|over| over.pool == *pool);
+            let over = over.filter_map(|over| Some((Some(over.incident), over.cost.as_mut()?)));
+            for (id, cost) in open.chain(over) {
+                cost.add(tally);
+                if let Some(incident) = book.kept.iter_mut().rev().find(|incident| Some(incident.id) == id) {
+                    incident.toll = Some(cost.toll.clone());
+                }
+            }
+        }
+        let accounts = &book.accounts;
+        let is_known = |over: &Settling| {
+            let is_settled = over.cost.as_ref().is_none_or(|cost| cost.is_settled);
+            is_settled || !accounts.contains_key(&over.pool)
+        };
+        let (known, settling) = std::mem::take(&mut book.settling).into_iter().partition(is_known);
+        book.settling = settling;
+        book.settled(known)
+    }
+
+    /// Gives the incidents that are over and of which not all is known yet: nothing more will be.
+    pub fn settle(&self) -> Vec<Incident> {
+        let mut book = self.book();
+        let all = std::mem::take(&mut book.settling);
+        book.settled(all)
     }
 
     /// Notes a publish: `told` is what membership said of nodes, by name; `moved` the share of the key
-    /// space that moved. Gives the incidents that this closed.
+    /// space that moved.
     pub fn note(
         &self,
         at_ms: u64,
         (before, after): (&Topology, &Topology),
         told: &[(Arc<str>, Told)],
         moved: f64,
-    ) -> Vec<Incident> {
+    ) {
         let mut book = self.book();
-        let mut closed = Vec::new();
         let stamp = Stamp { at_ms, epoch: after.epoch, moved };
         if !Arc::ptr_eq(&before.nodes, &after.nodes) {
             book.healths(&stamp, before, after);
+            if let Some(account) = book.accounts.get_mut(&after.pool) {
+                account.follow(after);
+            }
         }
         for (name, told) in told {
             let Some(entry) = after.nodes.iter().find(|e| e.node.name == *name) else { continue };
@@ -251,12 +311,11 @@ impl Incidents {
                 Told::Goes(what, text) => book.step(&whose, &stamp, what, text.clone()),
                 Told::Ends(what, data, text) => {
                     book.step(&whose, &stamp, what, text.clone());
-                    closed.extend(book.close(&stamp, &whose, Some(&entry.node), *data));
+                    book.close(&stamp, &whose, Some(&entry.node), *data);
                 }
             }
         }
-        closed.extend(book.gone(&stamp, before, after));
-        closed
+        book.gone(&stamp, before, after);
     }
 }
 
@@ -281,9 +340,7 @@ impl Book {
             let stamp = Stamp { moved: 0.0, ..*stamp };
             match (old, entry.health) {
                 (Health::Healthy, Health::Suspect) => {
-                    let failed = failed(&entry.node);
-                    let substituted = substituted(&entry.node);
-                    let doubt = Doubt { since_ms: stamp.at_ms, failed, substituted, incident: None };
+                    let doubt = self.doubt(&stamp, &whose.0, &entry.node);
                     self.doubts.entry(whose).or_insert(doubt);
                 }
                 (Health::Suspect, Health::Healthy) if self.incident(&whose).is_none() => {
@@ -298,13 +355,19 @@ impl Book {
         }
     }
 
-    fn open(&mut self, stamp: &Stamp, whose: &Whose, entry: &Entry, cause: Cause, evidence: &Arc<str>) {
-        let doubt = self.doubts.entry(whose.clone()).or_insert_with(|| Doubt {
+    fn doubt(&self, stamp: &Stamp, pool: &str, node: &Node) -> Doubt {
+        Doubt {
             since_ms: stamp.at_ms,
-            failed: failed(&entry.node),
-            substituted: substituted(&entry.node),
+            failed: failed(node),
+            substituted: substituted(node),
+            cost: self.accounts.get(pool).map(|account| account.cost(stamp.at_ms)),
             incident: None,
-        });
+        }
+    }
+
+    fn open(&mut self, stamp: &Stamp, whose: &Whose, entry: &Entry, cause: Cause, evidence: &Arc<str>) {
+        let new = self.doubt(stamp, &whose.0, &entry.node);
+        let doubt = self.doubts.entry(whose.clone()).or_insert(new);
         if doubt.incident.is_some() {
             return;
         }
@@ -328,6 +391,7 @@ impl Book {
             data: None,
             requests_failed: 0,
             requests_substituted: 0,
+            toll: doubt.cost.as_ref().map(|cost| cost.toll.clone()),
             timeline: Vec::new(),
         };
         if doubted.is_some() {
@@ -371,6 +435,7 @@ impl Book {
             data: None,
             requests_failed: 0,
             requests_substituted: 0,
+            toll: None,
             timeline: vec![step],
         });
         self.last
@@ -395,42 +460,43 @@ impl Book {
         }
     }
 
-    fn close(
-        &mut self,
-        stamp: &Stamp,
-        whose: &Whose,
-        node: Option<&Node>,
-        data: Option<Data>,
-    ) -> Option<Incident> {
-        let (failed_before, before) =
-            self.doubts.get(whose).map_or((0, 0), |doubt| (doubt.failed, doubt.substituted));
-        let incident = self.incident(whose)?;
+    fn close(&mut self, stamp: &Stamp, whose: &Whose, node: Option<&Node>, data: Option<Data>) {
+        let Some(doubt) = self.doubts.remove(whose) else { return };
+        let Some(id) = doubt.incident else { return };
+        let end = self.accounts.get(&whose.0).map(|account| account.read(stamp.at_ms));
+        let cost = doubt.cost.zip(end).map(|(mut cost, end)| {
+            cost.end(end);
+            cost
+        });
+        let Some(incident) = self.by_id(id) else { return };
         incident.closed_ms = Some(stamp.at_ms);
         incident.data = data;
-        incident.requests_failed = node.map_or(0, failed).saturating_sub(failed_before);
-        incident.requests_substituted = node.map_or(0, substituted).saturating_sub(before);
-        let closed = incident.clone();
-        self.doubts.remove(whose);
-        Some(closed)
+        incident.requests_failed = node.map_or(0, failed).saturating_sub(doubt.failed);
+        incident.requests_substituted = node.map_or(0, substituted).saturating_sub(doubt.substituted);
+        incident.toll = cost.as_ref().map(|cost| cost.toll.clone());
+        self.settling.push(Settling { incident: id, pool: whose.0.clone(), cost });
+    }
+
+    /// Those of which nothing more will be known.
+    fn settled(&mut self, over: Vec<Settling>) -> Vec<Incident> {
+        over.into_iter().filter_map(|over| self.by_id(over.incident).cloned()).collect()
     }
 
     /// Closes what is about nodes that have left.
-    fn gone(&mut self, stamp: &Stamp, before: &Topology, after: &Topology) -> Vec<Incident> {
+    fn gone(&mut self, stamp: &Stamp, before: &Topology, after: &Topology) {
         if Arc::ptr_eq(&before.nodes, &after.nodes) || self.doubts.is_empty() {
-            return Vec::new();
+            return;
         }
         let is_gone = |(pool, node): &&Whose| {
             *pool == after.pool && after.nodes.iter().all(|entry| entry.node.name != *node)
         };
         let gone: Vec<Whose> = self.doubts.keys().filter(is_gone).cloned().collect();
-        gone.iter().filter_map(|whose| self.leave(stamp, whose, "a reload took it out of the pool")).collect()
+        gone.iter().for_each(|whose| self.leave(stamp, whose, "a reload took it out of the pool"));
     }
 
-    fn leave(&mut self, stamp: &Stamp, whose: &Whose, text: &str) -> Option<Incident> {
+    fn leave(&mut self, stamp: &Stamp, whose: &Whose, text: &str) {
         self.step(whose, stamp, "left", text.into());
-        let closed = self.close(stamp, whose, None, None);
-        self.doubts.remove(whose);
-        closed
+        self.close(stamp, whose, None, None);
     }
 }
 

@@ -29,6 +29,7 @@ pub use plan::{Event, Outcome, Permit, Step, budget, moved, plan, reload};
 use crate::{
     health::Scene,
     incident::{FileSettings, IncidentFile, Incidents},
+    metrics::PoolBlock,
     net::{Address, Target, resolve},
     topology::{Change, Entry, Inbox, NodeSpec, Order, Ordered, PoolSpec, Topology, TopologyWriter},
 };
@@ -68,12 +69,15 @@ pub struct Pool {
     pub spec: Arc<PoolSpec>,
     /// What the pool's evidence rings.
     pub bell: Arc<Notify>,
+    /// What is counted of it.
+    pub blocks: Arc<[PoolBlock]>,
 }
 
 enum Control {
     Add(Box<Pool>),
     Remove(Arc<str>),
     MaxShare(f64),
+    Settle(oneshot::Sender<()>),
 }
 
 /// How the rest of the program reaches membership, which ends when the last one is dropped.
@@ -114,6 +118,14 @@ impl Handle {
     /// Puts another `reload.max_share` in force.
     pub async fn set_max_share(&self, share: f64) {
         self.tell(Control::MaxShare(share)).await;
+    }
+
+    /// Writes down the incidents that are over and whose last figures are still awaited, as the process ends.
+    pub async fn settle(&self) {
+        let (done, settled) = oneshot::channel();
+        self.tell(Control::Settle(done)).await;
+        // Membership ends with the process, and then nothing is left to be written.
+        let _ = settled.await;
     }
 
     /// Asks for something of a node, or with `dry` what would come of it; `None` takes back what was
@@ -159,8 +171,8 @@ pub struct Membership {
     inbox: mpsc::Receiver<Change>,
     control: mpsc::Receiver<Control>,
     preparing: JoinSet<Reloading>,
-    untold: mpsc::Sender<record::Published>,
-    teller: Option<mpsc::Receiver<record::Published>>,
+    untold: mpsc::Sender<record::Untold>,
+    teller: Option<mpsc::Receiver<record::Untold>>,
     history: History,
     incidents: Incidents,
 }
@@ -223,7 +235,7 @@ impl Membership {
             tokio::select! {
                 biased;
                 control = self.control.recv() => match control {
-                    Some(control) => self.control(control),
+                    Some(control) => self.control(control).await,
                     None => return,
                 },
                 Some(done) = self.preparing.join_next() => self.prepared(done).await,
@@ -254,10 +266,11 @@ impl Membership {
         }
     }
 
-    fn control(&mut self, control: Control) {
+    async fn control(&mut self, control: Control) {
         match control {
             Control::Add(pool) => {
-                let Pool { writer, spec, bell } = *pool;
+                let Pool { writer, spec, bell, blocks } = *pool;
+                self.incidents.pool_comes(&writer.current(), blocks);
                 let Settings { ids, workers, .. } = self.settings.clone();
                 let births = Births { ids, workers, bell };
                 let governed = Governed { writer, ledger: Ledger::new(&spec), births, preparing: None };
@@ -268,6 +281,10 @@ impl Membership {
                 self.incidents.pool_gone(record::now_ms(), &name);
             }
             Control::MaxShare(share) => self.settings.max_share = share,
+            Control::Settle(done) => {
+                // The teller runs as long as this task.
+                let _ = self.untold.send(record::Untold::Settle(done)).await;
+            }
         }
     }
 
@@ -381,7 +398,7 @@ impl Membership {
 
     async fn tell(&self, published: record::Published) {
         // The teller runs as long as this task.
-        let _ = self.untold.send(published).await;
+        let _ = self.untold.send(record::Untold::Step(Box::new(published))).await;
     }
 }
 

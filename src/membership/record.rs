@@ -8,7 +8,7 @@ use std::{
 
 use metrics::{counter, histogram};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval},
 };
@@ -27,6 +27,15 @@ use crate::{
 /// Steps that may wait to be told before membership waits for them.
 pub(super) const UNTOLD: usize = 256;
 
+/// What is to be told.
+#[derive(Debug)]
+pub(super) enum Untold {
+    /// A step.
+    Step(Box<Published>),
+    /// Nothing more comes of what is over: it is written down, and this is told.
+    Settle(oneshot::Sender<()>),
+}
+
 /// A step that was published.
 #[derive(Debug)]
 pub(super) struct Published {
@@ -40,7 +49,7 @@ const REVISE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Tells steps in their order, until membership ends, and revises diagnoses meanwhile. Shares are computed
 /// on a blocking thread, after the publish: an ejection does not wait for its own statistics.
-pub(super) async fn tell(mut steps: mpsc::Receiver<Published>, history: History, mut keeper: Keeper) {
+pub(super) async fn tell(mut steps: mpsc::Receiver<Untold>, history: History, mut keeper: Keeper) {
     let mut revisions = interval(REVISE_PAUSE);
     revisions.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -48,7 +57,13 @@ pub(super) async fn tell(mut steps: mpsc::Receiver<Published>, history: History,
         tokio::select! {
             biased;
             step = steps.recv() => match step {
-                Some(step) => tell_one(step, &history, &mut keeper).await,
+                Some(Untold::Step(step)) => tell_one(*step, &history, &mut keeper).await,
+                Some(Untold::Settle(done)) => {
+                    let known = keeper.incidents.settle();
+                    keeper.write(known).await;
+                    // Whoever asked may have gone.
+                    let _ = done.send(());
+                }
                 None => return,
             },
             _ = revisions.tick() => keeper.revise().await,
@@ -81,11 +96,10 @@ async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
         history.push((&before, &after), now_ms(), records);
     }
     let told: Vec<_> = events.iter().filter_map(|event| for_incident(&after, event)).collect();
-    let closed = keeper.incidents.note(now_ms(), (&before, &after), &told, share);
+    keeper.incidents.note(now_ms(), (&before, &after), &told, share);
     for (whose, diagnoses) in located {
         keeper.diagnosed(&whose, diagnoses);
     }
-    keeper.write(closed).await;
 }
 
 /// The incidents, what they are located with, and the file that they are written to.
@@ -151,7 +165,8 @@ impl Keeper {
             let diagnoses = diagnose(&subject, &self.scene.sight(Instant::now(), pool, node));
             self.diagnosed(&incident.whose, diagnoses);
         }
-        self.write(closed).await;
+        let known = self.incidents.tally(now_ms());
+        self.write([closed, known].concat()).await;
     }
 
     /// Writes them on a blocking thread.

@@ -766,7 +766,7 @@ impl Run {
         let (writer, reader) =
             channel(first_topology(&spec, &births, |n| n.address.literal().into_iter().collect()));
         let task = tokio::spawn(membership.run());
-        handle.add(Pool { writer, spec: Arc::new(spec), bell }).await;
+        handle.add(Pool { writer, spec: Arc::new(spec), bell, blocks: Arc::new([]) }).await;
         Run { handle, reader, task }
     }
 

@@ -1,7 +1,10 @@
 //! The blocks that the hot path adds to. Each block has one writer, a data worker, so an add is a
 //! plain load and store; readers may see a sum that is a few requests old.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// A counter with one writer.
 #[derive(Debug, Default)]
@@ -162,6 +165,12 @@ impl Reason {
             Reason::SlowClient => "slow_client",
         }
     }
+
+    /// Whether a client may be refused for it that did nothing wrong: for want of a node, of its answer, or of
+    /// room.
+    pub fn is_no_clients_fault(self) -> bool {
+        matches!(self, Reason::NoOwner | Reason::MaybeApplied | Reason::Timeout | Reason::Overload)
+    }
 }
 
 /// Sub-buckets per power of two.
@@ -250,6 +259,8 @@ pub struct NodeBlock {
     pub retries: Count,
     /// Requests for its keys that another node got in its place.
     pub substituted: Count,
+    /// Reads that found nothing there; one of several keys when none of them was there.
+    pub misses: Count,
 }
 
 /// What one worker counts for one pool.
@@ -260,6 +271,8 @@ pub struct PoolBlock {
     pub requests: [[Count; Outcome::ALL.len()]; Class::ALL.len()],
     /// Refusals by reason, sessions closed included.
     pub refusals: [Count; Reason::ALL.len()],
+    /// When the last was that no client is at fault for, in milliseconds since 1970.
+    refused_ms: AtomicU64,
     /// Sessions that are open.
     pub sessions: Level,
     /// Sessions accepted.
@@ -270,6 +283,31 @@ pub struct PoolBlock {
     pub bytes_out: Count,
     /// Requests that wait for the topology to point somewhere.
     pub parked: Level,
+    /// Reads that were answered with nothing and asked no node, as theirs was away.
+    pub misses: Count,
+}
+
+impl PoolBlock {
+    /// Counts a refusal. Only the block's one writer may.
+    #[cold]
+    pub fn refuse(&self, reason: Reason) {
+        self.refusals[reason as usize].add(1);
+        if reason.is_no_clients_fault() {
+            let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.refused_ms.store(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        }
+    }
+
+    /// Refusals that no client is at fault for.
+    pub fn refused(&self) -> u64 {
+        let reasons = Reason::ALL.into_iter().filter(|reason| reason.is_no_clients_fault());
+        reasons.map(|reason| self.refusals[reason as usize].value()).sum()
+    }
+
+    /// When the last of them was, in milliseconds since 1970; 0 when there was none.
+    pub fn refused_ms(&self) -> u64 {
+        self.refused_ms.load(Relaxed)
+    }
 }
 
 #[cfg(test)]

@@ -93,18 +93,19 @@ type PoolNumber = (&'static Metric, fn(&PoolView<'_>) -> i128);
 type NodeNumber = (&'static Metric, fn(&NodeView<'_>) -> f64);
 
 /// Rows with one number for each pool.
-const POOL_NUMBERS: [PoolNumber; 7] = [
+const POOL_NUMBERS: [PoolNumber; 8] = [
     (&table::SESSIONS, |p| p.blocks.iter().map(|b| i128::from(b.sessions.value())).sum()),
     (&table::SESSIONS_ACCEPTED, |p| total(p.blocks, |b| &b.accepted).into()),
     (&table::CLIENT_RECEIVED, |p| total(p.blocks, |b| &b.bytes_in).into()),
     (&table::CLIENT_SENT, |p| total(p.blocks, |b| &b.bytes_out).into()),
     (&table::PARKED, |p| p.blocks.iter().map(|b| i128::from(b.parked.value())).sum()),
+    (&table::AWAY_MISSES, |p| total(p.blocks, |b| &b.misses).into()),
     (&table::EPOCH, |p| p.epoch.into()),
     (&table::REVISION, |p| p.revision.into()),
 ];
 
 /// Rows with one number for each node.
-const NODE_NUMBERS: [NodeNumber; 11] = [
+const NODE_NUMBERS: [NodeNumber; 12] = [
     (&table::NODE_SENT, |n| total(n.blocks, |b| &b.bytes_out) as f64),
     (&table::NODE_RECEIVED, |n| total(n.blocks, |b| &b.bytes_in) as f64),
     (&table::NODE_IN_FLIGHT, |n| n.blocks.iter().map(|b| b.in_flight.value()).sum::<i64>() as f64),
@@ -112,6 +113,7 @@ const NODE_NUMBERS: [NodeNumber; 11] = [
     (&table::NODE_CONNECTS, |n| total(n.blocks, |b| &b.connects) as f64),
     (&table::NODE_RETRIES, |n| total(n.blocks, |b| &b.retries) as f64),
     (&table::NODE_SUBSTITUTED, |n| total(n.blocks, |b| &b.substituted) as f64),
+    (&table::NODE_MISSES, |n| total(n.blocks, |b| &b.misses) as f64),
     (&table::NODE_OWNS, |n| f64::from(u8::from(n.owns))),
     (&table::NODE_SHARE, |n| n.share),
     (&table::NODE_MISCONFIGURED, |n| f64::from(u8::from(n.misconfigured))),

@@ -85,6 +85,8 @@ table! {
         "Bytes written to clients";
     PARKED = View Gauge "ringway_parked_requests" ["pool"] "requests":
         "Requests that wait for a verdict on their node or for the next epoch";
+    AWAY_MISSES = View Counter "ringway_away_misses_total" ["pool"] "requests":
+        "Reads that ringway answered with nothing as their node was away (on_ejected: miss)";
     EPOCH = View Gauge "ringway_epoch" ["pool"] "epochs":
         "Rises by one when some key changes its owner, and only then";
     REVISION = View Gauge "ringway_revision" ["pool"] "revisions":
@@ -107,6 +109,8 @@ table! {
         "Requests sent to a node a second time";
     NODE_SUBSTITUTED = View Counter "ringway_node_substituted_requests_total" ["pool" "node"] "requests":
         "Requests for keys of a node that others served in its place";
+    NODE_MISSES = View Counter "ringway_node_misses_total" ["pool" "node"] "requests":
+        "Reads that found nothing at a node: nil, END or EN; one of several keys when none of them was there";
     NODE_FAILURES = View Counter "ringway_node_failures_total" ["pool" "node" "kind"] "failures":
         "Failures that traffic saw of a node, by kind: a lost connection counts once, a timeout once per request";
     NODE_ERROR_REPLIES = View Counter "ringway_node_error_replies_total" ["pool" "node" "reply"] "replies":

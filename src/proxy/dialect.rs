@@ -172,6 +172,18 @@ impl Replies {
         }
     }
 
+    /// Whether the reply that ended with this piece says that nothing is there. One that arrives in several
+    /// pieces is taken for a value, which is rare with so short a one.
+    #[inline(always)]
+    pub(crate) fn found_nothing(&self, piece: &[u8]) -> bool {
+        match (self, piece) {
+            (Replies::Resp(_), b"$-1\r\n" | b"_\r\n") => true,
+            (Replies::Resp(_), [b'*', ..]) => frame::holds_nothing(piece),
+            (Replies::Memcached(_), piece) => matches!(piece, b"END\r\n" | b"EN\r\n"),
+            _ => false,
+        }
+    }
+
     /// What an error reply that ended with this piece says of its node. One that arrives in several
     /// pieces is not looked at: the next one will do.
     pub(crate) fn said(&self, piece: &[u8]) -> Option<ErrorReply> {

@@ -104,7 +104,7 @@ async fn admit(mut stream: Stream, pool: &Arc<PoolHandle>, workers: &Workers) {
     let limit = pool.reader.load().policy.limits.clients;
     if pool.sessions.fetch_add(1, Relaxed) >= limit {
         pool.sessions.fetch_sub(1, Relaxed);
-        pool.blocks[0].refusals[Reason::Clients as usize].add(1);
+        pool.blocks[0].refuse(Reason::Clients);
         // A client that does not take it at once does without.
         let words = pool.reader.load().policy.protocol.too_many_clients();
         let _ = tokio::time::timeout(Duration::from_millis(10), stream.write_all(words)).await;

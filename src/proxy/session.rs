@@ -329,7 +329,7 @@ impl Session {
 
     /// What was streamed is no request: the only one in the window is refused, and the session ends.
     fn bulk_broke(&self, state: &mut State, Broke(line): &Broke) {
-        self.pool.block().refusals[Reason::Protocol as usize].add(1);
+        self.pool.block().refuse(Reason::Protocol);
         let seq = state.window.head_seq();
         state.broken |= !state.window.fail(seq, 0, line, Outcome::Refused);
         state.ending = true;
@@ -361,7 +361,7 @@ impl Session {
         if state.ending {
             return;
         }
-        self.pool.block().refusals[reason as usize].add(1);
+        self.pool.block().refuse(reason);
         state.window.ready(Class::Local, 0, line, Outcome::Refused);
         state.ending = true;
         let text = line.trim_ascii().escape_ascii();
@@ -372,7 +372,7 @@ impl Session {
     fn account(&self, state: &mut State) {
         let held = state.pending + state.held();
         if !state.client_account(held, &self.pool.worker.memory) && held > KEEP_BYTES && !state.broken {
-            self.pool.block().refusals[Reason::Overload as usize].add(1);
+            self.pool.block().refuse(Reason::Overload);
             tracing::debug!(pool = %self.pool.handle.name, session = self.id, "closed: buffered_bytes is used up");
             state.broken = true;
         }
@@ -432,7 +432,7 @@ impl Session {
         let line =
             self.error_line(&format!("ERR the reply is larger than limits.session_bytes_max, {limit} bytes"));
         if state.window.replace(seq, &line, Outcome::Refused) {
-            self.pool.block().refusals[Reason::Overload as usize].add(1);
+            self.pool.block().refuse(Reason::Overload);
             self.settle(state);
         }
     }
@@ -452,7 +452,7 @@ impl Session {
             return;
         }
         let line = self.error_line(text);
-        self.pool.block().refusals[reason as usize].add(1);
+        self.pool.block().refuse(reason);
         if state.window.fail(expect.seq, expect.part, &line, outcome) {
             self.settle(&mut state);
         } else {
@@ -537,7 +537,7 @@ impl Session {
         }
         state.watched = None;
         if state.taken_us.is_some_and(|since| now_us.wrapping_sub(since) > STALL_US) {
-            self.pool.block().refusals[Reason::SlowClient as usize].add(1);
+            self.pool.block().refuse(Reason::SlowClient);
             state.broken = true;
         }
         while let Some((due_us, class)) = state.window.head_due() {
@@ -552,7 +552,7 @@ impl Session {
                 state.broken = true;
                 break;
             }
-            self.pool.block().refusals[Reason::Timeout as usize].add(1);
+            self.pool.block().refuse(Reason::Timeout);
             self.settle(state);
         }
         let next = state.window.head_due().map(|(due_us, _)| due_us.wrapping_sub(now_us));

@@ -283,6 +283,11 @@ impl Policy {
         meant.max_by_key(|p| p.prefix.len()).map_or(self.on_ejected, |p| p.on_ejected)
     }
 
+    /// Whether replies say that nothing was found.
+    pub fn tells_misses(&self) -> bool {
+        self.protocol != Protocol::Http
+    }
+
     /// Whether any keys of an ejected node go to others.
     pub fn moves_keys(&self) -> bool {
         let rehashes = |p: &PrefixPolicy| p.on_ejected == OnEjected::Rehash;

@@ -1,5 +1,7 @@
 //! Incidents: what is recorded of a failure, where it can be read, and what a bad disk does to it.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::harness::{Config, Load, Redis, Ringway, SOON, load::Plan, owners, ringway::run, until};
@@ -10,6 +12,23 @@ const BRISK: &str = "health: {interval: 100ms, timeout: 1s}";
 fn incidents(ringway: &mut Ringway) -> Vec<Value> {
     let page: Value = serde_json::from_str(&ringway.http("/v1/incidents").1).expect("JSON");
     page["incidents"].as_array().expect("a list").clone()
+}
+
+/// Lets a load go on for so long.
+fn run_for(load: &Load, time: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < time {
+        load.run(100);
+    }
+}
+
+/// Waits until the one line of the file is this incident.
+fn is_written(ringway: &Ringway, incident: &Value) {
+    let path = std::path::Path::new(&ringway.config_path()).with_file_name("incidents.json");
+    until(SOON, "it is written", || std::fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n')));
+    let line: Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).expect("it is there")).expect("one line");
+    assert_eq!(&line, incident);
 }
 
 /// The words of an incident's timeline.
@@ -40,18 +59,22 @@ fn a_failure_is_told() {
     };
     assert_eq!(ask(&[]), (Some(0), "no incident since the start\n".to_owned()));
     let load = Load::start(&ringway.address(), &Plan { clients: 20, ..Plan::default() });
-    load.run(1000);
+    run_for(&load, Duration::from_secs(3));
     nodes[1].kill();
     ringway.wait_away("b");
     until(SOON, "it is recorded", || !incidents(&mut ringway).is_empty());
     let (code, out) = ask(&[]);
     assert!(code == Some(0) && out.contains("cache/b  refused  node gone  goes on"), "{out}");
-    load.run(1000);
+    run_for(&load, Duration::from_secs(2));
     nodes[1].restart_empty();
     ringway.wait_metric("ringway_restores_total", &[("node", "b")], 1.0);
+    until(SOON, "it is over", || incidents(&mut ringway)[0]["closed_ms"].is_number());
+    until(SOON, "its cost is known", || {
+        load.run(100);
+        incidents(&mut ringway)[0]["toll"]["hit_rate"]["after"].is_number()
+    });
     load.stop();
 
-    until(SOON, "it is over", || incidents(&mut ringway)[0]["closed_ms"].is_number());
     let all = incidents(&mut ringway);
     let incident = &all[0];
     assert_eq!(
@@ -61,11 +84,18 @@ fn a_failure_is_told() {
     assert_eq!((incident["node"].as_str(), incident["data"].as_str()), (Some("b"), Some("empty")));
     assert!(incident["moved"].as_f64().is_some_and(|share| (0.1..0.6).contains(&share)), "{incident}");
     assert!(incident["requests_substituted"].as_u64() > Some(50), "{incident}");
-    let substituted = ringway.metric("ringway_node_substituted_requests_total", &[("node", "b")]);
-    assert_eq!(Some(substituted as u64), incident["requests_substituted"].as_u64());
+    // Workers may not have seen the last epoch yet when it is told.
+    let substituted = ringway.metric("ringway_node_substituted_requests_total", &[("node", "b")]) as u64;
+    let told = incident["requests_substituted"].as_u64().expect("a number");
+    assert!((told..told + 500).contains(&substituted), "{told} of {substituted}");
     let steps = words(incident);
     let rest: Vec<&str> = steps.iter().map(String::as_str).filter(|w| *w != "suspect").collect();
     assert_eq!(rest, ["ejected", "probation", "starts", "cleaned", "restored"], "{incident}");
+    let toll = &incident["toll"];
+    let rates = ["before", "lowest", "after"].map(|when| toll["hit_rate"][when].as_f64().expect("a rate"));
+    assert!(rates[0] > 0.99 && rates[1] < 0.97 && rates[2] > rates[1], "keys were lost: {incident}");
+    let misses = ringway.metric("ringway_node_misses_total", &[]);
+    assert!(misses > 20.0, "{misses}");
     let (code, out) = ask(&["1"]);
     assert_eq!(code, Some(0), "{out}");
     for part in [
@@ -75,15 +105,49 @@ fn a_failure_is_told() {
         "epoch 4    restored",
         "% of the key space",
         "came back with data: empty",
+        "  clients of the pool were refused ",
+        "; hit rate 100.0 % before, ",
+        " % at its lowest, ",
+        " % after",
     ] {
         assert!(out.contains(part), "{part} is not in {out}");
     }
     assert_eq!(ask(&["7"]).0, Some(1), "there is no seventh");
+    is_written(&ringway, incident);
+}
+
+/// What clients were refused is told as they saw it, and when the last was, on the way out as well: an incident
+/// whose last figures are still awaited is written when ringway stops.
+#[test]
+fn refusals_are_told() {
+    let mut nodes = Redis::several(3);
+    let config = Config::of(&nodes).pool(BRISK).pool("on_ejected: fail");
+    let mut ringway = Ringway::serve(config.top("incidents: {file: incidents.json}"));
+    let load = Load::start(&ringway.address(), &Plan { clients: 20, ..Plan::default() });
+    load.run(300);
+    let start = Instant::now();
+    nodes[1].kill();
+    ringway.wait_away("b");
+    load.run(1000);
+    nodes[1].restart_empty();
+    ringway.wait_back("b");
+    let lasted = start.elapsed().as_millis() as u64;
+    until(SOON, "it is over", || incidents(&mut ringway)[0]["closed_ms"].is_number());
+    let report = load.stop();
+    let seen = report.failed(true).len() + report.failed(false).len();
+    assert!(seen > 100, "{seen}");
+    let mut toll = Value::Null;
+    until(SOON, &format!("all {seen} are counted"), || {
+        toll = incidents(&mut ringway)[0]["toll"].clone();
+        toll["requests_refused"] == seen
+    });
+    assert!(toll["last_refused_ms"].as_u64().is_some_and(|ms| (50..=lasted).contains(&ms)), "{toll}");
     let path = std::path::Path::new(&ringway.config_path()).with_file_name("incidents.json");
-    until(SOON, "it is written", || std::fs::read_to_string(&path).is_ok_and(|text| text.ends_with('\n')));
-    let line: Value =
-        serde_json::from_str(&std::fs::read_to_string(&path).expect("it is there")).expect("one line");
-    assert_eq!(&line, incident);
+    assert!(!path.exists(), "its hit rate after the return is not known yet");
+    assert!(ringway.terminate().0.success());
+    let line = std::fs::read_to_string(&path).expect("it was written");
+    let line: Value = serde_json::from_str(&line).expect("one line");
+    assert_eq!(line["toll"], toll);
 }
 
 /// The file is set aside when it is full; where nothing can be written there is one warning, and the

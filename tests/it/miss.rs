@@ -73,4 +73,7 @@ fn reads_find_nothing() {
         assert!(both.starts_with(&format!("*2\r\n{nil}$")), "{both}");
         assert_eq!(client.cmd(&["EXISTS", &key, &other]), ":1\r\n");
     }
+    // Also the parts of split ones; to find the other key one more was asked.
+    let misses = ringway.metric("ringway_away_misses_total", &[]) as usize;
+    assert!(misses >= 2 * (READS.len() + 2), "{misses} of {}", 2 * (READS.len() + 2));
 }

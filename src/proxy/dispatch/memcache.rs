@@ -98,11 +98,11 @@ fn dispatch(
         Plan::All(all) => self::all(session, state, bound, all),
         Plan::Local(local) => self::local(session, state, bound, local),
         Plan::Refuse { line, close } => {
-            session.pool.block().refusals[Reason::Command as usize].add(1);
+            session.pool.block().refuse(Reason::Command);
             state.window.ready(Class::Local, 0, &line, Outcome::Refused);
             state.ending |= close;
         }
-        Plan::Nothing => session.pool.block().refusals[Reason::Command as usize].add(1),
+        Plan::Nothing => session.pool.block().refuse(Reason::Command),
         Plan::Quit => state.ending = true,
     }
     Dispatched::Done
@@ -141,10 +141,11 @@ fn one(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, one: &One<'_
 fn not_sent(to: &Sending<'_>, state: &mut State, refused: Refused, miss: Option<Cow<'static, [u8]>>) {
     match miss {
         Some(nothing) if refused.may_miss => {
+            to.session.pool.block().misses.add(1);
             state.window.ready(to.class, to.due_us, &nothing, Outcome::Ok);
         }
         _ => {
-            to.session.pool.block().refusals[refused.reason as usize].add(1);
+            to.session.pool.block().refuse(refused.reason);
             let line = if is_silent(to.awaits) { Vec::new() } else { to.session.error_line(&refused.text) };
             state.window.ready(Class::Local, 0, &line, Outcome::Refused);
         }
@@ -227,7 +228,7 @@ fn enter(session: &Rc<Session>, state: &mut State, bound: &Bound, request: &Requ
             state.window.ready(Class::Local, 0, line, Outcome::Ok);
         }
         Login::Refused(line) => {
-            session.pool.block().refusals[Reason::Auth as usize].add(1);
+            session.pool.block().refuse(Reason::Auth);
             state.window.ready(Class::Local, 0, line, Outcome::Refused);
         }
     }
@@ -277,6 +278,7 @@ pub(super) fn reroute(
     };
     match (sent, miss) {
         (Err(refused), Some(nothing)) if refused.may_miss => {
+            session.pool.block().misses.add(1);
             session.deliver(expect, &nothing, Some(Outcome::Ok), 0);
             Ok(())
         }

@@ -68,7 +68,7 @@ impl Refused {
 #[cold]
 fn refuse(session: &Session, state: &mut State, refused: Refused) {
     let line = session.error_line(&refused.text);
-    session.pool.block().refusals[refused.reason as usize].add(1);
+    session.pool.block().refuse(refused.reason);
     state.window.ready(Class::Local, 0, &line, Outcome::Refused);
 }
 
@@ -282,11 +282,12 @@ impl Sending<'_> {
             let mut part = Part { positions, ..Part::new(self.bound, index) };
             if let Err(refused) = sent {
                 if let Some(nothing) = may_miss.then(|| miss(&part.positions)).flatten() {
+                    self.session.pool.block().misses.add(1);
                     (part.reply, part.done) = (nothing, Some(Outcome::Ok));
                     joint.parts.push(part);
                     continue;
                 }
-                self.session.pool.block().refusals[refused.reason as usize].add(1);
+                self.session.pool.block().refuse(refused.reason);
                 part.reply = self.session.error_line(&refused.text);
                 part.done = Some(Outcome::Refused);
             }
@@ -364,6 +365,7 @@ impl Sending<'_> {
             };
             if let Err(refused) = sent {
                 if may_miss {
+                    self.session.pool.block().misses.add(1);
                     self.session.deliver(&expect, memcache::NOTHING, Some(Outcome::Ok), 0);
                     continue;
                 }

@@ -91,7 +91,10 @@ fn dispatch(
         Ok(()) => session.watch_until(state, due_us),
         Err(refused) if refused.waits && bound.may_wait() => return Dispatched::Wait,
         Err(refused) => match refused.may_miss.then(|| asked.nothing(state, request, 1)).flatten() {
-            Some(nothing) => state.window.ready(class, due_us, &nothing, Outcome::Ok),
+            Some(nothing) => {
+                session.pool.block().misses.add(1);
+                state.window.ready(class, due_us, &nothing, Outcome::Ok);
+            }
             None => refuse(session, state, refused),
         },
     }
@@ -102,7 +105,7 @@ fn dispatch(
 fn no_command(session: &Session, state: &mut State, refusal: Refusal) {
     let reason = match refusal.kind {
         RefusalKind::Http => {
-            session.pool.block().refusals[Reason::Protocol as usize].add(1);
+            session.pool.block().refuse(Reason::Protocol);
             state.ending = true;
             return;
         }
@@ -389,6 +392,7 @@ pub(super) fn reroute(
         .flatten()
     {
         Some(nothing) => {
+            session.pool.block().misses.add(1);
             session.deliver(expect, &nothing, Some(Outcome::Ok), 0);
             Ok(())
         }

@@ -49,7 +49,7 @@ async fn serve(session: &Rc<Session>, mut request: Request<Incoming>) -> Respons
     let mut response = match forward(session, &policy, request, &mut ticket).await {
         Ok(answered) => reply(answered, client, &policy, ticket),
         Err(refusal) => {
-            session.pool.block().refusals[refusal.reason as usize].add(1);
+            session.pool.block().refuse(refusal.reason);
             ticket.outcome = refusal.outcome;
             refusal.reply()
         }

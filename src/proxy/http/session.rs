@@ -155,7 +155,7 @@ impl Session {
             && (error.is_parse() || error.is_parse_too_large())
         {
             // hyper has answered it with its status.
-            self.pool.block().refusals[Reason::Protocol as usize].add(1);
+            self.pool.block().refuse(Reason::Protocol);
         }
     }
 
@@ -245,7 +245,7 @@ impl Session {
     fn cut(&self, reason: Option<Reason>) {
         self.is_cut.set(true);
         if let Some(reason) = reason {
-            self.pool.block().refusals[reason as usize].add(1);
+            self.pool.block().refuse(reason);
         }
         self.wake();
     }

@@ -102,6 +102,7 @@ impl Core {
             } else {
                 Outcome::Ok
             };
+            let found_nothing = expect.class == Class::Read && self.scanner.found_nothing(piece);
             let is_swallowed = self.scanner.is_swallowed(awaits) && expect.session.forget(expect);
             let piece = if is_swallowed { &[] } else { piece };
             if let Flow::Pause(behind) = expect.session.deliver(expect, piece, Some(outcome), 0) {
@@ -115,6 +116,9 @@ impl Core {
                 self.refused = self.refused.saturating_sub(1);
             } else {
                 block.requests[expect.class as usize][outcome as usize].add(1);
+                if found_nothing {
+                    block.misses.add(1);
+                }
             }
             self.queue.pop();
         }

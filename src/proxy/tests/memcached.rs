@@ -42,6 +42,23 @@ fn an_early_refusal_of_a_streamed_value() {
     });
 }
 
+/// Retrievals that find nothing are counted at the node that said so, in both protocols, also when their client
+/// wants to hear nothing of it.
+#[test]
+fn retrievals_that_find_nothing_are_counted() {
+    play(async {
+        let node = ScriptedNode::new("a").await;
+        let world = World::new(&[&node], memcached());
+        let mut client = world.client().await;
+        client.sends_raw(b"get k\r\nmg k v\r\nmg k q v\r\nmg k v\r\nget k l\r\nmn\r\n").await;
+        let mut peer = node.accepts().await;
+        peer.gets_raw(b"get k\r\nmg k v\r\n").await;
+        peer.says("END\r\nEN\r\nEN\r\nVA 1\r\nv\r\nVALUE l 0 1\r\nv\r\nEND\r\n").await;
+        client.gets("END\r\nEN\r\nVA 1\r\nv\r\nVALUE l 0 1\r\nv\r\nEND\r\nMN\r\n").await;
+        assert_eq!(world.node("a").blocks[0].misses.value(), 3);
+    });
+}
+
 /// A `flush_all noreply` that a node does not answer in time is refused in silence: the next reply
 /// is that of the next request.
 #[test]

@@ -25,6 +25,39 @@ fn byte_by_byte() {
     });
 }
 
+/// Reads that find nothing are counted at the node that said so, once each; values that are there, empty ones,
+/// and writes are not.
+#[test]
+fn reads_that_find_nothing_are_counted() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let mut client = world.client().await;
+        let steps: [(&[&str], &str, u64); 8] = [
+            (&["GET", "k"], "$-1\r\n", 1),
+            (&["MGET", "k", "l"], "*2\r\n$-1\r\n$-1\r\n", 2),
+            (&["MGET", "k", "l"], "*2\r\n$1\r\nv\r\n$-1\r\n", 2),
+            (&["GET", "k"], "$0\r\n\r\n", 2),
+            (&["LRANGE", "k", "0", "1"], "*0\r\n", 2),
+            (&["GET", "k"], "-ERR no\r\n", 2),
+            (&["SET", "k", "v", "NX"], "$-1\r\n", 2),
+            (&["HGET", "k", "f"], "$-1\r\n", 3),
+        ];
+        client.sends(steps[0].0).await;
+        let mut peer = a.accepts().await;
+        for (i, (request, reply, misses)) in steps.iter().enumerate() {
+            if i > 0 {
+                client.sends(request).await;
+            }
+            peer.gets(request).await;
+            peer.says(reply).await;
+            client.gets(reply).await;
+            assert_eq!(world.node("a").blocks[0].misses.value(), *misses, "{request:?}");
+        }
+        client.ends().await;
+    });
+}
+
 /// A request that comes byte by byte is sent whole, once.
 #[test]
 fn a_request_byte_by_byte() {

@@ -11,7 +11,7 @@ mod scanner;
 use super::write;
 use inline::split_inline;
 pub(super) use scanner::strings;
-pub use scanner::{Scan, Scanner};
+pub use scanner::{Scan, Scanner, holds_nothing};
 
 /// Where one argument of a request stands, relative to the start of the frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -636,6 +636,25 @@ mod tests {
             let mut split = Scanner::default();
             let last = bad.bytes().map(|byte| split.advance(&[byte])).find(Result::is_err);
             assert_eq!(last, Some(Err(error)), "{bad:?} byte by byte");
+        }
+    }
+
+    /// An array holds nothing when it is null, or nothing is in it but nulls of either version. An empty one is a
+    /// value.
+    #[test]
+    fn an_array_of_nulls_holds_nothing() {
+        for (array, expected) in [
+            ("*-1\r\n", true),
+            ("*1\r\n$-1\r\n", true),
+            ("*3\r\n$-1\r\n$-1\r\n$-1\r\n", true),
+            ("*2\r\n_\r\n_\r\n", true),
+            ("*0\r\n", false),
+            ("*2\r\n$-1\r\n$1\r\na\r\n", false),
+            ("*2\r\n$5\r\n$-1\r\n\r\n$-1\r\n", false),
+            ("*1\r\n:0\r\n", false),
+            ("*", false),
+        ] {
+            assert_eq!(holds_nothing(array.as_bytes()), expected, "{array:?}");
         }
     }
 

@@ -70,6 +70,26 @@ pub(in crate::protocol::resp) fn strings<'a>(
     Some(at)
 }
 
+/// Whether an array that is all there has nothing in it but nulls: the reply to a `MGET` none of whose keys is
+/// there. One without elements is a value that is empty.
+pub fn holds_nothing(array: &[u8]) -> bool {
+    if array == b"*-1\r\n" {
+        return true;
+    }
+    let Some(head) = array.iter().position(|b| *b == b'\n') else { return false };
+    let mut rest = &array[head + 1..];
+    while let Some(after) = rest.strip_prefix(NULL_STRING).or_else(|| rest.strip_prefix(NULL)) {
+        if after.is_empty() {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
+/// RESP3's value that is not there.
+const NULL: &[u8] = b"_\r\n";
+
 /// Set in the count of digits once the carriage return behind them was read.
 const RETURNED: u8 = 0x80;
 
