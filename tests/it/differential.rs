@@ -1,14 +1,16 @@
-//! What a command does through ringway with one node is byte for byte what that Redis answers:
-//! random scripts run against both.
+//! What a command does through ringway is byte for byte what one Redis answers: random scripts run
+//! against both, with one node behind ringway and with several, in one session and in several at once.
 
 use std::{
     collections::HashSet,
     io::{self, Read, Write},
     net::TcpStream,
+    thread,
     time::Duration,
 };
 
 use proptest::{
+    array,
     prelude::*,
     test_runner::{Config as ProptestConfig, TestCaseError, TestRunner},
 };
@@ -67,8 +69,19 @@ fn script() -> impl Strategy<Value = Script> {
     })
 }
 
+/// What scripts are drawn from.
+#[derive(Clone, Copy)]
+struct Source {
+    forms: &'static [&'static str],
+    /// Behind the name of each key, so that sessions share none.
+    suffix: &'static str,
+    /// Whether words are now and then left out, added or exchanged, by which keys come in that no session has
+    /// for itself.
+    is_exact: bool,
+}
+
 /// Draws from one seed; the same seed draws the same.
-struct Draw(u64);
+struct Draw(u64, Source);
 
 impl Draw {
     fn below(&mut self, bound: usize) -> usize {
@@ -86,7 +99,7 @@ impl Draw {
 
     fn key(&mut self, kind: &str) -> String {
         let kind = if self.below(10) == 0 { self.one(&["s", "l", "h", "t", "z", "x"]) } else { kind };
-        format!("{kind}{}", self.below(3))
+        format!("{kind}{}{}", self.below(3), self.1.suffix)
     }
 
     fn value(&mut self) -> Vec<u8> {
@@ -132,6 +145,7 @@ impl Draw {
         // command that answers at random, or by the clock, is only asked for the key `none`.
         let is_free = args[0] != b"SADD" && !form.contains(" none");
         match self.below(24) {
+            _ if self.1.is_exact => {}
             // HELLO alone greets, and a greeting names the server.
             0 if args.len() > 1 && args[0] != b"HELLO" => drop(args.pop()),
             1 if is_free => args.push(b"extra".to_vec()),
@@ -163,12 +177,11 @@ impl Draw {
 }
 
 /// The commands of a script, and its bytes.
-fn write(script: &Script) -> (Vec<Vec<Vec<u8>>>, Vec<u8>) {
-    let forms: Vec<&str> = lines(COMMANDS).collect();
+fn write(script: &Script, from: Source) -> (Vec<Vec<Vec<u8>>>, Vec<u8>) {
     let (mut commands, mut bytes) = (Vec::new(), Vec::new());
     for step in &script.steps {
-        let mut draw = Draw(step.seed);
-        let args = draw.command(step.form.get::<&str>(&forms));
+        let mut draw = Draw(step.seed, from);
+        let args = draw.command(step.form.get::<&str>(from.forms));
         bytes.extend(draw.bytes(&args));
         commands.push(args);
     }
@@ -196,7 +209,7 @@ fn play(address: &str, script: &Script, bytes: &[u8]) -> io::Result<Vec<u8>> {
     }
     let mut sender = stream.try_clone()?;
     let end = format!("${}\r\n{END}\r\n", END.len());
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         scope.spawn(move || {
             let mut rest = bytes;
             for cut in &script.cuts {
@@ -237,10 +250,19 @@ fn difference(commands: &[Vec<Vec<u8>>], ours: &[u8], theirs: &[u8]) -> String {
     format!("ringway: {}\nredis:   {}\nscript:\n  {}", show(ours), show(theirs), script.join("\n  "))
 }
 
-/// Runs random scripts against two addresses.
-fn compare(cases: u32, ours: &str, theirs: &str) {
+/// Plays a script at two addresses.
+fn same(script: &Script, from: Source, ours: &str, theirs: &str) -> Result<(), TestCaseError> {
+    let (commands, bytes) = write(script, from);
+    let play = |at: &str| play(at, script, &bytes).map_err(|e| TestCaseError::fail(format!("{at}: {e}")));
+    let (ours, theirs) = (play(ours)?, play(theirs)?);
+    prop_assert!(ours == theirs, "{}", difference(&commands, &ours, &theirs));
+    Ok(())
+}
+
+/// Runs random scripts against two addresses: one for each source, all of them at once.
+fn compare<const N: usize>(cases: u32, from: [Source; N], ours: &str, theirs: &str) {
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
-    let case = |script: Script| {
+    let case = |scripts: [Script; N]| {
         // Through ringway where it stands before one: it remembers scripts.
         for at in [ours, theirs] {
             let mut client = Client::connect(at);
@@ -248,16 +270,38 @@ fn compare(cases: u32, ours: &str, theirs: &str) {
                 assert_eq!(client.cmd(args), "+OK\r\n");
             }
         }
-        let (commands, bytes) = write(&script);
-        let play =
-            |at: &str| play(at, &script, &bytes).map_err(|e| TestCaseError::fail(format!("{at}: {e}")));
-        let (ours, theirs) = (play(ours)?, play(theirs)?);
-        prop_assert!(ours == theirs, "{}", difference(&commands, &ours, &theirs));
-        Ok(())
+        thread::scope(|scope| {
+            let sessions: Vec<_> = scripts
+                .iter()
+                .zip(from)
+                .map(|(script, from)| scope.spawn(move || same(script, from, ours, theirs)))
+                .collect();
+            sessions.into_iter().try_for_each(|session| session.join().expect("it compares"))
+        })
     };
-    if let Err(failure) = TestRunner::new(config).run(&script(), case) {
+    if let Err(failure) = TestRunner::new(config).run(&array::uniform(script()), case) {
         panic!("{failure}");
     }
+}
+
+/// All forms.
+fn all() -> Source {
+    Source { forms: lines(COMMANDS).collect::<Vec<_>>().leak(), suffix: "", is_exact: false }
+}
+
+/// Commands that are split when their keys live on several nodes.
+const SPLIT: [&str; 6] = ["MGET", "MSET", "DEL", "UNLINK", "EXISTS", "TOUCH"];
+
+/// Whether a form means the same on several nodes as on one: it has one key, is split, or asks all nodes.
+/// Others are refused by name when their keys are apart, which has its own tests.
+fn is_for_several(form: &str) -> bool {
+    let words: Vec<&str> = form.split(' ').collect();
+    let keys = words.iter().filter(|word| ["s", "l", "h", "t", "z", "x"].contains(word)).count();
+    // Where the number of keys is drawn, other words may become keys.
+    let draws_count = words[1..].first() == Some(&"n")
+        || (words.len() > 2 && words[2] == "n" && ["FCALL", "ZUNIONSTORE"].contains(&words[0]))
+        || form.starts_with("EVAL return@1 ");
+    SPLIT.contains(&words[0]) || (keys <= 1 && !draws_count)
 }
 
 /// A server whose hashes list their fields in the order of their insertion, however large.
@@ -272,14 +316,42 @@ fn one_node_through_ringway_is_that_node() {
     let (behind, plain) = (ordered(), ordered());
     let config = Config::of([&behind]).pool("request_timeout: 5s").pool("deadline: 10s");
     let mut ringway = Ringway::serve(config);
-    compare(250, &ringway.address(), &plain.address());
+    compare(250, [all()], &ringway.address(), &plain.address());
+}
+
+/// Three nodes behind ringway answer as one server that holds all their keys.
+#[test]
+fn three_nodes_are_one_server() {
+    let (nodes, plain) = ([ordered(), ordered(), ordered()], ordered());
+    let config = Config::of(&nodes).pool("request_timeout: 5s").pool("deadline: 10s");
+    let mut ringway = Ringway::serve(config);
+    let forms: Vec<&str> = lines(COMMANDS).filter(|form| is_for_several(form)).collect();
+    assert!(forms.len() > 150, "most of them: {}", forms.len());
+    let from = Source { forms: forms.leak(), is_exact: true, ..all() };
+    compare(150, [from], &ringway.address(), &plain.address());
+}
+
+/// Several sessions at once, each with keys of its own, do not notice each other, whichever nodes they share.
+#[test]
+fn sessions_side_by_side() {
+    let (nodes, plain) = ([ordered(), ordered(), ordered()], ordered());
+    let config = Config::of(&nodes).pool("request_timeout: 5s").pool("deadline: 10s");
+    let mut ringway = Ringway::serve(config);
+    let is_shared = |form: &str| {
+        ["DBSIZE", "FLUSH", "KEYS", "SCRIPT", "FUNCTION", "EVALSHA", "FCALL"]
+            .iter()
+            .any(|w| form.starts_with(w))
+    };
+    let forms: Vec<&str> = lines(COMMANDS).filter(|f| is_for_several(f) && !is_shared(f)).collect();
+    let of = |suffix| Source { forms: forms.clone().leak(), suffix, is_exact: true };
+    compare(60, ["", ":b", ":c", ":d"].map(of), &ringway.address(), &plain.address());
 }
 
 /// Two servers answer the same scripts alike, so a difference is ringway's.
 #[test]
 fn two_servers_answer_alike() {
     let (one, other) = (ordered(), ordered());
-    compare(80, &one.address(), &other.address());
+    compare(80, [all()], &one.address(), &other.address());
 }
 
 /// Every command of the installed redis-server is compared, or has a reason why not.
