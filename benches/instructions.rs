@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Redis-servers behind the proxy, and as many nginxes.
+/// Redis-servers behind the proxy, as many memcacheds and as many nginxes.
 const NODES: usize = 4;
 const KEYS: usize = 10_000;
 const VALUE_BYTES: usize = 64;
@@ -37,6 +37,8 @@ struct Load {
 enum Ask {
     /// Nine of ten requests are a GET, the tenth is a SET.
     Mixed,
+    /// The same to memcached: `get` and `set`.
+    Items,
     /// MGET of ten keys.
     Mget,
     /// MSET of ten keys.
@@ -45,19 +47,43 @@ enum Ask {
     Page(usize),
 }
 
-const LOADS: [Load; 7] = [
+const LOADS: [Load; 9] = [
     Load { name: "no-pipelining", ask: Ask::Mixed, connections: 50, depth: 1, rounds: 400 },
     Load { name: "depth-16", ask: Ask::Mixed, connections: 50, depth: 16, rounds: 50 },
     Load { name: "depth-128", ask: Ask::Mixed, connections: 8, depth: 128, rounds: 50 },
     Load { name: "mget-10", ask: Ask::Mget, connections: 50, depth: 1, rounds: 100 },
     Load { name: "mset-10", ask: Ask::Mset, connections: 50, depth: 1, rounds: 100 },
+    Load { name: "memcached", ask: Ask::Items, connections: 50, depth: 1, rounds: 400 },
+    Load { name: "memcached-16", ask: Ask::Items, connections: 50, depth: 16, rounds: 50 },
     Load { name: "http-64", ask: Ask::Page(64), connections: 50, depth: 1, rounds: 100 },
     Load { name: "http-16k", ask: Ask::Page(16 << 10), connections: 50, depth: 1, rounds: 100 },
 ];
 
+/// What the nodes of a load are: the order in which they have their ports.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    Redis,
+    Memcached,
+    Http,
+}
+
+impl Protocol {
+    fn word(self) -> &'static str {
+        match self {
+            Protocol::Redis => "redis",
+            Protocol::Memcached => "memcached",
+            Protocol::Http => "http",
+        }
+    }
+}
+
 impl Ask {
-    fn is_http(&self) -> bool {
-        self.page_bytes().is_some()
+    fn protocol(&self) -> Protocol {
+        match self {
+            Ask::Mixed | Ask::Mget | Ask::Mset => Protocol::Redis,
+            Ask::Items => Protocol::Memcached,
+            Ask::Page(_) => Protocol::Http,
+        }
     }
 
     fn page_bytes(&self) -> Option<usize> {
@@ -90,15 +116,16 @@ fn main() -> ExitCode {
     let only = arguments.iter().position(|a| a == "--only").and_then(|at| arguments.get(at + 1));
     let keep = arguments.iter().position(|a| a == "--keep").and_then(|at| arguments.get(at + 1));
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let ports = free_ports(2 * NODES + 2);
-    let (nodes, pages) = ports[2..].split_at(NODES);
-    let mut processes: Vec<Process> = nodes.iter().map(|port| redis(*port, directory.path())).collect();
-    processes.push(nginx(pages, directory.path()));
+    let ports = free_ports(3 * NODES + 2);
+    let nodes: Vec<&[u16]> = ports[2..].chunks(NODES).collect();
+    let mut processes: Vec<Process> = nodes[0].iter().map(|port| redis(*port, directory.path())).collect();
+    processes.extend(nodes[1].iter().map(|port| memcached(*port)));
+    processes.push(nginx(nodes[2], directory.path()));
     ports[2..].iter().for_each(|port| drop(connect(*port)));
     let mut too_many = false;
     println!("| load | requests | instructions per request |\n|---|---|---|");
     for load in LOADS.iter().filter(|l| only.is_none_or(|o| l.name == o)) {
-        if twemproxy && load.ask.is_http() {
+        if twemproxy && load.ask.protocol() == Protocol::Http {
             continue;
         }
         let once = count(load, 1, &ports, directory.path(), twemproxy, keep);
@@ -154,6 +181,11 @@ fn redis(port: u16, directory: &Path) -> Process {
     start(Command::new("redis-server").args(["--port", &port]).args(quiet).current_dir(directory))
 }
 
+fn memcached(port: u16) -> Process {
+    let port = port.to_string();
+    start(Command::new("memcached").args(["-l", "127.0.0.1", "-U", "0", "-u", "nobody", "-p", &port]))
+}
+
 /// One nginx in the place of all HTTP nodes.
 fn nginx(ports: &[u16], directory: &Path) -> Process {
     let listen: String = ports.iter().map(|port| format!("    listen 127.0.0.1:{port};\n")).collect();
@@ -198,16 +230,18 @@ fn count(
     command.args(["--tool=callgrind", "--separate-threads=yes"]);
     command.arg(format!("--callgrind-out-file={}", out.display()));
     if twemproxy {
-        nutcracker(&mut command, ports, directory)
+        nutcracker(&mut command, ports, directory, load.ask.protocol())
     } else {
-        ringway(&mut command, ports, directory, load.ask.is_http())
+        ringway(&mut command, ports, directory, load.ask.protocol())
     }
     // Of the run before.
     (1..64).for_each(|thread| drop(std::fs::remove_file(thread_file(&out, thread))));
     let mut proxy = start(&mut command);
     let mut sessions: Vec<TcpStream> = (0..load.connections).map(|_| connect(ports[0])).collect();
-    if !load.ask.is_http() {
-        preset(&mut sessions[0]);
+    match load.ask.protocol() {
+        Protocol::Redis => preset(&mut sessions[0], set, "+OK\r\n"),
+        Protocol::Memcached => preset(&mut sessions[0], set_item, "STORED\r\n"),
+        Protocol::Http => {}
     }
     run(load, times, &mut sessions);
     drop(sessions);
@@ -223,8 +257,8 @@ fn thread_file(out: &Path, thread: usize) -> PathBuf {
     PathBuf::from(format!("{}-{thread:02}", out.display()))
 }
 
-fn ringway(command: &mut Command, ports: &[u16], directory: &Path, is_http: bool) {
-    let (first, protocol) = if is_http { (2 + NODES, "http") } else { (2, "redis") };
+fn ringway(command: &mut Command, ports: &[u16], directory: &Path, protocol: Protocol) {
+    let (first, protocol) = (2 + NODES * protocol as usize, protocol.word());
     let node = |i| format!("      - {{name: n{i}, address: '127.0.0.1:{}'}}\n", ports[first + i]);
     let nodes: String = (0..NODES).map(node).collect();
     let text = format!(
@@ -238,12 +272,15 @@ fn ringway(command: &mut Command, ports: &[u16], directory: &Path, is_http: bool
     command.arg(env!("CARGO_BIN_EXE_ringway")).args(["serve", "--config"]).arg(file);
 }
 
-fn nutcracker(command: &mut Command, ports: &[u16], directory: &Path) {
-    let servers: String = (0..NODES).map(|i| format!("   - 127.0.0.1:{}:1 n{i}\n", ports[2 + i])).collect();
+fn nutcracker(command: &mut Command, ports: &[u16], directory: &Path, protocol: Protocol) {
+    let first = 2 + NODES * protocol as usize;
+    let servers: String =
+        (0..NODES).map(|i| format!("   - 127.0.0.1:{}:1 n{i}\n", ports[first + i])).collect();
     let text = format!(
-        "instructions:\n  listen: 127.0.0.1:{}\n  redis: true\n  hash: fnv1a_64\n  hash_tag: '{{}}'\n  \
+        "instructions:\n  listen: 127.0.0.1:{}\n  redis: {}\n  hash: fnv1a_64\n  hash_tag: '{{}}'\n  \
          distribution: ketama\n  timeout: 60000\n  servers:\n{servers}",
-        ports[0]
+        ports[0],
+        protocol == Protocol::Redis
     );
     let file = directory.join("nutcracker.yml");
     std::fs::write(&file, text).expect("a temporary file");
@@ -263,15 +300,24 @@ fn request(bytes: &mut Vec<u8>, args: &[&str]) {
     args.iter().for_each(|arg| bytes.extend(format!("${}\r\n{arg}\r\n", arg.len()).bytes()));
 }
 
-fn preset(session: &mut TcpStream) {
+fn set(bytes: &mut Vec<u8>, key: &str, value: &str) {
+    request(bytes, &["SET", key, value]);
+}
+
+fn set_item(bytes: &mut Vec<u8>, key: &str, value: &str) {
+    bytes.extend(format!("set {key} 0 0 {}\r\n{value}\r\n", value.len()).bytes());
+}
+
+/// Gives every key its value.
+fn preset(session: &mut TcpStream, set: fn(&mut Vec<u8>, &str, &str), answer: &str) {
     let value = "x".repeat(VALUE_BYTES);
     for first in (0..KEYS).step_by(1000) {
         let mut bytes = Vec::new();
-        (first..first + 1000).for_each(|i| request(&mut bytes, &["SET", &key(i), &value]));
+        (first..first + 1000).for_each(|i| set(&mut bytes, &key(i), &value));
         session.write_all(&bytes).expect("the proxy takes requests");
-        let mut reply = vec![0; 1000 * 5];
+        let mut reply = vec![0; 1000 * answer.len()];
         session.read_exact(&mut reply).expect("the proxy answers");
-        assert!(reply == b"+OK\r\n".repeat(1000), "{}", reply.escape_ascii());
+        assert!(reply == answer.repeat(1000).as_bytes(), "{}", reply.escape_ascii());
     }
 }
 
@@ -282,12 +328,21 @@ fn ask(kind: &Ask, number: usize, request_bytes: &mut Vec<u8>, reply: &mut Vec<u
     let keys: Vec<String> = (0..10).map(|i| key((number * 10 + i) * 7919)).collect();
     match kind {
         Ask::Mixed if number % 10 == 9 => {
-            request(request_bytes, &["SET", &key(number * 7919), &value]);
+            set(request_bytes, &key(number * 7919), &value);
             reply.extend(b"+OK\r\n");
         }
         Ask::Mixed => {
             request(request_bytes, &["GET", &key(number * 7919)]);
             reply.extend(hit.bytes());
+        }
+        Ask::Items if number % 10 == 9 => {
+            set_item(request_bytes, &key(number * 7919), &value);
+            reply.extend(b"STORED\r\n");
+        }
+        Ask::Items => {
+            let key = key(number * 7919);
+            request_bytes.extend(format!("get {key}\r\n").bytes());
+            reply.extend(format!("VALUE {key} 0 {VALUE_BYTES}\r\n{value}\r\nEND\r\n").bytes());
         }
         Ask::Mget => {
             let mut args = vec!["MGET"];
@@ -324,7 +379,7 @@ fn run(load: &Load, times: usize, sessions: &mut [TcpStream]) {
             expected.push(replies);
         }
         for (session, expected) in sessions.iter_mut().zip(expected) {
-            if load.ask.is_http() {
+            if load.ask.protocol() == Protocol::Http {
                 pass_head(session);
             }
             let mut reply = vec![0; expected.len()];
