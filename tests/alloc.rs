@@ -14,7 +14,9 @@ use ringway::{
     protocol::Protocol,
     proxy::{self, Memory, Order, PoolHandle, Registry},
     ring::{BoundedLoad, HashKind, Member, Placement, Ring, Settings},
-    topology::{self, Entry, Health, HealthSettings, Node, NodeId, Policy, Topology, TopologyWriter},
+    topology::{
+        self, Entry, Health, HealthSettings, Node, NodeId, Policy, Samples, Topology, TopologyWriter,
+    },
 };
 
 /// Hashing a key and finding its owner, the next one that serves and its first three candidates
@@ -112,6 +114,7 @@ fn pool() -> Pool {
         scripts: Arc::default(),
         registry: Registry::default(),
         writes: topology::write_notes().0,
+        samples: Samples::new(1),
         graces: PoolHandle::graces(1),
     };
     Pool { handle: Arc::new(handle), _writer: writer, _stop: stop }

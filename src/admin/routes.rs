@@ -2,7 +2,7 @@
 
 use axum::{
     Json, Router,
-    extract::{Request, State},
+    extract::{Path, Request, State},
     http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -21,6 +21,7 @@ const INDEX: &str = "ringway's admin port
 /v1/topology  pools and their nodes: epoch, state, share, evidence (JSON)
 /v1/incidents what happened to nodes, the newest first (JSON)
 
+GET /v1/pools/POOL/keys     which keys and clients its nodes are busy with (JSON)
 GET /v1/pools/POOL/keys/KEY where a key has lived, epoch by epoch (JSON)
 POST /v1/pools/POOL/nodes/NODE/ORDER, as `ringway drain` and its kin do
 ";
@@ -37,6 +38,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/readyz", get(readyz))
         .route("/v1/topology", get(topology))
         .route("/v1/incidents", get(incidents))
+        .route("/v1/pools/{pool}/keys", get(keys))
         .route("/v1/pools/{pool}/keys/{*key}", get(key))
         .route("/v1/pools/{pool}/nodes/{node}/{order}", post(orders::order))
         .fallback(async |request: Request| {
@@ -95,6 +97,22 @@ async fn key(State(state): State<AdminState>, uri: Uri) -> Response {
     let candidates = topology.ring.candidates(topology.ring.hash(&key)).take(3);
     let names: Vec<&str> = candidates.map(|at| &*topology.nodes[at].node.name).collect();
     let page = json!({ "pool": pool, "epoch": topology.epoch, "candidates": names, "lived": lived });
+    uncached("application/json", page.to_string())
+}
+
+/// What the nodes of a pool are busy with.
+async fn keys(State(state): State<AdminState>, Path(pool): Path<String>) -> Response {
+    let found = state.pools.load().iter().find(|p| *p.name == *pool).map(|p| p.topology.load());
+    let Some(topology) = found else {
+        return refuse(StatusCode::NOT_FOUND, format!("there is no pool {pool}"));
+    };
+    let nodes: Vec<_> = state
+        .membership
+        .business(&pool)
+        .into_iter()
+        .map(|(node, of)| json!({ "node": &*node, "busy_with": of }))
+        .collect();
+    let page = json!({ "pool": pool, "hot_keys": topology.policy.hot_keys, "nodes": nodes });
     uncached("application/json", page.to_string())
 }
 

@@ -17,7 +17,7 @@ use crate::{
     membership::{self, Births, first_topology},
     net::{Address, ListenAddress, Listener, Target, resolve},
     proxy::{self, Order, PoolHandle, Registry},
-    topology::{self, NodeSpec, PoolSpec},
+    topology::{self, NodeSpec, PoolSpec, Samples},
 };
 
 /// How long a start waits for the names of nodes; one that does not resolve by then is ejected
@@ -91,12 +91,14 @@ impl App {
             scripts: Arc::default(),
             registry: Registry::default(),
             writes,
+            samples: Samples::new(workers),
             graces: PoolHandle::graces(workers),
         });
         let blocks = handle.blocks.clone();
         let pool = membership::Pool { writer, spec: spec.clone(), bell: bell.clone(), blocks };
         let (membership, scene) = (self.membership.clone(), self.scene.clone());
-        let returns = health::Returns { noted, graces: handle.graces.clone() };
+        let (graces, samples) = (handle.graces.clone(), handle.samples.clone());
+        let returns = health::Returns { noted, graces, samples };
         let health = self.control.handle().spawn(async move {
             let inbox = membership.inbox();
             membership.add(pool).await;

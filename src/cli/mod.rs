@@ -8,6 +8,7 @@
 mod admin;
 mod check;
 mod incident;
+mod keys;
 mod locate;
 mod order;
 mod pages;
@@ -37,6 +38,7 @@ Examples:
   ringway plan --config ringway.yaml new   what the configuration `new` would move
   ringway drain n3 --pool cache --yes      take a node out for maintenance, gracefully
   ringway incident 3                       the third time that a node failed, from doubt to return
+  ringway keys --pool cache                which keys and clients its nodes are busy with
 
 Without --config, every command takes the configuration that ringway ships with. The file
 config.yaml beside the sources is that configuration, with every key explained.";
@@ -75,6 +77,8 @@ enum Command {
     Plan(plan::Arguments),
     /// Tell what happened to nodes of a running ringway
     Incident(incident::Arguments),
+    /// Tell which keys and clients the nodes of a running ringway are busy with
+    Keys(keys::Arguments),
     /// Give up a node's keys and finish what is in flight
     Drain(order::Arguments),
     /// Take back a drain
@@ -173,6 +177,7 @@ pub fn run() -> Next {
         Command::Locate(arguments) => locate::run(&arguments, &mut out),
         Command::Plan(arguments) => plan::run(&arguments, &mut out),
         Command::Incident(arguments) => incident::run(&arguments, &mut out),
+        Command::Keys(arguments) => keys::run(&arguments, &mut out),
         Command::Drain(arguments) => order::run("drain", &arguments, &mut out),
         Command::Undrain(arguments) => order::run("undrain", &arguments, &mut out),
         Command::Eject(arguments) => order::run("eject", &arguments, &mut out),

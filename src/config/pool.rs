@@ -164,6 +164,7 @@ fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'
         section.written("client_auth").and_then(Field::section).and_then(|s| secret::client_auth(s, around));
     (p.commands, p.deny) = commands::commands(section);
     section.read("per_key_errors", &mut p.per_key_errors, switch);
+    section.read("hot_keys", &mut p.hot_keys, switch);
     p.limits = section.inner("limits").map(limits).unwrap_or_default();
     p
 }

@@ -28,7 +28,7 @@ const NO_PASSWORDS: &str = "HTTP's own headers carry credentials, and they pass"
 const BOUNDED_LOAD: &str = "it sends one key to several nodes when its owner is busy, and a cache whose keys \
                             are written would then answer with different values";
 
-const ONLY: [Only; 20] = [
+const ONLY: [Only; 21] = [
     only(
         "on_return",
         &[Redis, Memcached],
@@ -45,6 +45,7 @@ const ONLY: [Only; 20] = [
     only("deny_commands", &[Redis], ""),
     only("commands", &[Redis], ""),
     only("per_key_errors", &[Redis], ""),
+    only("hot_keys", &[Redis, Memcached], "its requests are not sampled"),
     only("limits.bulk_bytes", &[Redis, Memcached], HTTP_LIMITS),
     only("limits.request_bytes", &[Redis, Memcached], HTTP_LIMITS),
     only("limits.args_max", &[Redis], "its requests have no arguments to count"),

@@ -178,6 +178,7 @@ pools:
     deny_commands: [KEYS, FLUSHALL]
     commands: {JSON.GET: {first_key: 1, last_key: -2, step: 2, read_only: true}}
     per_key_errors: true
+    hot_keys: false
     limits: {clients: 9, bulk_bytes: 2KiB, request_bytes: 4KiB, args_max: 9, pipeline_depth: 9, session_bytes_max: 1MiB}
     health: {interval: 2s, timeout: 501ms, fall: 4, rise: 5, failures: 6, eject_max: 40%, flap_window: 6m, flap_max: 2m, deep: true, window: 12s, volume: 90, failure_rate: 45%, slow_factor: 4.5, slow_floor: 30ms, slow_eject: true}
     nodes:
@@ -252,6 +253,7 @@ fn keys_of_other_protocols() {
         (http("deny_commands: [KEYS]"), "pools.p.deny_commands: is for redis pools"),
         (http("commands: {X: {first_key: 1}}"), "pools.p.commands: is for redis pools"),
         (http("per_key_errors: true"), "pools.p.per_key_errors: is for redis pools"),
+        (http("hot_keys: true"), "pools.p.hot_keys: is for redis and memcached pools"),
         (http("slow_timeout: 1s"), "pools.p.slow_timeout: is for redis and memcached pools"),
         (http("connections_per_node: 1"), "http: write http.limits.connections_per_node_max"),
         (http("limits: {clients: 1, bulk_bytes: 1KiB}"), "pools.p.limits.bulk_bytes: is for redis and"),
@@ -340,6 +342,7 @@ fn every_policy() -> Policy {
         deny: vec!["FLUSHALL".to_owned(), "KEYS".to_owned()],
         commands: vec![command],
         per_key_errors: true,
+        hot_keys: false,
         limits: Limits {
             clients: 9,
             bulk_bytes: 2048,

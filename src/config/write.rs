@@ -87,6 +87,7 @@ fn pool(spec: &PoolSpec) -> Value {
             Value::Mapping(p.commands.iter().map(|c| (c.name.clone().into(), command(c))).collect()),
         ),
         ("per_key_errors", p.per_key_errors.into()),
+        ("hot_keys", p.hot_keys.into()),
         ("limits", limits(&p.limits, p)),
         ("http", http(&p.http)),
         ("health", health(&spec.health, p)),

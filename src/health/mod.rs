@@ -4,6 +4,7 @@
 
 mod cleaning;
 mod detector;
+mod heavy;
 mod judging;
 mod lag;
 mod probe;
@@ -27,11 +28,12 @@ use std::{
 use tokio::{
     sync::{Notify, Semaphore},
     task::{AbortHandle, JoinError, JoinSet},
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub use detector::{Detector, Observation, Traffic, Verdict};
+pub use heavy::{Business, Heavy, Share};
 pub use lag::{LAG_MAX, Lag};
 pub use probe::{Answer, Late, Life, Probe, Prober, Question, Symptom};
 pub use quarantine::Returns;
@@ -43,7 +45,7 @@ pub use withhold::{ASK_MAX, Accusation, Fault, Judgement, LINK_GRACE, STALL_MIN,
 
 use crate::topology::{
     Cause, Change, Data, Entry, ErrorReply, Evidence, Failure, Health, Inbox, NodeId, NotedWrites, OnReturn,
-    Placement, Topology, TopologyReader,
+    Placement, Samples, Topology, TopologyReader,
 };
 use quarantine::{Cleaned, Quarantine};
 
@@ -56,6 +58,9 @@ const PROBE_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// How often a verdict that waits is judged again.
 const JUDGE_PAUSE: Duration = Duration::from_millis(20);
 
+/// How often the samples of workers are taken.
+const SAMPLES_PAUSE: Duration = Duration::from_millis(500);
+
 /// From a probe of a node whose verdict waits to the next.
 const HELD_PAUSE: Duration = Duration::from_millis(100);
 
@@ -66,14 +71,17 @@ const REPEAT_PAUSE: Duration = Duration::from_millis(50);
 /// is how a pool that was removed ceases to be watched. `bell` is the one that the pool's [`Evidence`] rings.
 pub async fn run(reader: TopologyReader, bell: Arc<Notify>, inbox: Inbox, scene: Scene, returns: Returns) {
     let resolve_again = Arc::new(Notify::new());
-    let Returns { noted, graces } = returns;
+    let Returns { noted, graces, samples } = returns;
     tokio::select! {
         () = resolve::run(reader.clone(), inbox.clone(), resolve_again.clone()) => {}
-        () = watch(Ward::new(reader, scene, resolve_again, graces), noted, &bell, &inbox) => {}
+        () = watch(Ward::new(reader, scene, resolve_again, graces), (noted, samples), &bell, &inbox) => {}
     }
 }
 
-async fn watch(mut ward: Ward, mut noted: NotedWrites, bell: &Notify, inbox: &Inbox) {
+async fn watch(mut ward: Ward, told: (NotedWrites, Samples), bell: &Notify, inbox: &Inbox) {
+    let (mut noted, samples) = told;
+    let mut sampled = interval(SAMPLES_PAUSE);
+    sampled.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut published = ward.reader.changes();
     let mut asks = ward.scene.asks();
     ward.admit(&noted);
@@ -109,6 +117,10 @@ async fn watch(mut ward: Ward, mut noted: NotedWrites, bell: &Notify, inbox: &In
                 Vec::new()
             }
             () = sleep(JUDGE_PAUSE), if waits => ward.judge_again(),
+            _ = sampled.tick() => {
+                ward.take_samples(&samples);
+                Vec::new()
+            }
             () = sleep_until(ward.looks_at) => {
                 ward.look();
                 Vec::new()
@@ -314,6 +326,19 @@ impl Ward {
             }
         }
         changes
+    }
+
+    /// What are nodes busy with?
+    fn take_samples(&self, samples: &Samples) {
+        let mut taken = Vec::new();
+        samples.take(&mut taken);
+        if taken.is_empty() {
+            return;
+        }
+        let pool = self.reader.load().pool.clone();
+        let name = |id| self.patients.get(&id).map(|patient| &patient.name);
+        let named = taken.iter().filter_map(|sample| Some((name(sample.node)?, sample)));
+        self.scene.sampled(Instant::now(), &pool, named);
     }
 
     /// A fifth of the window is over: the counters are read, beside the control loop, as there may be many.
@@ -714,7 +739,8 @@ mod tests {
             let watching = tokio::spawn(async move {
                 let lag = Lag::new();
                 let measuring = tokio::spawn(lag.clone().run());
-                let returns = Returns { noted: write_notes().1, graces: Arc::new([]) };
+                let returns =
+                    Returns { noted: write_notes().1, graces: Arc::new([]), samples: Samples::new(0) };
                 run(reader, bell, inbox, crate::health::Scene::new(lag), returns).await;
                 measuring.abort();
             });

@@ -19,20 +19,24 @@ use std::{
 use tokio::time::{Duration, Instant, sleep};
 
 use super::probe::{self, Question};
-use crate::topology::{Data, Entry, NodeId, NotedWrites, OnReturn, Placement, Topology, Written, level};
+use crate::topology::{
+    Data, Entry, NodeId, NotedWrites, OnReturn, Placement, Samples, Topology, Written, level,
+};
 
 /// How long is waited for what is in flight, and how long cleaning may take: requests wait meanwhile.
 const GRACE: Duration = Duration::from_millis(700);
 const CLEANING: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(1);
 
-/// What health is given of a pool's writes and workers, to clean nodes that are back.
+/// What health is given by a pool's workers: to clean nodes that are back, and to know what they are busy with.
 #[derive(Debug)]
 pub struct Returns {
     /// The writes that nodes take for others.
     pub noted: NotedWrites,
     /// The revisions before which nothing is in flight, worker by worker.
     pub graces: Arc<[AtomicU64]>,
+    /// What nodes are asked for.
+    pub samples: Samples,
 }
 
 /// What is known of the writes that nodes took for others.

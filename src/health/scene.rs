@@ -14,13 +14,14 @@ use tokio::{
 };
 
 use super::{
-    Answer, Lag, Late, Probe, Symptom, Traffic,
+    Answer, Business, Lag, Late, Probe, Symptom, Traffic,
+    heavy::Lists,
     withhold::{Accusation, Fault, Judgement, LINK_GRACE, Shows, Witness, judge},
 };
 use crate::{
     metrics::{Outcome, Process},
     net::Target,
-    topology::{Cause, Entry, Failure, Node, NodeId},
+    topology::{Cause, Entry, Failure, Node, NodeId, Sample},
 };
 
 /// What happened within this time is "now".
@@ -180,6 +181,8 @@ struct Chart {
     answered: u64,
     /// Rises with everything that is learnt.
     version: u64,
+    /// What it is busy with; none when it is not.
+    lists: Option<Box<Lists>>,
 }
 
 impl Scene {
@@ -229,6 +232,31 @@ impl Scene {
         if is_first {
             seen.look(now);
         }
+    }
+
+    /// Workers sampled what they asked nodes of this pool for.
+    pub(super) fn sampled<'a>(
+        &self,
+        now: Instant,
+        pool: &Arc<str>,
+        samples: impl Iterator<Item = (&'a Arc<str>, &'a Sample)>,
+    ) {
+        let mut seen = self.seen();
+        for (name, sample) in samples {
+            let Some(chart) = seen.charts.get_mut(&(pool.clone(), name.clone())) else { continue };
+            chart.lists.get_or_insert_with(|| Box::new(Lists::new(now))).add(now, sample);
+        }
+    }
+
+    /// What the nodes of a pool are busy with, by their names; those that are not are left out.
+    pub fn business(&self, now: Instant, pool: &str) -> Vec<(Arc<str>, Business)> {
+        let mut seen = self.seen();
+        let charts = seen.charts.iter_mut().filter(|((of, _), _)| **of == *pool);
+        let mut all: Vec<(Arc<str>, Business)> = charts
+            .filter_map(|((_, name), chart)| Some((name.clone(), chart.lists(now)?.business())))
+            .collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
     }
 
     /// A probe ended, and counts.
@@ -477,7 +505,17 @@ impl Chart {
             answered: answered(&entry.node),
             node: entry.node.clone(),
             version: 1,
+            lists: None,
         }
+    }
+
+    /// What it is busy with, as of now.
+    fn lists(&mut self, now: Instant) -> Option<&Lists> {
+        self.lists.as_mut()?.decay(now);
+        if self.lists.as_ref().is_some_and(|lists| lists.is_empty()) {
+            self.lists = None;
+        }
+        self.lists.as_deref()
     }
 
     /// It fails. Whether it did not before.

@@ -27,7 +27,7 @@ pub use order::order;
 pub use plan::{Event, Outcome, Permit, Step, budget, moved, plan, reload};
 
 use crate::{
-    health::Scene,
+    health::{Business, Scene},
     incident::{FileSettings, IncidentFile, Incidents},
     metrics::PoolBlock,
     net::{Address, Target, resolve},
@@ -87,6 +87,7 @@ pub struct Handle {
     control: mpsc::Sender<Control>,
     history: History,
     incidents: Incidents,
+    scene: Scene,
 }
 
 impl Handle {
@@ -103,6 +104,11 @@ impl Handle {
     /// What happened to nodes.
     pub fn incidents(&self) -> Incidents {
         self.incidents.clone()
+    }
+
+    /// What the nodes of a pool are busy with, by their names; those that are not are left out.
+    pub fn business(&self, pool: &str) -> Vec<(Arc<str>, Business)> {
+        self.scene.business(Instant::now(), pool)
     }
 
     /// Gives membership one pool more.
@@ -205,6 +211,7 @@ impl Membership {
             control: control_end,
             history: history.clone(),
             incidents: incidents.clone(),
+            scene: settings.scene.clone(),
         };
         let membership = Membership {
             settings,

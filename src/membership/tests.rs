@@ -1020,7 +1020,11 @@ async fn real_nodes_die_hang_and_return() {
         bell,
         run.handle.inbox(),
         Scene::new(lag),
-        crate::health::Returns { noted: crate::topology::write_notes().1, graces: Arc::new([]) },
+        crate::health::Returns {
+            noted: crate::topology::write_notes().1,
+            graces: Arc::new([]),
+            samples: crate::topology::Samples::new(0),
+        },
     ));
     let mut changes = run.reader.changes();
     let mut until = async |what: &str, done: &dyn Fn(&Topology) -> bool| {

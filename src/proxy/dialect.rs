@@ -124,6 +124,11 @@ impl Decoder {
         }
     }
 
+    /// Whether it is one of this protocol.
+    pub(crate) fn speaks(&self, protocol: Protocol) -> bool {
+        matches!(self, Decoder::Memcached(_)) == (protocol == Protocol::Memcached)
+    }
+
     /// Another decoder of the same protocol, that has read nothing.
     pub(crate) fn fresh(&self) -> Decoder {
         match self {

@@ -95,6 +95,18 @@ impl<T> InFlight<T> {
         self.entries.front().filter(|e| self.start + e.len <= self.written).map(|e| &e.tag)
     }
 
+    /// Bytes of the request whose reply comes next, or of what is left of it.
+    #[inline]
+    pub(crate) fn front_len(&self) -> usize {
+        self.entries.front().map_or(0, |e| e.len)
+    }
+
+    /// That request; none when some of it was forgotten.
+    pub(crate) fn front_bytes(&self) -> Option<&[u8]> {
+        let entry = self.entries.front().filter(|_| !self.forgot)?;
+        self.log.get(self.start..self.start + entry.len)
+    }
+
     /// The request whose reply came is done.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<T> {

@@ -14,6 +14,7 @@ use super::{
     inflight::Fate,
     pipeline::{Expect, Pipeline},
     rebind::{Leaving, Side},
+    sampler::Countdown,
     scripts::Scripts,
     worker::Worker,
 };
@@ -54,6 +55,8 @@ pub(crate) struct Link {
     warned_us: Cell<Option<u32>>,
     /// When control's bell was last rung because of a reply.
     rang_us: Cell<Option<u32>>,
+    /// Which replies are sampled.
+    pub(crate) countdown: Countdown,
     /// Pipelines that take no new requests but still wait for replies.
     leaving: RefCell<Vec<Rc<Pipeline>>>,
 }
@@ -85,6 +88,7 @@ impl Link {
             gate: Gate::new(CONNECTS.0, CONNECTS.1),
             warned_us: Cell::new(None),
             rang_us: Cell::new(None),
+            countdown: Countdown::new(entry.node.id.0 << 16 | worker_index as u64),
             leaving: RefCell::default(),
         })
     }

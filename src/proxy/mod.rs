@@ -25,6 +25,7 @@ mod listener;
 mod pipeline;
 mod pool;
 mod rebind;
+mod sampler;
 mod scripts;
 mod serving;
 mod session;

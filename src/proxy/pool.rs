@@ -29,8 +29,8 @@ use crate::{
         resp::{frame::FrameLimits, table::Table},
     },
     topology::{
-        Entry, OnReturn, Placement, Policy, Route, Topology, TopologyCache, TopologyReader, WriteNotes,
-        Written,
+        Entry, OnReturn, Placement, Policy, Route, Samples, Topology, TopologyCache, TopologyReader,
+        WriteNotes, Written,
     },
 };
 
@@ -58,6 +58,8 @@ pub struct PoolHandle {
     pub registry: super::facts::Registry,
     /// Where writes are noted that nodes take for others.
     pub writes: WriteNotes,
+    /// What nodes are asked for, by sample.
+    pub samples: Samples,
     /// For each worker the revision before which nothing is in flight any more, as far as somebody waits
     /// for it; [`PoolHandle::UNUSED`] for one that does not serve the pool.
     pub graces: Arc<[AtomicU64]>,
@@ -273,6 +275,11 @@ impl WorkerPool {
     #[inline]
     pub(crate) fn block(&self) -> &PoolBlock {
         &self.handle.blocks[self.worker.index]
+    }
+
+    /// What is bound, be it that a newer topology is in force.
+    pub(crate) fn bound_now(&self) -> Rc<Bound> {
+        self.bound.borrow().clone()
     }
 
     /// The topology in force, bound. A new one is bound first: requests that waited for nodes

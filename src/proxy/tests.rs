@@ -38,7 +38,7 @@ use crate::{
     protocol::resp::{frame::Scanner, write},
     ring::{Ring, Settings},
     topology::{
-        Entry, Failure, Health, HealthSettings, Node, NodeId, NodeSpec, Placement, Policy, Topology,
+        Entry, Failure, Health, HealthSettings, Node, NodeId, NodeSpec, Placement, Policy, Samples, Topology,
         TopologyWriter, channel,
     },
 };
@@ -166,6 +166,7 @@ impl World {
             scripts: Arc::default(),
             registry: Registry::default(),
             writes: crate::topology::write_notes().0,
+            samples: Samples::new(1),
             graces: PoolHandle::graces(1),
         });
         let (orders, taken) = mpsc::unbounded_channel();

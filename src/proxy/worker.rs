@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     clock::Clock,
+    dialect::Decoder,
     facts, http,
     pool::PoolHandle,
     serving::{Follower, Serving},
@@ -136,6 +137,8 @@ pub(crate) struct Worker {
     pub(crate) scratch: RefCell<Box<[u8]>>,
     /// Positions of a request's keys.
     pub(crate) keys: RefCell<Vec<u32>>,
+    /// What requests that are sampled are read with.
+    pub(crate) sampling: RefCell<Option<Decoder>>,
     /// The part of a request that goes to one node.
     pub(crate) frame: RefCell<Vec<u8>>,
     /// Sessions that have something to write.
@@ -165,6 +168,7 @@ impl Worker {
             memory,
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             keys: RefCell::default(),
+            sampling: RefCell::default(),
             frame: RefCell::default(),
             dirty: RefCell::default(),
             spare: RefCell::default(),

@@ -6,6 +6,7 @@ mod change;
 mod http;
 mod node;
 mod route;
+mod samples;
 mod spec;
 mod written;
 
@@ -18,6 +19,7 @@ pub use change::{Cause, Change, Inbox, Ordered};
 pub use http::{Forwarded, HttpLimits, HttpProbe, HttpSettings, NodeProtocol};
 pub use node::{Data, Evidence, Failure, Node, NodeId, Slow, VERDICT_GRACE};
 pub use route::{Admission, LEVELS, Route, common_bands, level};
+pub use samples::{Sample, SampledKey, Samples, Weight};
 pub use spec::{
     CustomCommand, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, OnReturn, Policy, PoolSpec,
     PrefixPolicy, Secret, Warmth, WhileHeld,

@@ -184,6 +184,8 @@ pub struct Policy {
     pub commands: Vec<CustomCommand>,
     /// A split MGET with a failed part answers an error for each of its keys, not one for all.
     pub per_key_errors: bool,
+    /// Whether it is noted by sample which keys and clients a node is busy with.
+    pub hot_keys: bool,
     /// Bounds.
     pub limits: Limits,
     /// What an HTTP pool obeys; the defaults in other pools.
@@ -270,6 +272,7 @@ impl Default for Policy {
             deny: Vec::new(),
             commands: Vec::new(),
             per_key_errors: false,
+            hot_keys: true,
             limits: Limits::default(),
             http: Arc::default(),
         }

@@ -14,6 +14,7 @@ mod harness;
 mod http;
 mod http_bad;
 mod incident;
+mod keys;
 mod limits;
 mod local;
 mod memcached;

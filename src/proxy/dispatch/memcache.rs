@@ -21,6 +21,7 @@ use crate::{
         login::{Login, login},
         plan::Gather,
     },
+    topology::SampledKey,
 };
 
 /// For requests that were within their bounds when they came.
@@ -244,6 +245,17 @@ pub(super) fn each_key(bytes: &[u8], note: &mut dyn FnMut(&[u8])) -> bool {
         _ => return false,
     }
     true
+}
+
+/// One of the keys of a request.
+pub(super) fn sampled_key(decoder: &mut RequestDecoder, bytes: &[u8], pick: usize) -> Option<SampledKey> {
+    decoder.reset();
+    let Ok(Step::Request(n)) = decoder.decode(bytes, &UNLIMITED) else { return None };
+    match decoder.request(&bytes[..n]).plan() {
+        Plan::One(one) => Some(SampledKey::of(&one.key)),
+        Plan::Keys(keys) => Some(SampledKey::of(keys.key(pick % keys.len().max(1)))),
+        _ => None,
+    }
 }
 
 /// Sends a request once more, to whom the topology points at now.

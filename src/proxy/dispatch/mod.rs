@@ -10,17 +10,18 @@ use std::rc::Rc;
 pub(crate) use resp::table;
 
 use super::{
-    dialect::is_silent,
+    dialect::{Decoder, is_silent},
     link::Link,
     pipeline::{Expect, Full, Pipeline},
     pool::Bound,
     session::{Session, State},
     window::{Joint, JointKind, Part, Reply, Slot},
+    worker::Worker,
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
     protocol::{Protocol, memcache::Awaits},
-    topology::{NodeId, OnReturn, Route, Written},
+    topology::{NodeId, OnReturn, Route, SampledKey, Written},
 };
 
 /// What became of a request.
@@ -427,6 +428,21 @@ pub(crate) fn note_in_doubt(expect: &Expect, bytes: &[u8], node: NodeId) {
     };
     if !is_known {
         writes.miss();
+    }
+}
+
+/// One of the keys of a request, by a number that picks it; none when there is none, or it can't be read.
+pub(crate) fn sampled_key(bound: &Bound, worker: &Worker, bytes: &[u8], pick: usize) -> Option<SampledKey> {
+    let protocol = bound.topology.policy.protocol;
+    let mut decoder = worker.sampling.borrow_mut();
+    if !decoder.as_ref().is_some_and(|decoder| decoder.speaks(protocol)) {
+        *decoder = Some(Decoder::of(protocol));
+    }
+    match decoder.as_mut()? {
+        Decoder::Resp(decoder) => {
+            resp::sampled_key(bound, decoder, &mut worker.keys.borrow_mut(), bytes, pick)
+        }
+        Decoder::Memcached(decoder) => memcache::sampled_key(decoder, bytes, pick),
     }
 }
 

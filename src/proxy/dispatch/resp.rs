@@ -30,7 +30,7 @@ use crate::{
         table::{Refusal, RefusalKind, Table},
         write,
     },
-    topology::Policy,
+    topology::{Policy, SampledKey},
 };
 
 /// For requests that were within their bounds when they came.
@@ -363,6 +363,30 @@ pub(super) fn each_key(policy: &Policy, bytes: &[u8], note: &mut dyn FnMut(&[u8]
     let is_known = command.keys(&request, 1, &mut keys).is_ok();
     keys.iter().for_each(|key| note(request.arg(*key as usize)));
     is_known
+}
+
+/// One of the keys of a request.
+pub(super) fn sampled_key(
+    bound: &Bound,
+    decoder: &mut RequestDecoder,
+    keys: &mut Vec<u32>,
+    bytes: &[u8],
+    pick: usize,
+) -> Option<SampledKey> {
+    decoder.reset();
+    if !matches!(decoder.decode(bytes, &UNLIMITED), Ok(Step::Request(_))) {
+        return None;
+    }
+    let request = Request::new(bytes, decoder.spans());
+    let command = bound.table.lookup(&request).ok()?;
+    if let Some(at) = command.only_key() {
+        return (at < request.len()).then(|| SampledKey::of(request.arg(at)));
+    }
+    keys.clear();
+    // Where its keys are does not depend on how many nodes there are.
+    command.keys(&request, 1, keys).ok()?;
+    let at = keys.get(pick % keys.len().max(1))?;
+    Some(SampledKey::of(request.arg(*at as usize)))
 }
 
 /// Sends a request once more, to whom the topology points at now.

@@ -9,6 +9,7 @@ use super::{
         flow::{Behind, Flow},
         inflight::{Fate, InFlight},
         link::Link,
+        sampler,
         session::{LARGE_REPLY, Session},
     },
     Expect, State,
@@ -30,6 +31,8 @@ pub(super) struct Core {
     pub(super) state: State,
     pub(super) queue: InFlight<Expect>,
     pub(super) scanner: Replies,
+    /// Bytes of the head's reply that were handed out, and how long the node was waited for until then.
+    pub(super) begun: (usize, u32),
     /// A reply that came before its request was written whole: it waits until that is.
     pub(super) early: Vec<u8>,
     /// Requests that stand in the gauge of those in flight.
@@ -63,12 +66,12 @@ impl Core {
         }
     }
 
-    /// Gives each whole or partial reply of a chunk to its session. Tells whether any is whole, and
+    /// Gives each whole or partial reply of a chunk, for which the node was waited for so long, to its session. Tells whether any is whole, and
     /// the last session that has more than it should, and of what.
     pub(super) fn hand_out(
         &mut self,
         chunk: &[u8],
-        now_us: u32,
+        (now_us, mut held_us): (u32, u32),
         link: &Link,
         answered: &mut bool,
         slow: &mut Option<(Rc<Session>, Behind)>,
@@ -94,6 +97,7 @@ impl Core {
             let (piece, behind) = rest.split_at(scan.used);
             rest = behind;
             if !scan.done {
+                self.begun = (self.begun.0 + piece.len(), self.begun.1.saturating_add(held_us));
                 return self.hand_out_piece(piece, slow);
             }
             let outcome = if self.scanner.is_error() {
@@ -102,6 +106,11 @@ impl Core {
             } else {
                 Outcome::Ok
             };
+            let (bytes, waited_us) = std::mem::take(&mut self.begun);
+            let bytes = bytes + piece.len() + self.queue.front_len();
+            if link.countdown.hits(bytes, waited_us.saturating_add(std::mem::take(&mut held_us))) {
+                sampler::hit(link, expect, self.queue.front_bytes());
+            }
             let found_nothing = expect.class == Class::Read && self.scanner.found_nothing(piece);
             let is_swallowed = self.scanner.is_swallowed(awaits) && expect.session.forget(expect);
             let piece = if is_swallowed { &[] } else { piece };
@@ -169,6 +178,13 @@ impl Core {
     pub(super) fn others_wait(&self) -> bool {
         let head = self.queue.front().map(|e| e.session.id);
         self.queue.tags().any(|e| Some(e.session.id) != head)
+    }
+
+    /// The head holds up the others, and its reply may never come: it is sampled as it is.
+    #[cold]
+    pub(super) fn charge_head(&self, now_us: u32, link: &Link) {
+        let Some(head) = self.queue.written_front() else { return };
+        sampler::overdue(link, head, self.queue.front_bytes(), now_us.wrapping_sub(self.progress_us));
     }
 
     /// Takes out requests that may go another way: nothing of them was written, nor of any other

@@ -130,6 +130,7 @@ impl Pipeline {
             state: State::Idle,
             queue: InFlight::default(),
             scanner: Replies::of(policy.protocol),
+            begun: (0, 0),
             early: Vec::new(),
             counted: 0,
             progress_us: 0,
@@ -361,6 +362,7 @@ impl Pipeline {
                     let failed = core.count_overdue(now_us, policy, link.block());
                     if failed > 0 {
                         link.node.evidence.failed(Failure::Timeout, failed);
+                        core.charge_head(now_us, &link);
                     }
                     let grace = VERDICT_GRACE.as_micros() as u32;
                     if core.stalled_us.is_some_and(|since| now_us.wrapping_sub(since) >= grace) {
@@ -502,9 +504,9 @@ impl Pipeline {
         let mut slow = None;
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
-        core.progress_us = now_us;
+        let held_us = now_us.wrapping_sub(std::mem::replace(&mut core.progress_us, now_us));
         (core.heard, core.fruitless_us, core.attempts) = (true, None, 0);
-        let cut = core.hand_out(chunk, now_us, link, &mut answered, &mut slow);
+        let cut = core.hand_out(chunk, (now_us, held_us), link, &mut answered, &mut slow);
         core.stalled_us = None;
         if answered {
             link.node.evidence.good();
@@ -545,7 +547,7 @@ impl Pipeline {
         let taken = {
             let mut core = self.core.borrow_mut();
             core.scanner = Replies::of(self.policy.protocol);
-            core.early = Vec::new();
+            (core.early, core.begun) = (Vec::new(), (0, 0));
             let taken = core.queue.take();
             core.count_lost(&taken, link.block());
             (core.overdue, core.refused, core.stalled_us) = (0, 0, None);

@@ -1,0 +1,357 @@
+//! WHAT A NODE IS BUSY WITH: from samples, the keys and the clients with the largest parts of its requests, of
+//! their bytes and of the time in which it was waited for. Pure: samples and times in, shares out.
+//!
+//! Space-saving (Metwally, Agrawal and El Abbadi, "Efficient computation of frequent and top-k elements in data
+//! streams", 2005): so many counters, and what is new takes over the smallest. A count is too high by at most
+//! that, and whoever has a larger part than one in so many is there. Counts decay, so that shares are of the
+//! last seconds.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::topology::{Sample, SampledKey, Weight};
+
+/// Counters of one list: whatever has more than 1/32 is in it.
+const COUNTERS: usize = 32;
+/// After so long a count is half of what it was.
+const HALF_LIFE: Duration = Duration::from_secs(10);
+/// Of each measure so many are told.
+const TOLD: usize = 10;
+/// What is lighter, in samples, is forgotten.
+const SAMPLES_MIN: f64 = 0.05;
+
+/// A part of something, as far as samples tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Share {
+    /// The part, 0.0..=1.0.
+    pub share: f64,
+    /// The real one is, 19 times of 20, not farther away than this.
+    pub error: f64,
+}
+
+/// One key or client, and its part of what its node is asked for.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Heavy {
+    /// The key, or the client's address and number. What is not text is replaced, what is long is cut.
+    pub name: String,
+    /// Its part of the requests.
+    pub requests: Share,
+    /// Of the bytes, of requests and replies.
+    pub bytes: Share,
+    /// Of the time in which the node was waited for.
+    pub time: Share,
+    /// In how many samples of that time it was met, those of earlier counted less.
+    pub times: f64,
+}
+
+/// What a node is busy with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Business {
+    /// Requests per second, as estimated by samples.
+    pub requests_per_second: f64,
+    /// Bytes per second.
+    pub bytes_per_second: f64,
+    /// The keys with the largest parts, the largest first.
+    pub keys: Vec<Heavy>,
+    /// The clients with the largest parts.
+    pub clients: Vec<Heavy>,
+}
+
+/// The measures, in the order of [`Weight`].
+const MEASURES: usize = 3;
+
+/// The lists of one node.
+#[derive(Debug)]
+pub(super) struct Lists {
+    keys: [List<SampledKey>; MEASURES],
+    clients: [List<Client>; MEASURES],
+    decayed: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    id: u64,
+    peer: Option<SocketAddr>,
+}
+
+/// The counters of one measure.
+#[derive(Debug)]
+struct List<T> {
+    counters: Vec<Counter<T>>,
+    /// What all samples stand for, and how many they are.
+    total: f64,
+    samples: f64,
+}
+
+#[derive(Clone, Debug)]
+struct Counter<T> {
+    id: u64,
+    what: T,
+    weight: f64,
+    /// By how much that may be too high.
+    over: f64,
+    samples: f64,
+}
+
+impl<T> Default for List<T> {
+    fn default() -> List<T> {
+        List { counters: Vec::new(), total: 0.0, samples: 0.0 }
+    }
+}
+
+impl<T: Copy> List<T> {
+    fn add(&mut self, id: u64, what: T, weight: f64) {
+        (self.total, self.samples) = (self.total + weight, self.samples + 1.0);
+        if let Some(counter) = self.counters.iter_mut().find(|counter| counter.id == id) {
+            (counter.weight, counter.samples) = (counter.weight + weight, counter.samples + 1.0);
+            return;
+        }
+        if self.counters.len() < COUNTERS {
+            self.counters.push(Counter { id, what, weight, over: 0.0, samples: 1.0 });
+            return;
+        }
+        let smallest = self.counters.iter_mut().min_by(|a, b| a.weight.total_cmp(&b.weight));
+        if let Some(smallest) = smallest {
+            let over = smallest.weight;
+            *smallest = Counter { id, what, weight: over + weight, over, samples: 1.0 };
+        }
+    }
+
+    /// What is not one of those that are looked for.
+    fn add_other(&mut self, weight: f64) {
+        (self.total, self.samples) = (self.total + weight, self.samples + 1.0);
+    }
+
+    fn decay(&mut self, factor: f64) {
+        (self.total, self.samples) = (self.total * factor, self.samples * factor);
+        for counter in &mut self.counters {
+            counter.weight *= factor;
+            counter.over *= factor;
+            counter.samples *= factor;
+        }
+        self.counters.retain(|counter| counter.samples >= SAMPLES_MIN);
+    }
+
+    fn find(&self, id: u64) -> Option<&Counter<T>> {
+        self.counters.iter().find(|counter| counter.id == id)
+    }
+
+    /// The middle of what the counter may be, and how far the truth may be from it: the counter's own error, and
+    /// that of sampling, as of so many independent samples.
+    fn share(&self, id: u64) -> Share {
+        let Some(counter) = self.find(id).filter(|_| self.total > 0.0) else { return Share::default() };
+        let share = ((counter.weight - counter.over / 2.0) / self.total).clamp(0.0, 1.0);
+        let sampling = 1.96 * (share * (1.0 - share) / self.samples.max(1.0)).sqrt();
+        // Where all samples agree they still are few.
+        let few = 3.0 / self.samples.max(3.0);
+        let error = counter.over / 2.0 / self.total + sampling.max(few);
+        let rounded = |part: f64| (part * 1e4).round() / 1e4;
+        Share { share: rounded(share), error: rounded(error.min(1.0)) }
+    }
+}
+
+impl Lists {
+    pub(super) fn new(now: Instant) -> Lists {
+        Lists { keys: Default::default(), clients: Default::default(), decayed: now }
+    }
+
+    /// Takes a sample in.
+    pub(super) fn add(&mut self, now: Instant, sample: &Sample) {
+        self.decay(now);
+        let client = Client { id: sample.client, peer: sample.peer };
+        for (i, weight) in measures(&sample.weight).into_iter().enumerate().filter(|(_, w)| *w > 0.0) {
+            match sample.key {
+                Some(key) => self.keys[i].add(key.hash(), key, weight),
+                None => self.keys[i].add_other(weight),
+            }
+            self.clients[i].add(client.id, client, weight);
+        }
+    }
+
+    /// Counts fade as time goes by, in steps.
+    pub(super) fn decay(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.decayed);
+        if passed < HALF_LIFE / 20 {
+            return;
+        }
+        self.decayed = now;
+        let factor = 0.5f64.powf(passed.as_secs_f64() / HALF_LIFE.as_secs_f64());
+        self.keys.iter_mut().for_each(|list| list.decay(factor));
+        self.clients.iter_mut().for_each(|list| list.decay(factor));
+    }
+
+    /// Whether nothing is in them any more.
+    pub(super) fn is_empty(&self) -> bool {
+        self.clients.iter().all(|list| list.counters.is_empty())
+    }
+
+    /// Requests per second, as estimated.
+    pub(super) fn rate(&self) -> f64 {
+        per_second(self.clients[0].total)
+    }
+
+    pub(super) fn business(&self) -> Business {
+        Business {
+            requests_per_second: self.rate().round(),
+            bytes_per_second: per_second(self.clients[1].total).round(),
+            keys: tell(&self.keys, key_name),
+            clients: tell(&self.clients, client_name),
+        }
+    }
+}
+
+/// In the long run a decayed sum is what comes in within a mean life.
+fn per_second(total: f64) -> f64 {
+    total * std::f64::consts::LN_2 / HALF_LIFE.as_secs_f64()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "weights are estimates")]
+fn measures(weight: &Weight) -> [f64; MEASURES] {
+    [weight.requests as f64, weight.bytes as f64, weight.held_us as f64]
+}
+
+fn tell<T: Copy>(lists: &[List<T>; MEASURES], name: impl Fn(&T) -> String) -> Vec<Heavy> {
+    let mut told: Vec<(u64, T)> = Vec::new();
+    for list in lists {
+        let mut counters: Vec<&Counter<T>> = list.counters.iter().collect();
+        counters.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+        for counter in counters.into_iter().take(TOLD) {
+            if told.iter().all(|(id, _)| *id != counter.id) {
+                told.push((counter.id, counter.what));
+            }
+        }
+    }
+    let heavy = |(id, what): &(u64, T)| Heavy {
+        name: name(what),
+        requests: lists[0].share(*id),
+        bytes: lists[1].share(*id),
+        time: lists[2].share(*id),
+        times: lists[2].find(*id).map_or(0.0, |counter| (counter.samples * 10.0).round() / 10.0),
+    };
+    let mut all: Vec<Heavy> = told.iter().map(heavy).collect();
+    let largest = |heavy: &Heavy| heavy.requests.share.max(heavy.bytes.share).max(heavy.time.share);
+    all.sort_by(|a, b| largest(b).total_cmp(&largest(a)));
+    all.truncate(TOLD);
+    all
+}
+
+fn key_name(key: &SampledKey) -> String {
+    let text = String::from_utf8_lossy(key.bytes());
+    let cut = if key.is_cut() { "..." } else { "" };
+    // It goes into terminals and logs.
+    let shown = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
+    shown.chain(cut.chars()).collect()
+}
+
+fn client_name(client: &Client) -> String {
+    match client.peer {
+        Some(peer) => format!("{peer} (session {})", client.id),
+        None => format!("session {}", client.id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::NodeId;
+
+    fn sample(key: &str, client: u64, weight: (u64, u64, u64)) -> Sample {
+        let (requests, bytes, held_us) = weight;
+        let key = Some(SampledKey::of(key.as_bytes()));
+        let weight = Weight { requests, bytes, held_us };
+        Sample { node: NodeId(1), client, peer: None, key, weight }
+    }
+
+    fn find<'a>(heavies: &'a [Heavy], name: &str) -> &'a Heavy {
+        heavies.iter().find(|heavy| heavy.name == name).unwrap_or_else(|| panic!("{name}: {heavies:?}"))
+    }
+
+    /// A key with a fifth of the requests among thousands of others is told with that share, and the truth is within
+    /// the error; one that is large has its share of the bytes.
+    #[tokio::test(start_paused = true)]
+    async fn heavy_keys_among_many() {
+        let now = Instant::now();
+        let mut lists = Lists::new(now);
+        for i in 0..5000 {
+            lists.add(now, &sample(&format!("cold:{i}"), i % 7, (128, 0, 0)));
+            if i % 4 == 0 {
+                lists.add(now, &sample("hot", 1000 + i, (128, 0, 0)));
+            }
+            if i % 100 == 0 {
+                lists.add(now, &sample("large", 1, (0, 1 << 20, 900)));
+                lists.add(now, &sample("small", 1, (0, 1 << 18, 100)));
+            }
+        }
+        let business = lists.business();
+        let hot = find(&business.keys, "hot");
+        assert!((hot.requests.share - 0.2).abs() <= hot.requests.error, "{hot:?}");
+        assert!(hot.requests.error < 0.05 && hot.bytes.share == 0.0, "{hot:?}");
+        let large = find(&business.keys, "large");
+        assert!(
+            (large.bytes.share - 0.8).abs() <= large.bytes.error && large.bytes.error < 0.15,
+            "{large:?}"
+        );
+        assert!((large.time.share - 0.9).abs() <= large.time.error && large.times == 50.0, "{large:?}");
+        assert_eq!(business.keys[0].name, "large");
+        assert!(business.keys.len() <= TOLD && business.clients.len() <= TOLD);
+    }
+
+    /// Whatever has more than its part of the counters is among them, however the others come, and no count is too
+    /// low: the law of space-saving.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_heavy_is_missed() {
+        let now = Instant::now();
+        let mut list: List<u64> = List::default();
+        let mut real = std::collections::HashMap::new();
+        let mut random = 1u64;
+        for _ in 0..20_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // Few are frequent, many are not.
+            let key = (random >> 33) % (1 + (random >> 20) % 3000);
+            *real.entry(key).or_insert(0.0) += 1.0;
+            list.add(key, key, 1.0);
+        }
+        let least = 20_000.0 / COUNTERS as f64;
+        for (key, count) in real.iter().filter(|(_, count)| **count > least) {
+            assert!(list.find(*key).is_some(), "{key}: {count}");
+        }
+        for counter in &list.counters {
+            let count = real[&counter.id];
+            assert!(counter.weight >= count && counter.weight - counter.over <= count, "{counter:?}");
+        }
+        assert!(now.elapsed().is_zero());
+    }
+
+    /// What is not asked for any more fades, and the rate with it.
+    #[tokio::test(start_paused = true)]
+    async fn the_past_fades() {
+        let start = Instant::now();
+        let mut lists = Lists::new(start);
+        for second in 0..60 {
+            let now = start + Duration::from_secs(second);
+            (0..8).for_each(|_| lists.add(now, &sample("old", 1, (125, 1000, 0))));
+        }
+        let rate = lists.rate();
+        assert!((900.0..1100.0).contains(&rate), "{rate}");
+        for second in 60..90 {
+            let now = start + Duration::from_secs(second);
+            (0..8).for_each(|_| lists.add(now, &sample("new", 2, (125, 1000, 0))));
+        }
+        let business = lists.business();
+        assert_eq!((business.keys[0].name.as_str(), business.clients[0].name.as_str()), ("new", "session 2"));
+        assert!(find(&business.keys, "old").requests.share < 0.2, "{business:?}");
+        lists.decay(start + Duration::from_secs(600));
+        assert!(lists.is_empty() && lists.rate() < 0.1);
+    }
+
+    /// Names fit into a line, whatever is in the key.
+    #[test]
+    fn names_are_printable() {
+        assert_eq!(key_name(&SampledKey::of(b"a\r\n\x1b\xff")), "a\u{fffd}\u{fffd}\u{fffd}\u{fffd}");
+        assert_eq!(key_name(&SampledKey::of(&[b'k'; 60])), format!("{}...", "k".repeat(48)));
+        let client = Client { id: 7, peer: Some(([10, 0, 0, 1], 555).into()) };
+        assert_eq!(client_name(&client), "10.0.0.1:555 (session 7)");
+    }
+}
