@@ -59,6 +59,25 @@ pub struct Business {
     pub clients: Vec<Heavy>,
 }
 
+/// The key, or the client, that holds a node the most.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Holder {
+    /// As [`Heavy::name`].
+    pub name: String,
+    /// Its part of the requests, 0.0..=1.0.
+    pub requests: f64,
+    /// Of the bytes.
+    pub bytes: f64,
+    /// Of the time in which the node was waited for.
+    pub time: f64,
+    /// In how many samples of that time it was met, as [`Heavy::times`].
+    pub times: f64,
+    /// For how much of each second the node was waited for because of it: more than 1.0 when several waited.
+    pub held: f64,
+    /// Its part of the requests at the pool's other nodes, on average.
+    pub elsewhere: f64,
+}
+
 /// The measures, in the order of [`Weight`].
 const MEASURES: usize = 3;
 
@@ -192,6 +211,16 @@ impl Lists {
         per_second(self.clients[0].total)
     }
 
+    /// The key and the client that hold it the most; the client with its number.
+    pub(super) fn holders(&self) -> (Option<Holder>, Option<(u64, Holder)>) {
+        (hold(&self.keys, key_name).map(|(_, key)| key), hold(&self.clients, client_name))
+    }
+
+    /// A client's part of the requests.
+    pub(super) fn requests_of(&self, client: u64) -> f64 {
+        self.clients[0].share(client).share
+    }
+
     pub(super) fn business(&self) -> Business {
         Business {
             requests_per_second: self.rate().round(),
@@ -235,6 +264,17 @@ fn tell<T: Copy>(lists: &[List<T>; MEASURES], name: impl Fn(&T) -> String) -> Ve
     all.sort_by(|a, b| largest(b).total_cmp(&largest(a)));
     all.truncate(TOLD);
     all
+}
+
+fn hold<T: Copy>(lists: &[List<T>; MEASURES], name: impl Fn(&T) -> String) -> Option<(u64, Holder)> {
+    let by_weight = |a: &&Counter<T>, b: &&Counter<T>| a.weight.total_cmp(&b.weight);
+    let first =
+        |list: &List<T>| list.counters.iter().max_by(by_weight).map(|counter| (counter.id, counter.what));
+    let (id, what) = first(&lists[2]).or_else(|| first(&lists[0]))?;
+    let [requests, bytes, time] = [0, 1, 2].map(|i| lists[i].share(id).share);
+    let (times, held_us) = lists[2].find(id).map_or((0.0, 0.0), |counter| (counter.samples, counter.weight));
+    let held = per_second(held_us) / 1e6;
+    Some((id, Holder { name: name(&what), requests, bytes, time, times, held, elsewhere: 0.0 }))
 }
 
 fn key_name(key: &SampledKey) -> String {
@@ -295,6 +335,13 @@ mod tests {
         );
         assert!((large.time.share - 0.9).abs() <= large.time.error && large.times == 50.0, "{large:?}");
         assert_eq!(business.keys[0].name, "large");
+        let (key, client) = lists.holders();
+        let key = key.expect("there is one");
+        assert_eq!((key.name.as_str(), key.times, key.requests), ("large", 50.0, 0.0));
+        assert!((key.time - 0.9).abs() < 0.01 && (key.held - 0.003).abs() < 0.001, "{key:?}");
+        let (id, client) = client.expect("there is one");
+        assert_eq!((id, client.time), (1, 1.0));
+        assert!((lists.requests_of(1) - 0.11).abs() < 0.03, "{}", lists.requests_of(1));
         assert!(business.keys.len() <= TOLD && business.clients.len() <= TOLD);
     }
 

@@ -33,7 +33,7 @@ use tokio::{
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub use detector::{Detector, Observation, Traffic, Verdict};
-pub use heavy::{Business, Heavy, Share};
+pub use heavy::{Business, Heavy, Holder, Share};
 pub use lag::{LAG_MAX, Lag};
 pub use probe::{Answer, Late, Life, Probe, Prober, Question, Symptom};
 pub use quarantine::Returns;

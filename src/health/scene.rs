@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Answer, Business, Lag, Late, Probe, Symptom, Traffic,
+    Answer, Business, Holder, Lag, Late, Probe, Symptom, Traffic,
     heavy::Lists,
     withhold::{Accusation, Fault, Judgement, LINK_GRACE, Shows, Witness, judge},
 };
@@ -75,6 +75,12 @@ pub struct Sighting {
     pub names: Group,
     /// This process.
     pub own: Own,
+    /// The key that holds it the most, as far as samples tell.
+    pub key: Option<Holder>,
+    /// The client that holds it the most.
+    pub client: Option<Holder>,
+    /// Requests that it gets for each that the pool's other nodes get, in the middle; none when they get none.
+    pub busier: Option<f64>,
 }
 
 /// How late answers came.
@@ -244,6 +250,7 @@ impl Scene {
         let mut seen = self.seen();
         for (name, sample) in samples {
             let Some(chart) = seen.charts.get_mut(&(pool.clone(), name.clone())) else { continue };
+            chart.version += 1;
             chart.lists.get_or_insert_with(|| Box::new(Lists::new(now))).add(now, sample);
         }
     }
@@ -402,8 +409,9 @@ impl Scene {
     /// What is to be seen of a node; nothing when it is not known.
     pub fn sight(&self, now: Instant, pool: &Arc<str>, node: &Arc<str>) -> Sighting {
         let (_, stalled) = self.lag.since(before(now, WINDOW));
-        let seen = self.seen();
+        let mut seen = self.seen();
         let whose = (pool.clone(), node.clone());
+        let ((key, client), busier) = seen.holders(now, &whose);
         let Some(chart) = seen.charts.get(&whose) else { return Sighting::default() };
         let others = |is_of: &dyn Fn(&Whose, &Chart) -> bool| {
             seen.group(|other, chart| *other != whose && is_of(other, chart))
@@ -431,6 +439,9 @@ impl Scene {
             zone: others(&|other, of| zone.is_some() && other.0 == whose.0 && of.node.zone.as_ref() == zone),
             all: others(&|_, _| true),
             names,
+            key,
+            client,
+            busier,
             own: Own {
                 stalled,
                 no_descriptors: seen.no_descriptors,
@@ -462,6 +473,31 @@ impl Seen {
             group.silent += usize::from(chart.failing.is_some() && chart.is_silent);
         }
         group
+    }
+
+    /// The key and the client that hold a node the most, and how much busier it is than the pool's others.
+    fn holders(&mut self, now: Instant, whose: &Whose) -> ((Option<Holder>, Option<Holder>), Option<f64>) {
+        let of_pool = self.charts.iter_mut().filter(|(other, _)| other.0 == whose.0);
+        let mut others = Vec::new();
+        let mut own = None;
+        for (other, chart) in of_pool {
+            let lists = chart.lists(now);
+            if other == whose {
+                own = lists;
+            } else {
+                others.push(lists);
+            }
+        }
+        let Some(own) = own else { return ((None, None), None) };
+        let mut rates: Vec<f64> = others.iter().map(|lists| lists.map_or(0.0, Lists::rate)).collect();
+        rates.sort_unstable_by(f64::total_cmp);
+        let usual = rates.get(rates.len() / 2).copied().filter(|rate| *rate > 0.0);
+        let (key, client) = own.holders();
+        let client = client.map(|(id, client)| {
+            let all: f64 = others.iter().flatten().map(|lists| lists.requests_of(id)).sum();
+            Holder { elsewhere: all / others.len().max(1) as f64, ..client }
+        });
+        ((key, client), usual.map(|usual| own.rate() / usual))
     }
 
     /// What a probe takes at the pool's other nodes, in the middle.

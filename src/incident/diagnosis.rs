@@ -9,8 +9,9 @@ use std::{fmt, sync::Arc};
 
 use serde::Serialize;
 
+use super::sentence::sentence;
 use crate::{
-    health::{Fault, Lateness, Sighting, Symptom, Trouble},
+    health::{Fault, Holder, Lateness, Sighting, Symptom, Trouble},
     topology::{Cause, Failure},
 };
 
@@ -26,6 +27,10 @@ pub enum Place {
     Zone,
     /// This process, its machine or its link.
     Proxy,
+    /// A key that the node is asked for.
+    Key,
+    /// A client that asks it.
+    Client,
 }
 
 /// What it is.
@@ -72,6 +77,12 @@ pub enum What {
     Descriptors,
     /// Its resolver.
     Dns,
+    /// Each request for it takes long.
+    Giant,
+    /// Most requests are for it.
+    Hot,
+    /// It asks for too much.
+    Flood,
 }
 
 /// One explanation.
@@ -110,6 +121,8 @@ impl Place {
             Place::Path => "path",
             Place::Zone => "zone",
             Place::Proxy => "proxy",
+            Place::Key => "key",
+            Place::Client => "client",
         }
     }
 }
@@ -138,6 +151,9 @@ impl What {
             What::Starved => "starved",
             What::Descriptors => "descriptors",
             What::Dns => "dns",
+            What::Giant => "giant",
+            What::Hot => "hot",
+            What::Flood => "flood",
         }
     }
 }
@@ -166,6 +182,7 @@ pub fn diagnose(subject: &Subject<'_>, seen: &Sighting) -> Vec<Diagnosis> {
     by_silence(&mut scale, &view);
     by_traffic(&mut scale, &view);
     by_company(&mut scale, &view);
+    by_holders(&mut scale, &view, subject.cause);
     by_ourselves(&mut scale, &view);
     scale.read(subject, seen)
 }
@@ -282,7 +299,10 @@ fn by_cause(scale: &mut Scale, cause: Option<Cause>) {
     };
     // These were measured or tried, and no probe says more.
     let is_shown = matches!(cause, Some(Cause::FailureRate | Cause::Unwritable | Cause::Slow));
-    let sign = cause.map_or_else(String::new, |cause| format!("it was ejected as {}", cause.word()));
+    let sign = match cause {
+        Some(Cause::Slow) => "its p99 is far above its pool's".to_owned(),
+        cause => cause.map_or_else(String::new, |cause| format!("it was ejected as {}", cause.word())),
+    };
     scale.add(place, what, if is_shown { 6.0 } else { 1.0 }, sign);
 }
 
@@ -462,6 +482,77 @@ fn by_company(scale: &mut Scale, view: &View<'_>) {
     }
 }
 
+/// A key or a client that holds the node may make it slow, or keep it from answering for a while; a node that answers
+/// nothing at all has another fault, whatever it was busy with.
+fn by_holders(scale: &mut Scale, view: &View<'_>, cause: Option<Cause>) {
+    let seen = view.seen;
+    let is_load = match view.last {
+        None | Some(Symptom::Good | Symptom::Busy) => true,
+        Some(Symptom::Silent) => seen.answered > 0,
+        Some(_) => false,
+    };
+    let may_be_load = matches!(cause, None | Some(Cause::Timeout | Cause::Slow | Cause::FailureRate));
+    if scale.0.is_empty() || !is_load || !may_be_load {
+        return;
+    }
+    let percent = |part: f64| format!("{:.0} %", part * 100.0);
+    let sign = |what: &str, it: &Holder| {
+        format!(
+            "{what} {} has {} of its requests, {} of their bytes, and {} of the time in which it is waited for",
+            it.name,
+            percent(it.requests),
+            percent(it.bytes),
+            percent(it.time)
+        )
+    };
+    // It holds the node, by time, and far more than by the number of its requests.
+    let holds = |it: &&Holder| it.time >= HOLDS && it.times >= TIMES_MIN && it.held >= HELD_MIN;
+    let is_heavy = |it: &&Holder| it.time >= HEAVY * it.requests;
+    let is_busier = seen.busier.is_some_and(|busier| busier >= BUSIER);
+    let is_much = |it: &&Holder| it.requests >= HOLDS && is_busier;
+    let explain = |scale: &mut Scale| {
+        scale.explain_away(0.2, |place, what| {
+            let is_seen_as =
+                matches!(what, What::Slow | What::Busy | What::Hung | What::Unreachable | What::Errors);
+            is_seen_as && matches!(place, Place::Node | Place::Path)
+        });
+    };
+    let (key, client) = (seen.key.as_ref(), seen.client.as_ref());
+    if let Some(key) = key.filter(holds).filter(is_heavy) {
+        explain(scale);
+        scale.add(Place::Key, What::Giant, 14.0, sign("the key", key));
+        return;
+    }
+    // One that asks all nodes alike has no quarrel with this one.
+    let here_only = |it: &&Holder| it.elsewhere <= it.requests / 2.0;
+    let is_costly = |it: &&Holder| it.time.max(it.bytes) >= COSTLY * it.requests;
+    let floods = |it: &&Holder| {
+        let is_dear = is_heavy(it) || is_costly(it) && here_only(it);
+        holds(it) && is_dear || is_much(it) && here_only(it)
+    };
+    if let Some(client) = client.filter(floods) {
+        explain(scale);
+        scale.add(Place::Client, What::Flood, 13.0, sign("the client", client));
+        return;
+    }
+    if let Some(key) = key.filter(holds).filter(is_much) {
+        explain(scale);
+        let busier = seen.busier.unwrap_or_default();
+        scale.add(Place::Key, What::Hot, 11.0, sign("the key", key));
+        scale.add(Place::Key, What::Hot, 1.0, format!("it gets {busier:.1} times the requests of others"));
+    }
+}
+
+/// A holder has half of something; so many samples of it; and so much of each second.
+const HOLDS: f64 = 0.5;
+const TIMES_MIN: f64 = 4.0;
+const HELD_MIN: f64 = 0.1;
+/// A heavy one has so much more of the time than of the requests; a costly one of time or bytes.
+const HEAVY: f64 = 3.0;
+const COSTLY: f64 = 1.5;
+/// A node that is busier than the others gets so many times their requests.
+const BUSIER: f64 = 2.0;
+
 /// What this process has to do with it.
 fn by_ourselves(scale: &mut Scale, view: &View<'_>) {
     let seen = view.seen;
@@ -488,49 +579,6 @@ fn by_ourselves(scale: &mut Scale, view: &View<'_>) {
         let sign = format!("no name resolves: the {} of other nodes do not, either", names.nodes);
         scale.explain_away(0.4, |_, _| true);
         scale.add(Place::Proxy, What::Dns, 12.0, sign);
-    }
-}
-
-fn sentence(subject: &Subject<'_>, seen: &Sighting, place: Place, what: What) -> String {
-    let Subject { node, address, zone, .. } = subject;
-    let host = address.rsplit_once(':').map_or(*address, |(host, _)| host);
-    let wrong = seen.wrong.as_deref().unwrap_or("it is a replica");
-    match (place, what) {
-        (_, What::Gone) => format!("node {node}: its process is gone, nobody listens on {address}"),
-        (_, What::Hung) => format!("node {node}: it hangs, {address} takes connections and answers nothing"),
-        (_, What::Slow) => format!("node {node}: it is slow, its answers come too late"),
-        (_, What::Busy) => format!("node {node}: something long holds it up, a script or a heavy command"),
-        (_, What::Closing) => format!("node {node}: it closes connections instead of answering"),
-        (_, What::Full) => format!("node {node}: it takes no more clients, its limit is reached"),
-        (_, What::Auth) => format!("node {node}: it turns us away, see this pool's auth and db"),
-        (_, What::Protocol) => {
-            format!("node {node}: something else listens on {address}, it does not speak the pool's protocol")
-        }
-        (_, What::Loading) => format!("node {node}: it has started and is loading its data"),
-        (_, What::Errors) => format!("node {node}: it answers that it does not serve"),
-        (_, What::Replica) => format!("node {node}: {wrong}"),
-        (_, What::Unresolved) => format!("node {node}: the name in {address} does not resolve"),
-        (_, What::Unreachable) if seen.host.nodes > seen.host.failing => format!(
-            "the path to node {node}: nothing comes back from {address}, though {host} answers elsewhere: a firewall drops it"
-        ),
-        (_, What::Unreachable) => format!(
-            "the path to node {node}: nothing comes back from {address}: {host} is down, or the path drops everything"
-        ),
-        (_, What::Rejected) => format!(
-            "the path to node {node}: something on the way to {address} rejects connections, as a firewall does"
-        ),
-        (_, What::Lossy) => {
-            format!("the path to node {node}: it loses packets, some get through to {address}")
-        }
-        (Place::Zone, _) | (_, What::Down) => {
-            format!("zone {}: most of its nodes fail at once", zone.unwrap_or_default())
-        }
-        (_, What::Link) => {
-            "this proxy: its link is cut, most nodes of all pools are silent at once".to_owned()
-        }
-        (_, What::Starved) => "this proxy: it does not get to run, so its own clock is late".to_owned(),
-        (_, What::Descriptors) => "this proxy: it has no file descriptor left".to_owned(),
-        (_, What::Dns) => "this proxy: its resolver does not answer, no name resolves".to_owned(),
     }
 }
 
@@ -583,6 +631,8 @@ mod tests {
             Cause::Misconfigured,
             Cause::Loading,
             Cause::Status,
+            Cause::Slow,
+            Cause::FailureRate,
         ];
         let found = all.into_iter().find(|cause| cause.word() == word);
         assert!(found.is_some() || word == "-", "{word} is no cause");
@@ -591,6 +641,15 @@ mod tests {
 
     fn ms(text: &str) -> Duration {
         Duration::from_millis(number(text))
+    }
+
+    /// `REQUESTS/BYTES/TIME`, in percent, then the time held in a second and the part elsewhere.
+    fn holder(name: &str, text: &str) -> Holder {
+        let parts: Vec<f64> = text.split('/').map(number).collect();
+        let [requests, bytes, time] = [0, 1, 2].map(|i| parts[i] / 100.0);
+        let held = parts.get(3).copied().unwrap_or(0.5);
+        let elsewhere = parts.get(4).map_or(0.0, |part| part / 100.0);
+        Holder { name: name.to_owned(), requests, bytes, time, times: 20.0, held, elsewhere }
     }
 
     fn sighting(signs: &str) -> Sighting {
@@ -629,6 +688,9 @@ mod tests {
                 "stalled" => seen.own = Own { stalled: ms(value), ..seen.own },
                 "link" => seen.own = Own { link: true, ..seen.own },
                 "no-descriptors" => seen.own = Own { no_descriptors: true, ..seen.own },
+                "key" => seen.key = Some(holder("user:1", value)),
+                "client" => seen.client = Some(holder("10.0.0.9:5 (session 7)", value)),
+                "busier" => seen.busier = Some(number(value)),
                 "wrong" => seen.wrong = Some(value.into()),
                 other => panic!("{other} is no sign"),
             }

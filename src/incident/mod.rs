@@ -2,12 +2,13 @@
 //! was seen, what was decided, in which epoch, how much moved, and what it cost. Pure but for its one
 //! lock: whoever tells it gives the time.
 //!
-//! An incident is opened by an ejection, be it obeyed, held or refused, by a node that serves although its
-//! configuration is wrong, and by a fault of this process. It is closed when the node serves as before or has
+//! An incident is opened by an ejection, be it obeyed, held or refused, by a node that serves although it is slow or
+//! its configuration is wrong, and by a fault of this process. It is closed when the node serves as before or has
 //! left its pool, or the fault is over. Doubts that come to nothing are none. Each has its diagnosis.
 
 mod diagnosis;
 mod file;
+mod sentence;
 mod toll;
 
 use std::{
@@ -48,7 +49,7 @@ pub struct Incident {
     pub address: Option<String>,
     /// Its zone, if it has one.
     pub zone: Option<Arc<str>>,
-    /// When it was ejected, in milliseconds since 1970.
+    /// When it was ejected, or found to be slow or misconfigured, in milliseconds since 1970.
     pub opened_ms: u64,
     /// When it served as before.
     pub closed_ms: Option<u64>,
@@ -368,7 +369,11 @@ impl Book {
     fn open(&mut self, stamp: &Stamp, whose: &Whose, entry: &Entry, cause: Cause, evidence: &Arc<str>) {
         let new = self.doubt(stamp, &whose.0, &entry.node);
         let doubt = self.doubts.entry(whose.clone()).or_insert(new);
-        if doubt.incident.is_some() {
+        if let Some(id) = doubt.incident {
+            // One that was slow, or misconfigured, and is ejected: that weighs more.
+            if let Some(incident) = self.by_id(id) {
+                (incident.cause, incident.evidence) = (Some(cause), evidence.clone());
+            }
             return;
         }
         self.last += 1;

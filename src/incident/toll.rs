@@ -15,6 +15,8 @@ use crate::{
 const TALLY_PAUSE_MS: u64 = 1_000;
 /// The time before the first doubt, and the time after the end, whose hit rates are told, in milliseconds.
 const WINDOW_MS: u64 = 10_000;
+/// Requests may have been refused so long before the doubt was told, in milliseconds.
+const TOLD_WITHIN_MS: u64 = 500;
 /// Fewer reads show no hit rate.
 const READS_MIN: u64 = 20;
 
@@ -123,15 +125,9 @@ impl Account {
         let before = self.tallies.front().and_then(|first| last.hit_rate_since(first));
         let hit_rate = HitRate { before, ..HitRate::default() };
         let toll = Toll { hit_rate, ..Toll::default() };
-        Cost {
-            doubted_ms: at_ms,
-            begin: last,
-            slice: last,
-            end: None,
-            is_counted: false,
-            is_settled: false,
-            toll,
-        }
+        let is_before = |tally: &&Tally| tally.at_ms + TOLD_WITHIN_MS <= at_ms;
+        let begin = self.tallies.iter().rfind(is_before).copied().unwrap_or(last);
+        Cost { doubted_ms: at_ms, begin, slice: last, end: None, is_counted: false, is_settled: false, toll }
     }
 }
 
@@ -247,6 +243,21 @@ mod tests {
         assert_eq!((cost.toll.requests_refused, cost.toll.last_refused_ms), (8, Some(1003)));
         cost.add(refused(30_000, 99, 29_000));
         assert_eq!(cost.toll.requests_refused, 8, "what comes later is not its");
+    }
+
+    /// What was refused a moment before the doubt was told belongs to it, though a tally came in between.
+    #[test]
+    fn a_tally_between_refusal_and_doubt() {
+        let tally = |at_ms, refused| Tally { at_ms, refused, ..Tally::default() };
+        let account = Account {
+            blocks: Arc::new([]),
+            nodes: Arc::new([]),
+            tells_misses: true,
+            tallies: [tally(8_990, 3), tally(9_990, 5)].into(),
+        };
+        let mut cost = account.cost(10_000);
+        cost.end(tally(11_000, 9));
+        assert_eq!(cost.toll.requests_refused, 6);
     }
 
     /// Of the past ten seconds are kept, one tally for each.

@@ -190,6 +190,7 @@ fn subject_of(event: &Event) -> Option<(&Arc<str>, Option<Cause>)> {
         | Event::Held { node, cause, .. }
         | Event::Kept { node, cause, .. } => Some((node, Some(*cause))),
         Event::Misconfigured { node, what: Some(_) } => Some((node, None)),
+        Event::Slow { node, slow: Some(_) } => Some((node, Some(Cause::Slow))),
         _ => None,
     }
 }
@@ -246,6 +247,12 @@ fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>, Told)> {
         }
         Event::Misconfigured { node, what: None } if serves(node) => {
             (node.clone(), Told::Ends("configured", None, "nothing is wrong with it any more".into()))
+        }
+        Event::Slow { node, slow: Some(slow) } if serves(node) => {
+            (node.clone(), Told::Opens("slow", Cause::Slow, slow.to_string().into()))
+        }
+        Event::Slow { node, slow: None } if serves(node) => {
+            (node.clone(), Told::Ends("usual", None, "it is as fast as the others again".into()))
         }
         Event::Admits { .. } | Event::Misconfigured { .. } | Event::Slow { .. } | Event::Reloaded { .. } => {
             return None;
@@ -318,7 +325,7 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
             tracing::info!(pool, epoch, node = &**node, "node no longer misconfigured");
         }
         Event::Slow { node, slow: Some(slow) } => {
-            tracing::warn!(pool, epoch, node = &**node, evidence = %slow, "node slow");
+            tracing::warn!(pool, epoch, node = &**node, evidence = %slow, diagnosis, "node slow");
         }
         Event::Slow { node, slow: None } => {
             tracing::info!(pool, epoch, node = &**node, "node no longer slow");

@@ -41,7 +41,7 @@ fn is_located(incident: &Value, node: Option<&str>, place: &str, what: &str) -> 
 }
 
 /// Waits until the incident of a node says where the fault is.
-fn located(ringway: &mut Ringway, node: Option<&str>, place: &str, what: &str) {
+pub(crate) fn located(ringway: &mut Ringway, node: Option<&str>, place: &str, what: &str) {
     let mut last = Vec::new();
     let start = std::time::Instant::now();
     loop {

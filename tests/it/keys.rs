@@ -3,12 +3,21 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
 };
 
 use serde_json::Value;
 
-use crate::harness::{
-    Client, Config, Redis, Ringway, SOON, encode, memcached::Memcached, ringway::run, until,
+use crate::{
+    diagnosis::located,
+    harness::{
+        Client, Config, Load, Redis, Ringway, SOON, encode, load::Plan, memcached::Memcached, owners,
+        ringway::run, until,
+    },
 };
 
 /// What a pool's nodes are busy with, node by node.
@@ -101,4 +110,113 @@ fn memcached_keys_are_told() {
         };
         is_near("hot", 0.667) && is_near("one", 0.167) && is_near("two", 0.167)
     });
+}
+
+/// A node is called slow soon, and slowness alone ejects nobody.
+const WATCHFUL: &str = "health: {timeout: 5s, window: 2s, volume: 20, slow_factor: 3}";
+
+/// Writes a list of so many elements.
+fn fill(client: &mut Client, key: &str, elements: usize) {
+    let element = |i: usize| format!("element:{i:06}");
+    for from in (0..elements).step_by(5000) {
+        let words: Vec<String> = (from..elements.min(from + 5000)).map(element).collect();
+        let request: Vec<&str> = ["RPUSH", key].into_iter().chain(words.iter().map(String::as_str)).collect();
+        assert!(client.cmd(&request).starts_with(':'), "{key}");
+    }
+}
+
+/// Clients that ask for whole lists until they are told to stop, several at once each.
+struct Readers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Readers {
+    fn start(address: &str, keys: &[String], clients: usize, at_once: usize) -> Readers {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = (0..clients).map(|_| {
+            let (stop, keys, mut client) = (stop.clone(), keys.to_vec(), Client::connect(address));
+            thread::spawn(move || {
+                let mut next = keys.iter().cycle();
+                while !stop.load(Relaxed) {
+                    let some = next.by_ref().take(at_once).map(|key| encode(&["LRANGE", key, "0", "-1"]));
+                    client.send(some.collect::<Vec<_>>().concat()).expect("ringway reads");
+                    (0..at_once).for_each(|_| drop(client.reply().expect("a reply")));
+                }
+            })
+        });
+        let threads = threads.collect();
+        Readers { stop, threads }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, Relaxed);
+        self.threads.into_iter().for_each(|thread| thread.join().expect("a reader panicked"));
+    }
+}
+
+/// A giant key that several clients ask for makes its node slow: an incident opens and names the key, and ends when
+/// nobody asks for it any more; no key moves.
+#[test]
+fn a_giant_key_is_the_fault() {
+    let nodes = Redis::several(3);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(WATCHFUL));
+    fill(&mut ringway.client(), "giant", 100_000);
+    let owner = ["a", "b", "c"][owners(&nodes)["giant"]];
+    let load = Load::start(&ringway.address(), &Plan { clients: 10, ..Plan::default() });
+    let readers = Readers::start(&ringway.address(), &["giant".to_owned()], 4, 1);
+    located(&mut ringway, Some(owner), "key", "giant");
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let page: Value = serde_json::from_str(&ringway.http("/v1/incidents").1).expect("JSON");
+    let id = page["incidents"][0]["id"].to_string();
+    let said = run(&["incident", &id, "--admin", &admin]);
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains(&format!("  where: key giant: it holds node {owner}, ")), "{said}");
+    readers.stop();
+    until(SOON, "it is over", || {
+        load.run(100);
+        !ringway.http("/v1/incidents").1.contains("\"closed_ms\": null")
+    });
+    load.stop();
+    assert_eq!((ringway.epoch(), ringway.metric("ringway_node_slow", &[])), (1, 0.0));
+}
+
+/// A client that has a node read many lists, several at once, holds it: the incident names the client, though no key
+/// is asked for often.
+#[test]
+fn a_client_is_the_fault() {
+    let nodes = Redis::several(3);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(WATCHFUL));
+    let mut client = ringway.client();
+    let mut keys: Vec<String> = (0..120).map(|i| format!("list:{i}")).collect();
+    keys.iter().for_each(|key| fill(&mut client, key, 5000));
+    let map = owners(&nodes);
+    keys.retain(|key| map[key] == 1);
+    assert!(keys.len() >= 10, "{keys:?}");
+    let load = Load::start(&ringway.address(), &Plan { clients: 10, ..Plan::default() });
+    let reader = Readers::start(&ringway.address(), &keys, 1, 60);
+    located(&mut ringway, Some("b"), "client", "flood");
+    reader.stop();
+    load.stop();
+}
+
+/// A pool whose nodes are quick, with a key that most requests are for, has no incident.
+#[test]
+fn a_hot_key_that_hurts_nobody_is_no_incident() {
+    let nodes = Redis::several(3);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(WATCHFUL));
+    let load = Load::start(&ringway.address(), &Plan { clients: 10, ..Plan::default() });
+    let mut client = ringway.client();
+    let hot = vec![encode(&["GET", "hot"]); 50];
+    let mut bytes = 0;
+    until(SOON, "the key is hot", || {
+        (0..100).for_each(|_| ask(&mut client, &hot, &mut bytes));
+        let busy = busy(&mut ringway, "cache");
+        let part = part(&busy, "keys", "hot", "requests");
+        let rates = busy.iter().filter_map(|node| node["busy_with"]["requests_per_second"].as_f64());
+        part.is_some_and(|(share, _)| share > 0.9) && rates.sum::<f64>() > 3000.0
+    });
+    load.stop();
+    let page = ringway.http("/v1/incidents").1;
+    assert!(page.contains("\"incidents\": []"), "{page}");
 }
