@@ -24,7 +24,7 @@ use tokio::{
 use crate::{
     admin::{self, AdminState},
     config::Settings,
-    health::{Lag, Scene},
+    health::{Buffers, Lag, Scene},
     incident::FileSettings,
     membership::{self, Membership},
     metrics,
@@ -130,7 +130,7 @@ impl App {
         });
         control.spawn(task.run());
         control.spawn(lag.run());
-        control.spawn(scene.clone().look_after_process());
+        control.spawn(scene.clone().look_after_process(move || buffers(&memory)));
         let run_id = run_id();
         let admin = AdminState::new(Vec::new(), membership.clone(), recorder, run_id.clone());
         let listener = bind(&control, "admin", &settings.admin.listen)?;
@@ -229,6 +229,11 @@ impl App {
 
 /// How long the admin port may take to finish its last answers.
 const ADMIN_STOP: Duration = Duration::from_secs(1);
+
+fn buffers(memory: &Memory) -> Buffers {
+    let (used, limit) = memory.used();
+    Buffers { used: used as u64, limit: limit as u64, closed: memory.closed() as u64 }
+}
 
 /// How long the last incidents may take to be written.
 const SETTLE_MAX: Duration = Duration::from_millis(500);

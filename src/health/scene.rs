@@ -16,6 +16,7 @@ use tokio::{
 use super::{
     Answer, Business, Holder, Lag, Late, Probe, Symptom, Traffic,
     heavy::Lists,
+    memory::{Buffers, Room},
     withhold::{Accusation, Fault, Judgement, LINK_GRACE, Shows, Witness, judge},
 };
 use crate::{
@@ -348,7 +349,7 @@ impl Scene {
             Fault::Starved => {
                 vec![format!("this process did not run for {} ms of the last 10 s", stalled.as_millis())]
             }
-            Fault::Descriptors => Vec::new(),
+            Fault::Descriptors | Fault::Memory => Vec::new(),
         };
         seen.withheld.insert(whose.clone(), fault);
         let trouble = seen.trouble(fault, now, evidence);
@@ -360,8 +361,9 @@ impl Scene {
         self.seen().withheld.remove(whose);
     }
 
-    /// Looks after the process itself for ever: whether it has descriptors, and gets to run.
-    pub async fn look_after_process(self) {
+    /// Looks after the process itself for ever: whether it has descriptors and memory, and gets to run.
+    pub async fn look_after_process(self, buffers: impl Fn() -> Buffers) {
+        let mut room = Room::default();
         let limit = Process::read().max_fds;
         let mut ticks = interval(PROCESS_PAUSE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -369,6 +371,7 @@ impl Scene {
             ticks.tick().await;
             let now = Instant::now();
             self.process(now, Process::has_a_descriptor(), limit);
+            self.short(Fault::Memory, now, room.look(now, buffers(), Process::memory()));
         }
     }
 
@@ -388,6 +391,16 @@ impl Scene {
             seen.trouble(Fault::Starved, now, vec![sign]);
         } else if stalled <= WINDOW / 10 && !seen.withheld.values().any(|fault| *fault == Fault::Starved) {
             seen.troubles.remove(&Fault::Starved);
+        }
+    }
+
+    /// Something is short for these reasons; for none, it is not.
+    fn short(&self, fault: Fault, now: Instant, wrong: Vec<String>) {
+        let mut seen = self.seen();
+        if wrong.is_empty() {
+            seen.troubles.remove(&fault);
+        } else {
+            seen.trouble(fault, now, wrong);
         }
     }
 

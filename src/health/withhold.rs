@@ -58,6 +58,8 @@ pub enum Fault {
     Starved,
     /// It has no descriptor left.
     Descriptors,
+    /// It has no memory left.
+    Memory,
 }
 
 /// What becomes of a verdict.

@@ -75,6 +75,8 @@ pub enum What {
     Starved,
     /// It has no descriptor left.
     Descriptors,
+    /// It has no memory left.
+    Memory,
     /// Its resolver.
     Dns,
     /// Each request for it takes long.
@@ -150,6 +152,7 @@ impl What {
             What::Link => "link",
             What::Starved => "starved",
             What::Descriptors => "descriptors",
+            What::Memory => "memory",
             What::Dns => "dns",
             What::Giant => "giant",
             What::Hot => "hot",
@@ -195,6 +198,7 @@ pub fn diagnose_trouble(trouble: &Trouble) -> Diagnosis {
         }
         Fault::Starved => (What::Starved, "this proxy: it does not get to run, so its own clock is late"),
         Fault::Descriptors => (What::Descriptors, "this proxy: it has no file descriptor left"),
+        Fault::Memory => (What::Memory, "this proxy: it has no memory left for what its clients are owed"),
     };
     Diagnosis {
         place: Place::Proxy,

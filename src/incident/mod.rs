@@ -229,7 +229,11 @@ impl Incidents {
         for fault in over {
             let Some(incident) = book.troubles.remove(&fault).and_then(|id| book.by_id(id)) else { continue };
             incident.closed_ms = Some(at_ms);
-            let text = "what was withheld is judged anew".into();
+            let text = match fault {
+                Fault::Memory => "there is room again",
+                _ => "what was withheld is judged anew",
+            };
+            let text = text.into();
             incident.timeline.push(Step { at_ms, epoch: 0, what: "over", text, moved: 0.0 });
             closed.push(incident.clone());
         }

@@ -60,6 +60,7 @@ pub(super) fn sentence(subject: &Subject<'_>, seen: &Sighting, place: Place, wha
             part(&seen.client, |it| it.time),
             part(&seen.client, |it| it.requests)
         ),
+        (_, What::Memory) => "this proxy: it has no memory left for what its clients are owed".to_owned(),
         (_, What::Dns) => "this proxy: its resolver does not answer, no name resolves".to_owned(),
     }
 }

@@ -142,11 +142,11 @@ impl Keeper {
                 incident = id,
                 evidence,
                 diagnosis = &*diagnosis.text,
-                "nodes are not ejected for this"
+                "this proxy is at fault; nodes are not ejected for it"
             );
         }
         for incident in &closed {
-            tracing::info!(incident = incident.id, "over: nodes are ejected again when they fail");
+            tracing::info!(incident = incident.id, "this proxy is no longer at fault");
         }
         let open = self.incidents.open();
         self.versions.retain(|whose, _| open.iter().any(|incident| incident.whose == *whose));

@@ -7,6 +7,9 @@ use std::fs;
 /// library supports.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// The first version of control groups says so much, or a bit less, for no limit; the second says `max`.
+const UNLIMITED_BYTES: u64 = 1 << 60;
+
 /// The process, as it is now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Process {
@@ -33,6 +36,17 @@ impl Process {
         }
     }
 
+    /// Resident bytes, and how many its control groups allow, as far as they are known and limited.
+    pub fn memory() -> (Option<u64>, Option<u64>) {
+        let resident = fs::read_to_string("/proc/self/status").ok().and_then(|text| resident_bytes(&text));
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let limits = limit_files(&groups).into_iter().filter_map(|file| {
+            let text = fs::read_to_string(file).ok()?;
+            text.trim().parse::<u64>().ok().filter(|limit| *limit < UNLIMITED_BYTES)
+        });
+        (resident, limits.min())
+    }
+
     /// Whether it has a descriptor left. Asked where reading the numbers would need one itself.
     pub fn has_a_descriptor() -> bool {
         // EMFILE, ENFILE.
@@ -52,6 +66,32 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
 fn resident_bytes(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// The files that may limit the memory of a process with this /proc/self/cgroup, in both versions: those of its
+/// group, and of all above it. Within a container they are at the root, whatever the path is.
+fn limit_files(groups: &str) -> Vec<String> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|c| c == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => continue,
+        };
+        let mut path = path.trim_end_matches('/');
+        loop {
+            files.push(format!("{root}{path}/{file}"));
+            match path.rfind('/') {
+                Some(at) => path = &path[..at],
+                None => break,
+            }
+        }
+    }
+    files
 }
 
 /// The soft limit; none when it is `unlimited`.
@@ -76,6 +116,29 @@ mod tests {
         let limits = "Limit   Soft  Hard  Units\nMax open files   1024   4096   files\n";
         assert_eq!(max_fds(limits), Some(1024));
         assert_eq!(max_fds("Max open files  unlimited  unlimited  files\n"), None);
+    }
+
+    /// Limits of memory are looked for in the group of a process and in those above it, in both versions.
+    #[test]
+    fn files_of_control_groups() {
+        assert_eq!(
+            limit_files("0::/a.slice/b.service\n"),
+            [
+                "/sys/fs/cgroup/a.slice/b.service/memory.max",
+                "/sys/fs/cgroup/a.slice/memory.max",
+                "/sys/fs/cgroup/memory.max"
+            ]
+        );
+        assert_eq!(
+            limit_files("9:name=systemd:/\n5:cpu,memory:/docker/x\n0::/\n"),
+            [
+                "/sys/fs/cgroup/memory/docker/x/memory.limit_in_bytes",
+                "/sys/fs/cgroup/memory/docker/memory.limit_in_bytes",
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+                "/sys/fs/cgroup/memory.max"
+            ]
+        );
+        assert_eq!(limit_files("garbage\n"), Vec::<String>::new());
     }
 
     /// On Linux all numbers of this very process are there, and a new descriptor is counted.

@@ -372,6 +372,7 @@ impl Session {
     fn account(&self, state: &mut State) {
         let held = state.pending + state.held();
         if !state.client_account(held, &self.pool.worker.memory) && held > KEEP_BYTES && !state.broken {
+            self.pool.worker.memory.close_one();
             self.pool.block().refuse(Reason::Overload);
             tracing::debug!(pool = %self.pool.handle.name, session = self.id, "closed: buffered_bytes is used up");
             state.broken = true;

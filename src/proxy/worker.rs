@@ -68,6 +68,7 @@ pub enum Order {
 pub struct Memory {
     used: AtomicUsize,
     limit: usize,
+    closed: AtomicUsize,
 }
 
 /// Changes smaller than this are not written to the account.
@@ -76,7 +77,22 @@ const ACCOUNT_STEP: usize = 64 * 1024;
 impl Memory {
     /// An account with this limit.
     pub fn new(limit: usize) -> Memory {
-        Memory { used: AtomicUsize::new(0), limit }
+        Memory { used: AtomicUsize::new(0), limit, closed: AtomicUsize::new(0) }
+    }
+
+    /// Bytes that are held, and how many may be.
+    pub fn used(&self) -> (usize, usize) {
+        (self.used.load(Relaxed), self.limit)
+    }
+
+    /// Sessions that were closed because they would have passed the limit.
+    pub fn closed(&self) -> usize {
+        self.closed.load(Relaxed)
+    }
+
+    /// A session is closed for it.
+    pub(crate) fn close_one(&self) {
+        self.closed.fetch_add(1, Relaxed);
     }
 
     /// Brings a session's entry up to date; false when the limit is passed.

@@ -8,9 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::harness::{
-    Client, Config, Redis, Ringway, SOON, client::text, encode, memory, peak_memory, ringway::program,
-    signal, until,
+use crate::{
+    diagnosis::located,
+    harness::{
+        Client, Config, Redis, Ringway, SOON, client::text, encode, memory, peak_memory, ringway::program,
+        signal, until,
+    },
 };
 
 const MIB: u64 = 1 << 20;
@@ -382,7 +385,7 @@ fn ctrl_c_ends_it() {
 }
 
 /// What all sessions hold together is bounded: the one that would pass `buffered_bytes` is closed,
-/// the others are served.
+/// the others are served, and an incident of the process says so until there is room.
 #[test]
 fn all_sessions_share_a_bound() {
     let node = Redis::start();
@@ -396,10 +399,12 @@ fn all_sessions_share_a_bound() {
     }
     ringway.wait_metric("ringway_refusals_total", &[("reason", "overload")], 1.0);
     assert_eq!(other.cmd(&["SET", "a", "1"]), "+OK\r\n");
+    located(&mut ringway, None, "proxy", "memory");
     until(SOON, "one is closed", || ringway.metric("ringway_sessions", &[]) == 2.0);
     drop(holders);
     until(SOON, "what they held is given back", || {
         let mut next = ringway.client();
         next.cmd(&["MSET", "k", &"x".repeat(6 << 20)]) == "+OK\r\n"
     });
+    until(SOON, "it is over", || ringway.http("/v1/incidents").1.contains("there is room again"));
 }
