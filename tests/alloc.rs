@@ -93,6 +93,8 @@ fn pool() -> Pool {
         nodes.iter().map(|e| Member { name: e.node.name.clone(), weight: 1 }).collect();
     let (writer, reader) = topology::channel(Topology {
         budget_due: None,
+        gutter: None,
+        waits: Arc::default(),
         pool: "cache".into(),
         epoch: 1,
         revision: 1,

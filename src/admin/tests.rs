@@ -55,6 +55,8 @@ fn topology(pool: &str, names: &[&str]) -> Topology {
     };
     Topology {
         budget_due: None,
+        gutter: None,
+        waits: Arc::default(),
         pool: pool.into(),
         epoch: 41,
         revision: 50,
@@ -238,7 +240,7 @@ async fn topology_is_shown_whole() {
     });
     let expected = json!({
         "name": "b", "address": "127.0.0.1:7001", "zone": "z1", "weight": 1,
-        "health": "ejected", "placement": "away", "admitted": 0.0, "order": null, "share": 0.0, "misconfigured": null,
+        "health": "ejected", "placement": "away", "admitted": 0.0, "order": null, "share": 0.0, "wait": null, "misconfigured": null,
         "slow": null,
         "targets": ["127.0.0.1:7001"],
         "evidence": {"streak": 3, "failures": failures, "error_replies": replies},

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::{AdminState, Pool};
 use crate::{
     metrics::{NodeView, PoolView, Process, ProcessView, render},
-    topology::{Entry, ErrorReply, Failure, Health, OnEjected, Order, Topology},
+    topology::{Entry, ErrorReply, Failure, Health, OnEjected, Order, Topology, WaitReason},
 };
 
 /// ringway's version.
@@ -57,12 +58,21 @@ struct NodePart<'a> {
     admitted: f64,
     order: Option<Order>,
     share: f64,
+    /// What it waits for, or its keys.
+    wait: Option<WaitPart>,
     misconfigured: Option<&'a str>,
     slow: Option<String>,
     targets: Vec<String>,
     evidence: EvidencePart,
     in_flight: i64,
     connections: i64,
+}
+
+#[derive(Serialize)]
+struct WaitPart {
+    reason: WaitReason,
+    /// Seconds until it may be over, as far as that is known.
+    due_s: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -139,17 +149,26 @@ fn pool_part(topology: &Topology) -> PoolPart<'_> {
             OnEjected::Rehash => "rehash",
             OnEjected::Fail => "fail",
             OnEjected::Miss => "miss",
+            OnEjected::Failover => "failover",
         },
         serves: topology.serves(),
-        budget_due_s: topology
-            .budget_due
-            .map(|at| at.saturating_duration_since(tokio::time::Instant::now()).as_secs_f64()),
-        nodes: topology.nodes.iter().zip(shares).map(|(entry, share)| node_part(entry, share)).collect(),
+        budget_due_s: topology.budget_due.map(seconds_until),
+        nodes: topology
+            .nodes
+            .iter()
+            .zip(shares)
+            .map(|(entry, share)| node_part(topology, entry, share))
+            .collect(),
     }
 }
 
-fn node_part(entry: &Entry, share: f64) -> NodePart<'_> {
+fn seconds_until(at: Instant) -> f64 {
+    at.saturating_duration_since(Instant::now()).as_secs_f64()
+}
+
+fn node_part<'a>(topology: &'a Topology, entry: &'a Entry, share: f64) -> NodePart<'a> {
     let node = &entry.node;
+    let wait = topology.waits.iter().find(|wait| wait.node == node.id);
     NodePart {
         name: &node.name,
         address: node.address.to_string(),
@@ -160,6 +179,7 @@ fn node_part(entry: &Entry, share: f64) -> NodePart<'_> {
         admitted: entry.placement.admitted(),
         order: entry.order,
         share,
+        wait: wait.map(|wait| WaitPart { reason: wait.reason, due_s: wait.due.map(seconds_until) }),
         misconfigured: entry.misconfigured.as_deref(),
         slow: entry.slow.map(|slow| slow.to_string()),
         targets: entry.targets.iter().map(ToString::to_string).collect(),

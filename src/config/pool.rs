@@ -13,8 +13,8 @@ use crate::{
     protocol::Protocol,
     ring,
     topology::{
-        HealthSettings, HttpSettings, Limits, NodeSpec, OnEjected, OnReturn, Policy, PoolSpec, PrefixPolicy,
-        Warmth, WhileHeld,
+        Failover, HealthSettings, HttpSettings, Limits, NodeSpec, OnEjected, OnReturn, Policy, PoolSpec,
+        PrefixPolicy, Warmth, WhileHeld,
     },
 };
 
@@ -38,8 +38,12 @@ pub(super) struct Read {
     pub(super) on_return_unasked: bool,
 }
 
-const ON_EJECTED: [(&str, OnEjected); 3] =
-    [("rehash", OnEjected::Rehash), ("fail", OnEjected::Fail), ("miss", OnEjected::Miss)];
+const ON_EJECTED: [(&str, OnEjected); 4] = [
+    ("rehash", OnEjected::Rehash),
+    ("fail", OnEjected::Fail),
+    ("miss", OnEjected::Miss),
+    ("failover", OnEjected::Failover),
+];
 
 /// The configuration's word for what happens to the keys of an ejected node.
 pub(super) fn on_ejected_word(value: OnEjected) -> &'static str {
@@ -47,11 +51,16 @@ pub(super) fn on_ejected_word(value: OnEjected) -> &'static str {
         OnEjected::Rehash => "rehash",
         OnEjected::Fail => "fail",
         OnEjected::Miss => "miss",
+        OnEjected::Failover => "failover",
     }
 }
 
-const ON_RETURN: [(&str, OnReturn); 3] =
-    [("serve", OnReturn::Serve), ("quarantine", OnReturn::Quarantine), ("flush", OnReturn::Flush)];
+const ON_RETURN: [(&str, OnReturn); 4] = [
+    ("serve", OnReturn::Serve),
+    ("quarantine", OnReturn::Quarantine),
+    ("flush", OnReturn::Flush),
+    ("ttl", OnReturn::Ttl),
+];
 
 /// The configuration's word for what becomes of the data of a node that returns.
 pub(super) fn on_return_word(value: OnReturn) -> &'static str {
@@ -59,6 +68,7 @@ pub(super) fn on_return_word(value: OnReturn) -> &'static str {
         OnReturn::Serve => "serve",
         OnReturn::Quarantine => "quarantine",
         OnReturn::Flush => "flush",
+        OnReturn::Ttl => "ttl",
     }
 }
 
@@ -148,6 +158,8 @@ fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'
     }
     p.prefixes = section.take("prefixes").map(|f| prefixes(&f, protocol)).unwrap_or_default();
     section.read("hold_down", &mut p.hold_down, duration(0..=24 * HOUR));
+    p.failover = section.inner("failover").and_then(failover);
+    section.read("ttl_max", &mut p.ttl_max, |t| duration(TTL)(t).map(Some));
     if p.durable || !p.moves_keys() {
         p.on_return = OnReturn::Serve;
     }
@@ -167,6 +179,19 @@ fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'
     section.read("hot_keys", &mut p.hot_keys, switch);
     p.limits = section.inner("limits").map(limits).unwrap_or_default();
     p
+}
+
+/// Times to live: memcached knows seconds.
+const TTL: RangeInclusive<u64> = SECOND..=365 * 24 * HOUR;
+
+/// Which pool serves the keys of ejected nodes.
+fn failover(mut section: Section<'_>) -> Option<Failover> {
+    let pool = section.require("pool", "write the name of another pool of this file");
+    let ttl = section.require("ttl_max", "how long what is written there lives at most, as in 60s");
+    section.finish();
+    let pool = pool.as_ref().and_then(|f| f.parse(name));
+    let ttl_max = ttl.as_ref().and_then(|f| f.parse(duration(TTL)));
+    Some(Failover { pool: pool?, ttl_max: ttl_max? })
 }
 
 /// Prefixes that a pool may tell apart: each costs every request for the keys of a node that is away.
@@ -314,6 +339,25 @@ fn check_memcached_auth(section: &Section<'_>, policy: &Policy) {
     }
 }
 
+/// Who needs a bounded time to live, and who needs a gutter, has one.
+fn check_lives(section: &Section<'_>, policy: &Policy) {
+    let error = |key: &str, text: &str| section.report().error(&section.place_of(key), text);
+    if policy.on_return == OnReturn::Ttl && policy.ttl_max.is_none() {
+        error(
+            "on_return",
+            "is ttl, and without ttl_max nothing says when old values have expired; write ttl_max",
+        );
+    }
+    if policy.fails_over() && policy.failover.is_none() && section.peek("failover").is_none() {
+        let text = "is failover, and no pool is named; write failover: {pool: NAME, ttl_max: 60s}";
+        error(if policy.on_ejected == OnEjected::Failover { "on_ejected" } else { "prefixes" }, text);
+    }
+    if policy.failover.is_some() && !policy.fails_over() {
+        let text = "has no effect: on_ejected is failover neither for the pool nor for a prefix";
+        section.report().warn(&section.place_of("failover"), text);
+    }
+}
+
 /// Settings that are each fine and together not what they seem.
 fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings) {
     let warn = |key: &str, text: &str| section.report().warn(&section.place_of(key), text);
@@ -329,6 +373,7 @@ fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings)
     if policy.durable {
         check_durable(section, policy);
     }
+    check_lives(section, policy);
     if !policy.slow_start.is_zero() && !policy.moves_keys() {
         warn("slow_start", "has no effect: keys of this pool do not move");
     }
@@ -365,14 +410,15 @@ fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings)
 /// What must outlive its node is neither given to another one nor deleted.
 fn check_durable(section: &Section<'_>, policy: &Policy) {
     let error = |key: &str, text: String| section.report().error(&section.place_of(key), text);
-    if policy.on_ejected == OnEjected::Rehash {
-        error(
-            "on_ejected",
-            "is rehash in a durable pool: what is written elsewhere would be lost".to_owned(),
-        );
+    let lost = "in a durable pool: what is written elsewhere would be lost";
+    if policy.on_ejected.moves() {
+        error("on_ejected", format!("is {} {lost}", on_ejected_word(policy.on_ejected)));
     }
-    if policy.prefixes.iter().any(|p| p.on_ejected == OnEjected::Rehash) {
-        error("prefixes", "has rehash in a durable pool: what is written elsewhere would be lost".to_owned());
+    if let Some(prefix) = policy.prefixes.iter().find(|p| p.on_ejected.moves()) {
+        error("prefixes", format!("has {} {lost}", on_ejected_word(prefix.on_ejected)));
+    }
+    if policy.ttl_max.is_some() {
+        error("ttl_max", "lets keys expire, and those of a durable pool are to stay".to_owned());
     }
     if policy.on_return != OnReturn::Serve {
         let word = on_return_word(policy.on_return);

@@ -28,7 +28,7 @@ const NO_PASSWORDS: &str = "HTTP's own headers carry credentials, and they pass"
 const BOUNDED_LOAD: &str = "it sends one key to several nodes when its owner is busy, and a cache whose keys \
                             are written would then answer with different values";
 
-const ONLY: [Only; 21] = [
+const ONLY: [Only; 23] = [
     only(
         "on_return",
         &[Redis, Memcached],
@@ -36,6 +36,8 @@ const ONLY: [Only; 21] = [
     ),
     only("sole_writer", &[Redis, Memcached], "only on_return: quarantine asks who writes"),
     only("quarantine_max", &[Redis, Memcached], "only on_return: quarantine remembers keys"),
+    only("failover", &[Redis, Memcached], "HTTP requests go on to the next node by themselves"),
+    only("ttl_max", &[Redis, Memcached], "pages say themselves how long they live"),
     only("durable", &[Redis, Memcached], "write on_ejected: fail"),
     only("slow_timeout", &[Redis, Memcached], "one request is like another"),
     only("connections_per_node", &[Redis, Memcached], "write http.limits.connections_per_node_max"),
@@ -60,8 +62,14 @@ const fn miss(path: &'static str, why: &'static str) -> Only {
     Only { path, value: Some("miss"), protocols: &[Redis, Memcached], why }
 }
 
-const ONLY_VALUES: [Only; 2] = [
+const ONLY_VALUES: [Only; 3] = [
     miss("on_ejected", "HTTP has no reply that every client takes for a miss; write rehash or fail"),
+    Only {
+        path: "on_ejected",
+        value: Some("failover"),
+        protocols: &[Redis, Memcached],
+        why: "write rehash or fail",
+    },
     miss("warmth.held", "HTTP has no reply that every client takes for a miss; write fail"),
 ];
 

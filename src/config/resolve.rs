@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     net::{Address, ListenAddress},
-    topology::{OnReturn, PoolSpec},
+    topology::{NodeSpec, OnReturn, PoolSpec},
 };
 
 const WORKERS_MAX: usize = 1024;
@@ -56,6 +56,7 @@ fn settings(mut root: Section<'_>, around: &Surroundings<'_>) -> Settings {
     }
     check_listeners(&listeners, root.report());
     check_bytes(&root, &settings);
+    check_gutters(&root, &settings.pools);
     check_flushed(&root, &settings.pools);
     root.finish();
     settings
@@ -197,6 +198,44 @@ fn check_flushed(root: &Section<'_>, pools: &[PoolSpec]) {
             );
             root.report().error(&place, text);
         }
+    }
+}
+
+/// A pool that takes the keys of another's ejected nodes is there, and fit for it.
+fn check_gutters(root: &Section<'_>, pools: &[PoolSpec]) {
+    let gutters = pools.iter().filter_map(|pool| Some((pool, pool.policy.failover.as_ref()?)));
+    for (pool, failover) in gutters {
+        let gutter = pools.iter().find(|gutter| gutter.name == failover.pool);
+        let shares = |gutter: &PoolSpec| {
+            let own = |node: &&NodeSpec| pool.nodes.iter().any(|own| own.address == node.address);
+            gutter.nodes.iter().filter(|node| node.address != Address::Embedded).find(own).cloned()
+        };
+        let why = match gutter {
+            None => "and there is no such pool; write the name of another pool of this file".to_owned(),
+            Some(gutter) if gutter.name == pool.name => "which is itself; write another pool".to_owned(),
+            Some(gutter) if gutter.policy.protocol != pool.policy.protocol => {
+                format!(
+                    "which speaks {}, and this one {}",
+                    gutter.policy.protocol.word(),
+                    pool.policy.protocol.word()
+                )
+            }
+            Some(gutter) if gutter.policy.fails_over() => {
+                "which fails over itself; a gutter has none".to_owned()
+            }
+            Some(gutter) if gutter.policy.sole_writer => {
+                "which says sole_writer: true, and this pool would write there, too".to_owned()
+            }
+            Some(gutter) if gutter.policy.durable => {
+                "which is durable, and what is written there by this one is to expire".to_owned()
+            }
+            Some(gutter) => match shares(gutter) {
+                Some(node) => format!("and `{}` is a node of both", node.address),
+                None => continue,
+            },
+        };
+        let text = format!("pool {} has failover to {}, {why}", pool.name, failover.pool);
+        root.report().error(&root.place_of("pools"), text);
     }
 }
 

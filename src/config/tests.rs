@@ -13,8 +13,8 @@ use crate::{
     },
     ring,
     topology::{
-        Forwarded, HealthSettings, HttpLimits, HttpProbe, HttpSettings, Limits, NodeProtocol, NodeSpec,
-        OnEjected, OnReturn, Policy, PrefixPolicy, Warmth, WhileHeld,
+        Failover, Forwarded, HealthSettings, HttpLimits, HttpProbe, HttpSettings, Limits, NodeProtocol,
+        NodeSpec, OnEjected, OnReturn, Policy, PrefixPolicy, Warmth, WhileHeld,
     },
 };
 
@@ -107,13 +107,14 @@ fn documented_defaults() {
     let documented = keys(&text);
     // A pool's example has what is special about its protocol; the first pool has the rest.
     let is_documented = |key: &str| {
-        let general = key.replace(".web", ".cache");
+        let general = key.replace(".web", ".cache").replace(".gutter", ".cache");
         documented.iter().any(|k| k == key || *k == general)
     };
     for every in [EVERY_KEY, EVERY_HTTP_KEY] {
         let written = to_yaml(&resolved(every).expect("fine").settings).replace("slots", "points");
-        let is_example =
-            |k: &&String| k.contains("JSON") || k.contains("http.key.") || k.contains(".prefixes");
+        let is_example = |k: &&String| {
+            ["JSON", "http.key.", ".prefixes", ".failover."].iter().any(|part| k.contains(part))
+        };
         for key in keys(&written).iter().chain(&keys(every)).filter(|k| !is_example(k)) {
             assert!(is_documented(key), "{key} is not in config.yaml");
         }
@@ -121,6 +122,7 @@ fn documented_defaults() {
     for example in [
         "    #   auth: {user: ",
         "    #   prefixes: [{prefix: ",
+        "    #   failover: {pool: ",
         "    #   client_auth: {password_env: ",
         "password_file",
         "last_key",
@@ -165,7 +167,9 @@ pools:
     slow_timeout: 11s
     deadline: 3s
     on_ejected: rehash
-    prefixes: [{prefix: 'session:', on_ejected: fail}, {prefix: 'page:', on_ejected: miss}]
+    prefixes: [{prefix: 'session:', on_ejected: fail}, {prefix: 'page:', on_ejected: miss}, {prefix: 'cart:', on_ejected: failover}]
+    failover: {pool: gutter, ttl_max: 62s}
+    ttl_max: 1h
     hold_down: 7s
     on_return: quarantine
     sole_writer: true
@@ -184,6 +188,7 @@ pools:
     nodes:
       - {name: a, address: 'redis.example:6379', weight: 2, zone: z1}
       - {name: b, address: 'unix:/run/redis.sock'}
+  gutter: {listen: 127.0.0.1:6382, nodes: [{name: g, address: 'spare.example:6379'}]}
 ";
 
 /// Every key that only HTTP pools have, with a value that is not its default.
@@ -327,7 +332,10 @@ fn every_policy() -> Policy {
         prefixes: vec![
             PrefixPolicy { prefix: (*b"session:").into(), on_ejected: OnEjected::Fail },
             PrefixPolicy { prefix: (*b"page:").into(), on_ejected: OnEjected::Miss },
+            PrefixPolicy { prefix: (*b"cart:").into(), on_ejected: OnEjected::Failover },
         ],
+        failover: Some(Failover { pool: "gutter".into(), ttl_max: ms(62_000) }),
+        ttl_max: Some(ms(3_600_000)),
         hold_down: ms(7_000),
         on_return: OnReturn::Quarantine,
         sole_writer: true,

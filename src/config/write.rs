@@ -14,8 +14,8 @@ use super::{
 use crate::{
     ring::{self, Placement},
     topology::{
-        CustomCommand, HealthSettings, HttpLimits, HttpProbe, HttpSettings, Limits, NodeSpec, Policy,
-        PoolSpec, PrefixPolicy, Warmth,
+        CustomCommand, Failover, HealthSettings, HttpLimits, HttpProbe, HttpSettings, Limits, NodeSpec,
+        Policy, PoolSpec, PrefixPolicy, Warmth,
     },
 };
 
@@ -72,6 +72,8 @@ fn pool(spec: &PoolSpec) -> Value {
         ("on_ejected", on_ejected_word(p.on_ejected).into()),
         ("durable", p.durable.into()),
         ("prefixes", p.prefixes.iter().map(prefix).collect::<Vec<Value>>().into()),
+        ("failover", optional(p.failover.as_ref().map(failover))),
+        ("ttl_max", optional(p.ttl_max.map(duration_text))),
         ("hold_down", duration_text(p.hold_down).into()),
         ("on_return", on_return_word(p.on_return).into()),
         ("sole_writer", p.sole_writer.into()),
@@ -94,6 +96,11 @@ fn pool(spec: &PoolSpec) -> Value {
         ("nodes", spec.nodes.iter().map(node).collect::<Vec<Value>>().into()),
     ];
     obeyed(p, "", entries)
+}
+
+fn failover(failover: &Failover) -> Value {
+    let ttl_max = duration_text(failover.ttl_max);
+    map([("pool", failover.pool.to_string().into()), ("ttl_max", ttl_max.into())])
 }
 
 fn prefix(policy: &PrefixPolicy) -> Value {

@@ -1,12 +1,12 @@
 //! Nodes that are back are cleaned: when their keys are fenced off and nothing is in flight any more, what
 //! is old is deleted, and membership is told.
 
-use tokio::task::JoinError;
+use tokio::task::{Id, JoinError};
 
 use super::{
     Patient, Ward,
     quarantine::{self, Cleaned, Done},
-    sweep,
+    sweep::{self, Swept},
 };
 use crate::topology::{Change, Data, LEVELS, NodeId, NotedWrites};
 
@@ -14,10 +14,16 @@ impl Ward {
     /// Nothing is in flight any more that could write to keys which a node waits for.
     pub(super) fn begin_cleaning(
         &mut self,
-        waited: Result<(NodeId, bool), JoinError>,
+        waited: Result<(Id, (NodeId, bool)), JoinError>,
         noted: &mut NotedWrites,
     ) -> Vec<Change> {
-        let Ok((node, is_over)) = waited else { return Vec::new() };
+        let (node, is_over) = match waited {
+            Ok((id, waited)) => {
+                self.cleaners.remove(&id);
+                waited
+            }
+            Err(error) => return self.lost(&error),
+        };
         let topology = self.reader.load();
         if !is_over {
             self.quarantine.dropped(node);
@@ -33,15 +39,24 @@ impl Ward {
         }
         let data = self.patients.get(&node).map_or(Data::Unknown, Patient::brings);
         match self.quarantine.plan(&topology, node, data) {
-            Some(cleaning) => drop(self.cleanings.spawn(quarantine::clean(cleaning))),
+            Some(cleaning) => {
+                let cleaner = self.cleanings.spawn(quarantine::clean(cleaning));
+                self.cleaners.insert(cleaner.id(), node);
+            }
             None => self.quarantine.dropped(node),
         }
         Vec::new()
     }
 
     /// What came of a cleaning.
-    pub(super) fn end_cleaning(&mut self, ended: Result<Cleaned, JoinError>) -> Vec<Change> {
-        let Ok(mut cleaned) = ended else { return Vec::new() };
+    pub(super) fn end_cleaning(&mut self, ended: Result<(Id, Cleaned), JoinError>) -> Vec<Change> {
+        let mut cleaned = match ended {
+            Ok((id, cleaned)) => {
+                self.cleaners.remove(&id);
+                cleaned
+            }
+            Err(error) => return self.lost(&error),
+        };
         let topology = self.reader.load();
         if self.quarantine.has_left(cleaned.node) {
             cleaned.done = Err("it left meanwhile".to_owned());
@@ -55,7 +70,8 @@ impl Ward {
                 if is_empty {
                     self.sweep_after(node);
                 }
-                vec![Change::Cleaned { pool, node, below, how: done.to_string().into() }]
+                let leftovers = is_empty || cleaned.leftovers;
+                vec![Change::Cleaned { pool, node, below, leftovers, how: done.to_string().into() }]
             }
             Err(why) => {
                 let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());
@@ -65,10 +81,51 @@ impl Ward {
         }
     }
 
+    /// A task that cleaned, or was about to, ended in a panic: its node must not wait for it.
+    fn lost(&mut self, error: &JoinError) -> Vec<Change> {
+        let Some(node) = self.cleaners.remove(&error.id()) else { return Vec::new() };
+        tracing::error!(%error, "cleaning a node failed inside ringway; it is tried again");
+        self.quarantine.dropped(node);
+        vec![Change::NotCleaned { pool: self.reader.load().pool.clone(), node }]
+    }
+
     /// Deletes what others took for a node, once it owns its keys.
     pub(super) fn sweep_after(&mut self, node: NodeId) {
+        self.unswept.insert(node);
+        self.sweep();
+    }
+
+    fn sweep(&mut self) {
         // What is under way is for a topology that was.
         self.sweeps.abort_all();
-        self.sweeps.spawn(sweep::after_return(self.reader.clone(), node));
+        if !self.unswept.is_empty() {
+            let returned = self.unswept.iter().copied().collect();
+            self.sweeps.spawn(sweep::after_returns(self.reader.clone(), returned));
+        }
+    }
+
+    /// Others were looked through for what they took for nodes that are back.
+    pub(super) fn end_sweep(&mut self, ended: Result<Swept, JoinError>) -> Vec<Change> {
+        let swept = match ended {
+            Ok(swept) => swept,
+            Err(error) => {
+                // One that was aborted was replaced.
+                if error.is_panic() {
+                    tracing::error!(%error, "deleting leftovers failed inside ringway");
+                    self.unswept.clear();
+                }
+                return Vec::new();
+            }
+        };
+        self.unswept.retain(|node| !swept.nodes.contains(node));
+        if swept.nodes.is_empty() {
+            // The pool is gone.
+            return Vec::new();
+        }
+        self.sweep();
+        let pool = self.reader.load().pool.clone();
+        let change = |node| Change::Swept { pool: pool.clone(), node };
+        // Of who could not be asked nothing is known: it is waited as long as that takes at most.
+        if swept.is_complete { swept.nodes.into_iter().map(change).collect() } else { Vec::new() }
     }
 }

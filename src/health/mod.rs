@@ -28,7 +28,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, Semaphore},
-    task::{AbortHandle, JoinError, JoinSet},
+    task::{AbortHandle, Id, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -50,6 +50,7 @@ use crate::topology::{
     Placement, Samples, Topology, TopologyReader,
 };
 use quarantine::{Cleaned, Quarantine};
+use sweep::Swept;
 
 /// Probes of one pool that run at once: the nodes may be thousands, our descriptors are not.
 const PROBES_AT_ONCE: usize = 256;
@@ -102,8 +103,9 @@ async fn watch(mut ward: Ward, told: (NotedWrites, Samples), bell: &Notify, inbo
                 ward.admit(&noted);
                 Vec::new()
             }
-            Some(waited) = ward.graces.join_next() => ward.begin_cleaning(waited, &mut noted),
-            Some(cleaned) = ward.cleanings.join_next() => ward.end_cleaning(cleaned),
+            Some(waited) = ward.graces.join_next_with_id() => ward.begin_cleaning(waited, &mut noted),
+            Some(cleaned) = ward.cleanings.join_next_with_id() => ward.end_cleaning(cleaned),
+            Some(swept) = ward.sweeps.join_next() => ward.end_sweep(swept),
             n = noted.next(&mut notes), if may_note => {
                 may_note = n > 0;
                 ward.quarantine.remember(notes.drain(..), &ward.reader.load());
@@ -153,14 +155,18 @@ struct Ward {
     permits: Arc<Semaphore>,
     patients: HashMap<NodeId, Patient>,
     rounds: JoinSet<Round>,
-    /// Deletes leftovers, one return after the other.
-    sweeps: JoinSet<()>,
+    /// Deletes leftovers of the nodes that are back, all at once.
+    sweeps: JoinSet<Swept>,
+    /// Nodes that are back, while others may have what they took for them.
+    unswept: HashSet<NodeId>,
     quarantine: Quarantine,
     /// What each worker has in flight.
     in_flight: Arc<[AtomicU64]>,
     /// Waits for what is in flight, for nodes that are to be cleaned; false when it took too long.
     graces: JoinSet<(NodeId, bool)>,
     cleanings: JoinSet<Cleaned>,
+    /// For whom each of both works.
+    cleaners: HashMap<Id, NodeId>,
     /// When the windows are read next, and how long they are.
     looks_at: Instant,
     window: Duration,
@@ -237,10 +243,12 @@ impl Ward {
             patients: HashMap::new(),
             rounds: JoinSet::new(),
             sweeps: JoinSet::new(),
+            unswept: HashSet::new(),
             quarantine: Quarantine::default(),
             in_flight,
             graces: JoinSet::new(),
             cleanings: JoinSet::new(),
+            cleaners: HashMap::new(),
             looks_at: Instant::now(),
             window: Duration::ZERO,
             looks: JoinSet::new(),
@@ -253,7 +261,8 @@ impl Ward {
         self.quarantine.follow(&topology, noted.missed());
         for node in self.quarantine.due(&topology) {
             let (graces, revision) = (self.in_flight.clone(), topology.revision);
-            self.graces.spawn(async move { (node, quarantine::grace(&graces, revision).await) });
+            let waiter = self.graces.spawn(async move { (node, quarantine::grace(&graces, revision).await) });
+            self.cleaners.insert(waiter.id(), node);
         }
         for entry in topology.nodes.iter() {
             match self.patients.get_mut(&entry.node.id) {
@@ -713,6 +722,8 @@ mod tests {
         };
         Topology {
             budget_due: None,
+            gutter: None,
+            waits: Arc::default(),
             pool: "cache".into(),
             epoch: 1,
             revision: 1,

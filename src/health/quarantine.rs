@@ -62,6 +62,8 @@ struct Log {
 pub(super) struct Cleaning {
     pub(super) node: NodeId,
     pub(super) below: u32,
+    /// Somebody who took writes for it can't be asked now, and is not this pool's to be cleaned later.
+    leftovers: bool,
     work: Vec<(Question, Work)>,
 }
 
@@ -78,6 +80,8 @@ enum Work {
 pub(super) struct Cleaned {
     pub(super) node: NodeId,
     pub(super) below: u32,
+    /// Others may still have what they took for it.
+    pub(super) leftovers: bool,
     /// What was done, or why it was not.
     pub(super) done: Result<Done, String>,
 }
@@ -181,17 +185,19 @@ impl Quarantine {
         if !is_known {
             let what = if data == Data::Empty { Work::Nothing } else { Work::Empty };
             let work = vec![(question(topology, at), what)];
-            return Some(Cleaning { node, below: to.fence, work });
+            return Some(Cleaning { node, below: to.fence, leftovers: true, work });
         }
         let mut by_node: HashMap<usize, Vec<Box<[u8]>>> = HashMap::new();
-        let mut later = Vec::new();
+        let (mut later, mut leftovers) = (Vec::new(), false);
         for (taken_by, key) in self.below(topology, node, to.fence) {
             by_node.entry(at).or_default().push(key.clone());
-            match topology.position(*taken_by).filter(|other| *other != at) {
+            match topology.position_over(*taken_by).filter(|other| *other != at) {
                 None => {}
-                Some(other) if topology.nodes[other].placement.serves() => {
+                Some(other) if topology.entry(other).placement.serves() => {
                     by_node.entry(other).or_default().push(key.clone());
                 }
+                // Its own pool cleans it, and knows nothing of these keys.
+                Some(other) if topology.is_gutter(other) => leftovers = true,
                 // It is away now, and has an old value when it is back.
                 Some(_) => later.push(Written { away: *taken_by, taken_by: *taken_by, key: key.clone() }),
             }
@@ -202,7 +208,7 @@ impl Quarantine {
             keys.dedup();
             (question(topology, other), Work::Delete(keys))
         });
-        Some(Cleaning { node, below: to.fence, work: work.collect() })
+        Some(Cleaning { node, below: to.fence, leftovers, work: work.collect() })
     }
 
     fn below(
@@ -235,11 +241,11 @@ impl Quarantine {
 }
 
 fn question(topology: &Topology, at: usize) -> Question {
-    let entry = &topology.nodes[at];
+    let entry = topology.entry(at);
     Question {
         address: entry.node.address.clone(),
         targets: entry.targets.clone(),
-        policy: topology.policy.clone(),
+        policy: topology.policy_at(at).clone(),
         timeout: CLEANING,
         anew: true,
         who: false,
@@ -263,7 +269,7 @@ pub(super) async fn grace(graces: &[AtomicU64], revision: u64) -> bool {
 
 /// Cleans.
 pub(super) async fn clean(cleaning: Cleaning) -> Cleaned {
-    let Cleaning { node, below, work } = cleaning;
+    let Cleaning { node, below, leftovers, work } = cleaning;
     let until = Instant::now() + CLEANING;
     let mut done = Done::Deleted(0);
     for (question, work) in work {
@@ -277,10 +283,10 @@ pub(super) async fn clean(cleaning: Cleaning) -> Cleaned {
         };
         match result {
             Ok(now) => done = now,
-            Err(why) => return Cleaned { node, below, done: Err(why) },
+            Err(why) => return Cleaned { node, below, leftovers, done: Err(why) },
         }
     }
-    Cleaned { node, below, done: Ok(done) }
+    Cleaned { node, below, leftovers, done: Ok(done) }
 }
 
 #[cfg(test)]

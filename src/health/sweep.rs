@@ -7,7 +7,7 @@ use tokio::time::{Duration, sleep};
 
 use super::probe::{Question, leftovers};
 use crate::{
-    metrics::table::LEFTOVERS,
+    metrics::table::{LEFTOVERS, LEFTOVERS_FAILED},
     topology::{NodeId, OnReturn, Placement, Route, Topology, TopologyReader},
 };
 
@@ -16,31 +16,58 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// How often that is tried.
 const TRIES: u32 = 12;
 
-/// Waits until a node that is back owns its keys again, then deletes what the others have of other nodes'.
-pub(super) async fn after_return(reader: TopologyReader, node: NodeId) {
+/// For whom others were looked through.
+#[derive(Debug)]
+pub(super) struct Swept {
+    pub(super) nodes: Vec<NodeId>,
+    /// All others could be asked.
+    pub(super) is_complete: bool,
+}
+
+/// Waits until one of these nodes, which are back, has its keys again, then deletes what all have of other
+/// nodes'. Says for which of them that was.
+pub(super) async fn after_returns(reader: TopologyReader, returned: Vec<NodeId>) -> Swept {
     let mut changes = reader.changes();
-    loop {
+    let nodes = loop {
         let topology = reader.load();
-        match topology.position(node).map(|at| topology.nodes[at].placement) {
-            None => return,
-            Some(Placement::Owns) => break,
-            Some(Placement::Starting(_) | Placement::Away | Placement::Held) => {}
+        // One that is ejected again and held has its keys: others may not take them before this is done.
+        let has_keys = |node: &NodeId| {
+            let placement = topology.position(*node).map(|at| topology.nodes[at].placement);
+            placement.is_none_or(|placement| matches!(placement, Placement::Owns | Placement::Held))
+        };
+        let ready: Vec<NodeId> = returned.iter().copied().filter(has_keys).collect();
+        if !ready.is_empty() || changes.changed().await.is_err() {
+            break ready;
         }
-        if changes.changed().await.is_err() {
-            return;
+    };
+    let topology = reader.load();
+    let others = topology.nodes.iter().filter(|entry| nodes != [entry.node.id]);
+    let others: Vec<_> = others.map(|entry| (entry.node.id, entry.node.name.clone())).collect();
+    let pool = topology.pool.clone();
+    drop(topology);
+    let mut is_complete = true;
+    for (other, name) in others {
+        if let Err(why) = insist(&reader, other).await {
+            is_complete = false;
+            tracing::warn!(%pool, node = &*name, why, "leftovers can't be deleted: given up");
+            ::metrics::counter!(LEFTOVERS_FAILED.name, "pool" => pool.to_string(), "node" => name.to_string())
+                .increment(1);
         }
     }
-    let others: Vec<NodeId> =
-        reader.load().nodes.iter().map(|e| e.node.id).filter(|id| *id != node).collect();
-    for other in others {
-        for _ in 0..TRIES {
-            match sweep(&reader, other).await {
-                Ok(()) => break,
-                Err(why) => {
-                    tracing::debug!(why, "leftovers can't be deleted now");
-                    sleep(AGAIN).await;
-                }
+    Swept { nodes, is_complete }
+}
+
+/// Deletes what a node has and does not own, and tries that several times.
+async fn insist(reader: &TopologyReader, node: NodeId) -> Result<(), String> {
+    let mut tried = 1;
+    loop {
+        match sweep(reader, node).await {
+            Err(why) if tried < TRIES => {
+                tried += 1;
+                tracing::debug!(why, "leftovers can't be deleted now");
+                sleep(AGAIN).await;
             }
+            result => return result,
         }
     }
 }

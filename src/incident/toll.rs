@@ -76,12 +76,15 @@ pub(super) struct Account {
 
 impl Account {
     pub(super) fn new(topology: &Topology, blocks: Arc<[PoolBlock]>) -> Account {
-        Account {
+        let mut account = Account {
             blocks,
             nodes: topology.nodes.clone(),
             tells_misses: topology.policy.tells_misses(),
             tallies: VecDeque::new(),
-        }
+        };
+        // What comes before the first look is not lost to an incident of the first second.
+        account.tallies.push_back(account.read(0));
+        account
     }
 
     /// Its nodes are these from now on.

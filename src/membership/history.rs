@@ -21,8 +21,8 @@ pub struct Record {
     pub epoch: u64,
     /// Milliseconds since 1970.
     pub unix_ms: u64,
-    /// `ejected`, `held`, `released`, `starts`, `admits`, `restored`, `readmitted`, `ordered` or
-    /// `reloaded`.
+    /// `ejected`, `held`, `released`, `starts`, `admits`, `restored`, `readmitted`, `ordered`, `gutter`
+    /// or `reloaded`.
     pub what: &'static str,
     /// Which node, unless it is about the whole pool.
     pub node: Option<Arc<str>>,
@@ -147,5 +147,9 @@ fn place(topology: &Topology, key: &[u8]) -> (Option<Arc<str>>, &'static str) {
         Route::Miss(at) => (at, "missed"),
         Route::NoOwner => return (None, "nobody"),
     };
-    (Some(topology.nodes[at].node.name.clone()), requests)
+    let name = &topology.entry(at).node.name;
+    match topology.gutter.as_ref().filter(|_| topology.is_gutter(at)) {
+        Some(gutter) => (Some(format!("{}/{name}", gutter.pool).into()), requests),
+        None => (Some(name.clone()), requests),
+    }
 }

@@ -11,7 +11,9 @@ use tokio::time::Instant;
 use super::{start::Start, warmth::Spending};
 use crate::{
     ring,
-    topology::{Cause, Data, Entry, Health, NodeId, OnReturn, Order, Placement, Policy, PoolSpec},
+    topology::{
+        Cause, Data, Entry, Health, NodeId, OnReturn, Order, Placement, Policy, PoolSpec, Wait, WaitReason,
+    },
 };
 
 /// What is remembered of a pool. One entry per node that is out or on its way back at most.
@@ -33,6 +35,10 @@ struct Known {
     out: Option<Out>,
     back: Option<Back>,
     start: Option<Start>,
+    /// When it gave its keys up, while others have them.
+    left: Option<Instant>,
+    /// Until then others may have what they took for it.
+    unswept: Option<Instant>,
 }
 
 /// Why a node is ejected, and since which turn.
@@ -56,7 +62,8 @@ pub(super) struct Back {
 
 impl Known {
     fn is_empty(&self) -> bool {
-        self.out.is_none() && self.back.is_none() && self.start.is_none()
+        let Known { out, back, start, left, unswept } = self;
+        out.is_none() && back.is_none() && start.is_none() && left.is_none() && unswept.is_none()
     }
 }
 
@@ -79,7 +86,7 @@ impl Ledger {
 
     /// Whether no node is ejected, or on its way back.
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.known.values().all(|known| known.out.is_none() && known.back.is_none() && known.start.is_none())
     }
 
     /// A node is ejected; why, if it was not before.
@@ -127,6 +134,17 @@ impl Ledger {
         start.map(|start| start.cleaned(below)).is_some()
     }
 
+    /// Others may have what they took for a node, until this time at most.
+    pub(super) fn unswept(&mut self, node: NodeId, until: Instant) {
+        let unswept = &mut self.known.entry(node).or_default().unswept;
+        *unswept = (*unswept).max(Some(until));
+    }
+
+    /// Others have nothing of a node's any more; whether that was not known.
+    pub(super) fn swept(&mut self, node: NodeId) -> bool {
+        self.known.get_mut(&node).is_some_and(|known| known.unswept.take().is_some())
+    }
+
     /// A node could not be cleaned at this time; whether it starts at all.
     pub(super) fn not_cleaned(&mut self, node: NodeId, time: Instant) -> bool {
         let start = self.known.get_mut(&node).and_then(|known| known.start.as_mut());
@@ -152,11 +170,6 @@ impl Ledger {
         back.map(|back| back.is_waived = true).is_some()
     }
 
-    /// Since when a node is ejected.
-    pub(super) fn ejected_since(&self, node: NodeId) -> Option<Instant> {
-        self.out(node).map(|out| out.since)
-    }
-
     /// In which turn a node was ejected.
     pub(super) fn ejected_in(&self, node: NodeId) -> Option<u64> {
         self.out(node).map(|out| out.turn)
@@ -171,6 +184,27 @@ impl Ledger {
     pub(super) fn returns_cold(&self, node: NodeId, policy: &Policy) -> bool {
         let is_emptied = policy.on_return == OnReturn::Quarantine && !policy.sole_writer;
         self.back(node).is_some_and(|back| !back.is_waived && (back.data.is_cold() || is_emptied))
+    }
+
+    /// Until when the keys of an ejected node do not move, whatever the budget says, and why.
+    pub(super) fn stays(
+        &self,
+        node: NodeId,
+        policy: &Policy,
+        time: Instant,
+    ) -> Option<(WaitReason, Instant)> {
+        let known = self.known.get(&node)?;
+        let held = known.out.as_ref().map(|out| (WaitReason::HoldDown, out.since + policy.hold_down));
+        let unswept = known.unswept.map(|until| (WaitReason::Leftovers, until));
+        held.into_iter().chain(unswept).filter(|(_, until)| *until > time).max_by_key(|(_, until)| *until)
+    }
+
+    /// Until when a node that is back has old values that have not expired.
+    pub(super) fn expires(&self, node: NodeId, policy: &Policy, time: Instant) -> Option<Instant> {
+        let ttl_max = policy.ttl_max.filter(|_| policy.on_return == OnReturn::Ttl)?;
+        let known = self.known.get(&node)?;
+        let has_nothing = known.back.as_ref().is_some_and(|back| back.data == Data::Empty);
+        known.left.map(|left| left + ttl_max).filter(|until| !has_nothing && *until > time)
     }
 
     /// A node has another identity from now on.
@@ -190,10 +224,19 @@ impl Ledger {
         }
     }
 
-    /// Forgets who is in its place again. When something may go on by itself, if something waits.
-    pub(super) fn settled(&mut self, nodes: &[Entry], policy: &Policy, time: Instant) -> Option<Instant> {
+    /// Remembers who left, and forgets who is in its place again. Who waits, and when something may go on by
+    /// itself.
+    pub(super) fn settled(
+        &mut self,
+        nodes: &[Entry],
+        policy: &Policy,
+        time: Instant,
+    ) -> (Arc<[Wait]>, Option<Instant>) {
+        for entry in nodes.iter().filter(|e| e.placement == Placement::Away) {
+            self.known.entry(entry.node.id).or_default().left.get_or_insert(time);
+        }
         if self.known.is_empty() {
-            return None;
+            return (Arc::default(), None);
         }
         let is_back = |e: &Entry| matches!(e.health, Health::Healthy | Health::Suspect);
         // Who is out by hand waits for the operator.
@@ -201,7 +244,11 @@ impl Ledger {
         let away: HashSet<NodeId> = nodes.iter().filter(is_away).map(|e| e.node.id).collect();
         let is_starting = |e: &&Entry| matches!(e.placement, Placement::Starting(_));
         let starting: HashSet<NodeId> = nodes.iter().filter(is_starting).map(|e| e.node.id).collect();
+        let owning = |e: &&Entry| matches!(e.placement, Placement::Owns | Placement::Held);
+        let owning: HashSet<NodeId> = nodes.iter().filter(owning).map(|e| e.node.id).collect();
         for (id, known) in &mut self.known {
+            known.left = known.left.filter(|_| !owning.contains(id));
+            known.unswept = known.unswept.filter(|until| *until > time);
             if !starting.contains(id) {
                 known.start = None;
                 if !away.contains(id) {
@@ -210,13 +257,28 @@ impl Ledger {
             }
         }
         self.known.retain(|_, known| !known.is_empty());
-        let held = || nodes.iter().filter(|e| e.placement == Placement::Held);
-        let ends = held().filter_map(|e| Some(self.ejected_since(e.node.id)? + policy.hold_down));
-        let hold_ends = ends.filter(|end| *end > time).min();
-        let waits = !away.is_empty() || held().next().is_some();
-        let budget = if waits { self.spending.next(policy.warmth.window, time) } else { None };
+        let waits: Arc<[Wait]> = nodes
+            .iter()
+            .filter(|e| e.placement == Placement::Held || away.contains(&e.node.id))
+            .map(|e| self.wait(e, policy, time))
+            .collect();
         let steps = nodes.iter().filter(is_starting);
         let steps = steps.filter_map(|e| self.start(e.node.id)?.next(e.placement, policy, time)).min();
-        hold_ends.into_iter().chain(budget).chain(steps).min()
+        let due = waits.iter().filter_map(|wait| wait.due).chain(steps).min();
+        (waits, due)
+    }
+
+    /// What a node waits for that is held, or back and not in its place.
+    fn wait(&self, entry: &Entry, policy: &Policy, time: Instant) -> Wait {
+        let node = entry.node.id;
+        let stays = match entry.placement {
+            Placement::Held => self.stays(node, policy, time),
+            _ => self.expires(node, policy, time).map(|until| (WaitReason::Ttl, until)),
+        };
+        let (reason, due) = match stays {
+            Some((reason, until)) => (reason, Some(until)),
+            None => (WaitReason::Budget, self.spending.next(policy.warmth.window, time)),
+        };
+        Wait { node, reason, due }
     }
 }

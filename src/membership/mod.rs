@@ -3,6 +3,7 @@
 //! waits for nothing slow: rings are built and names resolved beside it.
 
 mod build;
+mod gutter;
 mod history;
 mod ledger;
 mod order;
@@ -21,6 +22,7 @@ use tokio::{
 };
 
 pub use build::{Births, IdSource, Prepared, Serving, first_topology, prepare, scattered};
+pub use gutter::{follow, is_gutter_of};
 pub use history::{History, Lived, Record};
 pub use ledger::Ledger;
 pub use order::order;
@@ -269,7 +271,7 @@ impl Membership {
             }
         }
         for step in published {
-            self.tell(step).await;
+            self.done(step).await;
         }
     }
 
@@ -282,10 +284,13 @@ impl Membership {
                 let births = Births { ids, workers, bell };
                 let governed = Governed { writer, ledger: Ledger::new(&spec), births, preparing: None };
                 self.pools.insert(spec.name.clone(), governed);
+                self.find_gutter(&spec.name).await;
+                self.follow(&spec.name).await;
             }
             Control::Remove(name) => {
                 self.pools.remove(&name);
                 self.incidents.pool_gone(record::now_ms(), &name);
+                self.follow(&name).await;
             }
             Control::MaxShare(share) => self.settings.max_share = share,
             Control::Settle(done) => {
@@ -308,14 +313,18 @@ impl Membership {
         }
         let Some(pool) = self.pools.get_mut(pool_of(&change)) else { return };
         let now = pool.writer.current();
-        if let Outcome::Publish(step) = plan(&now, &pool.ledger, &change, Instant::now()) {
-            if let Change::Restore { node, .. } = change
-                && let Some(at) = now.position(node)
-            {
-                now.nodes[at].node.evidence.reset_streak();
+        match plan(&now, &pool.ledger, &change, Instant::now()) {
+            Outcome::Publish(step) => {
+                if let Change::Restore { node, .. } = change
+                    && let Some(at) = now.position(node)
+                {
+                    now.nodes[at].node.evidence.reset_streak();
+                }
+                let published = pool.publish(now, *step);
+                self.done(published).await;
             }
-            let published = pool.publish(now, *step);
-            self.tell(published).await;
+            Outcome::Remember(ledger) => pool.ledger = *ledger,
+            Outcome::Nothing | Outcome::Refused { .. } => {}
         }
     }
 
@@ -336,7 +345,7 @@ impl Membership {
         }
         let published = governed.publish(before.clone(), *step);
         let after = published.after.clone();
-        self.tell(published).await;
+        self.done(published).await;
         Ok(Ordered { before, after })
     }
 
@@ -393,14 +402,56 @@ impl Membership {
         let result = match outcome {
             Outcome::Publish(step) => {
                 let published = pool.publish(now, *step);
-                self.tell(published).await;
+                self.done(published).await;
+                self.find_gutter(&name).await;
                 Ok(prepared.moved)
             }
-            Outcome::Nothing => Ok(0.0),
+            Outcome::Nothing | Outcome::Remember(_) => Ok(0.0),
             Outcome::Refused { why } => Err(why),
         };
         // Whoever asked may have gone.
         let _ = answer.send(result);
+    }
+
+    /// A step is in force: those for which the pool is a gutter follow it.
+    async fn done(&mut self, published: record::Published) {
+        let pool = published.after.pool.clone();
+        self.tell(published).await;
+        self.follow(&pool).await;
+    }
+
+    /// Gives a pool that fails over the pool that it fails over to.
+    async fn find_gutter(&mut self, pool: &str) {
+        let Some(now) = self.pools.get(pool).map(|governed| governed.writer.current()) else { return };
+        let gutter = self.pools.values().map(|governed| governed.writer.current());
+        let gutter = gutter.into_iter().find(|gutter| is_gutter_of(&now.policy, gutter));
+        self.give(pool, gutter).await;
+    }
+
+    /// The pools for which this one is the gutter follow it, or do without.
+    async fn follow(&mut self, gutter: &str) {
+        let is_of = |now: &Topology| {
+            now.policy.fails_over() && now.policy.failover.as_ref().is_some_and(|f| &*f.pool == gutter)
+        };
+        let followers: Vec<Arc<str>> = self
+            .pools
+            .iter()
+            .filter(|(_, governed)| is_of(&governed.writer.current()))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let now = self.pools.get(gutter).map(|governed| governed.writer.current());
+        for name in followers {
+            self.give(&name, now.clone()).await;
+        }
+    }
+
+    async fn give(&mut self, pool: &str, gutter: Option<Arc<Topology>>) {
+        let Some(governed) = self.pools.get_mut(pool) else { return };
+        let now = governed.writer.current();
+        if let Outcome::Publish(step) = follow(&now, &governed.ledger, gutter) {
+            let published = governed.publish(now, *step);
+            self.tell(published).await;
+        }
     }
 
     async fn tell(&self, published: record::Published) {
@@ -435,6 +486,7 @@ fn pool_of(change: &Change) -> &str {
         | Change::Restore { pool, .. }
         | Change::Cleaned { pool, .. }
         | Change::NotCleaned { pool, .. }
+        | Change::Swept { pool, .. }
         | Change::Misconfigured { pool, .. }
         | Change::Slow { pool, .. }
         | Change::Resolved { pool, .. } => pool,

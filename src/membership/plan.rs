@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     build::{Births, Prepared, scattered},
+    gutter::{is_gutter_of, unswept_until},
     ledger::{Back, Ledger, Out},
     order::mark,
     settle::{Rules, settle},
@@ -22,8 +23,8 @@ use super::{
 use crate::{
     ring::diff,
     topology::{
-        Admission, Cause, Change, Data, Entry, Health, LEVELS, NodeId, OnEjected, Order, Placement, PoolSpec,
-        Slow, Topology, common_bands,
+        Admission, Cause, Change, Data, Entry, Health, LEVELS, NodeId, Order, Placement, Policy, PoolSpec,
+        Slow, Topology, WaitReason, common_bands,
     },
 };
 
@@ -32,6 +33,8 @@ use crate::{
 pub enum Outcome {
     /// The next topology.
     Publish(Box<Step>),
+    /// Nothing is published, and this is remembered.
+    Remember(Box<Ledger>),
     /// The change changes nothing: it is about a node that left, or came twice.
     Nothing,
     /// It is not done.
@@ -80,10 +83,13 @@ pub enum Event {
         /// Why it is ejected, as a sentence.
         evidence: Arc<str>,
     },
-    /// The node proved itself, and waits for the warmth budget: it has nothing of what it had.
+    /// The node proved itself, and waits: it has nothing of what it had and the warmth budget is spent, or
+    /// what it has is old.
     Waits {
         /// Its name.
         node: Arc<str>,
+        /// For what.
+        reason: WaitReason,
         /// What it came back with.
         data: Data,
         /// As a sentence.
@@ -159,6 +165,11 @@ pub enum Event {
         /// How far it has come.
         to: Admission,
     },
+    /// Keys of nodes that are away go elsewhere in the pool that serves them, or nowhere.
+    Gutter {
+        /// Why.
+        evidence: Arc<str>,
+    },
     /// The operator's new configuration is in force.
     Reloaded {
         /// Which nodes came, left or changed.
@@ -189,10 +200,13 @@ pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> 
             ledger.comes_back(id, *data, evidence);
             turn(now, ledger, (at, &[Health::Ejected, Health::Probation], Health::Healthy), time)
         }
-        Change::Cleaned { below, how, .. } => {
+        Change::Cleaned { below, leftovers, how, .. } => {
             let mut ledger = ledger.clone();
             if !ledger.cleaned(id, *below) {
                 return Outcome::Nothing;
+            }
+            if *leftovers {
+                ledger.unswept(id, unswept_until(&now.policy, time));
             }
             let told = Event::Cleaned { node: entry.node.name.clone(), how: how.clone() };
             go_on(now, ledger, vec![told], time)
@@ -204,6 +218,7 @@ pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> 
             }
             go_on(now, ledger, Vec::new(), time)
         }
+        Change::Swept { .. } => swept(now, ledger.clone(), id, time),
         Change::Misconfigured { what, .. } if entry.misconfigured != *what => {
             let told = Event::Misconfigured { node: entry.node.name.clone(), what: what.clone() };
             revise(now, ledger, at, vec![told], |entry| entry.misconfigured.clone_from(what))
@@ -230,6 +245,19 @@ pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> 
     }
 }
 
+/// Others have nothing of a node's any more.
+fn swept(now: &Topology, mut ledger: Ledger, id: NodeId, time: Instant) -> Outcome {
+    // What is in another pool is bounded by its time to live, and nothing else.
+    if now.policy.fails_over() || !ledger.swept(id) {
+        return Outcome::Nothing;
+    }
+    // Remembered whether anything comes of it or not.
+    match go_on(now, ledger.clone(), Vec::new(), time) {
+        Outcome::Nothing => Outcome::Remember(Box::new(ledger)),
+        outcome => outcome,
+    }
+}
+
 fn node_of(change: &Change) -> Option<NodeId> {
     match change {
         Change::Suspect { node, .. }
@@ -240,6 +268,7 @@ fn node_of(change: &Change) -> Option<NodeId> {
         | Change::Restore { node, .. }
         | Change::Cleaned { node, .. }
         | Change::NotCleaned { node, .. }
+        | Change::Swept { node, .. }
         | Change::Misconfigured { node, .. }
         | Change::Slow { node, .. }
         | Change::Resolved { node, .. } => Some(*node),
@@ -278,13 +307,16 @@ fn turn(
     }
     settle(&mut nodes, &rules(now, time), &mut ledger);
     let mut events = told(&now.nodes, &nodes, &ledger);
+    let step = step(now, nodes, ledger, Vec::new(), time);
+    let Step { next, ledger, .. } = step;
+    let nodes = &next.nodes;
     let entry = &nodes[at];
     let name = || entry.node.name.clone();
     match (to, now.nodes[at].placement, entry.placement) {
         (Health::Ejected, Placement::Owns, Placement::Owns) => {
             if let Some(out) = ledger.out(entry.node.id).filter(|_| from.contains(&Health::Healthy)) {
                 let evidence =
-                    format!("{}; {}", out.evidence, kept_because(entry, &nodes, now.health.eject_max));
+                    format!("{}; {}", out.evidence, kept_because(entry, nodes, now.health.eject_max));
                 events.push(Event::Kept { node: name(), cause: out.cause, evidence: evidence.into() });
             }
         }
@@ -292,15 +324,18 @@ fn turn(
             events.insert(0, Event::Recovered { node: name() });
         }
         (Health::Healthy, Placement::Away, Placement::Away) if entry.order.is_none() => {
+            let wait = next.waits.iter().find(|wait| wait.node == entry.node.id);
+            let reason = wait.map_or(WaitReason::Budget, |wait| wait.reason);
             events.extend(ledger.back(entry.node.id).map(|Back { data, evidence, .. }| Event::Waits {
                 node: name(),
+                reason,
                 data: *data,
                 evidence: evidence.clone(),
             }));
         }
         _ => {}
     }
-    Outcome::Publish(Box::new(step(now, nodes, ledger, events, time)))
+    Outcome::Publish(Box::new(Step { next, ledger, events }))
 }
 
 /// The next topology of the same ring, with these nodes: an epoch if one of them has another placement.
@@ -312,10 +347,12 @@ pub(super) fn step(
     time: Instant,
 ) -> Step {
     let moves = now.nodes.iter().zip(&nodes).any(|(a, b)| a.placement != b.placement);
+    let (waits, budget_due) = ledger.settled(&nodes, &now.policy, time);
     let next = Topology {
         epoch: now.epoch + u64::from(moves),
         revision: now.revision + 1,
-        budget_due: ledger.settled(&nodes, &now.policy, time),
+        waits,
+        budget_due,
         nodes: nodes.into(),
         ..now.clone()
     };
@@ -459,11 +496,14 @@ pub fn reload(
     }
     let mut events = told(&now.nodes, &nodes, &ledger);
     events.insert(0, Event::Reloaded { evidence: differences(&now.nodes, &nodes).into() });
+    let (waits, budget_due) = ledger.settled(&nodes, &spec.policy, time);
     let next = Topology {
         pool: now.pool.clone(),
         epoch: now.epoch + u64::from(has_moved),
         revision: now.revision + 1,
-        budget_due: ledger.settled(&nodes, &spec.policy, time),
+        gutter: now.gutter.clone().filter(|gutter| is_gutter_of(&spec.policy, gutter)),
+        waits,
+        budget_due,
         ring: prepared.ring.clone(),
         ordinals: super::build::ordinals(&now.ordinals, &nodes),
         nodes: nodes.into(),
@@ -510,10 +550,12 @@ fn same_nodes(before: &[Entry], after: &[Entry]) -> bool {
 fn other_action(now: &Topology, nodes: &[Entry], spec: &PoolSpec) -> bool {
     let any = |placement| nodes.iter().any(|e| e.placement == placement);
     let (old, new) = (&now.policy, &spec.policy);
-    let is_other = old.on_ejected != new.on_ejected || old.prefixes != new.prefixes;
+    let is_other = old.on_ejected != new.on_ejected
+        || old.prefixes != new.prefixes
+        || old.failover.as_ref().map(|f| &f.pool) != new.failover.as_ref().map(|f| &f.pool);
     // Of a node that starts, keys that do not move are its own already, and of the others some are not.
-    let is_moved = (old.on_ejected == OnEjected::Rehash) != (new.on_ejected == OnEjected::Rehash)
-        || old.prefixes != new.prefixes;
+    let mover = |p: &Policy| Some(p.on_ejected).filter(|on_ejected| on_ejected.moves());
+    let is_moved = mover(old) != mover(new) || old.prefixes != new.prefixes;
     let is_starting = |e: &Entry| matches!(e.placement, Placement::Starting(_));
     (is_other && (any(Placement::Away) || any(Placement::Held)))
         || (is_moved && nodes.iter().any(is_starting))

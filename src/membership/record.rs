@@ -220,8 +220,8 @@ fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>, Told)> {
         Event::Released { node, .. } => {
             (node.clone(), Told::Goes("released", "its keys need not wait any more".into()))
         }
-        Event::Waits { node, .. } => {
-            (node.clone(), Told::Goes("waits", "it is back and cold: the warmth budget is spent".into()))
+        Event::Waits { node, reason, .. } => {
+            (node.clone(), Told::Goes("waits", format!("it is back, and waits for {}", reason.text()).into()))
         }
         Event::Restored { node, data, evidence } => {
             (node.clone(), Told::Ends("restored", Some(*data), evidence.clone()))
@@ -254,9 +254,11 @@ fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>, Told)> {
         Event::Slow { node, slow: None } if serves(node) => {
             (node.clone(), Told::Ends("usual", None, "it is as fast as the others again".into()))
         }
-        Event::Admits { .. } | Event::Misconfigured { .. } | Event::Slow { .. } | Event::Reloaded { .. } => {
-            return None;
-        }
+        Event::Admits { .. }
+        | Event::Misconfigured { .. }
+        | Event::Slow { .. }
+        | Event::Gutter { .. }
+        | Event::Reloaded { .. } => return None,
     })
 }
 
@@ -283,9 +285,13 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
         Event::Released { node, evidence } => {
             tracing::warn!(pool, epoch, node = &**node, evidence = &**evidence, moved, "keys no longer held");
         }
-        Event::Waits { node, data, evidence } => {
+        Event::Waits { node, reason, data, evidence } => {
             let (node, data, evidence, next) = (&**node, data.word(), &**evidence, budget_due(after));
-            tracing::info!(pool, epoch, node, data, evidence, next, "node is back and waits: warmth budget");
+            let waits_for = reason.text();
+            tracing::info!(pool, epoch, node, data, evidence, waits_for, next, "node is back and waits");
+        }
+        Event::Gutter { evidence } => {
+            tracing::warn!(pool, epoch, evidence = &**evidence, moved, "keys of nodes that are away move");
         }
         Event::Kept { node, cause, evidence } => {
             let cause = cause.word();
@@ -318,6 +324,17 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
             let (node, share, is_fenced) = (&**node, format!("{:.4}", to.share()), to.is_fenced());
             tracing::debug!(pool, epoch, node, share, is_fenced, moved, "node takes more of its keys");
         }
+        Event::Misconfigured { .. } | Event::Slow { .. } => log_doubt((pool, epoch), event, diagnosis),
+        Event::Reloaded { evidence } => {
+            let revision = after.revision;
+            tracing::info!(pool, epoch, revision, evidence = &**evidence, moved, "pool reloaded");
+        }
+    }
+}
+
+/// What is wrong with a node that serves all the same.
+fn log_doubt((pool, epoch): (&str, u64), event: &Event, diagnosis: &str) {
+    match event {
         Event::Misconfigured { node, what: Some(what) } => {
             tracing::warn!(pool, epoch, node = &**node, evidence = &**what, "node misconfigured");
         }
@@ -330,10 +347,7 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
         Event::Slow { node, slow: None } => {
             tracing::info!(pool, epoch, node = &**node, "node no longer slow");
         }
-        Event::Reloaded { evidence } => {
-            let revision = after.revision;
-            tracing::info!(pool, epoch, revision, evidence = &**evidence, moved, "pool reloaded");
-        }
+        _ => {}
     }
 }
 
@@ -371,6 +385,7 @@ fn count(pool: &str, event: &Event) {
         | Event::Recovered { .. }
         | Event::Misconfigured { .. }
         | Event::Slow { .. }
+        | Event::Gutter { .. }
         | Event::Reloaded { .. } => {}
     }
 }
@@ -395,6 +410,7 @@ fn line(after: &Topology, event: &Event, moved: f64) -> Option<Record> {
             ("admits", Some(node), None, text.into())
         }
         Event::Reloaded { evidence } => ("reloaded", None, None, evidence.clone()),
+        Event::Gutter { evidence } => ("gutter", None, None, evidence.clone()),
         Event::Kept { .. }
         | Event::Waits { .. }
         | Event::Cleaned { .. }

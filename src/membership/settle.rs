@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use tokio::time::Instant;
 
-use super::{ledger::Ledger, start::Start};
+use super::{gutter::unswept_until, ledger::Ledger, start::Start};
 use crate::topology::{Data, Entry, Health, OnReturn, Order, Placement, Policy};
 
 /// What placements obey.
@@ -49,7 +49,7 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
                 // Of one that has just begun to start, most of the keys are elsewhere anyhow.
                 Placement::Away | Placement::Starting(_) => Placement::Away,
                 _ if !rules.policy.moves_keys() => Placement::Away,
-                _ if is_expected(&nodes[i], rules, ledger) => Placement::Held,
+                _ if ledger.stays(nodes[i].node.id, rules.policy, rules.time).is_some() => Placement::Held,
                 _ if ledger.spending.ejects(share, &rules.policy.warmth, rules.time) => Placement::Away,
                 _ => Placement::Held,
             };
@@ -58,6 +58,13 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
     for i in returners(nodes, &before, ledger, rules.policy) {
         let share = f64::from(nodes[i].node.weight) / (holders + u64::from(nodes[i].node.weight)) as f64;
         if !ledger.spending.returns(share, &rules.policy.warmth, rules.time) && goes(&nodes[i]) {
+            nodes[i].placement = Placement::Away;
+        }
+    }
+    for i in 0..nodes.len() {
+        let is_new = before[i] == Placement::Away && nodes[i].placement == Placement::Owns;
+        let has_old = || ledger.expires(nodes[i].node.id, rules.policy, rules.time).is_some();
+        if is_new && has_old() && goes(&nodes[i]) {
             nodes[i].placement = Placement::Away;
         }
     }
@@ -86,12 +93,19 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
         // The guard wants it, as it is.
         _ if !is_back || !policy.moves_keys() => return Placement::Owns,
         Placement::Starting(_) => ledger.start(id).copied(),
-        Placement::Away => None,
+        Placement::Away => {
+            // Of a quarantine it is said when it is cleaned.
+            if matches!(policy.on_return, OnReturn::Flush | OnReturn::Ttl) {
+                ledger.unswept(id, unswept_until(policy, rules.time));
+            }
+            None
+        }
     };
     let start = start.unwrap_or_else(|| {
         let data = ledger.back(id).map(|back| back.data);
         let is_clean = match policy.on_return {
-            OnReturn::Serve => true,
+            // What it had has expired before it came so far.
+            OnReturn::Serve | OnReturn::Ttl => true,
             // Those that took its writes have to be cleaned, too.
             OnReturn::Quarantine => false,
             OnReturn::Flush => matches!(data, Some(Data::Flushed | Data::Empty)),
@@ -101,12 +115,6 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
     let placement = start.placement(before, policy, rules.time);
     ledger.set_start(id, (placement != Placement::Owns).then_some(start));
     placement
-}
-
-/// Whether an ejected node is still waited for.
-fn is_expected(entry: &Entry, rules: &Rules<'_>, ledger: &Ledger) -> bool {
-    let since = ledger.ejected_since(entry.node.id);
-    since.is_some_and(|since| since + rules.policy.hold_down > rules.time)
 }
 
 fn weight(nodes: &[Entry], which: impl Fn(usize) -> bool) -> u64 {

@@ -165,6 +165,7 @@ fn names(events: &[Event]) -> Vec<String> {
         Event::Recovered { node } => format!("recovered {node}"),
         Event::Misconfigured { node, what } => format!("misconfigured {node}: {}", what.is_some()),
         Event::Slow { node, slow } => format!("slow {node}: {}", slow.is_some()),
+        Event::Gutter { .. } => "gutter".to_owned(),
         Event::Reloaded { .. } => "reloaded".to_owned(),
     };
     events.iter().map(word).collect()

@@ -261,6 +261,8 @@ pub struct NodeBlock {
     pub substituted: Count,
     /// Reads that found nothing there; one of several keys when none of them was there.
     pub misses: Count,
+    /// Writes whose time to live could not be bounded.
+    pub unbounded: Count,
 }
 
 /// What one worker counts for one pool.

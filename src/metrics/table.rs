@@ -111,6 +111,8 @@ table! {
         "Requests for keys of a node that others served in its place";
     NODE_MISSES = View Counter "ringway_node_misses_total" ["pool" "node"] "requests":
         "Reads that found nothing at a node: nil, END or EN; one of several keys when none of them was there";
+    NODE_UNBOUNDED = View Counter "ringway_node_unbounded_writes_total" ["pool" "node"] "writes":
+        "Writes whose time to live a node did not let be bounded (ttl_max), as a Redis before 7.0";
     NODE_FAILURES = View Counter "ringway_node_failures_total" ["pool" "node" "kind"] "failures":
         "Failures that traffic saw of a node, by kind: a lost connection counts once, a timeout once per request";
     NODE_ERROR_REPLIES = View Counter "ringway_node_error_replies_total" ["pool" "node" "reply"] "replies":
@@ -137,6 +139,8 @@ table! {
         "Ejections and returns of nodes whose keys had to wait for the warmth budget";
     LEFTOVERS = Facade Counter "ringway_leftovers_deleted_total" ["pool" "node"] "keys":
         "Keys deleted on a node that held them for one that was away, in pools that do not serve old data";
+    LEFTOVERS_FAILED = Facade Counter "ringway_leftovers_failed_total" ["pool" "node"] "tries":
+        "Times that keys left over on a node could not be deleted, though it was tried for a minute";
     RELOADS = Facade Counter "ringway_reloads_total" ["outcome"] "reloads":
         "Reloads of the configuration: ok, invalid, or refused because too many keys would move";
     MOVED_SHARE = Facade Histogram "ringway_moved_share" ["pool"] "ratio":

@@ -80,7 +80,7 @@ impl PoolHandle {
 pub(crate) struct Bound {
     pub(crate) topology: Arc<Topology>,
     pub(crate) table: Arc<Table>,
-    /// One link per node of the topology, in its order.
+    /// One link per node of the topology, in its order, then one per node of its gutter.
     pub(crate) links: Vec<Rc<Link>>,
     /// What the policy says, as each request needs it.
     pub(crate) terms: Terms,
@@ -106,6 +106,8 @@ pub(crate) struct Terms {
     /// Whether writes that a node takes for another are noted: somebody is away, and will be cleaned of
     /// them.
     pub(crate) notes_writes: bool,
+    /// Whether what is written to some nodes may live for a bounded time only.
+    pub(crate) bounds_life: bool,
 }
 
 /// How long a client waits at most for a command of this class.
@@ -137,6 +139,7 @@ impl Terms {
             tries: policy.retries.min(u32::from(u8::MAX)) as u8,
             is_whole: topology.nodes.iter().all(|e| e.placement == Placement::Owns),
             notes_writes: is_exact,
+            bounds_life: policy.ttl_max.is_some() || policy.fails_over(),
         }
     }
 }
@@ -154,7 +157,7 @@ impl Bound {
 
     /// Notes that this node takes a write of a key that others come before.
     pub(crate) fn note_write(&self, handle: &PoolHandle, hash: u64, key: &[u8], index: usize) {
-        let taken_by = self.topology.nodes[index].node.id;
+        let taken_by = self.topology.entry(index).node.id;
         for passed in self.topology.passed(hash, index) {
             let away = self.topology.nodes[passed].node.id;
             handle.writes.note(Written { away, taken_by, key: key.into() });
@@ -213,7 +216,7 @@ const PATIENCE_US: u32 = 2_000_000;
 impl WorkerPool {
     pub(crate) fn new(worker: Rc<Worker>, handle: Arc<PoolHandle>) -> WorkerPool {
         let topology = handle.reader.load();
-        let links = topology.nodes.iter().map(|e| Link::new(e, worker.index, &handle.scripts)).collect();
+        let links = topology.entries().map(|e| Link::new(e, worker.index, &handle.scripts)).collect();
         let table = dispatch::table(&topology.policy);
         let bound = Bound::new(topology, table, links);
         let pool = WorkerPool {
@@ -310,8 +313,14 @@ impl WorkerPool {
         *self.bound.borrow_mut() = bound.clone();
         self.obey(&bound.topology.policy);
         let how = |p: &Policy| (p.auth.clone(), p.db, p.connections_per_node);
+        let own = bound.topology.nodes.len();
         if how(&old.topology.policy) != how(&bound.topology.policy) {
-            bound.links.iter().for_each(|link| link.renew());
+            bound.links.iter().take(own).for_each(|link| link.renew());
+        }
+        if let (Some(old), Some(new)) = (&old.topology.gutter, &bound.topology.gutter)
+            && how(&old.policy) != how(&new.policy)
+        {
+            bound.links.iter().skip(own).for_each(|link| link.renew());
         }
         // Collected before any is sent on, so that each sees all links in their new state.
         let mut moved: Vec<(Expect, Vec<u8>)> = Vec::new();
@@ -370,8 +379,8 @@ impl WorkerPool {
     pub(crate) fn tick(self: &Rc<Self>, now_us: u32) {
         let bound = self.bound();
         self.end_grace(now_us);
-        for link in &bound.links {
-            link.tick(now_us, &bound.topology.policy);
+        for (at, link) in bound.links.iter().enumerate() {
+            link.tick(now_us, bound.topology.policy_at(at));
         }
         if self.leaving.borrow().is_empty() {
             return;

@@ -31,7 +31,7 @@ pub(super) struct Departure<'a, S> {
     pub(super) is_gone: bool,
 }
 
-/// The sides of a topology's nodes, in their order: those that were there, brought up to date, and
+/// The sides of a topology's nodes, those of its gutter behind its own, in their order: those that were there, brought up to date, and
 /// new ones.
 pub(super) fn carry<S: Side>(
     old: &[Rc<S>],
@@ -52,16 +52,16 @@ pub(super) fn carry<S: Side>(
         }
         None => make(entry),
     };
-    topology.nodes.iter().enumerate().map(side_of).collect()
+    topology.entries().enumerate().map(side_of).collect()
 }
 
 /// Who of those that were there owns nothing in this topology.
 pub(super) fn departures<'a, S: Side>(old: &'a [Rc<S>], topology: &Topology) -> Vec<Departure<'a, S>> {
     let by_id = LazyCell::new(|| -> HashMap<NodeId, &Entry> {
-        topology.nodes.iter().map(|entry| (entry.node.id, entry)).collect()
+        topology.entries().map(|entry| (entry.node.id, entry)).collect()
     });
     let departure = |(at, side): (usize, &'a Rc<S>)| {
-        let entry = match topology.nodes.get(at) {
+        let entry = match topology.entries().nth(at) {
             Some(entry) if entry.node.id == side.id() => Some(entry),
             _ => by_id.get(&side.id()).copied(),
         };

@@ -118,6 +118,8 @@ fn topology(nodes: &[(&str, SocketAddr)], policy: Policy) -> Topology {
     let members: Vec<_> = specs.iter().map(NodeSpec::member).collect();
     Topology {
         budget_due: None,
+        gutter: None,
+        waits: Arc::default(),
         pool: "cache".into(),
         epoch: 1,
         revision: 1,

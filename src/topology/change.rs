@@ -133,11 +133,20 @@ pub enum Change {
         node: NodeId,
         /// The level.
         below: u32,
+        /// Others may still have what they took for it.
+        leftovers: bool,
         /// What was done, in words.
         how: Arc<str>,
     },
     /// A node that is back could not be cleaned now: its keys do not wait for it.
     NotCleaned {
+        /// The pool's name.
+        pool: Arc<str>,
+        /// Which node.
+        node: NodeId,
+    },
+    /// Others have nothing any more of what they took for a node.
+    Swept {
         /// The pool's name.
         pool: Arc<str>,
         /// Which node.

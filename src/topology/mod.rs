@@ -21,8 +21,8 @@ pub use node::{Data, Evidence, Failure, Node, NodeId, Slow, VERDICT_GRACE};
 pub use route::{Admission, LEVELS, Route, common_bands, level};
 pub use samples::{Sample, SampledKey, Samples, Weight};
 pub use spec::{
-    CustomCommand, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, OnReturn, Policy, PoolSpec,
-    PrefixPolicy, Secret, Warmth, WhileHeld,
+    CustomCommand, Failover, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, OnReturn, Policy,
+    PoolSpec, PrefixPolicy, Secret, Warmth, WhileHeld,
 };
 pub use written::{NotedWrites, WriteNotes, Written, write_notes};
 
@@ -85,6 +85,43 @@ impl Order {
     }
 }
 
+/// Why a node waits for its keys, or its keys for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitReason {
+    /// The warmth budget is spent.
+    Budget,
+    /// The node is expected back: `hold_down`.
+    HoldDown,
+    /// Others may still have what they took for it when it was away before.
+    Leftovers,
+    /// What it had before it left may not have expired yet: `on_return: ttl`.
+    Ttl,
+}
+
+impl WaitReason {
+    /// What is waited for, in words.
+    pub fn text(self) -> &'static str {
+        match self {
+            WaitReason::Budget => "the warmth budget",
+            WaitReason::HoldDown => "its return (hold_down)",
+            WaitReason::Leftovers => "what others have of its last absence to be deleted, or to expire",
+            WaitReason::Ttl => "what it had to expire (on_return: ttl)",
+        }
+    }
+}
+
+/// A node that waits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wait {
+    /// Who.
+    pub node: NodeId,
+    /// For what.
+    pub reason: WaitReason,
+    /// When it may be over; `None` when that is not known.
+    pub due: Option<Instant>,
+}
+
 /// One node of a topology: who it is, and what is thought of it in this revision.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -122,9 +159,14 @@ pub struct Topology {
     pub policy: Arc<Policy>,
     /// When its nodes are ejected and restored: here, so that a reload reaches the detectors.
     pub health: Arc<HealthSettings>,
+    /// The pool that serves the keys of ejected nodes where they fail over, as it is now. Its nodes follow
+    /// this one's in [`Topology::entry`]. `None` while there is no such pool.
+    pub gutter: Option<Arc<Topology>>,
     /// When something may go on that waits for the warmth budget, or for the end of `hold_down`; `None`
     /// when nothing waits.
     pub budget_due: Option<Instant>,
+    /// Which nodes wait, and for what.
+    pub waits: Arc<[Wait]>,
     /// Node names in the order of their SCAN ordinals; a name keeps its ordinal while the process
     /// lives, also after it left the pool.
     pub ordinals: Arc<[Arc<str>]>,

@@ -1,7 +1,9 @@
 //! Where a key goes: the first candidate, or whoever serves in its place. Pure, and nothing here
 //! allocates.
 
-use super::{Health, NodeId, OnEjected, Order, Placement, Topology, WhileHeld};
+use std::{sync::Arc, time::Duration};
+
+use super::{Entry, Health, NodeId, OnEjected, Order, Placement, Policy, Topology, WhileHeld};
 use crate::ring::finalise;
 
 /// Levels of a node's keys: each has one by a second hash, and a node that is back takes the low ones
@@ -75,7 +77,7 @@ impl Placement {
 /// Where a key goes now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// To this node, an index into [`Topology::nodes`].
+    /// To this node, an index for [`Topology::entry`]: one of the gutter's pool is behind all of this one's.
     Send(usize),
     /// Nowhere yet: what this node has of it is being cleaned, which takes an instant.
     Wait(usize),
@@ -95,20 +97,98 @@ impl Topology {
         let first = self.ring.first(hash);
         match self.nodes[first].placement {
             Placement::Owns => Route::Send(first),
-            _ => self.route_around(hash, self.policy.on_ejected_for(key), first),
+            _ => self.route_around((hash, key), self.policy.on_ejected_for(key), first),
         }
     }
 
-    /// The same for a key for which this happens when its node is ejected.
+    /// The same for a key for which this happens when its node is ejected. Only for pools that do not fail
+    /// over: the gutter's ring has a hash of its own.
     pub fn route_by(&self, hash: u64, on_ejected: OnEjected) -> Route {
-        self.route_around(hash, on_ejected, self.ring.first(hash))
+        self.route_around((hash, &[]), on_ejected, self.ring.first(hash))
+    }
+
+    /// The node of an index of [`Route`]: the pool's own come first, then those of its gutter.
+    ///
+    /// # Panics
+    /// When there is none: indices are of one topology only.
+    #[inline]
+    pub fn entry(&self, at: usize) -> &Entry {
+        match self.nodes.get(at) {
+            Some(entry) => entry,
+            None => self.gutter_entry(at),
+        }
+    }
+
+    #[cold]
+    fn gutter_entry(&self, at: usize) -> &Entry {
+        let gutter = self.gutter.as_ref().map_or(&[][..], |gutter| &gutter.nodes);
+        &gutter[at - self.nodes.len()]
+    }
+
+    /// All nodes that [`Topology::entry`] knows, in the order of their indices.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.nodes.iter().chain(self.gutter.iter().flat_map(|gutter| gutter.nodes.iter()))
+    }
+
+    /// Whether an index is that of a node of the gutter.
+    #[inline]
+    pub fn is_gutter(&self, at: usize) -> bool {
+        at >= self.nodes.len()
+    }
+
+    /// The policy by which the node of an index is spoken to.
+    #[inline]
+    pub fn policy_at(&self, at: usize) -> &Arc<Policy> {
+        match &self.gutter {
+            Some(gutter) if self.is_gutter(at) => &gutter.policy,
+            _ => &self.policy,
+        }
+    }
+
+    /// How long what is written to the node of an index lives at most.
+    #[inline]
+    pub fn ttl_max_at(&self, at: usize) -> Option<Duration> {
+        if !self.is_gutter(at) {
+            return self.policy.ttl_max;
+        }
+        let of_gutter = self.gutter.as_ref().and_then(|gutter| gutter.policy.ttl_max);
+        self.policy.failover.as_ref().map(|f| f.ttl_max).into_iter().chain(of_gutter).min()
+    }
+
+    /// Where a key goes that another pool serves while its node is away.
+    fn route_over(&self, hash: u64, key: &[u8], first: usize) -> Route {
+        match self.nodes[first].placement {
+            Placement::Owns => return Route::Send(first),
+            Placement::Held => return self.route_held(first),
+            Placement::Starting(admission) if level(hash) < admission.admitted => return Route::Send(first),
+            Placement::Starting(admission) if level(hash) < admission.fence => return Route::Wait(first),
+            Placement::Starting(_) | Placement::Away => {}
+        }
+        let Some(gutter) = &self.gutter else { return Route::Fail(first) };
+        match gutter.route(gutter.ring.hash(key), key) {
+            // A gutter has no gutter, so this is a node of its own.
+            Route::Send(at) => Route::Send(self.nodes.len() + at),
+            // It is cleaned itself, which takes an instant; a miss there is one here.
+            Route::Wait(_) => Route::Wait(first),
+            Route::Miss(_) => Route::Miss(first),
+            Route::Fail(_) | Route::NoOwner => Route::Fail(first),
+        }
+    }
+
+    /// What becomes of a key whose node keeps it though it is ejected.
+    fn route_held(&self, at: usize) -> Route {
+        match self.policy.warmth.held {
+            WhileHeld::Fail => Route::Fail(at),
+            WhileHeld::Miss => Route::Miss(at),
+        }
     }
 
     /// Where a key goes whose first candidate may not serve it.
     #[cold]
-    fn route_around(&self, hash: u64, on_ejected: OnEjected, first: usize) -> Route {
+    fn route_around(&self, (hash, key): (u64, &[u8]), on_ejected: OnEjected, first: usize) -> Route {
         let holder = match (self.nodes[first].placement, on_ejected) {
             (Placement::Owns, _) => return Route::Send(first),
+            (_, OnEjected::Failover) => return self.route_over(hash, key, first),
             // Nobody else serves them.
             (Placement::Starting(_), OnEjected::Fail | OnEjected::Miss) => return Route::Send(first),
             (Placement::Away | Placement::Held, OnEjected::Fail) => return Route::Fail(first),
@@ -122,10 +202,7 @@ impl Topology {
         match self.nodes[at].placement {
             Placement::Starting(admission) if level(hash) >= admission.admitted => Route::Wait(at),
             Placement::Owns | Placement::Starting(_) => Route::Send(at),
-            Placement::Away | Placement::Held => match self.policy.warmth.held {
-                WhileHeld::Fail => Route::Fail(at),
-                WhileHeld::Miss => Route::Miss(at),
-            },
+            Placement::Away | Placement::Held => self.route_held(at),
         }
     }
 
@@ -155,10 +232,18 @@ impl Topology {
     /// Why requests for the keys of a node are refused; `None` when it serves them.
     #[inline]
     pub fn refusal(&self, at: usize) -> Option<&'static str> {
+        if self.is_gutter(at) {
+            return None;
+        }
         match self.nodes[at].placement {
             Placement::Owns | Placement::Starting(_) => None,
             Placement::Away if self.nodes[at].order.is_some_and(Order::is_out) => {
                 Some("taken out by hand, and these keys do not move")
+            }
+            Placement::Away
+                if self.policy.fails_over() && !self.gutter.as_ref().is_some_and(|g| g.serves()) =>
+            {
+                Some("ejected, and no node of its gutter pool serves these keys")
             }
             Placement::Away => Some("ejected, and these keys do not move"),
             Placement::Held => Some("ejected, and its keys do not move yet"),
@@ -178,7 +263,12 @@ impl Topology {
             .map_or(Route::NoOwner, Route::Send)
     }
 
-    /// The index of the node with this identity.
+    /// The index, for [`Topology::entry`], of the node with this identity, be it the gutter's.
+    pub fn position_over(&self, id: NodeId) -> Option<usize> {
+        self.entries().position(|e| e.node.id == id)
+    }
+
+    /// The index of the pool's own node with this identity.
     pub fn position(&self, id: NodeId) -> Option<usize> {
         self.nodes.iter().position(|e| e.node.id == id)
     }
@@ -195,7 +285,8 @@ impl Topology {
     /// The nodes that a key with this ring hash is walked past to get to this node: each may hold an old
     /// value of it when it is back.
     pub fn passed(&self, hash: u64, to: usize) -> impl Iterator<Item = usize> + '_ {
-        self.ring.candidates(hash).take_while(move |at| *at != to)
+        let passed = if self.is_gutter(to) { 1 } else { usize::MAX };
+        self.ring.candidates(hash).take_while(move |at| *at != to).take(passed)
     }
 
     /// Whether any node owns keys and is not known to be out of order. The last owners of a pool

@@ -57,6 +57,25 @@ pub enum OnEjected {
     Fail,
     /// Reads find nothing, other requests are refused at once.
     Miss,
+    /// Another pool serves them meanwhile, and bounds how long they live.
+    Failover,
+}
+
+impl OnEjected {
+    /// Whether somebody else serves the keys.
+    pub fn moves(self) -> bool {
+        matches!(self, OnEjected::Rehash | OnEjected::Failover)
+    }
+}
+
+/// The pool that serves the keys of ejected nodes where `on_ejected` is `failover`: a gutter pool, as
+/// in "Scaling Memcache at Facebook" (NSDI 2013), section 3.3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failover {
+    /// Its name.
+    pub pool: Arc<str>,
+    /// What is written there lives so long at most.
+    pub ttl_max: Duration,
 }
 
 /// What happens to the keys with this prefix when their node is ejected.
@@ -78,6 +97,8 @@ pub enum OnReturn {
     Quarantine,
     /// It is emptied before it owns keys again.
     Flush,
+    /// It owns keys again when all that it had has expired: `ttl_max` after it left.
+    Ttl,
 }
 
 /// What becomes of requests for keys that wait, with their ejected node, for its return or the warmth budget.
@@ -153,6 +174,10 @@ pub struct Policy {
     pub on_ejected: OnEjected,
     /// Where it is something else, by the first bytes of the keys; the longest prefix decides.
     pub prefixes: Vec<PrefixPolicy>,
+    /// Who serves the keys of ejected nodes where it is `failover`.
+    pub failover: Option<Failover>,
+    /// What is written to the pool's nodes lives so long at most.
+    pub ttl_max: Option<Duration>,
     /// Nobody but this ringway writes to the pool's nodes.
     pub sole_writer: bool,
     /// Keys that are remembered as written elsewhere while their nodes are away; beyond it those nodes
@@ -257,6 +282,8 @@ impl Default for Policy {
             deadline: Duration::from_secs(2),
             on_ejected: OnEjected::Rehash,
             prefixes: Vec::new(),
+            failover: None,
+            ttl_max: None,
             sole_writer: false,
             quarantine_max: 100_000,
             slow_start: Duration::ZERO,
@@ -293,8 +320,13 @@ impl Policy {
 
     /// Whether any keys of an ejected node go to others.
     pub fn moves_keys(&self) -> bool {
-        let rehashes = |p: &PrefixPolicy| p.on_ejected == OnEjected::Rehash;
-        self.on_ejected == OnEjected::Rehash || self.prefixes.iter().any(rehashes)
+        self.on_ejected.moves() || self.prefixes.iter().any(|p| p.on_ejected.moves())
+    }
+
+    /// Whether keys of ejected nodes go to another pool.
+    pub fn fails_over(&self) -> bool {
+        let is_failover = |on_ejected| on_ejected == OnEjected::Failover;
+        is_failover(self.on_ejected) || self.prefixes.iter().any(|p| is_failover(p.on_ejected))
     }
 
     /// What a pool that speaks this obeys unless it is told otherwise. An HTTP node may ask another

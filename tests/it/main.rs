@@ -10,6 +10,7 @@ mod differential;
 mod embedded;
 mod evidence;
 mod failure;
+mod gutter;
 mod harness;
 mod http;
 mod http_bad;

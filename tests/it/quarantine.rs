@@ -188,7 +188,7 @@ fn a_drained_node() {
 /// memcached's nodes are cleaned as well, of keys that text can't name, too.
 #[test]
 fn memcached_nodes() {
-    let nodes = Memcached::several(3);
+    let mut nodes = Memcached::several(3);
     let config = Config::of([]).pool("protocol: memcached").pool(EXACT).pool(BRISK);
     let config = nodes.iter().zip(["a", "b", "c"]).fold(config, |c, (n, name)| c.node(name, &n.address()));
     let mut ringway = Ringway::serve(config);
@@ -221,6 +221,14 @@ fn memcached_nodes() {
     assert!(!read.contains("old") && read.contains("new"), "{read}");
     let rest = get(&mut wire, 100..200);
     assert!(!rest.contains("EN\r\n"), "{rest}");
+    // Nothing of what is deleted there need be there.
+    nodes[1].kill();
+    ringway.wait_away("b");
+    set(&mut wire, "new", 0..100);
+    nodes[1].restart_empty();
+    ringway.wait_back("b");
+    let read = get(&mut wire, 0..100);
+    assert!(read.contains("EN\r\n") && read.contains("new"), "{read}");
 }
 
 /// A node that is back takes its keys in steps: the epochs rise, it serves a growing part of its own keys,

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use ringway::{
     membership::Event,
     ring::{Member, Placement as Points, Ring},
-    topology::{Change, Data, Entry, Health, LEVELS, NodeId, OnReturn, Order, Placement, PoolSpec, Topology},
+    topology::{
+        Change, Data, Entry, Health, LEVELS, NodeId, OnReturn, Order, Placement, PoolSpec, Topology, Wait,
+        WaitReason,
+    },
 };
 use tokio::time::Instant;
 
@@ -369,7 +372,7 @@ impl Laws {
         let policy = &topology.policy;
         match policy.on_return {
             _ if !policy.moves_keys() => false,
-            OnReturn::Serve => false,
+            OnReturn::Serve | OnReturn::Ttl => false,
             OnReturn::Quarantine => true,
             OnReturn::Flush => {
                 let data = self.back.get(name).map(|back| back.data);
@@ -392,7 +395,10 @@ impl Laws {
         let name = &waiting.node.name;
         let policy = &after.policy;
         let longest = policy.warmth.window.max(policy.hold_down).max(policy.slow_start).max(AGAIN);
-        let longest = longest + Duration::from_millis(1);
+        // Leftovers are looked for as long as that is tried, and not before all keys are back.
+        let is_swept = |wait: &Wait| wait.reason == WaitReason::Leftovers;
+        let sweep = if after.waits.iter().any(is_swept) { SWEEP_MAX + policy.slow_start } else { longest };
+        let longest = longest.max(sweep) + Duration::from_millis(1);
         let is_dated = after.budget_due.is_some_and(|due| due > case.time && due <= case.time + longest);
         holds(Law::GoesOn, is_dated, || {
             let due = after.budget_due.map(|due| due.saturating_duration_since(case.time));
@@ -508,3 +514,6 @@ fn told(case: &Case<'_>) -> Result<(), Breach> {
 
 /// Until a node that could not be cleaned is cleaned again, at most.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long leftovers are looked for.
+const SWEEP_MAX: Duration = Duration::from_secs(120);

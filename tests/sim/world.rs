@@ -55,6 +55,8 @@ enum Event {
     Reload,
     /// The cleaning of a node that is back begins, or ends.
     Clean { node: NodeId, began: Option<Instant> },
+    /// What others took for a node is deleted.
+    Sweep(NodeId),
 }
 
 pub(crate) struct World {
@@ -168,6 +170,7 @@ impl World {
             Event::Budget => self.budget(),
             Event::Reload => self.reload(),
             Event::Clean { node, began } => self.clean(node, began),
+            Event::Sweep(node) => self.sweep(node),
         }
     }
 
@@ -357,11 +360,22 @@ impl World {
         let change = match placement.map(|(_, placement)| placement) {
             Some(Placement::Starting(to)) if is_done => {
                 let below = if self.dice.chance(30) { LEVELS } else { to.fence };
-                Change::Cleaned { pool, node, below, how: "as it should be".into() }
+                let leftovers = self.dice.chance(30);
+                if leftovers && self.dice.chance(80) {
+                    let swept = self.dice.between(Duration::ZERO, Duration::from_secs(30));
+                    self.send(self.now + swept, Event::Sweep(node));
+                }
+                Change::Cleaned { pool, node, below, leftovers, how: "as it should be".into() }
             }
             _ => Change::NotCleaned { pool, node },
         };
         self.hand_over(change, Some(began))
+    }
+
+    /// Others have nothing any more of what they took for a node.
+    fn sweep(&mut self, node: NodeId) -> Result<(), Breach> {
+        let pool = self.topology.pool.clone();
+        self.hand_over(Change::Swept { pool, node }, Some(self.now))
     }
 
     // Membership, as its task does it.
@@ -375,6 +389,10 @@ impl World {
                     self.topology.nodes[at].node.evidence.reset_streak();
                 }
                 self.publish(*step, Reason::Change(change, began))
+            }
+            Outcome::Remember(ledger) => {
+                self.ledger = *ledger;
+                Ok(())
             }
             Outcome::Nothing | Outcome::Refused { .. } => {
                 // A cleaning may have lost its point meanwhile.
@@ -486,6 +504,7 @@ fn node_of(change: &Change) -> Option<NodeId> {
         | Change::Restore { node, .. }
         | Change::Cleaned { node, .. }
         | Change::NotCleaned { node, .. }
+        | Change::Swept { node, .. }
         | Change::Misconfigured { node, .. } => Some(*node),
         _ => None,
     }

@@ -16,6 +16,7 @@
 
 pub mod awaits;
 pub mod base64;
+pub mod life;
 pub mod local;
 pub mod login;
 pub mod merge;

@@ -1,7 +1,11 @@
 //! memcached: the line says what becomes of a request. Each request that goes to a node gets one
 //! reply there, whatever its client asked for.
 
-use std::{borrow::Cow, rc::Rc};
+use std::{
+    borrow::Cow,
+    rc::Rc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use super::{
     super::{
@@ -17,11 +21,11 @@ use super::{
 use crate::{
     metrics::{Class, Outcome, Reason},
     protocol::memcache::{
-        All, Awaits, DecodeError, Keys, Limits, Local, One, Plan, Request, RequestDecoder, Step,
+        All, Awaits, DecodeError, Keys, Limits, Local, One, Plan, Request, RequestDecoder, Step, life,
         login::{Login, login},
         plan::Gather,
     },
-    topology::SampledKey,
+    topology::{Route, SampledKey},
 };
 
 /// For requests that were within their bounds when they came.
@@ -58,6 +62,9 @@ impl Dialect for RequestDecoder {
         let due_us = session.pool.worker.clock.now_us().wrapping_add(1 << 30);
         let to = sending(session, bound, false, due_us, one.awaits);
         let Ok(index) = to.owner(&one.key) else { return Begun::No };
+        if to.ttl_max(index).is_some() {
+            return Begun::No;
+        }
         let first = one.pieces.concat();
         let end = [bytes[bytes.len() - 2], bytes[bytes.len() - 1]];
         let Some(pipeline) = to.stream(state, index, &first) else { return Begun::No };
@@ -118,6 +125,9 @@ fn one(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, one: &One<'_
     let class = if one.read_only { Class::Read } else { Class::Write };
     let to = sending(session, bound, one.read_only, due_us(session, bound, class), one.awaits);
     let sent = to.owner(&one.key).and_then(|index| match one.pieces {
+        pieces if to.ttl_max(index).is_some() => {
+            to.forward(state, &bounded(&to, index, &pieces.concat()), index)
+        }
         [whole, []] => to.forward(state, whole, index),
         [before, behind] => {
             let frame = &mut *session.pool.worker.frame.borrow_mut();
@@ -135,6 +145,15 @@ fn one(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, one: &One<'_
         Err(refused) => not_sent(&to, state, refused, one.miss()),
     }
     Dispatched::Done
+}
+
+/// A request whose items live no longer than they may at the node at this index.
+#[cold]
+fn bounded<'a>(to: &Sending<'_>, index: usize, frame: &'a [u8]) -> Cow<'a, [u8]> {
+    let Some(ttl_max) = to.ttl_max(index) else { return Cow::Borrowed(frame) };
+    let ttl_s = ttl_max.as_secs().clamp(1, u64::from(u32::MAX)) as u32;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    life::bounded(frame, ttl_s, now.as_secs())
 }
 
 /// What is not sent is refused, or a retrieval finds nothing.
@@ -164,9 +183,11 @@ fn keys(
     let to = sending(session, bound, keys.read_only, due_us(session, bound, class), Keys::AWAITS);
     let planned = to.parts((0..keys.len()).map(|i| keys.key(i)));
     let sent = planned.and_then(|parts| match (parts.as_slice(), parts.first()) {
-        ([_], Some(part)) if to.away(part.index).is_none() => to.forward(state, request.frame, part.index),
+        ([_], Some(part)) if to.away(part.index).is_none() => {
+            to.forward(state, &bounded(&to, part.index, request.frame), part.index)
+        }
         _ => {
-            let write = |positions: &[u32], out: &mut Vec<u8>| keys.write(positions, out);
+            let write = |positions: &[u32], out: &mut Vec<u8>| write_part(&to, &keys, positions, out);
             let miss = |_: &[u32]| Some(NOTHING.to_vec());
             let several = Several { kind: JointKind::Values, keys: keys.len(), parts, pinned: false };
             to.joint(state, several, write, miss)?;
@@ -180,6 +201,19 @@ fn keys(
         Err(refused) => not_sent(&to, state, refused, Some(Cow::Borrowed(NOTHING))),
     }
     Dispatched::Done
+}
+
+/// The part of a retrieval that goes to the node of its first key.
+fn write_part(to: &Sending<'_>, keys: &Keys<'_>, positions: &[u32], out: &mut Vec<u8>) {
+    keys.write(positions, out);
+    if !to.bound.terms.bounds_life || to.read_only {
+        return;
+    }
+    let key = positions.first().map_or(&[][..], |at| keys.key(*at as usize));
+    let topology = &to.bound.topology;
+    if let Route::Send(index) = topology.route(topology.ring.hash(key), key) {
+        *out = bounded(to, index, out).into_owned();
+    }
 }
 
 /// The merge goes by the client's own line.
@@ -275,13 +309,14 @@ pub(super) fn reroute(
     let to = Sending { class: expect.class, ..sending(session, bound, expect.read_only, 0, expect.awaits) };
     let (sent, miss) = match request.plan() {
         Plan::One(one) => {
-            let sent =
-                to.owner(&one.key).and_then(|index| append(bound, index, version, expect.clone(), bytes));
+            let sent = to
+                .owner(&one.key)
+                .and_then(|index| append(bound, index, version, expect.clone(), &bounded(&to, index, bytes)));
             (sent, one.miss())
         }
         Plan::Keys(keys) => {
             let parts = to.parts((0..keys.len()).map(|i| keys.key(i)))?;
-            let write = |positions: &[u32], out: &mut Vec<u8>| keys.write(positions, out);
+            let write = |positions: &[u32], out: &mut Vec<u8>| write_part(&to, &keys, positions, out);
             let kind = JointKind::Values;
             let again = Again { kind, keys: keys.len(), parts, frame: bytes, write: &write };
             (to.redirect(expect, again), Some(Cow::Borrowed(NOTHING)))

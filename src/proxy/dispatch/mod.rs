@@ -5,7 +5,7 @@
 mod memcache;
 mod resp;
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 pub(crate) use resp::table;
 
@@ -20,7 +20,11 @@ use super::{
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
-    protocol::{Protocol, memcache::Awaits},
+    protocol::{
+        Protocol,
+        memcache::Awaits,
+        resp::{Version, write},
+    },
     topology::{NodeId, OnReturn, Route, SampledKey, Written},
 };
 
@@ -48,6 +52,9 @@ fn keep_small(frame: &mut Vec<u8>) {
         *frame = Vec::new();
     }
 }
+
+/// The number of a request whose reply nobody waits for.
+pub(crate) const NOBODY: u64 = u64::MAX;
 
 /// A refusal: why, and what the client is told.
 #[derive(Debug)]
@@ -115,7 +122,7 @@ struct Sending<'a> {
 
 impl Sending<'_> {
     fn node(&self, index: usize) -> String {
-        let node = &self.bound.topology.nodes[index].node;
+        let node = &self.bound.topology.entry(index).node;
         format!("node {} ({})", node.name, node.address)
     }
 
@@ -314,11 +321,32 @@ impl Sending<'_> {
         }
     }
 
+    /// How long what this writes to the node at this index lives at most.
+    #[inline(always)]
+    fn ttl_max(&self, index: usize) -> Option<Duration> {
+        if !self.bound.terms.bounds_life || self.read_only {
+            return None;
+        }
+        self.bound.topology.ttl_max_at(index)
+    }
+
+    /// Bounds how long a key lives that was just written to the node at this index: on the same
+    /// connection, right behind the write. Keys that expire sooner, or are not there, stay as they are.
+    fn limit_life(&self, version: Version, index: usize, key: &[u8], ttl_max: Duration) {
+        let mut frame = Vec::new();
+        let ms = ttl_max.as_millis().to_string();
+        write::request(&mut frame, &[b"PEXPIRE", key, ms.as_bytes(), b"LT"]);
+        let expect = Expect { class: Class::Write, ..self.expect(NOBODY, 0, true) };
+        if append(self.bound, index, version, expect, &frame).is_err() {
+            self.bound.links[index].block().unbounded.add(1);
+        }
+    }
+
     /// Begins to stream a large request, of which these are the first bytes, to the node at this
     /// index.
     fn stream(&self, state: &mut State, index: usize, bytes: &[u8]) -> Option<Rc<Pipeline>> {
         let link = &self.bound.links[index];
-        let policy = &self.bound.topology.policy;
+        let policy = self.bound.topology.policy_at(index);
         let pipeline = link.private(&self.session.pool.worker, policy, state.client.version);
         let seq = state.window.push(self.slot());
         let expect = Expect { tries: 0, read_only: false, ..self.expect(seq, 0, true) };
@@ -391,14 +419,15 @@ struct Again<'a> {
 fn append(
     bound: &Rc<Bound>,
     index: usize,
-    version: crate::protocol::resp::Version,
+    version: Version,
     expect: Expect,
     frame: &[u8],
 ) -> Result<(), Refused> {
     let link: &Rc<Link> = &bound.links[index];
     let session = &expect.session;
     let lane = session.id;
-    let pipeline = link.pipeline(&session.pool.worker, &bound.topology.policy, version, lane);
+    let policy = bound.topology.policy_at(index);
+    let pipeline = link.pipeline(&session.pool.worker, policy, version, lane);
     pipeline.append(expect, frame, link).map_err(|full| not_taken(link, full))
 }
 

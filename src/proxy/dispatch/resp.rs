@@ -3,6 +3,7 @@
 use std::{
     rc::Rc,
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use super::{
@@ -21,6 +22,7 @@ use crate::{
     metrics::{Class, Outcome, Reason},
     protocol::memcache::Awaits,
     protocol::resp::{
+        Version,
         commands::{self, Command},
         frame::{FrameLimits, Request, RequestDecoder, Scanner, Step},
         local::{self, After},
@@ -30,7 +32,7 @@ use crate::{
         table::{Refusal, RefusalKind, Table},
         write,
     },
-    topology::{Policy, SampledKey},
+    topology::{Policy, Route, SampledKey},
 };
 
 /// For requests that were within their bounds when they came.
@@ -152,7 +154,37 @@ impl Asked<'_> {
             Some(at) => self.to.owner(request.arg(at))?,
             None => self.common_owner(request)?,
         };
-        self.to.forward(state, request.frame, index)
+        self.to.forward(state, request.frame, index)?;
+        if let Some(ttl_max) = self.to.ttl_max(index) {
+            self.limit_lives(state.client.version, index, request, ttl_max);
+        }
+        Ok(())
+    }
+
+    /// Bounds how long the keys live that a request just wrote to the node at this index.
+    #[cold]
+    fn limit_lives(&self, version: Version, index: usize, request: &Request<'_>, ttl_max: Duration) {
+        let mut keys = Vec::new();
+        if self.keys(request, &mut keys).is_ok() {
+            let keys = keys.iter().map(|key| request.arg(*key as usize));
+            keys.for_each(|key| self.to.limit_life(version, index, key, ttl_max));
+        }
+    }
+
+    /// The same for the keys of a request that went out in parts.
+    fn limit_parts(&self, version: Version, request: &Request<'_>) {
+        let mut keys = Vec::new();
+        if !self.to.bound.terms.bounds_life || self.to.read_only || self.keys(request, &mut keys).is_err() {
+            return;
+        }
+        for key in keys.iter().map(|key| request.arg(*key as usize)) {
+            let topology = &self.to.bound.topology;
+            if let Route::Send(index) = topology.route(topology.ring.hash(key), key)
+                && let Some(ttl_max) = self.to.ttl_max(index)
+            {
+                self.to.limit_life(version, index, key, ttl_max);
+            }
+        }
     }
 
     /// The one node that owns all keys of a request. One without keys goes to the owner of the
@@ -172,8 +204,8 @@ impl Asked<'_> {
     }
 
     fn crosses(&self, one: usize, other: usize) -> Refused {
-        let nodes = &self.to.bound.topology.nodes;
-        let (name, a, b) = (&self.command.name, &nodes[one].node.name, &nodes[other].node.name);
+        let node = |at| &self.to.bound.topology.entry(at).node.name;
+        let (name, a, b) = (&self.command.name, node(one), node(other));
         let hint = match self.to.bound.topology.ring.settings().hash_tag {
             Some((open, close)) => {
                 let (open, close) = (open as char, close as char);
@@ -205,7 +237,7 @@ impl Asked<'_> {
         let away = parts.iter().find_map(away);
         let is_refused =
             |refused: &Refused| !(per_key || refused.may_miss && self.nothing(state, request, 1).is_some());
-        match (parts.as_slice(), away) {
+        let sent = match (parts.as_slice(), away) {
             (_, Some(refused)) if is_refused(&refused) => Err(refused),
             ([part], None) => self.to.forward(state, request.frame, part.index),
             _ => {
@@ -219,7 +251,8 @@ impl Asked<'_> {
                     nothing,
                 )
             }
-        }
+        };
+        sent.inspect(|()| self.limit_parts(state.client.version, request))
     }
 
     fn all(&self, state: &mut State, request: &Request<'_>, kind: Gather) -> Result<(), Refused> {
@@ -335,6 +368,10 @@ impl Dialect for RequestDecoder {
             awaits: Awaits::default(),
         };
         let Ok(index) = to.owner(request.arg(key)) else { return Begun::No };
+        if to.ttl_max(index).is_some() {
+            // What bounds it goes behind the whole of it.
+            return Begun::No;
+        }
         let mut rest = Rest::Resp(Scanner::default());
         let Some(pipeline) = to.stream(state, index, bytes) else { return Begun::No };
         self.reset();
@@ -430,6 +467,9 @@ pub(super) fn reroute(
         let (kind, is_one) = (JointKind::Split(kind), parts.len() == 1);
         let again = Again { kind, keys: keys.len(), parts, frame: bytes, write: &write };
         let sent = to.redirect(expect, again);
+        if sent.is_ok() {
+            asked.limit_parts(version, &request);
+        }
         return if is_one { sent.or_else(|refused| nothing(refused, keys.len())) } else { sent };
     }
     let owner = match command.only_key() {
@@ -437,7 +477,13 @@ pub(super) fn reroute(
         None => asked.common_owner(&request),
     };
     match owner {
-        Ok(index) => append(bound, index, version, expect.clone(), bytes),
+        Ok(index) => {
+            append(bound, index, version, expect.clone(), bytes)?;
+            if let Some(ttl_max) = to.ttl_max(index) {
+                asked.limit_lives(version, index, &request, ttl_max);
+            }
+            Ok(())
+        }
         Err(refused) => nothing(refused, 1),
     }
 }

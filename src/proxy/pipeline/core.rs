@@ -6,6 +6,7 @@ use std::{collections::HashSet, rc::Rc, time::Duration};
 use super::{
     super::{
         dialect::Replies,
+        dispatch::NOBODY,
         flow::{Behind, Flow},
         inflight::{Fate, InFlight},
         link::Link,
@@ -138,6 +139,14 @@ impl Core {
     /// what its author wants.
     #[cold]
     fn complained(&self, expect: &Expect, reply: &[u8], link: &Link, now_us: u32) {
+        if expect.seq == NOBODY {
+            link.block().unbounded.add(1);
+            if link.may_warn(now_us) {
+                let (pool, reply) = (&*expect.session.pool.handle.name, reply.escape_ascii().to_string());
+                let (node, why) = (&*link.node.name, "PEXPIRE with LT is Redis 7.0's");
+                tracing::warn!(pool, node, reply, why, "the time to live of a write is not bounded");
+            }
+        }
         if matches!(expect.class, Class::Read | Class::Write)
             && let Some(kind) = self.scanner.said(reply)
         {

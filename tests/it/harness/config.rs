@@ -11,6 +11,8 @@ pub(crate) const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 #[derive(Clone)]
 pub(crate) struct Config {
     top: Vec<String>,
+    /// Text in the place of `pools:`, with a pool in front of the one under test.
+    pools: String,
     listen: String,
     pool: Vec<String>,
     nodes: Vec<(String, String)>,
@@ -19,8 +21,13 @@ pub(crate) struct Config {
 impl Config {
     /// A pool of these nodes, named a, b, c ...
     pub(crate) fn of<'a>(nodes: impl IntoIterator<Item = &'a Redis>) -> Config {
-        let empty =
-            Config { top: Vec::new(), listen: "127.0.0.1:0".into(), pool: Vec::new(), nodes: Vec::new() };
+        let empty = Config {
+            top: Vec::new(),
+            pools: "pools:".into(),
+            listen: "127.0.0.1:0".into(),
+            pool: Vec::new(),
+            nodes: Vec::new(),
+        };
         nodes.into_iter().zip(NAMES).fold(empty, |config, (node, name)| config.node(name, &node.address()))
     }
 
@@ -48,6 +55,12 @@ impl Config {
         self
     }
 
+    /// Another pool in front of this one: the text of `pools:` and of it.
+    pub(crate) fn before(mut self, pools: &str) -> Config {
+        self.pools = pools.to_owned();
+        self
+    }
+
     /// A line of the pool, such as `on_ejected: fail`.
     pub(crate) fn pool(mut self, line: &str) -> Config {
         self.pool.push(line.to_owned());
@@ -70,7 +83,7 @@ impl fmt::Display for Config {
             writeln!(f, "admin: {{listen: \"127.0.0.1:0\"}}")?;
         }
         self.top.iter().try_for_each(|line| writeln!(f, "{line}"))?;
-        writeln!(f, "pools:\n  cache:\n    listen: {}", self.listen)?;
+        writeln!(f, "{}\n  cache:\n    listen: {}", self.pools, self.listen)?;
         if !self.pool.iter().any(|line| line.starts_with("warmth:")) {
             // What is not about the budget does not wait for it.
             writeln!(f, "    warmth: {{share: 100%}}")?;

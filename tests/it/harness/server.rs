@@ -2,7 +2,7 @@
 
 use std::{
     net::TcpListener,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -11,6 +11,9 @@ use super::{SOON, signal};
 
 /// Makes the command that serves at an ip and a port.
 type Launch = Box<dyn Fn(&str, u16) -> Command + Send + Sync>;
+
+/// How often a server is started anew that ends at once.
+const TRIES: usize = 3;
 
 /// The process. It dies with this value.
 pub(crate) struct Server {
@@ -37,11 +40,21 @@ impl Server {
         command: impl Fn(&str, u16) -> Command + Send + Sync + 'static,
         answers: fn(&str) -> bool,
     ) -> Server {
-        let ip = loopback();
-        let listener = TcpListener::bind((ip.as_str(), 0)).expect("loopback has a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        drop(listener);
-        Server::start_at(ip, port, command, answers)
+        let mut command: Launch = Box::new(command);
+        for _ in 0..TRIES {
+            let ip = loopback();
+            let listener = TcpListener::bind((ip.as_str(), 0)).expect("loopback has a free port");
+            let port = listener.local_addr().expect("it is bound").port();
+            drop(listener);
+            let child = spawn(command(&ip, port));
+            let mut server = Server { child, ip, port, command, answers };
+            match server.ready() {
+                Ok(()) => return server,
+                // Somebody else may have taken the port in between.
+                Err(_) => command = std::mem::replace(&mut server.command, Box::new(|_, _| unreachable!())),
+            }
+        }
+        panic!("a server ended {TRIES} times as soon as it was started");
     }
 
     /// The same at an address that the test has chosen.
@@ -90,14 +103,21 @@ impl Server {
     }
 
     fn wait(&mut self) {
+        let ready = self.ready();
+        ready.unwrap_or_else(|status| panic!("the server on {} ended with {status}", self.address()));
+    }
+
+    /// Waits until it answers; how it ended if it did.
+    fn ready(&mut self) -> Result<(), ExitStatus> {
         let start = Instant::now();
         while !(self.answers)(&self.address()) {
             if let Ok(Some(status)) = self.child.try_wait() {
-                panic!("the server on {} ended with {status}", self.address());
+                return Err(status);
             }
             assert!(start.elapsed() < SOON, "the server on {} does not answer", self.address());
             std::thread::sleep(Duration::from_millis(5));
         }
+        Ok(())
     }
 }
 

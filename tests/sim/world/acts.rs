@@ -100,7 +100,7 @@ impl World {
             Outcome::Publish(step) => {
                 self.publish(*step, Reason::Reload { spec: &spec, moved: prepared.moved })
             }
-            Outcome::Nothing | Outcome::Refused { .. } => Ok(()),
+            Outcome::Nothing | Outcome::Remember(_) | Outcome::Refused { .. } => Ok(()),
         }
     }
 }

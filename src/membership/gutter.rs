@@ -1,0 +1,55 @@
+//! GUTTERS, and what is left of an absence. A pool whose keys fail over follows the pool that serves them
+//! meanwhile; and what that one, or neighbours, took for a node may be there for a while after its return. Pure.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    ledger::Ledger,
+    plan::{Event, Outcome, Step},
+};
+use crate::topology::{OnEjected, OnReturn, Placement, Policy, Topology};
+
+/// Whether a pool is the one that serves the keys of another's ejected nodes.
+pub fn is_gutter_of(policy: &Policy, gutter: &Topology) -> bool {
+    policy.fails_over() && policy.failover.as_ref().is_some_and(|f| f.pool == gutter.pool)
+}
+
+/// Plans what comes of a change of the pool that serves the keys of ejected nodes; `None` when it is gone.
+pub fn follow(now: &Topology, ledger: &Ledger, gutter: Option<Arc<Topology>>) -> Outcome {
+    let epoch = |gutter: &Option<Arc<Topology>>| gutter.as_ref().map(|gutter| gutter.epoch);
+    if now.gutter.as_ref().map(Arc::as_ptr) == gutter.as_ref().map(Arc::as_ptr) {
+        return Outcome::Nothing;
+    }
+    let is_used = now.nodes.iter().any(|e| matches!(e.placement, Placement::Away | Placement::Starting(_)));
+    let moves = is_used && epoch(&now.gutter) != epoch(&gutter);
+    let events = match (&gutter, moves) {
+        (_, false) => Vec::new(),
+        (None, true) => vec![Event::Gutter { evidence: "its gutter pool is gone".into() }],
+        (Some(gutter), true) => {
+            let evidence = format!("gutter pool {} is at its epoch {}", gutter.pool, gutter.epoch);
+            vec![Event::Gutter { evidence: evidence.into() }]
+        }
+    };
+    let next =
+        Topology { epoch: now.epoch + u64::from(moves), revision: now.revision + 1, gutter, ..now.clone() };
+    Outcome::Publish(Box::new(Step { next, ledger: ledger.clone(), events }))
+}
+
+/// Deleting what others took for a node is given up after this: as long as it is tried.
+const SWEEP_MAX: Duration = Duration::from_secs(120);
+
+/// Until when others may have what they took for a node that is back, when it is not deleted key by key.
+pub(super) fn unswept_until(policy: &Policy, time: Instant) -> Instant {
+    let of_gutter = policy.failover.as_ref().filter(|_| policy.fails_over()).map(|f| f.ttl_max);
+    let rehashes = |on_ejected| on_ejected == OnEjected::Rehash;
+    let is_rehashed = rehashes(policy.on_ejected) || policy.prefixes.iter().any(|p| rehashes(p.on_ejected));
+    let of_pool = match policy.on_return {
+        _ if !is_rehashed => None,
+        OnReturn::Ttl => policy.ttl_max,
+        _ => Some(policy.ttl_max.unwrap_or(SWEEP_MAX).min(SWEEP_MAX)),
+    };
+    // Its last keys come back that much later, and others are not looked at before.
+    time + policy.slow_start + of_gutter.into_iter().chain(of_pool).max().unwrap_or(SWEEP_MAX)
+}
