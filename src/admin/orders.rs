@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{AdminState, routes::refuse};
 use crate::{
     ring::diff,
-    topology::{LEVELS, Order, Ordered, common_bands},
+    topology::{LEVELS, OnReturn, Order, Ordered, Topology, Wanted, common_bands},
 };
 
 /// What came, or would come, of an order.
@@ -31,6 +31,10 @@ struct Done {
     /// The share of the key space that moves.
     moved: f64,
     moves: Vec<Part>,
+    /// The order that was in force until now, and is not any more.
+    replaced: Option<Order>,
+    /// What becomes of what the node has, if it is away or was.
+    data: Option<String>,
 }
 
 /// A part of the key space that moves.
@@ -41,14 +45,14 @@ struct Part {
     share: f64,
 }
 
-/// The words, and what they stand for; `None` takes an order back.
-const ORDERS: [(&str, Option<Order>); 6] = [
-    ("drain", Some(Order::Drain)),
-    ("undrain", None),
-    ("eject", Some(Order::Eject)),
-    ("restore", None),
-    ("pin", Some(Order::Pin)),
-    ("unpin", None),
+/// The words, and what they stand for.
+const ORDERS: [(&str, Wanted); 6] = [
+    ("drain", Wanted::Order(Order::Drain)),
+    ("undrain", Wanted::TakenBack(Order::Drain)),
+    ("eject", Wanted::Order(Order::Eject)),
+    ("restore", Wanted::TakenBack(Order::Eject)),
+    ("pin", Wanted::Order(Order::Pin)),
+    ("unpin", Wanted::TakenBack(Order::Pin)),
 ];
 
 /// Obeys an order.
@@ -61,7 +65,7 @@ pub(super) async fn order(
     if let Err(why) = check_origin(&headers) {
         return refuse(StatusCode::FORBIDDEN, why.to_owned());
     }
-    let Some((_, order)) = ORDERS.into_iter().find(|(known, _)| *known == word) else {
+    let Some((_, wanted)) = ORDERS.into_iter().find(|(known, _)| *known == word) else {
         let words: Vec<&str> = ORDERS.iter().map(|o| o.0).collect();
         return refuse(StatusCode::NOT_FOUND, format!("`{word}` is not one of {}", words.join(", ")));
     };
@@ -70,18 +74,55 @@ pub(super) async fn order(
         Some("dry_run=true") => true,
         Some(query) => return refuse(StatusCode::BAD_REQUEST, format!("`{query}` is not dry_run=true")),
     };
-    let asked = state.membership.order(pool.as_str().into(), node.as_str().into(), order, dry_run);
+    let asked = state.membership.order(pool.as_str().into(), node.as_str().into(), wanted, dry_run);
     let ordered = match asked.await {
         Ok(ordered) => ordered,
         Err(why) => return refuse(StatusCode::CONFLICT, why),
     };
+    let (replaced, data) = (replaced(&ordered, &node), fate(&ordered, &node));
     let compared = tokio::task::spawn_blocking(move || moves(&ordered));
     match compared.await {
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("done, and not told: {error}")),
         Ok((unchanged, epoch, moved, moves)) => {
-            Json(Done { pool, node, order: word, dry_run, unchanged, epoch, moved, moves }).into_response()
+            let order = word;
+            Json(Done { pool, node, order, dry_run, unchanged, epoch, moved, moves, replaced, data })
+                .into_response()
         }
     }
+}
+
+/// The order that another one took the place of.
+fn replaced(ordered: &Ordered, node: &str) -> Option<Order> {
+    let order = |topology: &Topology| topology.nodes.iter().find(|e| &*e.node.name == node)?.order;
+    let (before, after) = (order(&ordered.before), order(&ordered.after));
+    before.filter(|before| after.is_some_and(|after| after != *before))
+}
+
+/// What becomes of what the node has: now, if it comes back, or when it does, if it goes.
+fn fate(ordered: &Ordered, node: &str) -> Option<String> {
+    let serves = |topology: &Topology| {
+        let entry = topology.nodes.iter().find(|e| &*e.node.name == node)?;
+        Some(entry.placement.serves())
+    };
+    let policy = &ordered.after.policy;
+    let when = match (serves(&ordered.before)?, serves(&ordered.after)?) {
+        (true, false) => "when it is back ",
+        (false, true) => "",
+        _ => return None,
+    };
+    let what = match policy.on_return {
+        _ if !policy.moves_keys() => return None,
+        OnReturn::Serve => "it serves what it has, old or not: on_return is serve",
+        OnReturn::Flush => "it is emptied first: on_return is flush",
+        OnReturn::Ttl => "it waits until what it had has expired: on_return is ttl",
+        OnReturn::Quarantine if policy.sole_writer => {
+            "what was written elsewhere meanwhile is deleted on it first"
+        }
+        OnReturn::Quarantine => {
+            "it is emptied first, as without sole_writer: true nobody knows what is old: on_return is quarantine"
+        }
+    };
+    Some(format!("{when}{what}"))
 }
 
 /// What the two topologies differ in. Takes milliseconds for large rings.

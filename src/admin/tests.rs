@@ -229,6 +229,7 @@ async fn topology_is_shown_whole() {
         ("hash", json!("xxh3_64")),
         ("on_ejected", json!("rehash")),
         ("serves", json!(true)),
+        ("degraded", json!(null)),
     ] {
         assert_eq!(pool[key], value, "{key}");
     }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{AdminState, Pool};
 use crate::{
     metrics::{NodeView, PoolView, Process, ProcessView, render},
-    topology::{Entry, ErrorReply, Failure, Health, OnEjected, Order, Topology, WaitReason},
+    topology::{Entry, ErrorReply, Failure, Health, OnEjected, Order, Placement, Topology, WaitReason},
 };
 
 /// ringway's version.
@@ -40,6 +40,8 @@ struct PoolPart<'a> {
     hash: String,
     on_ejected: &'static str,
     serves: bool,
+    /// Why it serves worse than it should, though no node of it may be ejected.
+    degraded: Option<String>,
     /// Seconds until the warmth budget may let a held node's keys go, or a cold node return; `null`
     /// when nothing waits.
     budget_due_s: Option<f64>,
@@ -152,6 +154,7 @@ fn pool_part(topology: &Topology) -> PoolPart<'_> {
             OnEjected::Failover => "failover",
         },
         serves: topology.serves(),
+        degraded: degraded(topology),
         budget_due_s: topology.budget_due.map(seconds_until),
         nodes: topology
             .nodes
@@ -160,6 +163,24 @@ fn pool_part(topology: &Topology) -> PoolPart<'_> {
             .map(|(entry, share)| node_part(topology, entry, share))
             .collect(),
     }
+}
+
+/// Nodes that fail and stay in the ring, as too much would be out without them.
+fn degraded(topology: &Topology) -> Option<String> {
+    let is_kept = |e: &&Entry| {
+        matches!(e.health, Health::Ejected | Health::Probation)
+            && e.placement == Placement::Owns
+            && e.order != Some(Order::Pin)
+    };
+    let kept: Vec<&str> = topology.nodes.iter().filter(is_kept).map(|e| &*e.node.name).collect();
+    let share = topology.health.eject_max * 100.0;
+    let (verb, stay) = if kept.len() == 1 { ("fails", "stays") } else { ("fail", "stay") };
+    (!kept.is_empty()).then(|| {
+        format!(
+            "{} {verb} and {stay} in the ring: eject_max ({share:.0} %) lets no more out",
+            kept.join(", ")
+        )
+    })
 }
 
 fn seconds_until(at: Instant) -> f64 {
@@ -213,6 +234,8 @@ fn node_view(entry: &Entry, share: f64) -> NodeView<'_> {
         name: &entry.node.name,
         states: STATES.into_iter().map(|(state, word)| (word, state == entry.health)).collect(),
         owns: entry.placement.serves(),
+        held: entry.placement == Placement::Held,
+        ordered: entry.order.is_some(),
         share,
         misconfigured: entry.misconfigured.is_some(),
         slow: entry.slow.is_some(),

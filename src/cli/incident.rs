@@ -48,7 +48,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     if arguments.json { Ok(writeln!(out, "{incident:#}")?) } else { timeline(incident, out) }
 }
 
-fn list(all: &[&Value], out: &mut impl Write) -> Result<(), Stop> {
+/// One line for each of these.
+pub(super) fn list(all: &[&Value], out: &mut impl Write) -> Result<(), Stop> {
     if all.is_empty() {
         writeln!(out, "no incident since the start")?;
     }

@@ -3,7 +3,7 @@
 //! never starts a thing: `serve` is handed to whoever called.
 //!
 //! Exit codes: 0 fine, 1 failed while running, 2 wrong usage or a wrong configuration, 3 more would
-//! move than may.
+//! move than may, 4 something is not as it should be.
 
 mod admin;
 mod check;
@@ -13,6 +13,7 @@ mod locate;
 mod order;
 mod pages;
 mod plan;
+mod status;
 
 use std::{
     io::{self, Write},
@@ -37,6 +38,7 @@ Examples:
   ringway locate --config ringway.yaml k1  which node owns the key k1, and who comes next
   ringway plan --config ringway.yaml new   what the configuration `new` would move
   ringway drain n3 --pool cache --yes      take a node out for maintenance, gracefully
+  ringway status                           how pools and nodes are, and what waits for what
   ringway incident 3                       the third time that a node failed, from doubt to return
   ringway keys --pool cache                which keys and clients its nodes are busy with
 
@@ -75,6 +77,8 @@ enum Command {
     Locate(locate::Arguments),
     /// Say what a new configuration would move, before it is in force
     Plan(plan::Arguments),
+    /// Tell how the pools and nodes of a running ringway are
+    Status(status::Arguments),
     /// Tell what happened to nodes of a running ringway
     Incident(incident::Arguments),
     /// Tell which keys and clients the nodes of a running ringway are busy with
@@ -176,6 +180,7 @@ pub fn run() -> Next {
         Command::Check(arguments) => check::run(&arguments, &mut out),
         Command::Locate(arguments) => locate::run(&arguments, &mut out),
         Command::Plan(arguments) => plan::run(&arguments, &mut out),
+        Command::Status(arguments) => status::run(&arguments, &mut out),
         Command::Incident(arguments) => incident::run(&arguments, &mut out),
         Command::Keys(arguments) => keys::run(&arguments, &mut out),
         Command::Drain(arguments) => order::run("drain", &arguments, &mut out),

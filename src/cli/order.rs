@@ -22,7 +22,8 @@ eject    gives up a node's keys at once: requests in flight are cut off
 restore  takes that back; a node that waits for the warmth budget need not wait
 pin      keeps a node in the ring, whatever is thought of it; unpin takes that back
 
-Without --yes it is only said what would move. An order holds until it is taken back or ringway ends;
+Each takes back its own order only. Without --yes it is only said what would move, and what would become of
+the node's data. An order holds until it is taken back or ringway ends;
 saying it twice changes nothing.
 
 Examples:
@@ -94,6 +95,12 @@ fn tell(
         let name = |key: &str| part[key].as_str().unwrap_or("nobody").to_owned();
         let share = part["share"].as_f64().unwrap_or_default() * 100.0;
         writeln!(out, "  {share:>6.2} %  {} -> {}", name("from"), name("to"))?;
+    }
+    if let Some(replaced) = done["replaced"].as_str() {
+        writeln!(out, "  in the place of {replaced}")?;
+    }
+    if let Some(data) = done["data"].as_str() {
+        writeln!(out, "  its data: {data}")?;
     }
     if !yes {
         writeln!(out, "nothing is done; say --yes to do it")?;

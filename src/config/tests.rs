@@ -546,7 +546,9 @@ fn warnings() {
         let shown: String = loaded.warnings.iter().map(|w| format!("{w}\n")).collect();
         assert!(shown.contains(want), "{text}\nwants {want}\nfound {shown}");
     }
-    assert_eq!(resolved(&pool_with("")).map(|l| l.warnings), Ok(Vec::new()));
+    assert_eq!(resolved(&pool_with("    sole_writer: true\n")).map(|l| l.warnings), Ok(Vec::new()));
+    let silent = resolved(&pool_with("")).expect("fine").warnings;
+    assert!(silent.len() == 1 && silent[0].to_string().contains("says neither sole_writer nor on_return"));
 }
 
 /// A missing file, a directory, a file of 100 MB, bytes that are not text, an empty file and one

@@ -65,10 +65,15 @@ impl Ward {
         let (pool, node) = (topology.pool.clone(), cleaned.node);
         match cleaned.done {
             Ok(done) => {
-                let is_empty = matches!(done, Done::Emptied | Done::WasEmpty);
+                let is_empty = matches!(done, Done::Emptied(_) | Done::WasEmpty);
                 let below = if is_empty { LEVELS } else { cleaned.below };
                 if is_empty {
                     self.sweep_after(node);
+                }
+                if let Done::Emptied(Some(keys @ 1..)) = done {
+                    let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());
+                    let why = "sole_writer: true would keep what is not old, if nobody else writes to it";
+                    tracing::warn!(%pool, node = name.as_deref(), keys, why, "a node that is back was emptied");
                 }
                 let leftovers = is_empty || cleaned.leftovers;
                 vec![Change::Cleaned { pool, node, below, leftovers, how: done.to_string().into() }]

@@ -91,8 +91,8 @@ pub(super) struct Cleaned {
 pub(super) enum Done {
     /// So many keys were deleted, here and where they were written.
     Deleted(usize),
-    /// It was emptied.
-    Emptied,
+    /// It was emptied, of so many keys if it said how many.
+    Emptied(Option<u64>),
     /// It came back empty; those that took its writes are not cleaned.
     WasEmpty,
 }
@@ -103,7 +103,10 @@ impl fmt::Display for Done {
             Done::Deleted(0) => f.write_str("nothing of it was written elsewhere"),
             Done::Deleted(n) => write!(f, "{n} copies of keys that were written elsewhere are deleted"),
             Done::WasEmpty => f.write_str("it has nothing"),
-            Done::Emptied => f.write_str("it is emptied, as it is not known exactly what is old"),
+            Done::Emptied(keys) => {
+                let keys = keys.map_or_else(String::new, |keys| format!(" of {keys} keys"));
+                write!(f, "it is emptied{keys}, as it is not known exactly what is old")
+            }
         }
     }
 }
@@ -227,7 +230,7 @@ impl Quarantine {
         let Some(log) = self.logs.get_mut(&cleaned.node) else { return };
         match cleaned.done {
             Err(_) => {}
-            Ok(Done::Emptied | Done::WasEmpty) => *log = Log::default(),
+            Ok(Done::Emptied(_) | Done::WasEmpty) => *log = Log::default(),
             Ok(Done::Deleted(_)) => {
                 log.keys.retain(|(_, key)| level(topology.ring.hash(key)) >= cleaned.below);
             }
@@ -275,10 +278,10 @@ pub(super) async fn clean(cleaning: Cleaning) -> Cleaned {
     for (question, work) in work {
         let result = match &work {
             Work::Nothing => Ok(Done::WasEmpty),
-            Work::Empty => probe::empty(&question, until).await.map(|()| Done::Emptied),
+            Work::Empty => probe::empty(&question, until).await.map(Done::Emptied),
             Work::Delete(keys) => probe::delete(&question, keys, until).await.map(|()| match done {
                 Done::Deleted(before) => Done::Deleted(before + keys.len()),
-                Done::Emptied | Done::WasEmpty => done,
+                Done::Emptied(_) | Done::WasEmpty => done,
             }),
         };
         match result {

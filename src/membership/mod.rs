@@ -33,7 +33,7 @@ use crate::{
     incident::{FileSettings, IncidentFile, Incidents},
     metrics::PoolBlock,
     net::{Address, Target, resolve},
-    topology::{Change, Entry, Inbox, NodeSpec, Order, Ordered, PoolSpec, Topology, TopologyWriter},
+    topology::{Change, Entry, Inbox, NodeSpec, Ordered, PoolSpec, Topology, TopologyWriter, Wanted},
 };
 
 /// Changes that may wait; more wait at their senders.
@@ -136,8 +136,7 @@ impl Handle {
         let _ = settled.await;
     }
 
-    /// Asks for something of a node, or with `dry` what would come of it; `None` takes back what was
-    /// asked before.
+    /// Asks for something of a node, or with `dry` what would come of it.
     ///
     /// # Errors
     /// Why it was not done.
@@ -145,12 +144,12 @@ impl Handle {
         &self,
         pool: Arc<str>,
         node: Arc<str>,
-        order: Option<Order>,
+        wanted: Wanted,
         dry: bool,
     ) -> Result<Ordered, String> {
         let (answer, answered) = oneshot::channel();
         let gone = |_| "membership has ended".to_owned();
-        let change = Change::Order { pool, node, order, dry, answer };
+        let change = Change::Order { pool, node, wanted, dry, answer };
         self.inbox.send(change).await.map_err(|e| gone(e.to_string()))?;
         answered.await.map_err(|e| gone(e.to_string()))?
     }
@@ -303,8 +302,8 @@ impl Membership {
     async fn change(&mut self, change: Change) {
         match change {
             Change::Reload { spec, yes, answer } => return self.start_reload(spec, yes, answer),
-            Change::Order { pool, node, order, dry, answer } => {
-                let result = self.order(&pool, (&node, order), dry).await;
+            Change::Order { pool, node, wanted, dry, answer } => {
+                let result = self.order(&pool, (&node, wanted), dry).await;
                 // Whoever asked may have gone.
                 let _ = answer.send(result);
                 return;
@@ -332,14 +331,16 @@ impl Membership {
     async fn order(
         &mut self,
         pool: &str,
-        wanted: (&str, Option<Order>),
+        (node, wanted): (&str, Wanted),
         dry: bool,
     ) -> Result<Ordered, String> {
         let governed = self.pools.get_mut(pool).ok_or_else(|| format!("there is no pool {pool}"))?;
         let before = governed.writer.current();
-        let Some(step) = order(&before, &governed.ledger, wanted, Instant::now())? else {
-            return Ok(Ordered { after: before.clone(), before });
+        let planned = match order::wanted(&before, node, wanted)? {
+            Some(order) => self::order(&before, &governed.ledger, (node, order), Instant::now())?,
+            None => None,
         };
+        let Some(step) = planned else { return Ok(Ordered { after: before.clone(), before }) };
         if dry {
             return Ok(Ordered { before, after: Arc::new(step.next) });
         }

@@ -10,7 +10,29 @@ use super::{
     plan::{Event, Step, rules, step, told},
     settle::settle,
 };
-use crate::topology::{Entry, Health, Order, Topology};
+use crate::topology::{Entry, Health, Order, Topology, Wanted};
+
+/// What is to be in force for the node with this name when this is said of it; `None` when nothing is to be
+/// done.
+///
+/// # Errors
+/// Another order than the one that is taken back is in force: it is named, with what takes it back.
+pub(super) fn wanted(now: &Topology, name: &str, wanted: Wanted) -> Result<Option<Option<Order>>, String> {
+    let entry = now.nodes.iter().find(|entry| &*entry.node.name == name);
+    let (is_there, in_force) = (entry.is_some(), entry.and_then(|entry| entry.order));
+    match (wanted, in_force) {
+        (Wanted::Order(order), _) => Ok(Some(Some(order))),
+        (Wanted::TakenBack(order), Some(other)) if other != order => Err(format!(
+            "node {name} is under the order {}, and {} does not take that back: `ringway {} {name}` does",
+            other.word(),
+            order.opposite(),
+            other.opposite()
+        )),
+        // Only `restore` lets a node go on that was under no order.
+        (Wanted::TakenBack(Order::Drain | Order::Pin), None) if is_there => Ok(None),
+        (Wanted::TakenBack(_), _) => Ok(Some(None)),
+    }
+}
 
 /// Plans an order for the node with this name; `None` takes back what was ordered. Gives `None` when
 /// all is as it is wanted already.

@@ -32,6 +32,10 @@ pub struct NodeView<'a> {
     pub states: Vec<(&'static str, bool)>,
     /// Whether it serves its share of the ring.
     pub owns: bool,
+    /// It is ejected and its keys do not move yet.
+    pub held: bool,
+    /// An operator's order is in force for it.
+    pub ordered: bool,
     /// Its share of the key space, 0.0..=1.0.
     pub share: f64,
     /// Whether something is wrong with its configuration.
@@ -105,7 +109,7 @@ const POOL_NUMBERS: [PoolNumber; 8] = [
 ];
 
 /// Rows with one number for each node.
-const NODE_NUMBERS: [NodeNumber; 13] = [
+const NODE_NUMBERS: [NodeNumber; 15] = [
     (&table::NODE_SENT, |n| total(n.blocks, |b| &b.bytes_out) as f64),
     (&table::NODE_RECEIVED, |n| total(n.blocks, |b| &b.bytes_in) as f64),
     (&table::NODE_IN_FLIGHT, |n| n.blocks.iter().map(|b| b.in_flight.value()).sum::<i64>() as f64),
@@ -116,6 +120,8 @@ const NODE_NUMBERS: [NodeNumber; 13] = [
     (&table::NODE_MISSES, |n| total(n.blocks, |b| &b.misses) as f64),
     (&table::NODE_UNBOUNDED, |n| total(n.blocks, |b| &b.unbounded) as f64),
     (&table::NODE_OWNS, |n| f64::from(u8::from(n.owns))),
+    (&table::NODE_HELD, |n| f64::from(u8::from(n.held))),
+    (&table::NODE_ORDERED, |n| f64::from(u8::from(n.ordered))),
     (&table::NODE_SHARE, |n| n.share),
     (&table::NODE_MISCONFIGURED, |n| f64::from(u8::from(n.misconfigured))),
     (&table::NODE_SLOW, |n| f64::from(u8::from(n.slow))),
@@ -327,6 +333,8 @@ mod tests {
             name,
             states: vec![("healthy", true), ("ejected", false)],
             owns: true,
+            held: false,
+            ordered: false,
             share: 0.25,
             misconfigured: false,
             slow: true,

@@ -121,6 +121,10 @@ table! {
         "1 for the state that the detector gives a node, 0 for the others";
     NODE_OWNS = View Gauge "ringway_node_owns" ["pool" "node"] "boolean":
         "1 while a node serves its share of the ring, 0 while it is away";
+    NODE_HELD = View Gauge "ringway_node_held" ["pool" "node"] "boolean":
+        "Whether a node is ejected and its keys do not move yet";
+    NODE_ORDERED = View Gauge "ringway_node_ordered" ["pool" "node"] "boolean":
+        "Whether an operator's order is in force for a node: drain, eject or pin";
     NODE_SHARE = View Gauge "ringway_node_share" ["pool" "node"] "ratio":
         "Share of the key space that a node holds: a pool's shares sum to 1, or are all 0 when no node owns anything";
     NODE_MISCONFIGURED = View Gauge "ringway_node_misconfigured" ["pool" "node"] "boolean":

@@ -185,9 +185,8 @@ pub enum Change {
         pool: Arc<str>,
         /// The node's name.
         node: Arc<str>,
-        /// What is wanted; `None` takes back what was wanted before, and lets a node that waits for the
-        /// warmth budget go on.
-        order: Option<Order>,
+        /// What is wanted.
+        wanted: Wanted,
         /// It is only to be said what would come of it.
         dry: bool,
         /// What came of it, or why nothing did.
@@ -202,6 +201,16 @@ pub enum Change {
         /// The share of the key space that moved, or the refusal.
         answer: oneshot::Sender<Result<f64, String>>,
     },
+}
+
+/// What an operator says of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// This is wanted from now on, in the place of what was wanted before.
+    Order(Order),
+    /// This is wanted no more. What is taken back with [`Order::Eject`] also lets a node go on that waits for
+    /// the warmth budget.
+    TakenBack(Order),
 }
 
 /// What came, or would come, of an order.

@@ -9,6 +9,8 @@ use std::{
     thread,
 };
 
+use crate::harness::{Config, Redis, Ringway, SOON, until};
+
 fn ringway(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ringway"));
     command.args(arguments);
@@ -291,4 +293,34 @@ fn plan() {
     assert!(code == Some(2) && err.contains("neither configuration has a pool `x`"), "{err}");
     let (code, _, err) = plan(pool("{}", &three), pool("{}", &three), &["--admin", "127.0.0.1:1"]);
     assert!(code == Some(1) && err.contains("the admin port 127.0.0.1:1: Connection refused"), "{err}");
+}
+
+/// `ringway status` tells how nodes are, ends with 0 when all is well and with 4, naming who is not, when not.
+#[test]
+fn status() {
+    let mut nodes = Redis::several(3);
+    let mut ringway = Ringway::serve(
+        Config::of(&nodes).pool("health: {interval: 100ms, eject_max: 40%}").pool("hold_down: 1h"),
+    );
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let status = |more: &[&str]| run(&[&["status", "--admin", &admin], more].concat());
+    until(SOON, "all is well", || status(&[]).0 == Some(0));
+    let (_, out, err) = status(&[]);
+    assert!(out.contains("3 of 3 nodes serve as they should") && err.is_empty(), "{out}{err}");
+    nodes[0].kill();
+    nodes[1].kill();
+    until(SOON, "both are known to fail", || {
+        ["a", "b"].iter().all(|name| ringway.node(name)["health"] == "ejected")
+    });
+    let (code, out, err) = status(&["--pool", "cache"]);
+    assert_eq!(code, Some(4), "{out}{err}");
+    for part in [
+        "its keys wait for its return (hold_down), next in 36",
+        "eject_max (40 %) lets no more out",
+        "refused",
+    ] {
+        assert!(out.contains(part), "{part} is not in {out}");
+    }
+    assert!(err.contains("not as it should be: pool cache, cache/a, cache/b"), "{err}");
+    assert_eq!(status(&["--pool", "none"]).0, Some(2));
 }

@@ -81,6 +81,37 @@ fn pins_and_refusals() {
     assert_eq!(status, 405, "an order is a POST: {body}");
 }
 
+/// Each order is taken back by its own word alone, one that takes another's place says so, and what becomes of
+/// the node's data is told before and after.
+#[test]
+fn each_takes_back_its_own() {
+    let nodes = Redis::several(3);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK));
+    set_all(&mut ringway.client(), 100);
+    let keys: usize = nodes[1].cmd(&["DBSIZE"])[1..].trim().parse().expect("a number");
+    let (_, out, _) = command(&mut ringway, &["drain", "b", "--yes"]);
+    assert!(out.contains("its data: when it is back it is emptied first"), "{out}");
+    for (word, other) in [("restore", "undrain"), ("unpin", "undrain")] {
+        let (code, _, err) = command(&mut ringway, &[word, "b", "--yes"]);
+        let why = format!(
+            "node b is under the order drain, and {word} does not take that back: `ringway {other} b`"
+        );
+        assert!(code == Some(1) && err.contains(&why), "{err}");
+    }
+    let (_, out, _) = command(&mut ringway, &["eject", "b", "--yes"]);
+    assert!(out.contains("in the place of drain"), "{out}");
+    let (code, _, err) = command(&mut ringway, &["undrain", "b", "--yes"]);
+    assert!(code == Some(1) && err.contains("under the order eject"), "{err}");
+    let (_, out, _) = command(&mut ringway, &["restore", "b"]);
+    assert!(out.contains("its data: it is emptied first"), "{out}");
+    assert_eq!(command(&mut ringway, &["restore", "b", "--yes", "--wait"]).0, Some(0));
+    assert!(ringway.owns("b"));
+    let said = format!("node=\"b\" keys={keys} ");
+    until(SOON, "the loss is said", || ringway.said().contains(&said));
+    let (code, out, _) = command(&mut ringway, &["undrain", "b", "--yes"]);
+    assert!(code == Some(0) && out.contains("it is so already"), "{out}");
+}
+
 /// A node that waits for the warmth budget returns at once when an operator says so; one that is held gives
 /// up its keys.
 #[test]

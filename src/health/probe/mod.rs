@@ -557,13 +557,17 @@ pub(super) async fn delete(question: &Question, keys: &[Box<[u8]>], until: Insta
     in_time(work, until).await.map_err(|trouble| format!("{target}: {trouble}"))
 }
 
-/// Empties a node, or the pool's database of it.
+/// Empties a node, or the pool's database of it. How many keys it had, if it says so.
 ///
 /// # Errors
 /// Why it can't be done now, in words.
-pub(super) async fn empty(question: &Question, until: Instant) -> Result<(), String> {
+pub(super) async fn empty(question: &Question, until: Instant) -> Result<Option<u64>, String> {
     let (mut link, target) = visit(question, until).await?;
-    in_time(link.flush(), until).await.map_err(|trouble| format!("{target}: {trouble}"))
+    let emptied = async {
+        let keys = link.life().await?.and_then(|life| life.keys);
+        link.flush().await.map(|()| keys)
+    };
+    in_time(emptied, until).await.map_err(|trouble| format!("{target}: {trouble}"))
 }
 
 /// Between two pieces of a long work at a node.

@@ -1,0 +1,172 @@
+//! `status`: how a running ringway is, on one screen.
+
+use std::io::Write;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{Stop, admin, incident::list};
+
+/// Something is not as it should be.
+const EXIT_UNWELL: u8 = 4;
+
+/// Incidents that are shown.
+const INCIDENTS: usize = 5;
+
+const EXAMPLES: &str = "\
+Ends with 0 when all nodes serve as they should, with 4 when one does not, a pool is degraded or an order is
+in force, and with 1 when nobody answers.
+
+Examples:
+  ringway status
+  ringway status --pool cache
+  ringway status --admin 10.0.0.5:9400 || echo look at it";
+
+/// Arguments of `status`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Arguments {
+    /// One pool; all when it is not given
+    #[arg(long, value_name = "NAME")]
+    pool: Option<String>,
+    /// The admin address of the ringway
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9400")]
+    admin: String,
+}
+
+/// Prints how the pools and their nodes are.
+pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Stop> {
+    let page = admin::get_json(&arguments.admin, "/v1/topology")?;
+    let is_wanted = |pool: &&Value| arguments.pool.as_deref().is_none_or(|name| pool["name"] == name);
+    let pools: Vec<&Value> = page["pools"].as_array().into_iter().flatten().filter(is_wanted).collect();
+    if let (Some(name), true) = (&arguments.pool, pools.is_empty()) {
+        let message = format!("error: {} has no pool `{name}`", arguments.admin);
+        return Err(Stop::Failed(message, super::EXIT_USAGE));
+    }
+    let draining = if page["draining"] == true { ", draining" } else { "" };
+    writeln!(out, "ringway {} at {}{draining}", text(&page, "version"), arguments.admin)?;
+    let mut unwell = Vec::new();
+    for one in pools {
+        pool(one, &mut unwell, out)?;
+    }
+    let page = admin::get_json(&arguments.admin, "/v1/incidents")?;
+    let is_here = |incident: &&Value| {
+        arguments.pool.as_deref().is_none_or(|name| incident["pool"] == name || incident["pool"].is_null())
+    };
+    let incidents = page["incidents"].as_array().into_iter().flatten().filter(is_here);
+    let last: Vec<&Value> = incidents.take(INCIDENTS).collect();
+    if !last.is_empty() {
+        writeln!(out, "\nlast incidents (`ringway incident ID` tells one)")?;
+        list(&last, out)?;
+    }
+    if unwell.is_empty() {
+        return Ok(());
+    }
+    out.flush()?;
+    Err(Stop::Failed(format!("not as it should be: {}", unwell.join(", ")), EXIT_UNWELL))
+}
+
+fn pool(pool: &Value, unwell: &mut Vec<String>, out: &mut impl Write) -> Result<(), Stop> {
+    let name = text(pool, "name");
+    let nodes: Vec<&Value> = pool["nodes"].as_array().into_iter().flatten().collect();
+    let serving = nodes.iter().filter(|node| is_well(node)).count();
+    writeln!(
+        out,
+        "\npool {name}: epoch {}, {serving} of {} nodes serve as they should, on_ejected {}",
+        pool["epoch"],
+        nodes.len(),
+        text(pool, "on_ejected")
+    )?;
+    if let Some(why) = pool["degraded"].as_str() {
+        writeln!(out, "  degraded: {why}")?;
+        unwell.push(format!("pool {name}"));
+    }
+    if pool["serves"] != true {
+        writeln!(out, "  no node of it serves")?;
+        unwell.push(format!("pool {name}"));
+    }
+    let width = nodes.iter().map(|node| text(node, "name").len()).max().unwrap_or_default();
+    for node in nodes {
+        let share = node["share"].as_f64().unwrap_or_default() * 100.0;
+        let (name_of_node, address) = (text(node, "name"), text(node, "address"));
+        writeln!(
+            out,
+            "  {name_of_node:<width$}  {:<9}  {:<8}  {share:>6.2} %  {address}{}",
+            text(node, "health"),
+            text(node, "placement"),
+            remarks(node)
+        )?;
+        if !is_well(node) {
+            unwell.push(format!("{name}/{name_of_node}"));
+        }
+    }
+    Ok(())
+}
+
+fn is_well(node: &Value) -> bool {
+    node["health"] == "healthy"
+        && node["placement"] == "owns"
+        && ["order", "misconfigured", "slow"].iter().all(|key| node[key].is_null())
+}
+
+/// What else there is to say of a node.
+fn remarks(node: &Value) -> String {
+    let mut all = Vec::new();
+    if let Some(order) = node["order"].as_str() {
+        all.push(format!("by order: {order}"));
+    }
+    if let Some(admitted) = node["admitted"].as_f64().filter(|_| node["placement"] == "starting") {
+        all.push(format!("with {:.0} % of its keys", admitted * 100.0));
+    }
+    let wait = &node["wait"];
+    if let Some(reason) = wait["reason"].as_str() {
+        let what = match reason {
+            "budget" => "held by the warmth budget",
+            "hold_down" => "its keys wait for its return (hold_down)",
+            "leftovers" => "its keys wait until what others have of them is gone",
+            "ttl" => "waits until what it has has expired",
+            other => other,
+        };
+        let due = wait["due_s"].as_f64().map_or_else(String::new, |due| format!(", next in {due:.0} s"));
+        all.push(format!("{what}{due}"));
+    }
+    all.extend(["misconfigured", "slow"].iter().filter_map(|key| node[key].as_str().map(str::to_owned)));
+    if all.is_empty() { String::new() } else { format!("  ({})", all.join("; ")) }
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Each node is a line that says what it waits for, and who is not well is named at the end.
+    #[test]
+    fn a_pool() {
+        let node = |name: &str, more: Value| {
+            let mut node = json!({"name": name, "address": "10.0.0.1:6379", "health": "healthy",
+                "placement": "owns", "share": 0.25, "admitted": 1.0, "order": null, "wait": null,
+                "misconfigured": null, "slow": null});
+            more.as_object().into_iter().flatten().for_each(|(key, value)| node[key] = value.clone());
+            node
+        };
+        let held =
+            json!({"health": "ejected", "placement": "held", "wait": {"reason": "budget", "due_s": 34.2}});
+        let page = json!({"name": "cache", "epoch": 7, "on_ejected": "rehash", "serves": true,
+            "degraded": "c fails and stays in the ring",
+            "nodes": [node("a", json!({})), node("bb", held), node("c", json!({"order": "drain"}))]});
+        let (mut unwell, mut out) = (Vec::new(), Vec::new());
+        assert!(pool(&page, &mut unwell, &mut out).is_ok());
+        let expected = "\npool cache: epoch 7, 1 of 3 nodes serve as they should, on_ejected rehash\n  \
+            degraded: c fails and stays in the ring\n  \
+            a   healthy    owns       25.00 %  10.0.0.1:6379\n  \
+            bb  ejected    held       25.00 %  10.0.0.1:6379  (held by the warmth budget, next in 34 s)\n  \
+            c   healthy    owns       25.00 %  10.0.0.1:6379  (by order: drain)\n";
+        assert_eq!(String::from_utf8_lossy(&out), expected);
+        assert_eq!(unwell, ["pool cache", "cache/bb", "cache/c"]);
+    }
+}
