@@ -6,7 +6,7 @@
 //! that, and whoever has a larger part than one in so many is there. Counts decay, so that shares are of the
 //! last seconds.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use serde::Serialize;
 use tokio::time::Instant;
@@ -19,6 +19,13 @@ const COUNTERS: usize = 32;
 const HALF_LIFE: Duration = Duration::from_secs(10);
 /// Of each measure so many are told.
 const TOLD: usize = 10;
+/// Requests that are overdue within this time wait for the same one: the one that was under way first.
+const STALL: Duration = Duration::from_secs(1);
+/// So many stalls are remembered, for so long.
+const STALLS: usize = 3;
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// So many samples tell whether a key is rare.
+const KNOWN: f64 = 10.0;
 /// What is lighter, in samples, is forgotten.
 const SAMPLES_MIN: f64 = 0.05;
 
@@ -78,6 +85,17 @@ pub struct Holder {
     pub elsewhere: f64,
 }
 
+/// The key that a node was asked for when it stood still.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Stalls {
+    /// As [`Heavy::name`].
+    pub name: String,
+    /// How often it was that key, of how many times.
+    pub times: (usize, usize),
+    /// Its part of the requests, 0.0..=1.0.
+    pub requests: f64,
+}
+
 /// The measures, in the order of [`Weight`].
 const MEASURES: usize = 3;
 
@@ -87,6 +105,16 @@ pub(super) struct Lists {
     keys: [List<SampledKey>; MEASURES],
     clients: [List<Client>; MEASURES],
     decayed: Instant,
+    /// Oldest first.
+    stalls: VecDeque<Stall>,
+}
+
+/// A time in which requests were overdue, and the one that was sent first.
+#[derive(Clone, Copy, Debug)]
+struct Stall {
+    at: Instant,
+    since: std::time::Instant,
+    key: Option<SampledKey>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -99,9 +127,9 @@ struct Client {
 #[derive(Debug)]
 struct List<T> {
     counters: Vec<Counter<T>>,
-    /// What all samples stand for, and how many they are.
+    /// What all samples stand for, and the sum of the squares of that.
     total: f64,
-    samples: f64,
+    squares: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -116,13 +144,13 @@ struct Counter<T> {
 
 impl<T> Default for List<T> {
     fn default() -> List<T> {
-        List { counters: Vec::new(), total: 0.0, samples: 0.0 }
+        List { counters: Vec::new(), total: 0.0, squares: 0.0 }
     }
 }
 
 impl<T: Copy> List<T> {
     fn add(&mut self, id: u64, what: T, weight: f64) {
-        (self.total, self.samples) = (self.total + weight, self.samples + 1.0);
+        self.add_other(weight);
         if let Some(counter) = self.counters.iter_mut().find(|counter| counter.id == id) {
             (counter.weight, counter.samples) = (counter.weight + weight, counter.samples + 1.0);
             return;
@@ -138,13 +166,13 @@ impl<T: Copy> List<T> {
         }
     }
 
-    /// What is not one of those that are looked for.
+    /// Counts what is not looked for.
     fn add_other(&mut self, weight: f64) {
-        (self.total, self.samples) = (self.total + weight, self.samples + 1.0);
+        (self.total, self.squares) = (self.total + weight, self.squares + weight * weight);
     }
 
     fn decay(&mut self, factor: f64) {
-        (self.total, self.samples) = (self.total * factor, self.samples * factor);
+        (self.total, self.squares) = (self.total * factor, self.squares * factor * factor);
         for counter in &mut self.counters {
             counter.weight *= factor;
             counter.over *= factor;
@@ -153,18 +181,24 @@ impl<T: Copy> List<T> {
         self.counters.retain(|counter| counter.samples >= SAMPLES_MIN);
     }
 
+    /// As many samples of equal weight tell as much (Kish's effective sample size).
+    fn samples(&self) -> f64 {
+        self.total * self.total / self.squares.max(f64::MIN_POSITIVE)
+    }
+
     fn find(&self, id: u64) -> Option<&Counter<T>> {
         self.counters.iter().find(|counter| counter.id == id)
     }
 
     /// The middle of what the counter may be, and how far the truth may be from it: the counter's own error, and
-    /// that of sampling, as of so many independent samples.
+    /// that of sampling.
     fn share(&self, id: u64) -> Share {
         let Some(counter) = self.find(id).filter(|_| self.total > 0.0) else { return Share::default() };
         let share = ((counter.weight - counter.over / 2.0) / self.total).clamp(0.0, 1.0);
-        let sampling = 1.96 * (share * (1.0 - share) / self.samples.max(1.0)).sqrt();
+        let samples = self.samples();
+        let sampling = 1.96 * (share * (1.0 - share) / samples.max(1.0)).sqrt();
         // Where all samples agree they still are few.
-        let few = 3.0 / self.samples.max(3.0);
+        let few = 3.0 / samples.max(3.0);
         let error = counter.over / 2.0 / self.total + sampling.max(few);
         let rounded = |part: f64| (part * 1e4).round() / 1e4;
         Share { share: rounded(share), error: rounded(error.min(1.0)) }
@@ -173,12 +207,17 @@ impl<T: Copy> List<T> {
 
 impl Lists {
     pub(super) fn new(now: Instant) -> Lists {
-        Lists { keys: Default::default(), clients: Default::default(), decayed: now }
+        Lists { keys: Default::default(), clients: Default::default(), decayed: now, stalls: VecDeque::new() }
     }
 
     /// Takes a sample in.
     pub(super) fn add(&mut self, now: Instant, sample: &Sample) {
         self.decay(now);
+        if let Some(since) = sample.overdue {
+            // It waits, and perhaps for another: that is no part of what the node did.
+            self.stalls(now, since, sample.key);
+            return;
+        }
         let client = Client { id: sample.client, peer: sample.peer };
         for (i, weight) in measures(&sample.weight).into_iter().enumerate().filter(|(_, w)| *w > 0.0) {
             match sample.key {
@@ -187,6 +226,36 @@ impl Lists {
             }
             self.clients[i].add(client.id, client, weight);
         }
+    }
+
+    fn stalls(&mut self, now: Instant, since: std::time::Instant, key: Option<SampledKey>) {
+        match self.stalls.back_mut() {
+            Some(last) if now < last.at + STALL => {
+                if since < last.since {
+                    (last.key, last.since) = (key, since);
+                }
+            }
+            _ => {
+                if self.stalls.len() == STALLS {
+                    self.stalls.pop_front();
+                }
+                self.stalls.push_back(Stall { at: now, since, key });
+            }
+        }
+    }
+
+    /// The key that it was asked for most often when it stood still, if it was the same more than once.
+    pub(super) fn stalled_by(&self, now: Instant) -> Option<Stalls> {
+        let lately: Vec<&Stall> = self.stalls.iter().filter(|stall| now < stall.at + REMEMBERED).collect();
+        let count = |key: &SampledKey| {
+            lately.iter().filter(|stall| stall.key.is_some_and(|other| other.hash() == key.hash())).count()
+        };
+        let key = lately.iter().filter_map(|stall| stall.key).max_by_key(count)?;
+        let times = (count(&key), lately.len());
+        // Where little was answered nothing is known to be rare.
+        let is_known = self.keys[0].samples() >= KNOWN;
+        let requests = if is_known { self.keys[0].share(key.hash()).share } else { 1.0 };
+        (times.0 > 1).then(|| Stalls { name: key_name(&key), times, requests })
     }
 
     /// Counts fade as time goes by, in steps.
@@ -203,7 +272,7 @@ impl Lists {
 
     /// Whether nothing is in them any more.
     pub(super) fn is_empty(&self) -> bool {
-        self.clients.iter().all(|list| list.counters.is_empty())
+        self.stalls.is_empty() && self.clients.iter().all(|list| list.counters.is_empty())
     }
 
     /// Requests per second, as estimated.
@@ -236,9 +305,8 @@ fn per_second(total: f64) -> f64 {
     total * std::f64::consts::LN_2 / HALF_LIFE.as_secs_f64()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "weights are estimates")]
 fn measures(weight: &Weight) -> [f64; MEASURES] {
-    [weight.requests as f64, weight.bytes as f64, weight.held_us as f64]
+    [weight.requests, weight.bytes, weight.held_us]
 }
 
 fn tell<T: Copy>(lists: &[List<T>; MEASURES], name: impl Fn(&T) -> String) -> Vec<Heavy> {
@@ -297,11 +365,11 @@ mod tests {
     use super::*;
     use crate::topology::NodeId;
 
-    fn sample(key: &str, client: u64, weight: (u64, u64, u64)) -> Sample {
-        let (requests, bytes, held_us) = weight;
+    fn sample(key: &str, client: u64, weight: (u32, u32, u32)) -> Sample {
+        let (requests, bytes, held_us) = (weight.0.into(), weight.1.into(), weight.2.into());
         let key = Some(SampledKey::of(key.as_bytes()));
         let weight = Weight { requests, bytes, held_us };
-        Sample { node: NodeId(1), client, peer: None, key, weight }
+        Sample { node: NodeId(1), client, peer: None, key, weight, overdue: None }
     }
 
     fn find<'a>(heavies: &'a [Heavy], name: &str) -> &'a Heavy {
@@ -391,6 +459,28 @@ mod tests {
         assert!(find(&business.keys, "old").requests.share < 0.2, "{business:?}");
         lists.decay(start + Duration::from_secs(600));
         assert!(lists.is_empty() && lists.rate() < 0.1);
+    }
+
+    /// Of requests that are overdue together the one that was sent first is what holds the node; a key that did so
+    /// twice is told.
+    #[tokio::test(start_paused = true)]
+    async fn what_holds_a_node_that_stands_still() {
+        let start = Instant::now();
+        let mut lists = Lists::new(start);
+        let zero = std::time::Instant::now();
+        let stall = |lists: &mut Lists, after_s, key, sent_ms| {
+            let now = start + Duration::from_secs(after_s);
+            let overdue = Some(zero + Duration::from_millis(1000 * after_s + sent_ms));
+            lists.add(now, &Sample { overdue, ..sample(key, 1, (0, 0, 400_000)) });
+            lists.stalled_by(now)
+        };
+        (0..10).for_each(|_| lists.add(start, &sample("other", 1, (100, 100, 0))));
+        assert_eq!(stall(&mut lists, 0, "victim:1", 20), None);
+        assert_eq!(stall(&mut lists, 0, "giant", 10), None);
+        assert_eq!(stall(&mut lists, 30, "giant", 10).expect("it did twice").times, (2, 2));
+        assert_eq!(stall(&mut lists, 30, "victim:2", 20).expect("it was sent later").name, "giant");
+        assert_eq!(stall(&mut lists, 60, "victim:3", 20).expect("two of three").times, (2, 3));
+        assert_eq!(stall(&mut lists, 90, "victim:4", 20), None, "one of three");
     }
 
     /// Names fit into a line, whatever is in the key.

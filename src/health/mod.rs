@@ -34,7 +34,7 @@ use tokio::{
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub use detector::{Detector, Observation, Traffic, Verdict};
-pub use heavy::{Business, Heavy, Holder, Share};
+pub use heavy::{Business, Heavy, Holder, Share, Stalls};
 pub use lag::{LAG_MAX, Lag};
 pub use memory::Buffers;
 pub use probe::{Answer, Late, Life, Probe, Prober, Question, Symptom};
@@ -96,6 +96,7 @@ async fn watch(mut ward: Ward, told: (NotedWrites, Samples), bell: &Notify, inbo
         // seen stays unseen, a probe that is not taken stays in its set.
         let changes = tokio::select! {
             () = bell.notified() => {
+                ward.take_samples(&samples);
                 let seen = ward.sample();
                 ward.judge(seen)
             }

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Answer, Business, Holder, Lag, Late, Probe, Symptom, Traffic,
+    Answer, Business, Holder, Lag, Late, Probe, Stalls, Symptom, Traffic,
     heavy::Lists,
     memory::{Buffers, Room},
     withhold::{Accusation, Fault, Judgement, LINK_GRACE, Shows, Witness, judge},
@@ -80,6 +80,8 @@ pub struct Sighting {
     pub key: Option<Holder>,
     /// The client that holds it the most.
     pub client: Option<Holder>,
+    /// The key that it was asked for when it stood still, if it was the same more than once.
+    pub stalls: Option<Stalls>,
     /// Requests that it gets for each that the pool's other nodes get, in the middle; none when they get none.
     pub busier: Option<f64>,
 }
@@ -454,6 +456,7 @@ impl Scene {
             names,
             key,
             client,
+            stalls: chart.lists.as_ref().and_then(|lists| lists.stalled_by(now)),
             busier,
             own: Own {
                 stalled,

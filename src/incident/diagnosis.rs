@@ -83,6 +83,8 @@ pub enum What {
     Giant,
     /// Most requests are for it.
     Hot,
+    /// A node that is asked for it stands still.
+    Stall,
     /// It asks for too much.
     Flood,
 }
@@ -156,6 +158,7 @@ impl What {
             What::Dns => "dns",
             What::Giant => "giant",
             What::Hot => "hot",
+            What::Stall => "stall",
             What::Flood => "flood",
         }
     }
@@ -492,7 +495,8 @@ fn by_holders(scale: &mut Scale, view: &View<'_>, cause: Option<Cause>) {
     let seen = view.seen;
     let is_load = match view.last {
         None | Some(Symptom::Good | Symptom::Busy) => true,
-        Some(Symptom::Silent) => seen.answered > 0,
+        // Something long may hold it now; after three probes it is not that.
+        Some(Symptom::Silent) => seen.answered > 0 || seen.stalls.is_some() && view.tail.len() < 3,
         Some(_) => false,
     };
     let may_be_load = matches!(cause, None | Some(Cause::Timeout | Cause::Slow | Cause::FailureRate));
@@ -534,6 +538,15 @@ fn by_holders(scale: &mut Scale, view: &View<'_>, cause: Option<Cause>) {
         let is_dear = is_heavy(it) || is_costly(it) && here_only(it);
         holds(it) && is_dear || is_much(it) && here_only(it)
     };
+    // By chance it would not be the same key again.
+    if let Some(stalls) = seen.stalls.as_ref().filter(|it| it.requests <= RARE) {
+        explain(scale);
+        let (times, of) = stalls.times;
+        let sign =
+            format!("{times} of the last {of} times that it stood still it was asked for {}", stalls.name);
+        scale.add(Place::Key, What::Stall, 13.0, sign);
+        return;
+    }
     if let Some(client) = client.filter(floods) {
         explain(scale);
         scale.add(Place::Client, What::Flood, 13.0, sign("the client", client));
@@ -554,6 +567,8 @@ const HELD_MIN: f64 = 0.1;
 /// A heavy one has so much more of the time than of the requests; a costly one of time or bytes.
 const HEAVY: f64 = 3.0;
 const COSTLY: f64 = 1.5;
+/// A key is asked for rarely.
+const RARE: f64 = 0.1;
 /// A node that is busier than the others gets so many times their requests.
 const BUSIER: f64 = 2.0;
 
@@ -591,7 +606,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::health::{Group, Own};
+    use crate::health::{Group, Own, Stalls};
 
     const TABLE: &str = include_str!("../../tests/data/diagnoses.txt");
 
@@ -694,6 +709,11 @@ mod tests {
                 "no-descriptors" => seen.own = Own { no_descriptors: true, ..seen.own },
                 "key" => seen.key = Some(holder("user:1", value)),
                 "client" => seen.client = Some(holder("10.0.0.9:5 (session 7)", value)),
+                "stalls" => {
+                    let (times, requests) = value.split_once('/').expect("TIMES/REQUESTS");
+                    let (times, requests) = ((number(times), 3), number::<f64>(requests) / 100.0);
+                    seen.stalls = Some(Stalls { name: "report:1".to_owned(), times, requests });
+                }
                 "busier" => seen.busier = Some(number(value)),
                 "wrong" => seen.wrong = Some(value.into()),
                 other => panic!("{other} is no sign"),

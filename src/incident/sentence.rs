@@ -54,6 +54,10 @@ pub(super) fn sentence(subject: &Subject<'_>, seen: &Sighting, place: Place, wha
             name(&seen.key),
             part(&seen.key, |it| it.requests)
         ),
+        (_, What::Stall) => format!(
+            "key {}: node {node} stands still when it is asked for it",
+            seen.stalls.as_ref().map_or("", |stalls| &*stalls.name)
+        ),
         (_, What::Flood) => format!(
             "client {}: it floods node {node}, for {:.0} % of its time with {:.0} % of its requests",
             name(&seen.client),

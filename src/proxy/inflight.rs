@@ -89,19 +89,13 @@ impl<T> InFlight<T> {
         self.entries.front().map(|e| &e.tag)
     }
 
-    /// The same, once it was written whole, so that a reply to it makes sense.
+    /// The same, once it was written whole, so that a reply to it makes sense; with the bytes that it has.
     #[inline]
-    pub(crate) fn written_front(&self) -> Option<&T> {
-        self.entries.front().filter(|e| self.start + e.len <= self.written).map(|e| &e.tag)
+    pub(crate) fn written_front(&self) -> Option<(&T, usize)> {
+        self.entries.front().filter(|e| self.start + e.len <= self.written).map(|e| (&e.tag, e.len))
     }
 
-    /// Bytes of the request whose reply comes next, or of what is left of it.
-    #[inline]
-    pub(crate) fn front_len(&self) -> usize {
-        self.entries.front().map_or(0, |e| e.len)
-    }
-
-    /// That request; none when some of it was forgotten.
+    /// The bytes of that request; none when some of it was forgotten.
     pub(crate) fn front_bytes(&self) -> Option<&[u8]> {
         let entry = self.entries.front().filter(|_| !self.forgot)?;
         self.log.get(self.start..self.start + entry.len)

@@ -1,23 +1,45 @@
-//! Which replies are sampled: each request, each byte and each microsecond in which a node is waited for is as
-//! likely to be hit as any other. With a reply only three numbers are counted down; what follows is rare.
+//! Which replies are sampled. A request is hit with a chance in proportion to its size: so much for being one, its
+//! bytes, and the time in which the node was waited for, in one number that is counted down with each reply. What
+//! a sample stands for is that divided by its chance, so that shares of requests, of bytes and of time are true on
+//! average (Horvitz and Thompson, 1952). What follows a hit is rare.
 
-use std::cell::Cell;
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use super::{dispatch, link::Link, pipeline::Expect};
 use crate::topology::{Sample, Weight};
 
-/// What one sample stands for, on average: requests, bytes, and microseconds.
-const MEANS: [i64; 3] = [128, 256 * 1024, 8192];
-
+/// From one hit to the next, on average, in units of size. A byte is one unit.
+const MEAN: i64 = 256 * 1024;
+/// Units of a request and of a microsecond: of requests without bytes and waiting one of 256 is hit, and a node that
+/// is waited for all the time fifteen times a second.
+const REQUEST: i64 = 1024;
+const MICROSECOND: i64 = 4;
 /// Points that one request passes step by step; if there are more, the rest is passed at once.
 const STEPS_MAX: i64 = 16;
 
-/// What is left of each until the next sample.
+/// What a request cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cost {
+    /// Bytes, of its own and of its reply.
+    pub(crate) bytes: usize,
+    /// How long the node was waited for, in microseconds.
+    pub(crate) held_us: u32,
+}
+
+impl Cost {
+    #[inline(always)]
+    fn size(self) -> i64 {
+        REQUEST + self.bytes as i64 + MICROSECOND * i64::from(self.held_us)
+    }
+}
+
+/// What is left until the next hit.
 #[derive(Debug)]
 pub(crate) struct Countdown {
-    requests: Cell<i64>,
-    bytes: Cell<i64>,
-    held_us: Cell<i64>,
+    left: Cell<i64>,
     random: Cell<u64>,
 }
 
@@ -25,48 +47,32 @@ impl Countdown {
     /// One that begins somewhere, by the seed.
     pub(crate) fn new(seed: u64) -> Countdown {
         let random = Cell::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        let countdown =
-            Countdown { requests: Cell::new(0), bytes: Cell::new(0), held_us: Cell::new(0), random };
-        let lefts = MEANS.map(|mean| countdown.below(mean));
-        countdown.set(lefts);
+        let countdown = Countdown { left: Cell::new(0), random };
+        countdown.left.set(countdown.below(MEAN));
         countdown
     }
 
-    fn set(&self, [requests, bytes, held_us]: [i64; 3]) {
-        self.requests.set(requests);
-        self.bytes.set(bytes);
-        self.held_us.set(held_us);
-    }
-
-    /// A request is over. Whether it is a sample.
+    /// A request is over. Whether it is hit.
     #[inline(always)]
-    pub(crate) fn hits(&self, bytes: usize, held_us: u32) -> bool {
-        let requests = self.requests.get() - 1;
-        let bytes = self.bytes.get() - bytes as i64;
-        let held_us = self.held_us.get() - i64::from(held_us);
-        self.set([requests, bytes, held_us]);
-        (requests | bytes | held_us) < 0
+    pub(crate) fn hits(&self, cost: Cost) -> bool {
+        let left = self.left.get() - cost.size();
+        self.left.set(left);
+        left < 0
     }
 
-    /// What the sample stands for; counts down anew.
-    fn take(&self) -> Weight {
-        let lefts = [self.requests.get(), self.bytes.get(), self.held_us.get()];
-        let mut weights = [0; 3];
-        let next = std::array::from_fn(|i| {
-            let (mean, mut left) = (MEANS[i], lefts[i]);
-            // Points that lie this far apart on average, whoever passes them: a large reply passes many.
-            let passed = ((-left).max(0) / mean - STEPS_MAX).max(0);
-            left += passed * mean;
-            weights[i] = passed * mean;
-            while left < 0 {
-                left += mean / 2 + self.below(mean);
-                weights[i] += mean;
-            }
-            left
-        });
-        self.set(next);
-        let [requests, bytes, held_us] = weights.map(|weight| weight as u64);
-        Weight { requests, bytes, held_us }
+    /// What the request that was hit stands for; counts down anew.
+    fn take(&self, cost: Cost) -> Weight {
+        let mut left = self.left.get();
+        // Points that lie this far apart on average, whoever passes them: a large reply passes many.
+        let mut passed = ((-left).max(0) / MEAN - STEPS_MAX).max(0);
+        left += passed * MEAN;
+        while left < 0 {
+            left += MEAN / 2 + self.below(MEAN);
+            passed += 1;
+        }
+        self.left.set(left);
+        let requests = (passed * MEAN) as f64 / cost.size() as f64;
+        Weight { requests, bytes: requests * cost.bytes as f64, held_us: requests * f64::from(cost.held_us) }
     }
 
     /// A number from 0 to below this: xorshift64, whose seed is never 0.
@@ -82,18 +88,21 @@ impl Countdown {
 
 /// Notes the request whose reply was hit.
 #[cold]
-pub(crate) fn hit(link: &Link, expect: &Expect, request: Option<&[u8]>) {
-    let weight = link.countdown.take();
-    note(link, expect, request, weight);
+pub(crate) fn hit(link: &Link, expect: &Expect, request: Option<&[u8]>, cost: Cost) {
+    let weight = link.countdown.take(cost);
+    note(link, expect, request, (weight, None));
 }
 
-/// Notes a request that does not come to an end: the node has been waited for so long.
+/// Notes a request whose reply does not come in time.
 #[cold]
-pub(crate) fn overdue(link: &Link, expect: &Expect, request: Option<&[u8]>, waited_us: u32) {
-    note(link, expect, request, Weight { held_us: waited_us.into(), ..Weight::default() });
+pub(crate) fn overdue(link: &Link, expect: &Expect, request: Option<&[u8]>, now_us: u32) {
+    let under_way = Duration::from_micros(now_us.wrapping_sub(expect.sent_us).into());
+    // Workers compare by this, whenever each of them looks.
+    let since = Instant::now().checked_sub(under_way);
+    note(link, expect, request, (Weight::default(), since));
 }
 
-fn note(link: &Link, expect: &Expect, request: Option<&[u8]>, weight: Weight) {
+fn note(link: &Link, expect: &Expect, request: Option<&[u8]>, (weight, overdue): (Weight, Option<Instant>)) {
     let session = &expect.session;
     let pool = &session.pool;
     let bound = pool.bound_now();
@@ -103,7 +112,7 @@ fn note(link: &Link, expect: &Expect, request: Option<&[u8]>, weight: Weight) {
     let pick = link.countdown.below(i64::from(u32::MAX)) as usize;
     let key = request.and_then(|request| dispatch::sampled_key(&bound, &pool.worker, request, pick));
     let peer = session.state.borrow().client.peer;
-    let sample = Sample { node: link.node.id, client: session.id, peer, key, weight };
+    let sample = Sample { node: link.node.id, client: session.id, peer, key, weight, overdue };
     pool.handle.samples.note(pool.worker.index, sample);
 }
 
@@ -117,9 +126,10 @@ mod tests {
         let mut sums = vec![Weight::default(); kinds.len()];
         for _ in 0..rounds {
             for (i, (bytes, held_us, times)) in kinds.iter().enumerate() {
+                let cost = Cost { bytes: *bytes, held_us: *held_us };
                 for _ in 0..*times {
-                    if countdown.hits(*bytes, *held_us) {
-                        let weight = countdown.take();
+                    if countdown.hits(cost) {
+                        let weight = countdown.take(cost);
                         sums[i].requests += weight.requests;
                         sums[i].bytes += weight.bytes;
                         sums[i].held_us += weight.held_us;
@@ -134,25 +144,25 @@ mod tests {
     /// the bytes and of the time, and not of the requests.
     #[test]
     fn samples_stand_for_what_there_was() {
-        let kinds = [(100, 50, 99), (2_000_000, 30_000, 1)];
+        let kinds = [(100, 50, 99), (2_000_000, 30_000, 1), (50, 0, 20)];
         let rounds = 2000;
-        let sums = sampled(&kinds, rounds);
-        for ((bytes, held_us, times), sum) in kinds.iter().zip(&sums) {
+        for ((bytes, held_us, times), sum) in kinds.iter().zip(sampled(&kinds, rounds)) {
             let all = (rounds * times) as f64;
-            let near = |sampled: u64, real: f64, noise: f64| (sampled as f64 - real).abs() <= noise * real;
-            assert!(near(sum.requests, all, 0.5), "{sum:?} of {all}");
-            let is_large = *bytes > 1_000_000;
-            let noise = if is_large { 0.1 } else { 0.5 };
-            assert!(near(sum.bytes, all * *bytes as f64, noise), "{sum:?}");
-            assert!(near(sum.held_us, all * f64::from(*held_us), noise), "{sum:?}");
+            for (sampled, real) in [
+                (sum.requests, all),
+                (sum.bytes, all * *bytes as f64),
+                (sum.held_us, all * f64::from(*held_us)),
+            ] {
+                assert!((sampled - real).abs() <= 0.2 * real, "{sum:?} of {all} of {bytes}");
+            }
         }
     }
 
-    /// Requests that come in the rhythm of the countdown are not preferred: pauses differ.
+    /// Requests that come in a rhythm are not preferred: pauses differ.
     #[test]
     fn a_rhythm_is_not_preferred() {
-        let sums = sampled(&[(1, 0, 1), (1, 0, 127)], 10_000);
-        let share = sums[0].requests as f64 / (sums[0].requests + sums[1].requests) as f64;
-        assert!((0.004..0.014).contains(&share), "{share}");
+        let sums = sampled(&[(1, 0, 1), (1, 0, 255)], 20_000);
+        let share = sums[0].requests / (sums[0].requests + sums[1].requests);
+        assert!((0.002..0.007).contains(&share), "{share}");
     }
 }

@@ -5,6 +5,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -38,17 +39,19 @@ pub struct Sample {
     pub key: Option<SampledKey>,
     /// What it stands for.
     pub weight: Weight,
+    /// Since when it has been under way, when its reply does not come in time.
+    pub overdue: Option<Instant>,
 }
 
 /// What a sample stands for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Weight {
     /// Requests.
-    pub requests: u64,
+    pub requests: f64,
     /// Bytes, of requests and replies.
-    pub bytes: u64,
+    pub bytes: f64,
     /// Microseconds in which the node was waited for.
-    pub held_us: u64,
+    pub held_us: f64,
 }
 
 /// The samples of a pool that nobody has taken yet. Clones share them; each worker has its own part.
@@ -112,7 +115,7 @@ mod tests {
 
     fn sample(key: &[u8]) -> Sample {
         let key = Some(SampledKey::of(key));
-        Sample { node: NodeId(1), client: 2, peer: None, key, weight: Weight::default() }
+        Sample { node: NodeId(1), client: 2, peer: None, key, weight: Weight::default(), overdue: None }
     }
 
     /// Samples of all workers are taken once; those beyond the bound are lost.

@@ -33,7 +33,7 @@ fn serve(config: Config) -> Ringway {
 }
 
 /// Whether an incident of this node, or of the process, is located there, and no rival is likely.
-fn is_located(incident: &Value, node: Option<&str>, place: &str, what: &str) -> bool {
+pub(crate) fn is_located(incident: &Value, node: Option<&str>, place: &str, what: &str) -> bool {
     let told = &incident["diagnoses"];
     let confidence = |i: usize| told[i]["confidence"].as_f64().unwrap_or(0.0);
     let is_first = told[0]["place"] == place && told[0]["what"] == what;

@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    diagnosis::located,
+    diagnosis::{is_located, located},
     harness::{
         Client, Config, Load, Redis, Ringway, SOON, encode, load::Plan, memcached::Memcached, owners,
         ringway::run, until,
@@ -219,4 +219,28 @@ fn a_hot_key_that_hurts_nobody_is_no_incident() {
     load.stop();
     let page = ringway.http("/v1/incidents").1;
     assert!(page.contains("\"incidents\": []"), "{page}");
+}
+
+/// A request that keeps a node from answering anything has it ejected; when it comes again and again the key is named.
+#[test]
+fn a_key_that_stops_a_node_is_the_fault() {
+    let nodes = Redis::several(3);
+    let config = Config::of(&nodes).pool("request_timeout: 100ms").pool("on_return: serve");
+    let config = config.pool("health: {interval: 100ms, timeout: 1s, rise: 12, flap_window: 0s}");
+    let mut ringway = Ringway::serve(config);
+    assert_eq!(ringway.client().cmd(&["RPUSH", "report", "first"]), ":1\r\n");
+    let at = owners(&nodes)["report"];
+    let owner = ["a", "b", "c"][at];
+    fill(&mut nodes[at].client(), "report", 500_000);
+    let load = Load::start(&ringway.address(), &Plan { clients: 10, ..Plan::default() });
+    until(3 * SOON, "the key is named", || {
+        load.run(300);
+        let mut client = ringway.client();
+        client.send(encode(&["SORT_RO", "report", "ALPHA", "LIMIT", "0", "1"])).expect("ringway reads");
+        ringway.wait_away(owner);
+        ringway.wait_back(owner);
+        let page: Value = serde_json::from_str(&ringway.http("/v1/incidents").1).expect("JSON");
+        is_located(&page["incidents"][0], Some(owner), "key", "stall")
+    });
+    load.stop();
 }

@@ -10,7 +10,7 @@ use super::{
         flow::{Behind, Flow},
         inflight::{Fate, InFlight},
         link::Link,
-        sampler,
+        sampler::{self, Cost},
         session::{LARGE_REPLY, Session},
     },
     Expect, State,
@@ -32,8 +32,8 @@ pub(super) struct Core {
     pub(super) state: State,
     pub(super) queue: InFlight<Expect>,
     pub(super) scanner: Replies,
-    /// Bytes of the head's reply that were handed out, and how long the node was waited for until then.
-    pub(super) begun: (usize, u32),
+    /// What the head has cost until now, when some of its reply was handed out.
+    pub(super) begun: Cost,
     /// A reply that came before its request was written whole: it waits until that is.
     pub(super) early: Vec<u8>,
     /// Requests that stand in the gauge of those in flight.
@@ -72,15 +72,18 @@ impl Core {
     pub(super) fn hand_out(
         &mut self,
         chunk: &[u8],
-        (now_us, mut held_us): (u32, u32),
+        (now_us, held_us): (u32, u32),
         link: &Link,
         answered: &mut bool,
         slow: &mut Option<(Rc<Session>, Behind)>,
     ) -> Result<(), String> {
         let block = link.block();
         let mut rest = chunk;
+        // The first reply is what was waited for.
+        let mut cost = std::mem::take(&mut self.begun);
+        cost.held_us = cost.held_us.saturating_add(held_us);
         while !rest.is_empty() {
-            let Some(expect) = self.queue.written_front() else {
+            let Some((expect, len)) = self.queue.written_front() else {
                 if self.scanner.may_be_early()
                     && self.queue.head_has_begun()
                     && self.early.len() + rest.len() <= EARLY_BYTES_MAX
@@ -98,7 +101,7 @@ impl Core {
             let (piece, behind) = rest.split_at(scan.used);
             rest = behind;
             if !scan.done {
-                self.begun = (self.begun.0 + piece.len(), self.begun.1.saturating_add(held_us));
+                self.begun = Cost { bytes: cost.bytes + piece.len(), ..cost };
                 return self.hand_out_piece(piece, slow);
             }
             let outcome = if self.scanner.is_error() {
@@ -107,11 +110,11 @@ impl Core {
             } else {
                 Outcome::Ok
             };
-            let (bytes, waited_us) = std::mem::take(&mut self.begun);
-            let bytes = bytes + piece.len() + self.queue.front_len();
-            if link.countdown.hits(bytes, waited_us.saturating_add(std::mem::take(&mut held_us))) {
-                sampler::hit(link, expect, self.queue.front_bytes());
+            cost.bytes += piece.len() + len;
+            if link.countdown.hits(cost) {
+                sampler::hit(link, expect, self.queue.front_bytes(), cost);
             }
+            cost = Cost::default();
             let found_nothing = expect.class == Class::Read && self.scanner.found_nothing(piece);
             let is_swallowed = self.scanner.is_swallowed(awaits) && expect.session.forget(expect);
             let piece = if is_swallowed { &[] } else { piece };
@@ -192,8 +195,8 @@ impl Core {
     /// The head holds up the others, and its reply may never come: it is sampled as it is.
     #[cold]
     pub(super) fn charge_head(&self, now_us: u32, link: &Link) {
-        let Some(head) = self.queue.written_front() else { return };
-        sampler::overdue(link, head, self.queue.front_bytes(), now_us.wrapping_sub(self.progress_us));
+        let Some((head, _)) = self.queue.written_front() else { return };
+        sampler::overdue(link, head, self.queue.front_bytes(), now_us);
     }
 
     /// Takes out requests that may go another way: nothing of them was written, nor of any other

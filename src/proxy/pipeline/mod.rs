@@ -24,6 +24,7 @@ use super::{
     dialect::Replies,
     inflight::{Fate, InFlight},
     link::{Link, overtaken, repeatable},
+    sampler::Cost,
     session::Session,
     worker::Worker,
 };
@@ -130,7 +131,7 @@ impl Pipeline {
             state: State::Idle,
             queue: InFlight::default(),
             scanner: Replies::of(policy.protocol),
-            begun: (0, 0),
+            begun: Cost::default(),
             early: Vec::new(),
             counted: 0,
             progress_us: 0,
@@ -361,8 +362,8 @@ impl Pipeline {
                     core.forgive(now_us, self.worker.late_us.get());
                     let failed = core.count_overdue(now_us, policy, link.block());
                     if failed > 0 {
-                        link.node.evidence.failed(Failure::Timeout, failed);
                         core.charge_head(now_us, &link);
+                        link.node.evidence.failed(Failure::Timeout, failed);
                     }
                     let grace = VERDICT_GRACE.as_micros() as u32;
                     if core.stalled_us.is_some_and(|since| now_us.wrapping_sub(since) >= grace) {
@@ -547,7 +548,7 @@ impl Pipeline {
         let taken = {
             let mut core = self.core.borrow_mut();
             core.scanner = Replies::of(self.policy.protocol);
-            (core.early, core.begun) = (Vec::new(), (0, 0));
+            (core.early, core.begun) = (Vec::new(), Cost::default());
             let taken = core.queue.take();
             core.count_lost(&taken, link.block());
             (core.overdue, core.refused, core.stalled_us) = (0, 0, None);
