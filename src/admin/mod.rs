@@ -2,6 +2,7 @@
 //! the counters; orders for nodes alone change anything, and membership decides about them. What takes time is rendered off the control
 //! loop.
 
+mod dashboard;
 mod orders;
 mod routes;
 mod serve;

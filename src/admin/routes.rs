@@ -3,17 +3,17 @@
 use axum::{
     Json, Router,
     extract::{Path, Request, State},
-    http::{StatusCode, Uri, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
-use super::{AdminState, orders, view};
+use super::{AdminState, dashboard, orders, view};
 
 /// What `GET /` says.
-const INDEX: &str = "ringway's admin port
+const INDEX: &str = "ringway's admin port; a browser is shown a dashboard here
 
 /metrics      for Prometheus
 /healthz      200 while the process lives
@@ -32,7 +32,9 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// All routes. An unknown path is a 404 and a wrong method a 405, both as JSON.
 pub fn router(state: AdminState) -> Router {
     Router::new()
-        .route("/", get(async || INDEX))
+        .route("/", get(index))
+        .route("/dashboard.css", get(dashboard::style))
+        .route("/dashboard.js", get(dashboard::script))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
@@ -48,6 +50,11 @@ pub fn router(state: AdminState) -> Router {
             refuse(StatusCode::METHOD_NOT_ALLOWED, format!("{} can't be done here", request.method()))
         })
         .with_state(state)
+}
+
+/// A page for browsers, a list of the paths for the others.
+async fn index(headers: HeaderMap) -> Response {
+    if dashboard::is_wanted(&headers) { dashboard::page() } else { INDEX.into_response() }
 }
 
 async fn metrics(State(state): State<AdminState>) -> Response {

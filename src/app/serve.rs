@@ -96,7 +96,7 @@ fn banner(app: &App, settings: &Settings, source: &Source) -> String {
         }
     }
     let admin = app.admin_address();
-    text += &format!("admin listens on http://{admin}\n");
+    text += &format!("admin listens on http://{admin}\ndashboard http://{admin}/\n");
     tries += &format!("     curl http://{admin}/v1/topology\n");
     text + "try:" + &tries["try:".len()..]
 }

@@ -4,6 +4,7 @@ mod basics;
 mod cli;
 mod clients;
 mod commands;
+mod dashboard;
 mod detect;
 mod diagnosis;
 mod differential;
