@@ -32,7 +32,8 @@
 //!
 //! ## The border
 //! One snapshot goes down ([`topology::Topology`], behind one `ArcSwap` per pool), evidence goes
-//! up ([`topology::Evidence`], atomics). The hot path never waits for control, and control never
+//! up ([`topology::Evidence`], atomics), and so do samples of what nodes are asked for
+//! ([`topology::Samples`], which a worker never waits for). The hot path never waits for control, and control never
 //! waits for the hot path; if control stops, the last snapshot serves on.
 //!
 //! ## Life of a request: `MGET a b c` over two nodes

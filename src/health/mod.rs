@@ -348,9 +348,11 @@ impl Ward {
             return;
         }
         let pool = self.reader.load().pool.clone();
-        let name = |id| self.patients.get(&id).map(|patient| &patient.name);
-        let named = taken.iter().filter_map(|sample| Some((name(sample.node)?, sample)));
-        self.scene.sampled(Instant::now(), &pool, named);
+        taken.sort_by_key(|sample| sample.node);
+        for samples in taken.chunk_by(|a, b| a.node == b.node) {
+            let Some(patient) = self.patients.get(&samples[0].node) else { continue };
+            self.scene.sampled(Instant::now(), &(pool.clone(), patient.name.clone()), samples);
+        }
     }
 
     /// A fifth of the window is over: the counters are read, beside the control loop, as there may be many.

@@ -243,19 +243,13 @@ impl Scene {
         }
     }
 
-    /// Workers sampled what they asked nodes of this pool for.
-    pub(super) fn sampled<'a>(
-        &self,
-        now: Instant,
-        pool: &Arc<str>,
-        samples: impl Iterator<Item = (&'a Arc<str>, &'a Sample)>,
-    ) {
+    /// Workers sampled what they asked a node for.
+    pub(super) fn sampled(&self, now: Instant, whose: &Whose, samples: &[Sample]) {
         let mut seen = self.seen();
-        for (name, sample) in samples {
-            let Some(chart) = seen.charts.get_mut(&(pool.clone(), name.clone())) else { continue };
-            chart.version += 1;
-            chart.lists.get_or_insert_with(|| Box::new(Lists::new(now))).add(now, sample);
-        }
+        let Some(chart) = seen.charts.get_mut(whose) else { return };
+        chart.version += 1;
+        let lists = chart.lists.get_or_insert_with(|| Box::new(Lists::new(now)));
+        samples.iter().for_each(|sample| lists.add(now, sample));
     }
 
     /// What the nodes of a pool are busy with, by their names; those that are not are left out.

@@ -30,9 +30,25 @@ pub(crate) struct Cost {
 }
 
 impl Cost {
+    /// What it adds to the size of a request.
     #[inline(always)]
+    pub(crate) fn extra(self) -> i64 {
+        self.bytes as i64 + MICROSECOND * i64::from(self.held_us)
+    }
+
     fn size(self) -> i64 {
-        REQUEST + self.bytes as i64 + MICROSECOND * i64::from(self.held_us)
+        REQUEST + self.extra()
+    }
+
+    /// Nothing, if that is so.
+    #[inline(always)]
+    pub(crate) fn unless(self, is_so: bool) -> Cost {
+        if is_so { Cost::default() } else { self }
+    }
+
+    /// So many bytes more.
+    pub(crate) fn and(self, bytes: usize) -> Cost {
+        Cost { bytes: self.bytes + bytes, ..self }
     }
 }
 
@@ -52,10 +68,10 @@ impl Countdown {
         countdown
     }
 
-    /// A request is over. Whether it is hit.
+    /// A request of these bytes, and of so much more, is over. Whether it is hit.
     #[inline(always)]
-    pub(crate) fn hits(&self, cost: Cost) -> bool {
-        let left = self.left.get() - cost.size();
+    pub(crate) fn hits(&self, bytes: usize, extra: i64) -> bool {
+        let left = self.left.get() - (REQUEST + bytes as i64 + extra);
         self.left.set(left);
         left < 0
     }
@@ -128,7 +144,7 @@ mod tests {
             for (i, (bytes, held_us, times)) in kinds.iter().enumerate() {
                 let cost = Cost { bytes: *bytes, held_us: *held_us };
                 for _ in 0..*times {
-                    if countdown.hits(cost) {
+                    if countdown.hits(0, cost.extra()) {
                         let weight = countdown.take(cost);
                         sums[i].requests += weight.requests;
                         sums[i].bytes += weight.bytes;

@@ -80,8 +80,8 @@ impl Core {
         let block = link.block();
         let mut rest = chunk;
         // The first reply is what was waited for.
-        let mut cost = std::mem::take(&mut self.begun);
-        cost.held_us = cost.held_us.saturating_add(held_us);
+        let mut first = std::mem::take(&mut self.begun);
+        first.held_us = first.held_us.saturating_add(held_us);
         while !rest.is_empty() {
             let Some((expect, len)) = self.queue.written_front() else {
                 if self.scanner.may_be_early()
@@ -101,7 +101,7 @@ impl Core {
             let (piece, behind) = rest.split_at(scan.used);
             rest = behind;
             if !scan.done {
-                self.begun = Cost { bytes: cost.bytes + piece.len(), ..cost };
+                self.begun = first.unless(*answered).and(piece.len());
                 return self.hand_out_piece(piece, slow);
             }
             let outcome = if self.scanner.is_error() {
@@ -110,11 +110,11 @@ impl Core {
             } else {
                 Outcome::Ok
             };
-            cost.bytes += piece.len() + len;
-            if link.countdown.hits(cost) {
-                sampler::hit(link, expect, self.queue.front_bytes(), cost);
+            let bytes = piece.len() + len;
+            let first = first.unless(*answered);
+            if link.countdown.hits(bytes, first.extra()) {
+                sampler::hit(link, expect, self.queue.front_bytes(), first.and(bytes));
             }
-            cost = Cost::default();
             let found_nothing = expect.class == Class::Read && self.scanner.found_nothing(piece);
             let is_swallowed = self.scanner.is_swallowed(awaits) && expect.session.forget(expect);
             let piece = if is_swallowed { &[] } else { piece };
