@@ -13,7 +13,11 @@ mod settle;
 mod start;
 mod warmth;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -29,7 +33,7 @@ pub use order::order;
 pub use plan::{Event, Outcome, Permit, Step, budget, moved, plan, reload};
 
 use crate::{
-    health::{Business, Scene},
+    health::{Business, Newcomer, Scene, receive},
     incident::{FileSettings, IncidentFile, Incidents},
     metrics::PoolBlock,
     net::{Address, Target, resolve},
@@ -196,6 +200,8 @@ struct Governed {
 /// A reload whose slow part is done.
 struct Reloading {
     prepared: Prepared,
+    /// Whether the nodes that it adds may own keys.
+    received: Result<(), String>,
     yes: bool,
     answer: oneshot::Sender<Result<f64, String>>,
 }
@@ -368,20 +374,26 @@ impl Membership {
         }
         let Some(pool) = self.pools.get_mut(&name) else { return };
         let (now, ledger) = (pool.writer.current(), pool.ledger.clone());
-        let embedded = self.settings.embedded.clone();
+        let (embedded, max_share) = (self.settings.embedded.clone(), self.settings.max_share);
         let task = self.preparing.spawn(async move {
             let targets = locate(&now, &spec, &embedded).await;
+            let newcomers = newcomers(&now, &spec, &targets);
             let prepared = spawn_blocking(move || prepare(&now, &ledger, spec, targets)).await;
             // A build that panics takes this task with it, and the loop sees that.
             let prepared = prepared.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-            Reloading { prepared, yes, answer }
+            // Not for a reload that will be refused.
+            let received = match prepared.moved > max_share && !yes {
+                true => Ok(()),
+                false => receive_all(&prepared.spec, newcomers).await,
+            };
+            Reloading { prepared, received, yes, answer }
         });
         pool.preparing = Some(task.id());
     }
 
     /// A reload is ready to be planned.
     async fn prepared(&mut self, done: Result<Reloading, JoinError>) {
-        let Reloading { prepared, yes, answer } = match done {
+        let Reloading { prepared, received, yes, answer } = match done {
             Ok(reloading) => reloading,
             Err(error) => {
                 tracing::error!(%error, "a reload failed inside ringway");
@@ -397,6 +409,11 @@ impl Membership {
             return;
         };
         pool.preparing = None;
+        if let Err(why) = received {
+            // Whoever asked may have gone.
+            let _ = answer.send(Err(why));
+            return;
+        }
         let now = pool.writer.current();
         let permit = Permit { max_share: self.settings.max_share, yes, time: Instant::now() };
         let outcome = reload(&now, &pool.ledger, &prepared, &pool.births, &permit);
@@ -494,6 +511,30 @@ fn pool_of(change: &Change) -> &str {
         Change::Order { pool, .. } => pool,
         Change::Reload { spec, .. } => &spec.name,
     }
+}
+
+/// The nodes that a reload adds.
+fn newcomers(now: &Topology, spec: &PoolSpec, targets: &[Arc<[Target]>]) -> Vec<Newcomer> {
+    let known: HashSet<&str> = now.nodes.iter().map(|e| &*e.node.name).collect();
+    let new = spec.nodes.iter().zip(targets).filter(|(node, _)| !known.contains(&*node.name));
+    new.map(|(spec, targets)| Newcomer { spec: spec.clone(), targets: targets.clone() }).collect()
+}
+
+/// Receives them all, side by side.
+async fn receive_all(spec: &PoolSpec, newcomers: Vec<Newcomer>) -> Result<(), String> {
+    let mut receiving = JoinSet::new();
+    for newcomer in newcomers {
+        let (pool, policy) = (spec.name.clone(), spec.policy.clone());
+        receiving.spawn(async move { receive(&pool, &policy, &newcomer).await });
+    }
+    let mut received = Ok(());
+    while let Some(one) = receiving.join_next().await {
+        // A task that panicked is no reason to take the node as it is.
+        let one =
+            one.unwrap_or_else(|e| Err(format!("pool {}: receiving a new node failed: {e}", spec.name)));
+        received = received.and(one);
+    }
+    received
 }
 
 /// Where the nodes of a reloaded pool are. Those that stay keep what is known.

@@ -21,7 +21,7 @@ use crate::{
     health::Scene,
     incident::{Diagnosis, Incident, IncidentFile, Incidents, Subject, Told, Whose, diagnose},
     metrics::table::{DIAGNOSES, EJECTIONS, EJECTIONS_REFUSED, MOVED_SHARE, RESTORES, WAITS},
-    topology::{Cause, Health, Order, Placement, Topology},
+    topology::{Cause, Data, Health, Order, Placement, Topology},
 };
 
 /// Steps that may wait to be told before membership waits for them.
@@ -304,6 +304,10 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
         }
         Event::Restored { node, data, evidence } => {
             let (node, data, evidence) = (&**node, data.word(), &**evidence);
+            if after.policy.durable && data != Data::Same.word() {
+                let why = "what was written since its last save is lost, or it is another server";
+                tracing::error!(pool, epoch, node, data, evidence, why, "a durable node is not what it was");
+            }
             tracing::info!(pool, epoch, node, data, evidence, moved, "node restored");
         }
         Event::Recovered { node } => {

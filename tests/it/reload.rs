@@ -55,6 +55,37 @@ fn nodes_come_and_go_under_load() {
     assert!((30..150).contains(&taken), "the fourth of four took {taken} of 300");
 }
 
+/// A node that a reload adds has old values: nobody reads them, unless the pool says that it serves such. One that
+/// can't be emptied is not taken.
+#[test]
+fn a_newcomer_with_old_data() {
+    for (on_return, is_old) in [("quarantine", false), ("flush", false), ("serve", true)] {
+        let nodes = Redis::several(3);
+        let with =
+            |count: usize| Config::of(&nodes[..count]).top(FREE).pool(&format!("on_return: {on_return}"));
+        let mut ringway = Ringway::serve(with(3));
+        set_all(&mut ringway, 100);
+        assert_eq!(ringway.reload(with(2)), "ok");
+        let mut client = ringway.client();
+        (0..100).for_each(|i| assert_eq!(client.cmd(&["SET", &format!("key:{i}"), "new"]), "+OK\r\n"));
+        assert_eq!(ringway.reload(with(3)), "ok");
+        let read: Vec<String> = (0..100).map(|i| client.cmd(&["GET", &format!("key:{i}")])).collect();
+        assert_eq!(read.iter().any(|value| value == "$1\r\nv\r\n"), is_old, "{on_return}: {read:?}");
+        assert_eq!(
+            ringway.said().contains("a new node had keys and was emptied"),
+            !is_old,
+            "{}",
+            ringway.said()
+        );
+    }
+    let nodes = [Redis::start(), Redis::with(&["--rename-command", "FLUSHALL", ""])];
+    nodes[1].cmd(&["SET", "key:1", "old"]);
+    let mut ringway = Ringway::serve(Config::of(&nodes[..1]).top(FREE));
+    assert_eq!(ringway.reload(Config::of(&nodes).top(FREE)), "refused");
+    let said = "node b is new and has 1 keys, which may be old, and it can't be emptied";
+    until(SOON, said, || ringway.said().contains(said));
+}
+
 /// A heavier node takes more, and only from the others.
 #[test]
 fn a_weight_moves_keys_to_the_heavier_node() {

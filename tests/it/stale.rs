@@ -210,6 +210,21 @@ fn a_node_that_fails_twice() {
     nodes[1].cont();
 }
 
+/// A durable node that comes back without what it had is served, and that is an error in the log.
+#[test]
+fn a_durable_node_that_forgot() {
+    let mut nodes = Redis::several(2);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK).pool("durable: true"));
+    let mut client = ringway.client();
+    (0..20).for_each(|i| assert_eq!(client.cmd(&["SET", &format!("key:{i}"), "v"]), "+OK\r\n"));
+    nodes[1].kill();
+    ringway.wait_away("b");
+    nodes[1].restart_empty();
+    ringway.wait_back("b");
+    let said = "a durable node is not what it was";
+    until(SOON, said, || ringway.said().contains(said));
+}
+
 /// memcached's nodes are emptied as well; one that comes back empty need not be.
 #[test]
 fn memcached_nodes_are_emptied() {
