@@ -181,6 +181,12 @@ impl Replies {
     /// pieces is taken for a value, which is rare with so short a one.
     #[inline(always)]
     pub(crate) fn found_nothing(&self, piece: &[u8]) -> bool {
+        // Most replies are values.
+        (piece.len() <= b"$-1\r\n".len() || piece[0] == b'*') && self.holds_nothing(piece)
+    }
+
+    #[inline(never)]
+    fn holds_nothing(&self, piece: &[u8]) -> bool {
         match (self, piece) {
             (Replies::Resp(_), b"$-1\r\n" | b"_\r\n") => true,
             (Replies::Resp(_), [b'*', ..]) => frame::holds_nothing(piece),
