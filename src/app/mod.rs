@@ -41,7 +41,7 @@ use thread::Thread;
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// A port is taken, a directory is missing, no permission.
-    #[error("{who}: can't listen on {address}: {error}")]
+    #[error("{who}: can't listen on {address}: {error}{}", remedy(.error, .address))]
     Listen {
         /// `pool NAME` or `admin`.
         who: String,
@@ -68,6 +68,28 @@ pub enum AppError {
         /// What the system says.
         error: io::Error,
     },
+}
+
+/// What to do about an address that can't be had.
+fn remedy(error: &io::Error, address: &ListenAddress) -> String {
+    let what = match (error.kind(), address) {
+        (io::ErrorKind::AddrInUse, ListenAddress::Tcp(at)) => {
+            format!(
+                "stop who listens there (`ss -ltnp 'sport = :{}'` names it), or write another address",
+                at.port()
+            )
+        }
+        (io::ErrorKind::AddrInUse, ListenAddress::Unix(_)) => {
+            "stop who listens there, or write another path".to_owned()
+        }
+        (io::ErrorKind::AddrNotAvailable, _) => "this machine has no such address".to_owned(),
+        (io::ErrorKind::PermissionDenied, ListenAddress::Tcp(at)) if at.port() < 1024 => {
+            "ports below 1024 take the capability CAP_NET_BIND_SERVICE".to_owned()
+        }
+        (io::ErrorKind::NotFound, ListenAddress::Unix(_)) => "its directory is not there".to_owned(),
+        _ => return String::new(),
+    };
+    format!("; {what}")
 }
 
 /// A running ringway.
@@ -158,7 +180,7 @@ impl App {
         };
         let mut listening = Vec::new();
         for spec in &settings.pools {
-            listening.push(app.listen(spec, &[])?);
+            listening.push(app.listen(spec, &[], &[])?);
             app.embedded.start(spec)?;
         }
         for (spec, listeners) in settings.pools.iter().zip(listening) {

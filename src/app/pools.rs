@@ -15,7 +15,7 @@ use super::{App, AppError, bind};
 use crate::{
     admin, health,
     membership::{self, Births, first_topology},
-    net::{Address, ListenAddress, Listener, Target, resolve},
+    net::{Address, ListenAddress, Listener, Spare, Target, resolve},
     proxy::{self, Order, PoolHandle, Registry},
     topology::{self, NodeSpec, PoolSpec, Samples},
 };
@@ -25,6 +25,9 @@ use crate::{
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a listener that closes may take to accept who waits already.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Listeners, each with the address that was asked for.
+pub(super) type Bound = Vec<(ListenAddress, Listener)>;
 
 /// A pool that runs.
 pub(super) struct OpenPool {
@@ -39,6 +42,8 @@ pub(super) struct Listening {
     pub(super) asked: ListenAddress,
     /// Where it listens.
     pub(super) address: ListenAddress,
+    /// Accepts on the same socket, for a pool that takes it over.
+    spare: Option<Spare>,
     stop: oneshot::Sender<()>,
     stopped: std::sync::mpsc::Receiver<()>,
 }
@@ -53,19 +58,28 @@ impl Listening {
 }
 
 impl App {
-    /// Binds the listeners of a pool that `open` lacks.
+    /// Binds the listeners of a pool that `open` lacks. What a pool that goes listens on is taken over.
     pub(super) fn listen(
         &self,
         spec: &PoolSpec,
         open: &[Listening],
-    ) -> Result<Vec<(ListenAddress, Listener)>, AppError> {
+        going: &[&Listening],
+    ) -> Result<Bound, AppError> {
         let missing = spec.listen.iter().filter(|asked| !open.iter().any(|l| l.asked == **asked));
         let who = format!("pool {}", spec.name);
-        missing.map(|asked| Ok((asked.clone(), bind(&self.accepting, &who, asked)?))).collect()
+        let listener = |asked: &ListenAddress| {
+            let spare = going.iter().find(|l| l.asked == *asked).and_then(|l| l.spare.as_ref());
+            let _inside = self.accepting.handle().enter();
+            match spare.and_then(|spare| spare.listener().ok()) {
+                Some(listener) => Ok(listener),
+                None => bind(&self.accepting, &who, asked),
+            }
+        };
+        missing.map(|asked| Ok((asked.clone(), listener(asked)?))).collect()
     }
 
     /// Opens a pool whose listeners are bound.
-    pub(super) fn open(&self, spec: &Arc<PoolSpec>, listeners: Vec<(ListenAddress, Listener)>) {
+    pub(super) fn open(&self, spec: &Arc<PoolSpec>, listeners: Bound) {
         let bell = Arc::new(Notify::new());
         let mut state = self.lock();
         state.next_pool += 1;
@@ -114,7 +128,7 @@ impl App {
 
     /// Accepts on one more listener of a pool.
     pub(super) fn accept(&self, pool: &mut OpenPool, asked: ListenAddress, listener: Listener) {
-        let address = listener.address();
+        let (address, spare) = (listener.address(), listener.spare());
         let (stop, stopping) = oneshot::channel();
         let (end, stopped) = std::sync::mpsc::channel();
         let accepting = proxy::accept(listener, pool.handle.clone(), self.workers.clone(), stopping);
@@ -123,7 +137,7 @@ impl App {
             // Nobody may be waiting.
             let _ = end.send(());
         });
-        pool.listeners.push(Listening { asked, address, stop, stopped });
+        pool.listeners.push(Listening { asked, address, spare, stop, stopped });
     }
 
     /// Closes a pool: no new clients, those that are there are served to the end of what they

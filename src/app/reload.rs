@@ -1,9 +1,15 @@
-//! Taking over a new configuration while clients stay connected. A bad one changes nothing.
+//! Taking over a new configuration while clients stay connected: all of it or nothing.
 
 use std::sync::Arc;
 
-use super::{App, AppError};
-use crate::{config::Settings, topology::PoolSpec};
+use super::{
+    App, AppError,
+    pools::{Bound, Listening, OpenPool},
+};
+use crate::{
+    config::Settings,
+    topology::{NodeSpec, PoolSpec, ReloadMode},
+};
 
 /// What a reload did.
 #[derive(Debug, Default)]
@@ -17,22 +23,25 @@ pub struct Reloaded {
 }
 
 impl App {
-    /// Puts new settings in force, pool by pool.
+    /// Puts new settings in force: all of them, or, when anything is refused, none.
     ///
     /// # Errors
     /// [`AppError`] when a listener or an embedded node can't be started; then nothing changed.
     pub async fn reload(&self, settings: Settings) -> Result<Reloaded, AppError> {
         let before = self.lock().settings.clone();
         let mut done = Reloaded { needs_restart: needs_restart(&before, &settings), ..Reloaded::default() };
-        let mut bound = Vec::new();
-        for spec in &settings.pools {
-            let state = self.lock();
-            let open = state.pools.iter().find(|p| p.handle.name == spec.name);
-            bound.push(self.listen(spec, open.map_or(&[], |p| &p.listeners))?);
-            drop(state);
-            self.embedded.start(spec)?;
-        }
+        // The file says itself how much it may move.
         self.membership.set_max_share(settings.reload.max_share).await;
+        done.refused = self.refusals(&before, &settings).await;
+        let bound = if done.refused.is_empty() { self.bind_all(&settings) } else { Ok(Vec::new()) };
+        let bound = match (bound, done.refused.is_empty()) {
+            (Ok(bound), true) => bound,
+            (bound, _) => {
+                self.membership.set_max_share(before.reload.max_share).await;
+                self.embedded.keep(&before.pools);
+                return bound.map(|_| done);
+            }
+        };
         let mut pools = Vec::new();
         for (spec, listeners) in settings.pools.iter().zip(bound) {
             let old = before.pools.iter().find(|p| p.name == spec.name);
@@ -42,17 +51,13 @@ impl App {
                 pools.push(PoolSpec::clone(&spec));
                 continue;
             };
-            if old.policy.protocol != spec.policy.protocol {
-                done.refused.push(other_protocol(&spec, old));
-                pools.push(old.clone());
-                continue;
-            }
-            match self.membership.reload(spec.clone(), false).await {
+            match self.membership.reload(spec.clone(), ReloadMode::Do).await {
                 Ok(moved) => {
                     done.moved.push((spec.name.clone(), moved));
                     self.relisten(&spec, listeners);
                     pools.push(PoolSpec::clone(&spec));
                 }
+                // A new node of it can't be emptied, which is known only when it is tried.
                 Err(why) => {
                     done.refused.push(why);
                     pools.push(old.clone());
@@ -68,7 +73,44 @@ impl App {
         Ok(done)
     }
 
-    fn relisten(&self, spec: &PoolSpec, listeners: Vec<(crate::net::ListenAddress, crate::net::Listener)>) {
+    /// Why the new settings are not put in force; none when they may be.
+    async fn refusals(&self, before: &Settings, after: &Settings) -> Vec<String> {
+        let mut refused = Vec::new();
+        for old in &before.pools {
+            let share = after.reload.max_share;
+            let Some(spec) = after.pools.iter().find(|p| p.name == old.name) else {
+                if share < 1.0 && !after.pools.iter().any(|new| is_renamed(old, new)) {
+                    refused.push(missing(old, share));
+                }
+                continue;
+            };
+            if old.policy.protocol != spec.policy.protocol {
+                refused.push(other_protocol(spec, old));
+                continue;
+            }
+            let weighed = self.membership.reload(Arc::new(spec.clone()), ReloadMode::Weigh).await;
+            refused.extend(weighed.err());
+        }
+        refused
+    }
+
+    /// Binds what is missing, and starts embedded nodes.
+    fn bind_all(&self, settings: &Settings) -> Result<Vec<Bound>, AppError> {
+        let mut bound = Vec::new();
+        for spec in &settings.pools {
+            let state = self.lock();
+            let open = state.pools.iter().find(|p| p.handle.name == spec.name);
+            let is_gone = |p: &&OpenPool| settings.pools.iter().all(|new| new.name != p.handle.name);
+            let going: Vec<&Listening> =
+                state.pools.iter().filter(is_gone).flat_map(|p| p.listeners.iter()).collect();
+            bound.push(self.listen(spec, open.map_or(&[], |p| &p.listeners), &going)?);
+            drop(state);
+            self.embedded.start(spec)?;
+        }
+        Ok(bound)
+    }
+
+    fn relisten(&self, spec: &PoolSpec, listeners: Bound) {
         let mut state = self.lock();
         let Some(pool) = state.pools.iter_mut().find(|p| p.handle.name == spec.name) else { return };
         for (asked, listener) in listeners {
@@ -93,6 +135,22 @@ impl App {
             self.close(pool);
         }
     }
+}
+
+/// Whether a pool that is not there any more goes on under another name: with its listeners, nodes and placement.
+fn is_renamed(old: &PoolSpec, new: &PoolSpec) -> bool {
+    let members = |spec: &PoolSpec| spec.nodes.iter().map(NodeSpec::member).collect::<Vec<_>>();
+    old.listen == new.listen && old.ring == new.ring && members(old) == members(new)
+}
+
+/// Leaving it out may be a slip, and cuts its clients off.
+fn missing(old: &PoolSpec, share: f64) -> String {
+    format!(
+        "pool {}: it is not in the new file, and without it 100 % of its key space would go, more than \
+         reload.max_share ({:.1} %): if that is meant, write reload.max_share: 100% for this reload",
+        old.name,
+        share * 100.0
+    )
 }
 
 /// Its sessions and connections speak the old one.

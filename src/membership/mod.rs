@@ -37,7 +37,9 @@ use crate::{
     incident::{FileSettings, IncidentFile, Incidents},
     metrics::PoolBlock,
     net::{Address, Target, resolve},
-    topology::{Change, Entry, Inbox, NodeSpec, Ordered, PoolSpec, Topology, TopologyWriter, Wanted},
+    topology::{
+        Change, Entry, Inbox, NodeSpec, Ordered, PoolSpec, ReloadMode, Topology, TopologyWriter, Wanted,
+    },
 };
 
 /// Changes that may wait; more wait at their senders.
@@ -158,14 +160,15 @@ impl Handle {
         answered.await.map_err(|e| gone(e.to_string()))?
     }
 
-    /// Asks for a reload of one pool and waits for what came of it: the share that moved.
+    /// Asks for a reload of one pool, or whether it would be done, and waits for what came of it: the share that
+    /// moved, or would.
     ///
     /// # Errors
     /// Why it was not done.
-    pub async fn reload(&self, spec: Arc<PoolSpec>, yes: bool) -> Result<f64, String> {
+    pub async fn reload(&self, spec: Arc<PoolSpec>, mode: ReloadMode) -> Result<f64, String> {
         let (answer, answered) = oneshot::channel();
         let gone = |_| "membership has ended".to_owned();
-        self.inbox.send(Change::Reload { spec, yes, answer }).await.map_err(|e| gone(e.to_string()))?;
+        self.inbox.send(Change::Reload { spec, mode, answer }).await.map_err(|e| gone(e.to_string()))?;
         answered.await.map_err(|e| gone(e.to_string()))?
     }
 
@@ -202,7 +205,7 @@ struct Reloading {
     prepared: Prepared,
     /// Whether the nodes that it adds may own keys.
     received: Result<(), String>,
-    yes: bool,
+    mode: ReloadMode,
     answer: oneshot::Sender<Result<f64, String>>,
 }
 
@@ -307,7 +310,7 @@ impl Membership {
 
     async fn change(&mut self, change: Change) {
         match change {
-            Change::Reload { spec, yes, answer } => return self.start_reload(spec, yes, answer),
+            Change::Reload { spec, mode, answer } => return self.start_reload(spec, mode, answer),
             Change::Order { pool, node, wanted, dry, answer } => {
                 let result = self.order(&pool, (&node, wanted), dry).await;
                 // Whoever asked may have gone.
@@ -357,7 +360,12 @@ impl Membership {
     }
 
     /// Begins the slow part of a reload beside the loop.
-    fn start_reload(&mut self, spec: Arc<PoolSpec>, yes: bool, answer: oneshot::Sender<Result<f64, String>>) {
+    fn start_reload(
+        &mut self,
+        spec: Arc<PoolSpec>,
+        mode: ReloadMode,
+        answer: oneshot::Sender<Result<f64, String>>,
+    ) {
         let name = spec.name.clone();
         let refusal = match self.pools.get(&name) {
             None => Some(format!("pool {name}: there is no such pool")),
@@ -374,26 +382,25 @@ impl Membership {
         }
         let Some(pool) = self.pools.get_mut(&name) else { return };
         let (now, ledger) = (pool.writer.current(), pool.ledger.clone());
-        let (embedded, max_share) = (self.settings.embedded.clone(), self.settings.max_share);
+        let embedded = self.settings.embedded.clone();
         let task = self.preparing.spawn(async move {
             let targets = locate(&now, &spec, &embedded).await;
             let newcomers = newcomers(&now, &spec, &targets);
             let prepared = spawn_blocking(move || prepare(&now, &ledger, spec, targets)).await;
             // A build that panics takes this task with it, and the loop sees that.
             let prepared = prepared.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-            // Not for a reload that will be refused.
-            let received = match prepared.moved > max_share && !yes {
-                true => Ok(()),
-                false => receive_all(&prepared.spec, newcomers).await,
+            let received = match mode {
+                ReloadMode::Weigh => Ok(()),
+                ReloadMode::Do => receive_all(&prepared.spec, newcomers).await,
             };
-            Reloading { prepared, received, yes, answer }
+            Reloading { prepared, received, mode, answer }
         });
         pool.preparing = Some(task.id());
     }
 
     /// A reload is ready to be planned.
     async fn prepared(&mut self, done: Result<Reloading, JoinError>) {
-        let Reloading { prepared, received, yes, answer } = match done {
+        let Reloading { prepared, received, mode, answer } = match done {
             Ok(reloading) => reloading,
             Err(error) => {
                 tracing::error!(%error, "a reload failed inside ringway");
@@ -415,9 +422,11 @@ impl Membership {
             return;
         }
         let now = pool.writer.current();
+        let yes = mode == ReloadMode::Do;
         let permit = Permit { max_share: self.settings.max_share, yes, time: Instant::now() };
         let outcome = reload(&now, &pool.ledger, &prepared, &pool.births, &permit);
         let result = match outcome {
+            Outcome::Publish(_) if mode == ReloadMode::Weigh => Ok(prepared.moved),
             Outcome::Publish(step) => {
                 let published = pool.publish(now, *step);
                 self.done(published).await;

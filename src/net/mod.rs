@@ -4,4 +4,4 @@ mod address;
 mod stream;
 
 pub use address::{Address, ListenAddress, ParseError, Target, resolve};
-pub use stream::{Listener, ReadHalf, StdStream, Stream, WriteHalf, dial, is_ours};
+pub use stream::{Listener, ReadHalf, Spare, StdStream, Stream, WriteHalf, dial, is_ours};

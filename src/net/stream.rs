@@ -3,6 +3,7 @@
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -50,6 +51,21 @@ pub enum Listener {
     Tcp(TcpListener),
     /// Over a unix socket; its file is removed when the listener is dropped.
     Unix(UnixListener, SocketFile),
+}
+
+/// A listening socket that nobody accepts on through this end.
+#[derive(Debug)]
+pub struct Spare(OwnedFd);
+
+impl Spare {
+    /// A listener on it: clients that wait there go to whoever accepts first.
+    ///
+    /// # Errors
+    /// The operating system's: out of descriptors.
+    pub fn listener(&self) -> io::Result<Listener> {
+        let listener = std::net::TcpListener::from(self.0.try_clone()?);
+        TcpListener::from_std(listener).map(Listener::Tcp)
+    }
 }
 
 /// A socket file that goes away with its owner.
@@ -323,6 +339,15 @@ impl Listener {
                 }
                 UnixListener::bind(path).map(|l| Listener::Unix(l, SocketFile(path.clone())))
             }
+        }
+    }
+
+    /// The same socket once more, for whoever takes it over; none of a unix socket, whose file goes with its
+    /// listener.
+    pub fn spare(&self) -> Option<Spare> {
+        match self {
+            Listener::Tcp(listener) => listener.as_fd().try_clone_to_owned().ok().map(Spare),
+            Listener::Unix(..) => None,
         }
     }
 

@@ -196,11 +196,20 @@ pub enum Change {
     Reload {
         /// The pool as it shall be.
         spec: Arc<PoolSpec>,
-        /// Whether moving more than `reload.max_share` of the key space is meant.
-        yes: bool,
+        /// Whether it is done, and may move more than `reload.max_share` of the key space.
+        mode: ReloadMode,
         /// The share of the key space that moved, or the refusal.
         answer: oneshot::Sender<Result<f64, String>>,
     },
+}
+
+/// How a reload is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadMode {
+    /// It is only asked whether it would be done.
+    Weigh,
+    /// It is done, however much it moves: that was weighed.
+    Do,
 }
 
 /// What an operator says of a node.

@@ -202,7 +202,10 @@ fn a_removed_pool_leaves_nothing_behind() {
         let address = node.address();
         format!("  {pool}:\n    listen: \"{listen}\"\n    nodes: [{{name: n, address: \"{address}\"}}]\n")
     };
-    let one = format!("admin: {{listen: \"127.0.0.1:0\"}}\npools:\n{}", with("cache", "127.0.0.1:0", &node));
+    let one = format!(
+        "admin: {{listen: \"127.0.0.1:0\"}}\n{FREE}\npools:\n{}",
+        with("cache", "127.0.0.1:0", &node)
+    );
     let two = format!("{one}{}", with("comes", &free, &other));
     let mut ringway = Ringway::serve(&one);
     let connections = |node: &Redis| node.cmd(&["CLIENT", "LIST"]).matches("addr=").count();
@@ -217,6 +220,81 @@ fn a_removed_pool_leaves_nothing_behind() {
         until(SOON, "the pool is gone", || pools(&mut ringway) == 1);
     }
     until(SOON, "its connections are closed", || connections(&other) == before);
+}
+
+/// A file with two pools: `cache`, and another.
+fn two_pools(nodes: &[Redis], top: &str, cache: &str, other: (&str, &str)) -> String {
+    let pool = |name: &str, listen: &str, node: &Redis, more: &str| {
+        let address = node.address();
+        format!(
+            "  {name}:\n    listen: \"{listen}\"\n{more}    nodes: [{{name: n, address: \"{address}\"}}]\n"
+        )
+    };
+    let (name, listen) = other;
+    format!(
+        "admin: {{listen: \"127.0.0.1:0\"}}\n{top}\npools:\n{}{}",
+        pool("cache", "127.0.0.1:0", &nodes[0], cache),
+        pool(name, listen, &nodes[1], "")
+    )
+}
+
+fn free_port() -> String {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").to_string()
+}
+
+/// A reload is taken as a whole or not at all: with a taken port, or a pool that is left out, nothing else of the
+/// file is in force either, and it is said what to do.
+#[test]
+fn all_or_nothing() {
+    let nodes = Redis::several(2);
+    let free = free_port();
+    let mut ringway = Ringway::serve(two_pools(&nodes, "", "", ("other", &free)));
+    let mut client = ringway.client();
+    let is_as_before = |client: &mut Client| assert!(client.cmd(&["KEYS", "*"]).starts_with('*'));
+    let deny = "    deny_commands: [KEYS]\n";
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().map(|at| (at.to_string(), taken)).expect("it is bound");
+    assert_eq!(ringway.reload(two_pools(&nodes, "", deny, ("other", &taken.0))), "invalid");
+    let said =
+        format!("pool other: can't listen on {}: Address already in use (os error 98); stop who", taken.0);
+    until(SOON, "it is said", || ringway.said().contains(&said));
+    is_as_before(&mut client);
+    let node = nodes[0].address();
+    let one = format!(
+        "admin: {{listen: \"127.0.0.1:0\"}}\npools:\n  cache:\n    listen: 127.0.0.1:0\n{deny}    nodes: [{{name: n, address: \"{node}\"}}]\n"
+    );
+    assert_eq!(ringway.reload(&one), "refused");
+    until(SOON, "it is said", || ringway.said().contains("pool other: it is not in the new file"));
+    is_as_before(&mut client);
+    assert_eq!(Client::connect(&free).cmd(&["PING"]), "+PONG\r\n");
+    assert_eq!(ringway.reload(one.replace("pools:", "reload: {max_share: 100%}\npools:")), "ok");
+    assert!(client.cmd(&["KEYS", "*"]).starts_with('-'), "it is denied now");
+}
+
+/// A pool that gets another name goes on at its port: no client is refused a connection meanwhile.
+#[test]
+fn a_pool_is_renamed() {
+    let nodes = Redis::several(2);
+    let port = free_port();
+    let mut ringway = Ringway::serve(two_pools(&nodes, "", "", ("before", &port)));
+    assert_eq!(Client::connect(&port).cmd(&["SET", "k", "v"]), "+OK\r\n");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let visitor = {
+        let (stop, port) = (stop.clone(), port.clone());
+        std::thread::spawn(move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(Client::connect(&port).cmd(&["GET", "k"]), "$1\r\nv\r\n");
+            }
+        })
+    };
+    for name in ["after", "again"] {
+        assert_eq!(ringway.reload(two_pools(&nodes, "", "", (name, &port))), "ok");
+        let is_there = |pool: &serde_json::Value| pool["name"] == name;
+        let pools = ringway.topology()["pools"].as_array().cloned().unwrap_or_default();
+        assert!(pools.len() == 2 && pools.iter().any(is_there), "{pools:?}");
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    visitor.join().expect("each connection is served");
 }
 
 /// Connections that the system holds open towards an address.
