@@ -164,7 +164,7 @@ fn a_giant_key_is_the_fault() {
     fill(&mut ringway.client(), "giant", 100_000);
     let owner = ["a", "b", "c"][owners(&nodes)["giant"]];
     let load = Load::start(&ringway.address(), &Plan { clients: 10, ..Plan::default() });
-    let readers = Readers::start(&ringway.address(), &["giant".to_owned()], 4, 1);
+    let readers = Readers::start(&ringway.address(), &["giant".to_owned()], 8, 1);
     located(&mut ringway, Some(owner), "key", "giant");
     let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
     let page: Value = serde_json::from_str(&ringway.http("/v1/incidents").1).expect("JSON");
