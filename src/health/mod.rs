@@ -42,7 +42,7 @@ pub use newcomer::{Newcomer, receive};
 pub use probe::{Answer, Late, Life, Probe, Prober, Question, Symptom};
 pub use quarantine::Returns;
 pub use resolve::RESOLVE_INTERVAL;
-pub use scene::{Group, Lateness, Own, Scene, Sighting, Trouble, WINDOW};
+pub use scene::{Group, Lateness, Own, Scene, Sighting, Trouble, WINDOW, Whose};
 pub use window::{Pace, Rate};
 use window::{Reading, SLICES, Window};
 pub use withhold::{ASK_MAX, Accusation, Fault, Judgement, LINK_GRACE, STALL_MIN, Shows, Witness, judge};

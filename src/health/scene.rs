@@ -148,7 +148,7 @@ impl Default for Scene {
 }
 
 /// A pool and a node of it.
-type Whose = (Arc<str>, Arc<str>);
+pub type Whose = (Arc<str>, Arc<str>);
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -216,7 +216,7 @@ impl Scene {
     }
 
     /// A node is watched from now on, or is somewhere else.
-    pub(super) fn admit(&self, pool: &Arc<str>, entry: &Entry) {
+    pub fn admit(&self, pool: &Arc<str>, entry: &Entry) {
         let chart = Chart::of(entry);
         self.seen().charts.insert((pool.clone(), entry.node.name.clone()), chart);
     }
@@ -232,7 +232,7 @@ impl Scene {
     }
 
     /// Traffic saw failures.
-    pub(super) fn traffic(&self, now: Instant, whose: &Whose, traffic: &Traffic) {
+    pub fn traffic(&self, now: Instant, whose: &Whose, traffic: &Traffic) {
         let mut seen = self.seen();
         let Some(chart) = seen.charts.get_mut(whose) else { return };
         push(&mut chart.failures, (now, traffic.new));
@@ -264,7 +264,7 @@ impl Scene {
     }
 
     /// A probe ended, and counts.
-    pub(super) fn probe(&self, whose: &Whose, probe: &Probe) {
+    pub fn probe(&self, whose: &Whose, probe: &Probe) {
         let mut seen = self.seen();
         let Some(chart) = seen.charts.get_mut(whose) else { return };
         chart.version += 1;

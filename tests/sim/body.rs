@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ringway::{
-    health::{Observation, Traffic, Verdict},
+    health::{Observation, Symptom, Traffic, Verdict},
     topology::{Cause, Evidence, Failure, Health, HealthSettings, NodeId, Policy},
 };
 use tokio::time::Instant;
@@ -30,6 +30,8 @@ pub(crate) struct Body {
     pub(crate) is_cut: bool,
     /// It is as it is now since then.
     pub(crate) since: Instant,
+    /// How long it had been well when it began to be ill.
+    pub(crate) calm: Duration,
     /// Counts its starts.
     process: u32,
     /// It has what it had, from its disk.
@@ -87,7 +89,15 @@ struct Flaps {
 
 impl Body {
     pub(crate) fn new(now: Instant) -> Body {
-        Body { truth: Truth::Up, is_cut: false, since: now, process: 0, has_data: true, patient: None }
+        Body {
+            truth: Truth::Up,
+            is_cut: false,
+            since: now,
+            calm: Duration::ZERO,
+            process: 0,
+            has_data: true,
+            patient: None,
+        }
     }
 
     pub(crate) fn is_well(&self) -> bool {
@@ -103,6 +113,7 @@ impl Body {
             self.process += 1;
             self.has_data = dice.chance(30);
         }
+        self.calm = if self.is_well() { now - self.since } else { Duration::ZERO };
         (self.truth, self.since) = (truth, now);
         true
     }
@@ -111,6 +122,7 @@ impl Body {
         if self.is_cut == is_cut {
             return false;
         }
+        self.calm = if self.is_well() { now - self.since } else { Duration::ZERO };
         (self.is_cut, self.since) = (is_cut, now);
         true
     }
@@ -197,13 +209,20 @@ impl Body {
         Some(now + after)
     }
 
-    /// The running probe has ended, if one runs; what it met.
-    pub(crate) fn end_probe(&mut self) -> Option<Observation> {
+    /// The running probe has ended, if one runs; what it met, and since when it ran.
+    pub(crate) fn end_probe(&mut self) -> Option<(Observation, (Instant, Symptom))> {
         let (is_cut, process) = (self.is_cut, self.process);
         let patient = self.patient.as_mut()?;
         let met = patient.probing.take()?;
         let after_loss = std::mem::take(&mut patient.is_lost);
-        Some(match met {
+        let symptom = match met {
+            Met::Good => Symptom::Good,
+            Met::Failed(Cause::Refused) => Symptom::Refused,
+            Met::Failed(Cause::ConnectTimeout) => Symptom::NoConnection,
+            Met::Failed(Cause::Loading) => Symptom::Loading,
+            Met::Failed(_) => Symptom::Silent,
+        };
+        let seen = match met {
             Met::Good => {
                 (patient.is_linked, patient.life) = (true, Some(process));
                 Observation::Good { started: patient.started, took: Duration::from_millis(1) }
@@ -213,7 +232,8 @@ impl Body {
                 patient.signs += 1;
                 Observation::Failed { cause, after_loss, text: cause.word().to_owned() }
             }
-        })
+        };
+        Some((seen, (patient.started, symptom)))
     }
 
     /// A client asks for something.

@@ -50,6 +50,8 @@ pub(crate) enum Law {
     Found,
     /// A node is not ejected at the first doubtful sign, and never without one.
     Patience,
+    /// Where there is one fault, it is what the diagnosis says.
+    Diagnosed,
     /// What the detector says is what the topology shows.
     Heard,
     /// The program panics.

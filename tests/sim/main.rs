@@ -8,6 +8,7 @@
 //!     RINGWAY_SEEDS=100000 cargo test --test sim  more worlds than usual
 
 mod body;
+mod diagnoses;
 mod dice;
 mod keys;
 mod laws;
@@ -254,6 +255,13 @@ fn no_wait_is_without_bound() {
 #[test]
 fn who_fails_is_found() {
     notices(Sabotage::IsDeaf, Law::Found);
+}
+
+/// A single fault is named for what it is when its node is ejected, and no other diagnosis is half as sure.
+#[test]
+fn a_single_fault_is_named() {
+    notices(Sabotage::BlamesThePath, Law::Diagnosed);
+    notices(Sabotage::TakesSilenceForRefusal, Law::Diagnosed);
 }
 
 /// A detector that ejects at the first doubtful sign is noticed.

@@ -56,6 +56,10 @@ pub(crate) enum Sabotage {
     IsDeaf,
     /// The detector does not wait for a second sign.
     IsHasty,
+    /// Whatever is wrong with a node, the path to it is blamed.
+    BlamesThePath,
+    /// A probe that meets silence is told as one that was refused.
+    TakesSilenceForRefusal,
 }
 
 /// The planner as membership calls it, or a saboteur.

@@ -37,7 +37,7 @@ macro_rules! stats {
 
 stats! {
     worlds nodes events virtual_ms probes writes turns
-    suspects clears verdicts_eject relapses flaps
+    suspects clears verdicts_eject relapses flaps diagnoses
     epochs ejected held released waits kept readmitted starts admits cleaned restored recovered
     orders orders_refused reloads
 }

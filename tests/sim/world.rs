@@ -12,20 +12,21 @@ use std::{
 };
 
 use ringway::{
-    health::{Observation, Verdict},
+    health::{Observation, Symptom, Verdict},
     membership::{
         Births, Event as Told, IdSource, Ledger, Outcome, Permit, Prepared, Step, first_topology, prepare,
     },
     net::Address,
     topology::{
-        Change, Data, Entry, Health, LEVELS, NodeId, NodeSpec, OnReturn, Order, Placement, Policy, PoolSpec,
-        Topology,
+        Cause, Change, Data, Entry, Health, LEVELS, NodeId, NodeSpec, OnReturn, Order, Placement, Policy,
+        PoolSpec, Topology,
     },
 };
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     body::{Body, DELAY, Patient},
+    diagnoses::{Clinic, Ill},
     dice::Dice,
     laws::{Breach, Case, Law, Laws, Reason, holds},
     planner::{Planner, Sabotage, Watcher, is_away},
@@ -84,6 +85,8 @@ pub(crate) struct World {
     cleaning: BTreeMap<NodeId, bool>,
     orders: BTreeMap<Arc<str>, Order>,
     laws: Laws,
+    /// Who names the fault, where there is one only.
+    clinic: Option<Clinic>,
     pub(crate) stats: Stats,
     /// What happened, if anyone wants to read it.
     pub(crate) story: Option<Vec<String>>,
@@ -122,6 +125,7 @@ impl World {
             cleaning: BTreeMap::new(),
             orders: BTreeMap::new(),
             laws: Laws::new(&spec, &topology),
+            clinic: scenario.single.map(|_| Clinic::new(sabotage)),
             stats: Stats::default(),
             story: None,
             prepared: None,
@@ -219,6 +223,7 @@ impl World {
         let topology = self.topology.clone();
         let Some(patient) = &mut self.bodies[i].patient else { return Ok(()) };
         let Some(seen) = patient.news(&topology.nodes[at].node.evidence) else { return Ok(()) };
+        self.hear(i, &seen, None);
         self.observe(i, seen)?;
         let now = self.now;
         if let Some(due) = self.bodies[i].patient.as_mut().and_then(|p| p.hurried(now)) {
@@ -256,6 +261,8 @@ impl World {
         }
         if let Some(seen) = self.bodies[i].end_probe() {
             self.stats.probes += 1;
+            let (seen, met) = seen;
+            self.hear(i, &seen, Some(met));
             self.observe(i, seen)?;
             if let Some(patient) = &mut self.bodies[i].patient {
                 patient.remember();
@@ -267,6 +274,25 @@ impl World {
             let ends = self.bodies[i].begin_probe(policy, &mut self.dice, self.now);
             ends.into_iter().for_each(|at| self.appoint(i, at));
         }
+        Ok(())
+    }
+
+    /// Whoever is to name the fault hears what was seen.
+    fn hear(&self, i: usize, seen: &Observation, met: Option<(Instant, Symptom)>) {
+        if let (Some(clinic), Some(at)) = (&self.clinic, self.position(i)) {
+            let whose = (&self.topology.pool, &self.topology.nodes[at].node.name);
+            clinic.hear(self.now, whose, seen, met);
+        }
+    }
+
+    /// A verdict is to eject a node: the fault is named.
+    fn diagnose(&mut self, i: usize, cause: Cause) -> Result<(), Breach> {
+        let body = &self.bodies[i];
+        let ill = Ill { truth: body.truth, is_cut: body.is_cut, calm: body.calm };
+        let (Some(clinic), Some(at)) = (&self.clinic, self.position(i)) else { return Ok(()) };
+        let entry = &self.topology.nodes[at];
+        self.stats.diagnoses +=
+            u64::from(clinic.ejected(self.now, &self.topology.pool, entry, cause, ill)?);
         Ok(())
     }
 
@@ -283,6 +309,9 @@ impl World {
             format!("node n{i}: {verdict:?}, and n{:?} alone has a fault", self.scenario.single)
         })?;
         let (id, is_flapping) = (patient.id, patient.is_flapping());
+        if let Verdict::Eject { cause, .. } = &verdict {
+            self.diagnose(i, *cause)?;
+        }
         self.stats.verdict(&verdict, is_flapping);
         self.tell(|| format!("n{i} verdict {verdict:?}"));
         if let (Verdict::Eject { .. }, Some(left)) = (&verdict, self.cleaning.get_mut(&id)) {
@@ -471,6 +500,9 @@ impl World {
             // No appointment of a patient who was there before counts for this one.
             patient.turn = self.sent as u32;
             self.bodies[i].patient = Some(patient);
+            if let Some(clinic) = &self.clinic {
+                clinic.admit(&topology.pool, entry);
+            }
             self.appoint(i, self.now);
         }
     }
