@@ -277,6 +277,7 @@ fn a_killed_node_leaves_and_returns_under_load() {
     assert_eq!(visitors.stop(), Vec::<String>::new());
     assert_eq!(map(&address, 200), before);
     assert_eq!(ringway.epoch(), epoch + 2);
+    assert!(ringway.metric("ringway_node_substituted_requests_total", &[("node", "b")]) > 50.0);
 }
 
 /// A node that hangs: who waits for it is served by the next candidate or the new owner, each page

@@ -265,6 +265,49 @@ fn slow_clients_are_cut() {
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0, "no client is evidence");
 }
 
+/// The body of a request is no part of the next one's head: a connection that has sent one may be idle.
+#[test]
+fn idle_after_a_body() {
+    let node = quick();
+    let mut ringway = limited(&node, "header_timeout: 200ms, idle_timeout: 20s");
+    let mut browser = Browser::connect(&ringway.address());
+    let post = format!("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 90000\r\n\r\n{}", "x".repeat(90_000));
+    browser.send(&post);
+    assert_eq!(browser.page(false).map(|page| page.status), Some(200));
+    let since = std::time::Instant::now();
+    until(SOON, "several times header_timeout have passed", || since.elapsed().as_millis() > 800);
+    assert_eq!(browser.get("/").status, 200);
+    assert_eq!(ringway.metric("ringway_refusals_total", &[("reason", "slow_client")]), 0.0);
+}
+
+/// Over HTTP/2 the fields of a head are bounded as well, and cookies that come one by one are one field for a node.
+#[test]
+fn fields_of_http2() {
+    let node = Stage::start(|head, actor| {
+        let cookies: Vec<&[u8]> =
+            head.split(|b| *b == b'\n').filter(|l| l.to_ascii_lowercase().starts_with(b"cookie:")).collect();
+        let text = String::from_utf8_lossy(&cookies.join(&b'|')).trim().to_owned();
+        let _ = write!(actor, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+    });
+    let mut ringway = limited(&node, "headers_max: 20");
+    let url = format!("http://{}/", ringway.address());
+    let curl = |fields: &[String]| {
+        let fields = fields.iter().flat_map(|field| ["-H", field]);
+        let output = std::process::Command::new("curl")
+            .args(["-sS", "--http2-prior-knowledge", "-w", " %{http_code}", &url])
+            .args(fields)
+            .output()
+            .expect("tests/run installs curl");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let some = |count: usize| (0..count).map(|i| format!("x-{i}: 1")).collect::<Vec<_>>();
+    assert!(curl(&some(5)).ends_with(" 200"));
+    let said = curl(&some(30));
+    assert!(said.ends_with(" 431") && said.contains("headers_max is 20"), "{said}");
+    let said = curl(&["cookie: a=1".to_owned(), "cookie: b=2".to_owned()]);
+    assert_eq!(said.to_lowercase(), "cookie: a=1; b=2 200");
+}
+
 /// Requests, clients and requests of one connection are bounded, and who is refused is told so in HTTP.
 #[test]
 fn counts_are_bounded() {

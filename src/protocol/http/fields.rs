@@ -80,6 +80,17 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// Makes one Cookie field of several, as HTTP/1.1 has it: HTTP/2 clients send one for each cookie (RFC 9113, 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut all = headers.get_all(header::COOKIE).into_iter();
+    let (Some(_), Some(_)) = (all.next(), all.next()) else { return };
+    let all: Vec<&[u8]> = headers.get_all(header::COOKIE).into_iter().map(HeaderValue::as_bytes).collect();
+    // All of it was in fields.
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// Leaves one statement about the length of a body: `length`, if it is known and was stated.
 pub fn frame(headers: &mut HeaderMap, length: Option<u64>) {
     if let header::Entry::Occupied(mut stated) = headers.entry(header::CONTENT_LENGTH) {

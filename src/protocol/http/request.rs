@@ -77,6 +77,7 @@ pub fn prepare(head: &mut Parts) -> Result<Intent, Refused> {
     }
     check_expectation(&mut head.headers)?;
     settle_host(head)?;
+    fields::join_cookies(&mut head.headers);
     let wants_upgrade = head.version == Version::HTTP_11 && fields::says(&head.headers, "upgrade");
     let upgrade =
         if wants_upgrade { head.headers.get(header::UPGRADE).filter(|p| is_offered(p)) } else { None };

@@ -101,7 +101,21 @@ impl Course {
         let is_passed = |at: usize| self.passed.contains(&topology.nodes[at].node.id);
         let serves = |at: usize| topology.serves_at(at, level(self.hash)) && !is_passed(at);
         let next = if is_passed(at) { topology.ring.first_where(self.hash, serves) } else { None };
-        Ok(bound.links[next.unwrap_or(at)].clone())
+        let at = next.unwrap_or(at);
+        self.note_substitute(bound, at);
+        Ok(bound.links[at].clone())
+    }
+
+    /// Some node does not serve, and this one may do it in its place.
+    fn note_substitute(&self, bound: &Bound, at: usize) {
+        let topology = &bound.topology;
+        if bound.is_whole {
+            return;
+        }
+        let first = topology.ring.first(self.hash);
+        if first != at && !topology.serves_at(first, level(self.hash)) {
+            bound.links[first].block().substituted.add(1);
+        }
     }
 
     fn pick(&self, onward: &Onward) -> Pick {

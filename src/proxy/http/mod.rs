@@ -76,6 +76,15 @@ async fn forward(
         return Err(Refusal::overload("http.limits.requests_max requests are in flight"));
     }
     let (mut head, body) = request.into_parts();
+    if head.headers.len() > limits.headers_max {
+        // hyper has looked where it can; in HTTP/2 it bounds the bytes alone.
+        let text = format!(
+            "the head has {} fields, and http.limits.headers_max is {}",
+            head.headers.len(),
+            limits.headers_max
+        );
+        return Err(Refusal::bad(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text));
+    }
     let version = head.version;
     let mut intent = prepare(&mut head).map_err(Refusal::of_request)?;
     let length = body.size_hint().exact();

@@ -16,13 +16,22 @@ use crate::{
         rebind::{self, Departure, Leaving},
         worker::Worker,
     },
-    topology::{Entry, Topology, TopologyCache},
+    topology::{Entry, Placement, Topology, TopologyCache},
 };
 
 /// A topology with one link per node, in its order.
 pub(super) struct Bound {
     pub(super) topology: Arc<Topology>,
     pub(super) links: Vec<Rc<Link>>,
+    /// Every node serves all of its keys.
+    pub(super) is_whole: bool,
+}
+
+impl Bound {
+    fn new(topology: Arc<Topology>, links: Vec<Rc<Link>>) -> Bound {
+        let is_whole = topology.nodes.iter().all(|entry| entry.placement == Placement::Owns);
+        Bound { topology, links, is_whole }
+    }
 }
 
 /// One worker's part of a pool.
@@ -48,7 +57,7 @@ impl HttpPool {
             cache: RefCell::new(handle.reader.cache()),
             handle,
             worker,
-            bound: RefCell::new(Rc::new(Bound { topology, links })),
+            bound: RefCell::new(Rc::new(Bound::new(topology, links))),
             sessions: RefCell::default(),
             tunnels: Cell::default(),
             swept_us: Cell::default(),
@@ -96,7 +105,7 @@ impl HttpPool {
         let old = self.bound.borrow().clone();
         let make = |entry: &Entry| Link::new(entry, self.worker.index);
         let links = rebind::carry(&old.links, &topology, make);
-        let bound = Rc::new(Bound { topology, links });
+        let bound = Rc::new(Bound::new(topology, links));
         *self.bound.borrow_mut() = bound.clone();
         if old.topology.policy.http != bound.topology.policy.http {
             bound.links.iter().for_each(|link| link.forget());

@@ -38,6 +38,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const STREAMS_MAX: u32 = 250;
 /// hyper's own bound of header fields, which costs nothing.
 const HEADERS_MAX: usize = 100;
+/// What an HTTP/2 client may send of one body before a node has taken it, and of all its bodies together: as much
+/// as all its requests may have, so that bodies that wait do not keep others from moving.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX;
 
 /// A client's place among the pool's clients. It is held by whoever has the connection.
 pub(super) struct Seat(Rc<HttpPool>);
@@ -175,6 +179,8 @@ impl Session {
         let mut builder = http2::Builder::new(Spawner);
         builder
             .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
         let session = self.clone();
         let service = service_fn(move |request| session.clone().answer(request));
@@ -223,6 +229,8 @@ impl Session {
     /// Its reply is, or will never be.
     pub(super) fn request_ended(&self) {
         self.active.set(self.active.get() - 1);
+        // What was read of its body is no part of the next request's head.
+        self.read_mark.set(self.activity.read());
         self.seen.set(Seen { since_us: self.pool.worker.clock.now_us(), ..self.seen.get() });
     }
 
