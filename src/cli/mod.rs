@@ -7,6 +7,7 @@
 
 mod admin;
 mod check;
+mod import;
 mod incident;
 mod keys;
 mod locate;
@@ -73,6 +74,8 @@ enum Command {
     Serve(ServeArguments),
     /// Say everything that is wrong with a configuration, or what it amounts to
     Check(check::Arguments),
+    /// Print a twemproxy configuration as ringway would have it
+    Import(import::Arguments),
     /// Say which node owns a key, and who comes next; offline
     Locate(locate::Arguments),
     /// Say what a new configuration would move, before it is in force
@@ -178,6 +181,7 @@ pub fn run() -> Next {
             Err(stop) => Err(stop),
         },
         Command::Check(arguments) => check::run(&arguments, &mut out),
+        Command::Import(arguments) => import::run(&arguments, &mut out),
         Command::Locate(arguments) => locate::run(&arguments, &mut out),
         Command::Plan(arguments) => plan::run(&arguments, &mut out),
         Command::Status(arguments) => status::run(&arguments, &mut out),

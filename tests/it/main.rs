@@ -15,6 +15,7 @@ mod gutter;
 mod harness;
 mod http;
 mod http_bad;
+mod import;
 mod incident;
 mod keys;
 mod limits;
