@@ -2,8 +2,6 @@
 //! what would come of it. A page in a browser of the same machine must not be able to send one: the Host
 //! has to be an address or `localhost`, and an Origin the same host.
 
-use std::collections::BTreeMap;
-
 use axum::{
     Json,
     extract::{Path, State},
@@ -14,8 +12,8 @@ use serde::Serialize;
 
 use super::{AdminState, routes::refuse};
 use crate::{
-    ring::diff,
-    topology::{LEVELS, OnReturn, Order, Ordered, Topology, Wanted, common_bands},
+    membership,
+    topology::{Move, OnReturn, Order, Ordered, Topology, Wanted},
 };
 
 /// What came, or would come, of an order.
@@ -30,19 +28,11 @@ struct Done {
     epoch: u64,
     /// The share of the key space that moves.
     moved: f64,
-    moves: Vec<Part>,
+    moves: Vec<Move>,
     /// The order that was in force until now, and is not any more.
     replaced: Option<Order>,
     /// What becomes of what the node has, if it is away or was.
     data: Option<String>,
-}
-
-/// A part of the key space that moves.
-#[derive(Serialize)]
-struct Part {
-    from: Option<String>,
-    to: Option<String>,
-    share: f64,
 }
 
 /// The words, and what they stand for.
@@ -126,19 +116,9 @@ fn fate(ordered: &Ordered, node: &str) -> Option<String> {
 }
 
 /// What the two topologies differ in. Takes milliseconds for large rings.
-fn moves(ordered: &Ordered) -> (bool, u64, f64, Vec<Part>) {
+fn moves(ordered: &Ordered) -> (bool, u64, f64, Vec<Move>) {
     let Ordered { before, after } = ordered;
-    let mut shares: BTreeMap<(Option<String>, Option<String>), f64> = BTreeMap::new();
-    for (from, to) in common_bands(before, after) {
-        let (a, b) = (|i| before.holds_at(i, from), |i| after.holds_at(i, from));
-        let width = f64::from(to - from) / f64::from(LEVELS);
-        for m in diff((&before.ring, &a), (&after.ring, &b)).moves {
-            let pair = (m.from.as_deref().map(str::to_owned), m.to.as_deref().map(str::to_owned));
-            *shares.entry(pair).or_default() += width * m.share;
-        }
-    }
-    let moved = crate::membership::moved(before, after);
-    let parts = shares.into_iter().map(|((from, to), share)| Part { from, to, share }).collect();
+    let (moved, parts) = (membership::moved(before, after), membership::moves(before, after));
     (before.revision == after.revision, after.epoch, moved, parts)
 }
 

@@ -234,6 +234,7 @@ fn node_view(entry: &Entry, share: f64) -> NodeView<'_> {
         name: &entry.node.name,
         states: STATES.into_iter().map(|(state, word)| (word, state == entry.health)).collect(),
         owns: entry.placement.serves(),
+        probes: evidence.probes(),
         held: entry.placement == Placement::Held,
         ordered: entry.order.is_some(),
         share,

@@ -86,6 +86,27 @@ fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
         }
         None => writeln!(out, "incident {id}: this proxy\n  {}", text(incident, "evidence"))?,
     }
+    if let (Some(by), Some(rule)) = (incident["seen_by"].as_str(), incident["rule"].as_str()) {
+        let rule = match rule {
+            "first_probe" => "a certain failure of its first probe",
+            "certain" => "a certain failure after another sign",
+            "failures" => "health.failures requests in a row",
+            "fall" => "health.fall probes in a row",
+            "failure_rate" => "health.failure_rate of its requests",
+            "slow_eject" => "health.slow_eject",
+            other => other,
+        };
+        writeln!(out, "  seen by {by}; the rule: {rule}")?;
+    }
+    let moves = incident["moves"].as_array().into_iter().flatten();
+    let part = |m: &Value| {
+        let share = m["share"].as_f64().unwrap_or_default() * 100.0;
+        format!("{share:.2} % to {}", m["to"].as_str().unwrap_or("nobody"))
+    };
+    let parts: Vec<String> = moves.map(part).collect();
+    if !parts.is_empty() {
+        writeln!(out, "  its keys went: {}", parts.join(", "))?;
+    }
     located(incident, out)?;
     let steps = incident["timeline"].as_array().into_iter().flatten();
     let begin = steps.clone().next().map_or(opened, |step| number(step, "at_ms"));

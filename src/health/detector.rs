@@ -42,7 +42,7 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::window::{Pace, Rate};
-use crate::topology::{Cause, ErrorReply, Failure, Health, HealthSettings, Slow};
+use crate::topology::{Basis, Cause, ErrorReply, Failure, Health, HealthSettings, Rule, SeenBy, Slow};
 
 /// One thing that was seen of a node.
 #[derive(Clone, Debug)]
@@ -97,6 +97,8 @@ pub enum Verdict {
         cause: Cause,
         /// As a sentence.
         evidence: String,
+        /// What it rests on.
+        basis: Basis,
     },
     /// It answers probes again.
     Probation,
@@ -384,7 +386,7 @@ impl Detector {
         }
         let within = window.as_secs_f64();
         let evidence = format!("{failed} of {requests} requests within {within} s failed");
-        self.eject(now, Cause::FailureRate, evidence)
+        self.eject(now, Cause::FailureRate, evidence, (Rule::FailureRate, SeenBy::Traffic))
     }
 
     /// How fast it was in the last window.
@@ -401,7 +403,10 @@ impl Detector {
                 *slow = Slowness { what, is_stale: false };
                 let within = self.settings.window.as_secs_f64();
                 let evidence = || format!("it is slow over {within} s: {what}");
-                if self.settings.slow_eject { self.eject(now, Cause::Slow, evidence()) } else { None }
+                match self.settings.slow_eject {
+                    true => self.eject(now, Cause::Slow, evidence(), (Rule::SlowEject, SeenBy::Traffic)),
+                    false => None,
+                }
             }
             (Pace::Unknown, Some(slow)) => {
                 slow.is_stale = true;
@@ -439,9 +444,12 @@ impl Detector {
 
     fn fresh(&mut self, now: Instant, seen: Observation) -> Option<Verdict> {
         match seen {
-            Observation::Failed { cause, text, .. } if is_certain(cause) => {
-                self.eject(now, cause, format!("the first probe failed: {text}"))
-            }
+            Observation::Failed { cause, text, .. } if is_certain(cause) => self.eject(
+                now,
+                cause,
+                format!("the first probe failed: {text}"),
+                (Rule::FirstProbe, SeenBy::Probe),
+            ),
             _ => self.healthy(now, seen),
         }
     }
@@ -452,9 +460,12 @@ impl Detector {
                 self.state = State::Healthy;
                 None
             }
-            Observation::Failed { cause, after_loss: true, text } if is_certain(cause) => {
-                self.eject(now, cause, format!("its connection was lost, and then: {text}"))
-            }
+            Observation::Failed { cause, after_loss: true, text } if is_certain(cause) => self.eject(
+                now,
+                cause,
+                format!("its connection was lost, and then: {text}"),
+                (Rule::Certain, SeenBy::Probe),
+            ),
             Observation::Failed { cause, text, .. } => {
                 let doubt = Doubt::new(now);
                 self.probe_failed(now, doubt, cause, &text).or(Some(Verdict::Suspect))
@@ -479,9 +490,12 @@ impl Detector {
                 }
                 Some(Verdict::Clear)
             }
-            Observation::Failed { cause, text, .. } if is_certain(cause) => {
-                self.eject(now, cause, format!("it was suspect, and then: {text}"))
-            }
+            Observation::Failed { cause, text, .. } if is_certain(cause) => self.eject(
+                now,
+                cause,
+                format!("it was suspect, and then: {text}"),
+                (Rule::Certain, SeenBy::Probe),
+            ),
             Observation::Failed { cause, text, .. } => self.probe_failed(now, doubt, cause, &text),
             Observation::Traffic(traffic) if traffic.has_failures() => {
                 self.traffic_failed(now, doubt, traffic, traffic.of(Failure::Refused) > 0)
@@ -541,12 +555,13 @@ impl Detector {
         let probes = doubt.probes + 1;
         let requests = self.tally.counted;
         if probes >= self.settings.fall {
-            return self.eject(now, cause, format!("{probes} probes in a row failed, the last: {text}"));
+            let evidence = format!("{probes} probes in a row failed, the last: {text}");
+            return self.eject(now, cause, evidence, (Rule::Fall, SeenBy::Probe));
         }
         if requests > 0 && requests + probes >= self.settings.failures {
             let evidence =
                 format!("{requests} requests and {probes} probes in a row failed, the last: {text}");
-            return self.eject(now, cause, evidence);
+            return self.eject(now, cause, evidence, (Rule::Failures, SeenBy::Probe));
         }
         self.state = State::Suspect(Doubt { since: now, probes, said_only: false, ..doubt });
         None
@@ -559,21 +574,27 @@ impl Detector {
         let requests = self.tally.counted;
         if gone {
             let evidence = format!("traffic lost it and was refused then: {}", seen.words());
-            return self.eject(now, Cause::Refused, evidence);
+            return self.eject(now, Cause::Refused, evidence, (Rule::Certain, SeenBy::Traffic));
         }
         let probes = doubt.probes;
         if requests > 0 && requests.saturating_add(probes) >= self.settings.failures {
             let words = seen.words();
             let evidence =
                 format!("{requests} requests and {probes} probes in a row failed, the last: {words}");
-            return self.eject(now, seen.main_kind().into(), evidence);
+            return self.eject(now, seen.main_kind().into(), evidence, (Rule::Failures, SeenBy::Traffic));
         }
         let connection = doubt.connection || seen.sum(&OF_CONNECTION) > 0;
         self.state = State::Suspect(Doubt { since: now, probes, connection, said_only: false });
         None
     }
 
-    fn eject(&mut self, now: Instant, cause: Cause, mut evidence: String) -> Option<Verdict> {
+    fn eject(
+        &mut self,
+        now: Instant,
+        cause: Cause,
+        mut evidence: String,
+        (rule, seen_by): (Rule, SeenBy),
+    ) -> Option<Verdict> {
         self.state = State::Ejected { since: now };
         if cause != Cause::Slow {
             self.slow = None;
@@ -589,7 +610,7 @@ impl Detector {
                 wait.as_secs_f64()
             );
         }
-        Some(Verdict::Eject { cause, evidence })
+        Some(Verdict::Eject { cause, evidence, basis: Basis { rule, seen_by } })
     }
 
     fn restore(&mut self, now: Instant, good: u32) -> Option<Verdict> {

@@ -419,6 +419,8 @@ impl Ward {
                 let topology = self.reader.load();
                 let whose = (topology.pool.clone(), patient.name.clone());
                 self.scene.probe(&whose, &probe);
+                let own = topology.position(round.id).map(|at| &topology.nodes[at].node);
+                own.into_iter().for_each(|node| node.evidence.probed());
                 if matches!(probe.answer, Answer::Serves(_)) && self.held.remove(&round.id).is_some() {
                     patient.detector.reprieve(probe.started);
                     self.scene.release(&whose);
@@ -562,7 +564,7 @@ impl Verdict {
         match self {
             Verdict::Suspect => Change::Suspect { pool, node },
             Verdict::Clear => Change::Clear { pool, node },
-            Verdict::Eject { cause, evidence } => Change::Eject { pool, node, cause, evidence },
+            Verdict::Eject { cause, evidence, basis } => Change::Eject { pool, node, cause, evidence, basis },
             Verdict::Probation => Change::Probation { pool, node },
             Verdict::Relapse => Change::Relapse { pool, node },
             Verdict::Restore { evidence } => Change::Restore { pool, node, data, evidence },

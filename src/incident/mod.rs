@@ -26,13 +26,15 @@ pub use toll::{HitRate, Toll};
 use crate::{
     health::{Fault, Trouble},
     metrics::{Outcome, PoolBlock},
-    topology::{Cause, Data, Entry, Health, Node, Topology},
+    topology::{Basis, Cause, Data, Entry, Health, Move, Node, Rule, SeenBy, Topology},
 };
 
 /// Incidents that are kept.
 const KEPT: usize = 1000;
 /// A weaker diagnosis does not take the place of another.
 const CONFIDENCE_MIN: f64 = 0.5;
+/// Nodes that are named as having got its keys.
+const MOVES: usize = 20;
 /// Steps of one incident that are kept: a node that flaps within one must not grow without end.
 const STEPS: usize = 200;
 
@@ -59,10 +61,16 @@ pub struct Incident {
     pub cause: Option<Cause>,
     /// Why, as a sentence.
     pub evidence: Arc<str>,
+    /// Who saw what decided; none of what is no ejection.
+    pub seen_by: Option<SeenBy>,
+    /// The rule by which it was ejected.
+    pub rule: Option<Rule>,
     /// Where the fault is, the likeliest first. Revised while it goes on.
     pub diagnoses: Vec<Diagnosis>,
     /// The largest share of the key space that one of its epochs moved.
     pub moved: f64,
+    /// Who got its keys when they moved first, the largest parts first.
+    pub moves: Vec<Move>,
     /// What the node came back with.
     pub data: Option<Data>,
     /// Requests at this node that failed since the first doubt.
@@ -94,7 +102,7 @@ pub struct Step {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Told {
     /// An incident begins, with this word: `ejected`, `held`, `kept`.
-    Opens(&'static str, Cause, Arc<str>),
+    Opens(&'static str, Cause, Arc<str>, Option<Basis>),
     /// It goes on: `released`, `waits`.
     Goes(&'static str, Arc<str>),
     /// It ends: `restored`, `recovered`, `readmitted`.
@@ -295,7 +303,7 @@ impl Incidents {
         at_ms: u64,
         (before, after): (&Topology, &Topology),
         told: &[(Arc<str>, Told)],
-        moved: f64,
+        (moved, moves): (f64, &[Move]),
     ) {
         let mut book = self.book();
         let stamp = Stamp { at_ms, epoch: after.epoch, moved };
@@ -309,8 +317,8 @@ impl Incidents {
             let Some(entry) = after.nodes.iter().find(|e| e.node.name == *name) else { continue };
             let whose = (after.pool.clone(), name.clone());
             match told {
-                Told::Opens(what, cause, evidence) => {
-                    book.open(&stamp, &whose, entry, *cause, evidence);
+                Told::Opens(what, cause, evidence, basis) => {
+                    book.open(&stamp, &whose, entry, (*cause, evidence, *basis));
                     book.step(&whose, &stamp, what, evidence.clone());
                 }
                 Told::Goes(what, text) => book.step(&whose, &stamp, what, text.clone()),
@@ -319,6 +327,9 @@ impl Incidents {
                     book.close(&stamp, &whose, Some(&entry.node), *data);
                 }
             }
+        }
+        for name in told.iter().map(|(name, _)| name).filter(|_| !moves.is_empty()) {
+            book.moves(&(after.pool.clone(), name.clone()), moves);
         }
         book.gone(&stamp, before, after);
     }
@@ -370,13 +381,31 @@ impl Book {
         }
     }
 
-    fn open(&mut self, stamp: &Stamp, whose: &Whose, entry: &Entry, cause: Cause, evidence: &Arc<str>) {
+    /// Who got a node's keys, if that is not known yet.
+    fn moves(&mut self, whose: &Whose, moves: &[Move]) {
+        let Some(incident) = self.incident(whose).filter(|incident| incident.moves.is_empty()) else {
+            return;
+        };
+        let own = moves.iter().filter(|m| m.from.as_ref() == Some(&whose.1));
+        incident.moves = own.cloned().collect();
+        incident.moves.sort_by(|a, b| b.share.total_cmp(&a.share));
+        incident.moves.truncate(MOVES);
+    }
+
+    fn open(
+        &mut self,
+        stamp: &Stamp,
+        whose: &Whose,
+        entry: &Entry,
+        (cause, evidence, basis): (Cause, &Arc<str>, Option<Basis>),
+    ) {
         let new = self.doubt(stamp, &whose.0, &entry.node);
         let doubt = self.doubts.entry(whose.clone()).or_insert(new);
         if let Some(id) = doubt.incident {
             // One that was slow, or misconfigured, and is ejected: that weighs more.
             if let Some(incident) = self.by_id(id) {
                 (incident.cause, incident.evidence) = (Some(cause), evidence.clone());
+                (incident.seen_by, incident.rule) = (basis.map(|b| b.seen_by), basis.map(|b| b.rule));
             }
             return;
         }
@@ -395,8 +424,11 @@ impl Book {
             doubted_for_ms: doubted,
             cause: Some(cause),
             evidence: evidence.clone(),
+            seen_by: basis.map(|b| b.seen_by),
+            rule: basis.map(|b| b.rule),
             diagnoses: Vec::new(),
             moved: 0.0,
+            moves: Vec::new(),
             data: None,
             requests_failed: 0,
             requests_substituted: 0,
@@ -440,6 +472,9 @@ impl Book {
             cause: None,
             evidence,
             diagnoses: vec![diagnosis],
+            seen_by: None,
+            rule: None,
+            moves: Vec::new(),
             moved: 0.0,
             data: None,
             requests_failed: 0,

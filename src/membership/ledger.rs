@@ -12,7 +12,8 @@ use super::{start::Start, warmth::Spending};
 use crate::{
     ring,
     topology::{
-        Cause, Data, Entry, Health, NodeId, OnReturn, Order, Placement, Policy, PoolSpec, Wait, WaitReason,
+        Basis, Cause, Data, Entry, Health, NodeId, OnReturn, Order, Placement, Policy, PoolSpec, Rule, Wait,
+        WaitReason,
     },
 };
 
@@ -48,6 +49,7 @@ pub(super) struct Out {
     since: Instant,
     pub(super) cause: Cause,
     pub(super) evidence: Arc<str>,
+    pub(super) basis: Basis,
 }
 
 /// Since which turn a node is back, and with what.
@@ -90,11 +92,16 @@ impl Ledger {
     }
 
     /// A node is ejected; why, if it was not before.
-    pub(super) fn leaves(&mut self, node: NodeId, cause: Cause, evidence: &str, since: Instant) {
+    pub(super) fn leaves(
+        &mut self,
+        node: NodeId,
+        (cause, evidence, basis): (Cause, &str, Basis),
+        since: Instant,
+    ) {
         self.turn += 1;
         let turn = self.turn;
         let known = self.known.entry(node).or_default();
-        known.out.get_or_insert_with(|| Out { turn, since, cause, evidence: evidence.into() });
+        known.out.get_or_insert_with(|| Out { turn, since, cause, evidence: evidence.into(), basis });
         (known.back, known.start) = (None, None);
     }
 
@@ -104,6 +111,11 @@ impl Ledger {
         let back = Back { turn: self.turn, data, evidence: evidence.into(), is_waived: false };
         let known = self.known.entry(node).or_default();
         (known.out, known.back) = (None, Some(back));
+    }
+
+    /// Whether a node was not there when it was asked first.
+    pub(super) fn is_first(&self, node: NodeId) -> bool {
+        self.out(node).is_some_and(|out| out.basis.rule == Rule::FirstProbe)
     }
 
     /// Why a node is out.

@@ -3,6 +3,7 @@
 //! waits for nothing slow: rings are built and names resolved beside it.
 
 mod build;
+mod compare;
 mod gutter;
 mod history;
 mod ledger;
@@ -26,11 +27,12 @@ use tokio::{
 };
 
 pub use build::{Births, IdSource, Prepared, Serving, first_topology, prepare, scattered};
+pub use compare::{moved, moves};
 pub use gutter::{follow, is_gutter_of};
 pub use history::{History, Lived, Record};
 pub use ledger::Ledger;
 pub use order::order;
-pub use plan::{Event, Outcome, Permit, Step, budget, moved, plan, reload};
+pub use plan::{Event, Outcome, Permit, Step, budget, plan, reload};
 
 use crate::{
     health::{Business, Newcomer, Scene, receive},

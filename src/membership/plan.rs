@@ -14,18 +14,15 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    build::{Births, Prepared, scattered},
+    build::{Births, Prepared},
     gutter::{is_gutter_of, unswept_until},
     ledger::{Back, Ledger, Out},
     order::mark,
     settle::{Rules, settle},
 };
-use crate::{
-    ring::diff,
-    topology::{
-        Admission, Cause, Change, Data, Entry, Health, LEVELS, NodeId, Order, Placement, Policy, PoolSpec,
-        Slow, Topology, WaitReason, common_bands,
-    },
+use crate::topology::{
+    Admission, Basis, Cause, Change, Data, Entry, Health, LEVELS, NodeId, Order, Placement, Policy, PoolSpec,
+    Slow, Topology, WaitReason,
 };
 
 /// What comes of a change.
@@ -66,6 +63,8 @@ pub enum Event {
         cause: Cause,
         /// As a sentence.
         evidence: Arc<str>,
+        /// What the verdict rests on.
+        basis: Basis,
     },
     /// The node is ejected, and its keys wait for the warmth budget.
     Held {
@@ -75,6 +74,8 @@ pub enum Event {
         cause: Cause,
         /// As a sentence.
         evidence: Arc<str>,
+        /// What the verdict rests on.
+        basis: Basis,
     },
     /// The keys of a node that was held go elsewhere now.
     Released {
@@ -103,6 +104,8 @@ pub enum Event {
         cause: Cause,
         /// As a sentence, the reason to keep it included.
         evidence: Arc<str>,
+        /// What the verdict rests on.
+        basis: Basis,
     },
     /// An ejected node owns again although it did not prove itself: a reload left too few others.
     Readmitted {
@@ -190,9 +193,9 @@ pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> 
         Change::Clear { .. } => turns(&[Health::Suspect], Health::Healthy),
         Change::Probation { .. } => turns(&[Health::Ejected], Health::Probation),
         Change::Relapse { .. } => turns(&[Health::Probation], Health::Ejected),
-        Change::Eject { cause, evidence, .. } => {
+        Change::Eject { cause, evidence, basis, .. } => {
             let mut ledger = ledger.clone();
-            ledger.leaves(id, *cause, evidence, time);
+            ledger.leaves(id, (*cause, evidence, *basis), time);
             turn(now, ledger, (at, &[Health::Healthy, Health::Suspect], Health::Ejected), time)
         }
         Change::Restore { data, evidence, .. } => {
@@ -317,7 +320,12 @@ fn turn(
             if let Some(out) = ledger.out(entry.node.id).filter(|_| from.contains(&Health::Healthy)) {
                 let evidence =
                     format!("{}; {}", out.evidence, kept_because(entry, nodes, now.health.eject_max));
-                events.push(Event::Kept { node: name(), cause: out.cause, evidence: evidence.into() });
+                events.push(Event::Kept {
+                    node: name(),
+                    cause: out.cause,
+                    evidence: evidence.into(),
+                    basis: out.basis,
+                });
             }
         }
         (Health::Healthy, Placement::Owns, Placement::Owns) if !from.contains(&Health::Suspect) => {
@@ -423,10 +431,10 @@ pub(super) fn told(before: &[Entry], after: &[Entry], ledger: &Ledger) -> Vec<Ev
                 None
             }
             (Placement::Owns | Placement::Starting(_), Placement::Away, _) => {
-                why.map(|Out { cause, evidence, .. }| Event::Ejected { node, cause, evidence })
+                why.map(|Out { cause, evidence, basis, .. }| Event::Ejected { node, cause, evidence, basis })
             }
             (Placement::Owns | Placement::Starting(_), Placement::Held, _) => {
-                why.map(|Out { cause, evidence, .. }| Event::Held { node, cause, evidence })
+                why.map(|Out { cause, evidence, basis, .. }| Event::Held { node, cause, evidence, basis })
             }
             (Placement::Held, Placement::Away, _) => {
                 why.map(|Out { evidence, .. }| Event::Released { node, evidence })
@@ -566,36 +574,4 @@ fn is_unchanged(now: &Topology, prepared: &Prepared) -> bool {
     Arc::ptr_eq(&now.ring, &prepared.ring)
         && now.policy == prepared.spec.policy
         && *now.health == prepared.spec.health
-}
-
-/// The share of the key space whose owner or action differs between two topologies of a pool.
-/// Takes milliseconds for large rings: not for the control loop.
-pub fn moved(before: &Topology, after: &Topology) -> f64 {
-    if before.policy.http.key != after.policy.http.key {
-        let (a, b) = (|i| before.holds(i), |i| after.holds(i));
-        return scattered((&before.ring, &a), (&after.ring, &b));
-    }
-    let of_band = |(from, to): (u32, u32)| {
-        let width = f64::from(to - from) / f64::from(LEVELS);
-        width * moved_at(before, after, from)
-    };
-    common_bands(before, after).into_iter().map(of_band).sum()
-}
-
-/// The same of the keys of one level.
-fn moved_at(before: &Topology, after: &Topology, level: u32) -> f64 {
-    let (a, b) = (|i| before.holds_at(i, level), |i| after.holds_at(i, level));
-    if !Arc::ptr_eq(&before.ring, &after.ring) {
-        return diff((&before.ring, &a), (&after.ring, &b)).moved;
-    }
-    // Who keeps its share and serves it no more, or again: the action changes and not the owner.
-    let serves = |topology: &Topology, i: usize| topology.serves_at(i, level);
-    let other = |i: &usize| a(*i) && b(*i) && serves(before, *i) != serves(after, *i);
-    let changed: Vec<usize> = (0..after.nodes.len()).filter(other).collect();
-    let moved = after.ring.moved(a, b);
-    if changed.is_empty() {
-        return moved;
-    }
-    let shares = after.ring.shares(b);
-    moved + changed.iter().map(|i| shares[*i]).sum::<f64>()
 }

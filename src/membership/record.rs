@@ -14,8 +14,9 @@ use tokio::{
 };
 
 use super::{
+    compare::{moved, moves},
     history::{History, Record},
-    plan::{Event, moved},
+    plan::Event,
 };
 use crate::{
     health::Scene,
@@ -74,12 +75,18 @@ pub(super) async fn tell(mut steps: mpsc::Receiver<Untold>, history: History, mu
 async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
     let Published { before, after, events } = step;
     let is_epoch = before.epoch != after.epoch;
-    let share = match is_epoch {
+    let gives = |event: &Event| matches!(event, Event::Ejected { .. } | Event::Released { .. });
+    let is_given = events.iter().any(gives);
+    let (share, given) = match is_epoch {
         true => {
             let (before, after) = (before.clone(), after.clone());
-            spawn_blocking(move || moved(&before, &after)).await.unwrap_or(0.0)
+            let compared = spawn_blocking(move || {
+                let given = if is_given { moves(&before, &after) } else { Vec::new() };
+                (moved(&before, &after), given)
+            });
+            compared.await.unwrap_or_default()
         }
-        false => 0.0,
+        false => (0.0, Vec::new()),
     };
     if is_epoch {
         histogram!(MOVED_SHARE.name, "pool" => after.pool.to_string()).record(share);
@@ -96,7 +103,7 @@ async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
         history.push((&before, &after), now_ms(), records);
     }
     let told: Vec<_> = events.iter().filter_map(|event| for_incident(&after, event)).collect();
-    keeper.incidents.note(now_ms(), (&before, &after), &told, share);
+    keeper.incidents.note(now_ms(), (&before, &after), &told, (share, &given));
     for (whose, diagnoses) in located {
         keeper.diagnosed(&whose, diagnoses);
     }
@@ -208,14 +215,14 @@ fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>, Told)> {
         entry.is_some_and(|entry| entry.placement == Placement::Owns && works(entry.health))
     };
     Some(match event {
-        Event::Ejected { node, cause, evidence } => {
-            (node.clone(), Told::Opens("ejected", *cause, evidence.clone()))
+        Event::Ejected { node, cause, evidence, basis } => {
+            (node.clone(), Told::Opens("ejected", *cause, evidence.clone(), Some(*basis)))
         }
-        Event::Held { node, cause, evidence } => {
-            (node.clone(), Told::Opens("held", *cause, evidence.clone()))
+        Event::Held { node, cause, evidence, basis } => {
+            (node.clone(), Told::Opens("held", *cause, evidence.clone(), Some(*basis)))
         }
-        Event::Kept { node, cause, evidence } => {
-            (node.clone(), Told::Opens("kept", *cause, evidence.clone()))
+        Event::Kept { node, cause, evidence, basis } => {
+            (node.clone(), Told::Opens("kept", *cause, evidence.clone(), Some(*basis)))
         }
         Event::Released { node, .. } => {
             (node.clone(), Told::Goes("released", "its keys need not wait any more".into()))
@@ -243,13 +250,13 @@ fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>, Told)> {
         Event::Starts { node, .. } => (node.clone(), Told::Goes("starts", "it takes its keys back".into())),
         Event::Cleaned { node, how } => (node.clone(), Told::Goes("cleaned", how.clone())),
         Event::Misconfigured { node, what: Some(what) } if serves(node) => {
-            (node.clone(), Told::Opens("misconfigured", Cause::Misconfigured, what.clone()))
+            (node.clone(), Told::Opens("misconfigured", Cause::Misconfigured, what.clone(), None))
         }
         Event::Misconfigured { node, what: None } if serves(node) => {
             (node.clone(), Told::Ends("configured", None, "nothing is wrong with it any more".into()))
         }
         Event::Slow { node, slow: Some(slow) } if serves(node) => {
-            (node.clone(), Told::Opens("slow", Cause::Slow, slow.to_string().into()))
+            (node.clone(), Told::Opens("slow", Cause::Slow, slow.to_string().into(), None))
         }
         Event::Slow { node, slow: None } if serves(node) => {
             (node.clone(), Told::Ends("usual", None, "it is as fast as the others again".into()))
@@ -273,12 +280,12 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
     let diagnosis = diagnosis.map_or("none yet", |diagnosis| &*diagnosis.text);
     let moved = format!("{moved:.6}");
     match event {
-        Event::Ejected { node, cause, evidence } => {
+        Event::Ejected { node, cause, evidence, .. } => {
             let cause = cause.word();
             let (node, evidence) = (&**node, &**evidence);
             tracing::warn!(pool, epoch, node, cause, evidence, moved, diagnosis, "node ejected");
         }
-        Event::Held { node, cause, evidence } => {
+        Event::Held { node, cause, evidence, .. } => {
             let (node, cause, evidence, next) = (&**node, cause.word(), &**evidence, budget_due(after));
             tracing::error!(pool, epoch, node, cause, evidence, next, diagnosis, "node ejected, keys held");
         }
@@ -293,7 +300,7 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
         Event::Gutter { evidence } => {
             tracing::warn!(pool, epoch, evidence = &**evidence, moved, "keys of nodes that are away move");
         }
-        Event::Kept { node, cause, evidence } => {
+        Event::Kept { node, cause, evidence, .. } => {
             let cause = cause.word();
             let (node, evidence) = (&**node, &**evidence);
             tracing::error!(pool, epoch, node, cause, evidence, diagnosis, "node not ejected");
@@ -396,9 +403,11 @@ fn count(pool: &str, event: &Event) {
 
 fn line(after: &Topology, event: &Event, moved: f64) -> Option<Record> {
     let (what, node, cause, evidence) = match event {
-        Event::Ejected { node, cause, evidence } => ("ejected", Some(node), Some(*cause), evidence.clone()),
+        Event::Ejected { node, cause, evidence, .. } => {
+            ("ejected", Some(node), Some(*cause), evidence.clone())
+        }
         Event::Readmitted { node } => ("readmitted", Some(node), None, "too few others".into()),
-        Event::Held { node, cause, evidence } => ("held", Some(node), Some(*cause), evidence.clone()),
+        Event::Held { node, cause, evidence, .. } => ("held", Some(node), Some(*cause), evidence.clone()),
         Event::Released { node, evidence } => ("released", Some(node), None, evidence.clone()),
         Event::Restored { node, evidence, .. } => ("restored", Some(node), None, evidence.clone()),
         Event::Ordered { node, order } => {

@@ -50,6 +50,8 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
                 Placement::Away | Placement::Starting(_) => Placement::Away,
                 _ if !rules.policy.moves_keys() => Placement::Away,
                 _ if ledger.stays(nodes[i].node.id, rules.policy, rules.time).is_some() => Placement::Held,
+                // It was never there: nobody's keys go cold that were warm.
+                _ if ledger.is_first(nodes[i].node.id) => Placement::Away,
                 _ if ledger.spending.ejects(share, &rules.policy.warmth, rules.time) => Placement::Away,
                 _ => Placement::Held,
             };

@@ -7,12 +7,14 @@ use crate::{
     protocol::http::{KeyRule, KeySource},
     ring,
     topology::{
-        Cause, Data, Failure, Health, HealthSettings, HttpSettings, NodeId, OnEjected, Order, Placement,
-        Policy, Route, Warmth, WhileHeld, channel,
+        Basis, Cause, Data, Failure, Health, HealthSettings, HttpSettings, NodeId, OnEjected, Order,
+        Placement, Policy, Route, Rule, SeenBy, Warmth, WhileHeld, channel,
     },
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What an ejection rests on that is like any other.
+const BASIS: Basis = Basis { rule: Rule::Certain, seen_by: SeenBy::Traffic };
 
 /// A node of a test's pool: `n3` weighs 2 and listens on port 7003.
 pub(super) fn node(i: usize, weight: u32) -> NodeSpec {
@@ -123,7 +125,13 @@ impl Planned {
 
     pub(super) fn eject(&mut self, name: &str) -> Option<Vec<Event>> {
         let (pool, node) = ("cache".into(), self.id(name));
-        self.change(&Change::Eject { pool, node, cause: Cause::Refused, evidence: "it is gone".into() })
+        self.change(&Change::Eject {
+            pool,
+            node,
+            cause: Cause::Refused,
+            evidence: "it is gone".into(),
+            basis: BASIS,
+        })
     }
 
     fn restore(&mut self, name: &str) -> Option<Vec<Event>> {
@@ -700,7 +708,7 @@ proptest! {
             let change = match what {
                 0 => Change::Suspect { pool: name(), node },
                 1 => Change::Clear { pool: name(), node },
-                2..=4 => Change::Eject { pool: name(), node, cause, evidence: "seen".into() },
+                2..=4 => Change::Eject { pool: name(), node, cause, evidence: "seen".into(), basis: BASIS },
                 5 => Change::Probation { pool: name(), node },
                 6 => Change::Relapse { pool: name(), node },
                 7 => Change::Restore { pool: name(), node, data: Data::Empty, evidence: "seen".into() },
@@ -802,6 +810,7 @@ async fn changes_are_published_and_told() {
         node,
         cause: Cause::Timeout,
         evidence: "3 requests in a row".into(),
+        basis: BASIS,
     };
     run.send(eject(&"other".into())).await;
     run.send(eject(&pool)).await;
@@ -872,8 +881,14 @@ async fn a_reload_does_not_hold_changes_up() {
     let (answer, answered) = oneshot::channel();
     let next = Arc::new(spec(&[1, 1, 1, 1, 1], 0.5));
     run.send(Change::Reload { spec: next, mode: ReloadMode::Do, answer }).await;
-    run.send(Change::Eject { pool: "cache".into(), node, cause: Cause::Refused, evidence: "gone".into() })
-        .await;
+    run.send(Change::Eject {
+        pool: "cache".into(),
+        node,
+        cause: Cause::Refused,
+        evidence: "gone".into(),
+        basis: BASIS,
+    })
+    .await;
     answered.await.expect("an answer").expect("it is done");
     run.history(2).await;
     let topology = run.reader.load();
@@ -902,7 +917,8 @@ async fn events_are_counted() {
     let nodes = run.reader.load().nodes.clone();
     for entry in nodes.iter() {
         let (node, cause) = (entry.node.id, Cause::Refused);
-        run.send(Change::Eject { pool: "cache".into(), node, cause, evidence: "gone".into() }).await;
+        run.send(Change::Eject { pool: "cache".into(), node, cause, evidence: "gone".into(), basis: BASIS })
+            .await;
     }
     let node = nodes[0].node.id;
     run.send(Change::Restore { pool: "cache".into(), node, data: Data::Same, evidence: "answered".into() })
@@ -930,7 +946,7 @@ async fn the_history_is_bounded() {
     let name = || Arc::<str>::from("cache");
     for _ in 0..550 {
         let (cause, evidence) = (Cause::Lost, "flaps".to_owned());
-        run.send(Change::Eject { pool: name(), node, cause, evidence }).await;
+        run.send(Change::Eject { pool: name(), node, cause, evidence, basis: BASIS }).await;
         run.send(Change::Restore { pool: name(), node, data: Data::Empty, evidence: "flaps".into() }).await;
     }
     let until = tokio::time::Instant::now() + PATIENCE;

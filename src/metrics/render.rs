@@ -32,6 +32,8 @@ pub struct NodeView<'a> {
     pub states: Vec<(&'static str, bool)>,
     /// Whether it serves its share of the ring.
     pub owns: bool,
+    /// Probes that ended and counted.
+    pub probes: u64,
     /// It is ejected and its keys do not move yet.
     pub held: bool,
     /// An operator's order is in force for it.
@@ -109,7 +111,7 @@ const POOL_NUMBERS: [PoolNumber; 8] = [
 ];
 
 /// Rows with one number for each node.
-const NODE_NUMBERS: [NodeNumber; 15] = [
+const NODE_NUMBERS: [NodeNumber; 16] = [
     (&table::NODE_SENT, |n| total(n.blocks, |b| &b.bytes_out) as f64),
     (&table::NODE_RECEIVED, |n| total(n.blocks, |b| &b.bytes_in) as f64),
     (&table::NODE_IN_FLIGHT, |n| n.blocks.iter().map(|b| b.in_flight.value()).sum::<i64>() as f64),
@@ -119,6 +121,7 @@ const NODE_NUMBERS: [NodeNumber; 15] = [
     (&table::NODE_SUBSTITUTED, |n| total(n.blocks, |b| &b.substituted) as f64),
     (&table::NODE_MISSES, |n| total(n.blocks, |b| &b.misses) as f64),
     (&table::NODE_UNBOUNDED, |n| total(n.blocks, |b| &b.unbounded) as f64),
+    (&table::NODE_PROBES, |n| n.probes as f64),
     (&table::NODE_OWNS, |n| f64::from(u8::from(n.owns))),
     (&table::NODE_HELD, |n| f64::from(u8::from(n.held))),
     (&table::NODE_ORDERED, |n| f64::from(u8::from(n.ordered))),
@@ -333,6 +336,7 @@ mod tests {
             name,
             states: vec![("healthy", true), ("ejected", false)],
             owns: true,
+            probes: 3,
             held: false,
             ordered: false,
             share: 0.25,

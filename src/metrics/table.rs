@@ -111,6 +111,8 @@ table! {
         "Requests for keys of a node that others served in its place";
     NODE_MISSES = View Counter "ringway_node_misses_total" ["pool" "node"] "requests":
         "Reads that found nothing at a node: nil, END or EN; one of several keys when none of them was there";
+    NODE_PROBES = View Counter "ringway_node_probes_total" ["pool" "node"] "probes":
+        "Probes of a node that ended and counted, whatever they met";
     NODE_UNBOUNDED = View Counter "ringway_node_unbounded_writes_total" ["pool" "node"] "writes":
         "Writes whose time to live a node did not let be bounded (ttl_max), as a Redis before 7.0";
     NODE_FAILURES = View Counter "ringway_node_failures_total" ["pool" "node" "kind"] "failures":

@@ -71,6 +71,43 @@ impl Cause {
     }
 }
 
+/// By which rule a node was ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rule {
+    /// Its first probe failed with certainty: it was not there when it was asked first.
+    FirstProbe,
+    /// A failure that leaves no doubt, after a sign before it.
+    Certain,
+    /// `health.failures` requests in a row failed.
+    Failures,
+    /// `health.fall` probes in a row failed.
+    Fall,
+    /// `health.failure_rate` of the requests in `health.window` failed.
+    FailureRate,
+    /// It was slow, and `health.slow_eject` is on.
+    SlowEject,
+}
+
+/// Who saw that a node fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeenBy {
+    /// Requests of clients.
+    Traffic,
+    /// A probe.
+    Probe,
+}
+
+/// What an ejection rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Basis {
+    /// The rule.
+    pub rule: Rule,
+    /// Who saw what decided.
+    pub seen_by: SeenBy,
+}
+
 /// One thing that membership may do to a pool.
 #[derive(Debug)]
 pub enum Change {
@@ -98,6 +135,8 @@ pub enum Change {
         cause: Cause,
         /// Why, as a person would say it.
         evidence: String,
+        /// What the verdict rests on.
+        basis: Basis,
     },
     /// An ejected node answers probes.
     Probation {
@@ -210,6 +249,17 @@ pub enum ReloadMode {
     Weigh,
     /// It is done, however much it moves: that was weighed.
     Do,
+}
+
+/// A part of the key space that has another owner than before.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Move {
+    /// Whose it was; nobody's if there was none.
+    pub from: Option<Arc<str>>,
+    /// Whose it is.
+    pub to: Option<Arc<str>>,
+    /// Share of the key space.
+    pub share: f64,
 }
 
 /// What an operator says of a node.

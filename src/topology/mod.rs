@@ -15,7 +15,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 
-pub use change::{Cause, Change, Inbox, Ordered, ReloadMode, Wanted};
+pub use change::{Basis, Cause, Change, Inbox, Move, Ordered, ReloadMode, Rule, SeenBy, Wanted};
 pub use http::{Forwarded, HttpLimits, HttpProbe, HttpSettings, NodeProtocol};
 pub use node::{Data, Evidence, Failure, Node, NodeId, Slow, VERDICT_GRACE};
 pub use route::{Admission, LEVELS, Route, common_bands, level};

@@ -149,6 +149,7 @@ pub struct Evidence {
     streak: AtomicU32,
     failures: [AtomicU64; Failure::ALL.len()],
     replies: [AtomicU64; ErrorReply::ALL.len()],
+    probes: AtomicU64,
     bell: Arc<Notify>,
 }
 
@@ -182,6 +183,16 @@ impl Evidence {
         if ring {
             self.bell.notify_one();
         }
+    }
+
+    /// A probe has ended that counts.
+    pub fn probed(&self) {
+        self.probes.fetch_add(1, Relaxed);
+    }
+
+    /// Probes that counted, since it has been in the pool.
+    pub fn probes(&self) -> u64 {
+        self.probes.load(Relaxed)
     }
 
     /// Failures in a row, over all workers, since the last good reply.

@@ -45,6 +45,14 @@ fn kill_and_restore(ringway: &mut Ringway, node: &mut Redis, name: &str) {
     ringway.wait_metric("ringway_restores_total", &[("node", name)], restores + 1.0);
 }
 
+/// It says who saw the failure, by which rule the node was ejected, and who got its keys.
+fn is_founded(incident: &Value) {
+    assert!(["traffic", "probe"].iter().any(|by| incident["seen_by"] == *by), "{incident}");
+    assert_eq!(incident["rule"], "certain", "{incident}");
+    let moves = incident["moves"].as_array().expect("a list");
+    assert!(moves.len() == 2 && moves.iter().all(|m| m["from"] == "b"), "{incident}");
+}
+
 /// A node that is killed and comes back is one incident: with its cause, its epochs, what moved and what
 /// failed, over the admin port, told by `ringway incident`, and as a line of the file.
 #[test]
@@ -88,6 +96,7 @@ fn a_failure_is_told() {
     let substituted = ringway.metric("ringway_node_substituted_requests_total", &[("node", "b")]) as u64;
     let told = incident["requests_substituted"].as_u64().expect("a number");
     assert!((told..told + 500).contains(&substituted), "{told} of {substituted}");
+    is_founded(incident);
     let steps = words(incident);
     let rest: Vec<&str> = steps.iter().map(String::as_str).filter(|w| *w != "suspect").collect();
     assert_eq!(rest, ["ejected", "probation", "starts", "cleaned", "restored"], "{incident}");
@@ -100,6 +109,8 @@ fn a_failure_is_told() {
     assert_eq!(code, Some(0), "{out}");
     for part in [
         "node b (",
+        "; the rule: a certain failure after another sign",
+        "  its keys went: ",
         "  where: node b: its process is gone, nobody listens on ",
         "epoch 2    ejected",
         "epoch 4    restored",
@@ -181,6 +192,7 @@ fn what_waited_is_told() {
     let mut nodes = Redis::several(4);
     let config = Config::of(&nodes).pool(BRISK);
     let mut ringway = Ringway::serve(config.clone().pool("warmth: {share: 25%, window: 3s}"));
+    ringway.wait_probed(&["a", "b", "c", "d"]);
     nodes[1].kill();
     ringway.wait_away("b");
     nodes[2].kill();

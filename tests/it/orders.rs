@@ -118,6 +118,7 @@ fn each_takes_back_its_own() {
 fn the_budget_can_be_overridden() {
     let mut nodes = Redis::several(4);
     let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK).pool("warmth: {share: 25%, window: 1h}"));
+    ringway.wait_probed(&["a", "b", "c", "d"]);
     nodes[1].kill();
     ringway.wait_away("b");
     nodes[2].kill();

@@ -22,6 +22,22 @@ fn placement(ringway: &mut Ringway, node: &str) -> String {
     ringway.node(node)["placement"].as_str().expect("a word").to_owned()
 }
 
+/// Nodes that are not there when ringway starts are out at once, and cost the budget nothing.
+#[test]
+fn nodes_that_were_never_there() {
+    let mut nodes = Redis::several(6);
+    nodes.iter_mut().skip(4).for_each(|node| node.kill());
+    let mut ringway = Ringway::serve(
+        Config::of(&nodes).pool("health: {interval: 100ms}").pool("warmth: {share: 1%, window: 1h}"),
+    );
+    for name in ["e", "f"] {
+        until(SOON, "it is out", || ringway.node(name)["health"] == "ejected");
+        assert_eq!(ringway.node(name)["placement"], "away");
+    }
+    nodes[3].kill();
+    until(SOON, "the first that leaves acts", || ringway.node("d")["placement"] == "away");
+}
+
 /// Of three nodes that die at once the first gives up its keys; those of the others are refused by
 /// name, by commands of every kind, until the window is over, and move then without being asked.
 #[test]

@@ -1,8 +1,11 @@
 //! The warmth budget, kept a second time from what was published.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use ringway::topology::{Entry, Health, Order, Placement};
+use ringway::topology::{Change, Entry, Health, NodeId, Order, Placement, Rule};
 use tokio::time::Instant;
 
 use crate::{
@@ -12,7 +15,11 @@ use crate::{
 
 /// What moved lately by ringway's own decision.
 #[derive(Debug, Default)]
-pub(crate) struct Spending(Vec<Spent>);
+pub(crate) struct Spending {
+    spent: Vec<Spent>,
+    /// Who was not there when it was asked first: it leaves at nobody's expense.
+    never_there: BTreeSet<NodeId>,
+}
 
 #[derive(Debug)]
 struct Spent {
@@ -33,19 +40,32 @@ impl Spending {
     /// Judges what moved in this step. `back` says what those came back with that wait.
     pub(crate) fn step(&mut self, case: &Case<'_>, back: &BTreeMap<Arc<str>, Back>) -> Result<(), Breach> {
         let (warmth, time) = (case.after.policy.warmth, case.time);
-        self.0.retain(|spent| spent.at + warmth.window > time);
+        match case.reason {
+            Reason::Change(Change::Eject { node, basis, .. }, _) if basis.rule == Rule::FirstProbe => {
+                self.never_there.insert(*node);
+            }
+            Reason::Change(Change::Restore { node, .. }, _) => {
+                self.never_there.remove(node);
+            }
+            _ => {}
+        }
+        self.spent.retain(|spent| spent.at + warmth.window > time);
         if !case.after.policy.moves_keys() || warmth.share >= 1.0 {
             return Ok(());
         }
-        let movers = movers(case, back);
-        let spent: f64 = self.0.iter().map(|s| s.share).sum();
+        let movers = movers(case, back, &self.never_there);
+        let spent: f64 = self.spent.iter().map(|s| s.share).sum();
         let leave: f64 = movers.leave.iter().sum();
-        let is_first = movers.leave.len() == 1 && !self.0.iter().any(|s| s.is_ejection);
+        let is_first = movers.leave.len() == 1 && !self.spent.iter().any(|s| s.is_ejection);
         let most = warmth.share + 1e-6;
         holds(Law::Budget, movers.leave.is_empty() || is_first || spent + leave <= most, || {
             format!("{leave:.3} of the keys leave although {spent:.3} was spent, {} may be", warmth.share)
         })?;
-        self.0.extend(movers.leave.iter().map(|share| Spent { at: time, share: *share, is_ejection: true }));
+        self.spent.extend(movers.leave.iter().map(|share| Spent {
+            at: time,
+            share: *share,
+            is_ejection: true,
+        }));
         let mut so_far = spent + leave;
         for (share, is_forced) in movers.come {
             let fits = so_far == 0.0 || so_far + share <= most;
@@ -55,7 +75,7 @@ impl Spending {
             // Whether the guard or the budget had it back depends on who was asked first: in doubt it cost nothing.
             if fits && !is_forced {
                 so_far += share;
-                self.0.push(Spent { at: time, share, is_ejection: false });
+                self.spent.push(Spent { at: time, share, is_ejection: false });
             }
         }
         Ok(())
@@ -63,7 +83,7 @@ impl Spending {
 }
 
 /// Who leaves, and who returns cold, by ringway's own decision.
-fn movers(case: &Case<'_>, back: &BTreeMap<Arc<str>, Back>) -> Movers {
+fn movers(case: &Case<'_>, back: &BTreeMap<Arc<str>, Back>, never_there: &BTreeSet<NodeId>) -> Movers {
     let before: BTreeMap<&str, &Entry> = case.before.nodes.iter().map(|e| (&*e.node.name, e)).collect();
     let was_away = |e: &Entry| before.get(&*e.node.name).is_some_and(|old| is_away(old));
     let by_hand = |e: &Entry| e.order.is_some_and(Order::is_out);
@@ -79,7 +99,8 @@ fn movers(case: &Case<'_>, back: &BTreeMap<Arc<str>, Back>) -> Movers {
         // Most keys of one that has just begun to start are elsewhere anyhow.
         let was_starting =
             before.get(&*entry.node.name).is_some_and(|old| matches!(old.placement, Placement::Starting(_)));
-        if !was_away(entry) && !was_starting && is_away(entry) && !by_hand(entry) {
+        let is_known = !never_there.contains(&entry.node.id);
+        if is_known && !was_away(entry) && !was_starting && is_away(entry) && !by_hand(entry) {
             movers.leave.push(own / holders);
         }
         let is_back = matches!(entry.health, Health::Healthy | Health::Suspect);

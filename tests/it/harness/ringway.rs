@@ -184,6 +184,15 @@ impl Ringway {
         self.node(name)["placement"] == "owns"
     }
 
+    /// Waits until each of these nodes has been asked once: none of them is new any more.
+    pub(crate) fn wait_probed(&mut self, names: &[&str]) {
+        for name in names {
+            until(SOON, &format!("{name} is probed"), || {
+                self.metric("ringway_node_probes_total", &[("node", name)]) > 0.0
+            });
+        }
+    }
+
     /// Waits until a node is out of the ring.
     pub(crate) fn wait_away(&mut self, name: &str) {
         until(SOON, &format!("{name} is away"), || !self.owns(name));
