@@ -17,6 +17,7 @@ pub(crate) mod twemproxy;
 pub(crate) mod web;
 
 use std::{
+    io::Write,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -41,6 +42,13 @@ pub(crate) fn until(deadline: Duration, what: &str, mut condition: impl FnMut() 
         assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Says that a test could not be made here, past the harness that keeps what tests print: `tests/run` counts these.
+pub(crate) fn skipped(why: &str) {
+    let name = thread::current().name().unwrap_or("a test").to_owned();
+    let line = format!("test skipped: {name}: {why}\n");
+    std::io::stderr().write_all(line.as_bytes()).expect("stderr takes a line");
 }
 
 /// Sends a signal by its name (`STOP`, `CONT`, `HUP`, `TERM`).

@@ -49,7 +49,7 @@ impl Network {
         match built {
             Ok(()) => Some(network),
             Err(why) => {
-                eprintln!("skipped, no network of its own can be had: {why}");
+                super::skipped(&format!("no network of its own can be had: {why}"));
                 None
             }
         }
