@@ -90,7 +90,7 @@ fn bulk(value: &[u8]) -> Vec<u8> {
 }
 
 /// A topology of healthy nodes with one worker's counters.
-fn topology(nodes: &[(&str, SocketAddr)], policy: Policy) -> Topology {
+pub(super) fn topology(nodes: &[(&str, SocketAddr)], policy: Policy) -> Topology {
     let specs = nodes.iter().map(|(name, address)| NodeSpec {
         name: (*name).into(),
         address: address.to_string().parse().expect("an address"),

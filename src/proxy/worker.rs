@@ -168,6 +168,8 @@ pub(crate) struct Worker {
     ticked_us: Cell<u32>,
     /// By how much the tick that runs is late, if that is worth mentioning.
     pub(crate) late_us: Cell<u32>,
+    /// By how much all such ticks were late.
+    stood: Cell<Duration>,
     /// Sessions that the wheel gave out, in memory that is used again.
     due: RefCell<Vec<(Weak<Session>, u32)>>,
     /// By the number of each.
@@ -194,6 +196,7 @@ impl Worker {
             trimmed_us: Cell::new(0),
             ticked_us: Cell::new(0),
             late_us: Cell::new(0),
+            stood: Cell::default(),
             due: RefCell::default(),
             pools: RefCell::default(),
             closed: RefCell::default(),
@@ -261,10 +264,18 @@ impl Worker {
         self.wheel.borrow_mut().insert(now_us, after_us, (Rc::downgrade(session), due_us));
     }
 
+    /// How long this thread has stood still in all, of which the next tick may be the first to tell. Nothing was
+    /// heard of a node meanwhile, and it may have stood still as well: that time is not its own.
+    pub(crate) fn stood_still(&self) -> Duration {
+        let late_us = late_us(self.clock.refresh(), self.ticked_us.get());
+        self.stood.get() + Duration::from_micros(late_us.into())
+    }
+
     fn tick(&self) {
         let now_us = self.clock.refresh();
-        let late_us = now_us.wrapping_sub(self.ticked_us.replace(now_us)).saturating_sub(TICK_US);
-        self.late_us.set(if late_us < LATE_US { 0 } else { late_us });
+        let late_us = late_us(now_us, self.ticked_us.replace(now_us));
+        self.late_us.set(late_us);
+        self.stood.set(self.stood.get() + Duration::from_micros(late_us.into()));
         self.drop_closed();
         if now_us.wrapping_sub(self.trimmed_us.get()) >= TRIM_US {
             self.trimmed_us.set(now_us);
@@ -348,6 +359,12 @@ impl Worker {
     fn is_empty(&self) -> bool {
         self.pools.borrow().iter().all(|(_, pool)| pool.is_empty())
     }
+}
+
+/// How late the tick is that follows one at that time, if that is worth mentioning.
+fn late_us(now_us: u32, ticked_us: u32) -> u32 {
+    let late_us = now_us.wrapping_sub(ticked_us).saturating_sub(TICK_US);
+    if late_us < LATE_US { 0 } else { late_us }
 }
 
 /// Binds each new topology as it is published, so that requests which wait for a verdict go on

@@ -211,6 +211,29 @@ fn what_waited_is_told() {
     assert_eq!(words(&incidents(&mut ringway)[1]).last().map(String::as_str), Some("left"));
 }
 
+/// A reload that takes a whole pool away closes its incidents, and they are written like others.
+#[test]
+fn an_incident_ends_with_its_pool() {
+    let mut nodes = Redis::several(2);
+    let gone = format!(
+        "pools:\n  gone:\n    listen: 127.0.0.1:0\n    {BRISK}\n    nodes: [{{name: x, address: \"{}\"}}]",
+        nodes[1].address()
+    );
+    let one =
+        Config::of(&nodes[..1]).top("incidents: {file: incidents.json}").top("reload: {max_share: 100%}");
+    let mut ringway = Ringway::serve(one.clone().before(&gone));
+    nodes[1].kill();
+    until(SOON, "x is an incident", || incidents(&mut ringway).len() == 1);
+    assert_eq!(ringway.reload(one), "ok");
+    until(SOON, "it is over", || incidents(&mut ringway)[0]["closed_ms"].is_number());
+    let incident = incidents(&mut ringway).swap_remove(0);
+    assert_eq!(
+        (&incident["pool"], words(&incident).last().map(String::as_str)),
+        (&"gone".into(), Some("left"))
+    );
+    is_written(&ringway, &incident);
+}
+
 /// Where a key has lived is told epoch by epoch with the reasons, also of keys that are not text; what
 /// concerned other keys is not.
 #[test]

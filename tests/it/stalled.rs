@@ -1,8 +1,9 @@
 //! The control plane hangs: the data plane does not care. The whole machine stands still: no node is to blame.
 
 use std::{
+    io::Write,
     path::Path,
-    sync::mpsc,
+    sync::{Arc, OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -13,6 +14,7 @@ use crate::harness::{
     Config, Load, Redis, Ringway, SOON,
     load::{Plan, describe_all},
     owners, signal, until,
+    web::{Actor, Browser, Stage},
 };
 
 /// With the control plane blocked for ten seconds while a node is killed, requests to the other
@@ -78,4 +80,46 @@ fn a_machine_that_stands_still_ejects_nobody() {
     load.stop().assert_all_good();
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
     assert_eq!((ringway.epoch(), ringway.metric("ringway_ejections_total", &[])), (1, 0.0));
+}
+
+/// The same for HTTP nodes: neither a head nor a body is late for it, and one that does not come is missed all the
+/// same afterwards.
+#[test]
+fn a_machine_that_stands_still_cuts_no_page() {
+    let pid: Arc<OnceLock<u32>> = Arc::default();
+    let known = pid.clone();
+    let stand_still = move || {
+        signal("STOP", *known.get().expect("ringway runs"));
+        thread::sleep(Duration::from_millis(1500));
+        signal("CONT", *known.get().expect("ringway runs"));
+        thread::sleep(Duration::from_millis(300));
+    };
+    let node = Stage::start(move |head: &[u8], actor: &mut Actor| {
+        let is_for = |path: &str| head.starts_with(format!("GET {path} ").as_bytes());
+        let mut say = |bytes: &[u8]| actor.write_all(bytes).expect("ringway reads");
+        if is_for("/head") {
+            stand_still();
+            say(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhead");
+        } else if is_for("/body") {
+            say(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbo");
+            thread::sleep(Duration::from_millis(200));
+            stand_still();
+            say(b"dy");
+        } else {
+            stand_still();
+        }
+    });
+    let config = Config::web([]).node("a", &node.address()).top("workers: 1");
+    let mut ringway =
+        Ringway::serve(config.pool("request_timeout: 1s").pool("deadline: 20s").pool("retries: 0"));
+    pid.set(ringway.pid()).expect("it is set once");
+    let mut browser = Browser::connect(&ringway.address());
+    for path in ["/head", "/body"] {
+        let page = browser.get(path);
+        assert_eq!((page.status, page.text()), (200, path[1..].to_owned()), "{}", page.head);
+    }
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
+    let page = browser.get("/never");
+    assert_eq!(page.status, 504, "{}", page.head);
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[("kind", "timeout")]), 1.0);
 }

@@ -257,6 +257,12 @@ fn who_fails_is_found() {
     notices(Sabotage::IsDeaf, Law::Found);
 }
 
+/// A node that owns keys again of which it may have old values is noticed.
+#[test]
+fn who_is_back_is_cleaned_first() {
+    notices(Sabotage::OwnsUnclean, Law::Clean);
+}
+
 /// A single fault is named for what it is when its node is ejected, and no other diagnosis is half as sure.
 #[test]
 fn a_single_fault_is_named() {

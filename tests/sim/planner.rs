@@ -7,7 +7,9 @@ use ringway::{
     health::{Detector, Observation, Verdict},
     membership::{self, Births, Event, Ledger, Outcome, Permit, Prepared, Step},
     ring::{self, Ring},
-    topology::{Change, Entry, Health, HealthSettings, Order, Placement, Policy, Topology, Warmth},
+    topology::{
+        Admission, Change, Entry, Health, HealthSettings, Order, Placement, Policy, Topology, Warmth,
+    },
 };
 use tokio::time::Instant;
 
@@ -56,6 +58,8 @@ pub(crate) enum Sabotage {
     IsDeaf,
     /// The detector does not wait for a second sign.
     IsHasty,
+    /// A node that is back owns its keys before they are cleaned.
+    OwnsUnclean,
     /// Whatever is wrong with a node, the path to it is blamed.
     BlamesThePath,
     /// A probe that meets silence is told as one that was refused.
@@ -190,6 +194,16 @@ fn corrupt(sabotage: Sabotage, now: &Topology, step: &mut Step, change: Option<&
             let stays = |(e, before): (&Entry, &Entry)| Entry { placement: before.placement, ..e.clone() };
             step.next.nodes = step.next.nodes.iter().zip(now.nodes.iter()).map(stays).collect();
             step.next.epoch = now.epoch;
+        }
+        Sabotage::OwnsUnclean => {
+            let owns = |e: &Entry| match e.placement {
+                Placement::Starting(Admission { fence, .. }) => Entry {
+                    placement: Placement::Starting(Admission { admitted: fence, fence }),
+                    ..e.clone()
+                },
+                _ => e.clone(),
+            };
+            step.next.nodes = step.next.nodes.iter().map(owns).collect();
         }
         Sabotage::ForgetsWhoWaits => step.next.budget_due = None,
         Sabotage::KeepsSilent => step.events.retain(|event| !matches!(event, Event::Ejected { .. })),

@@ -40,6 +40,8 @@ pub(super) struct Exchange {
     bytes_max: Option<u64>,
     /// When the node last took something.
     moved: Cell<Instant>,
+    /// How long this thread had stood still then.
+    stood: Cell<Duration>,
     /// When the client last sent something.
     heard: Cell<Instant>,
     /// The client has to send before the node can go on.
@@ -53,11 +55,12 @@ pub(super) struct Exchange {
 
 impl Exchange {
     pub(super) fn new(session: Rc<Session>, bytes_max: Option<u64>, has_body: bool) -> Rc<Exchange> {
-        let now = Instant::now();
+        let (now, stood) = (Instant::now(), session.pool.worker.stood_still());
         Rc::new(Exchange {
             session,
             bytes_max,
             moved: Cell::new(now),
+            stood: Cell::new(stood),
             heard: Cell::new(now),
             is_starved: Cell::new(false),
             is_sent: Cell::new(!has_body),
@@ -68,7 +71,12 @@ impl Exchange {
 
     /// A node is asked now.
     pub(super) fn begin(&self) {
-        self.moved.set(Instant::now());
+        self.moves(Instant::now());
+    }
+
+    fn moves(&self, now: Instant) {
+        self.moved.set(now);
+        self.stood.set(self.session.pool.worker.stood_still());
     }
 
     /// When the client last sent something: its patience runs from there.
@@ -76,10 +84,11 @@ impl Exchange {
         self.heard.get()
     }
 
-    /// When the node has had `timeout` without taking or giving anything, or the client has waited
-    /// for `deadline`; `None` while it is the client's turn.
+    /// When the node has had `timeout` without taking or giving anything, time in which this thread stood still not
+    /// counted, or the client has waited for `deadline`; `None` while it is the client's turn.
     pub(super) fn due(&self, timeout: Duration, deadline: Duration) -> Option<Instant> {
-        let due = (self.moved.get() + timeout).min(self.heard.get() + deadline);
+        let stood = self.session.pool.worker.stood_still().saturating_sub(self.stood.get());
+        let due = (self.moved.get() + timeout + stood).min(self.heard.get() + deadline);
         (!self.is_starved.get()).then_some(due)
     }
 
@@ -122,7 +131,7 @@ impl Body for Outgoing {
         let Outgoing::Streamed { body, exchange, bytes } = self.get_mut() else { return Poll::Ready(None) };
         exchange.is_taken.set(true);
         let now = Instant::now();
-        exchange.moved.set(now);
+        exchange.moves(now);
         let polled = Pin::new(&mut *body).poll_frame(cx);
         exchange.starve(polled.is_pending());
         let frame = ready!(polled);
@@ -172,6 +181,8 @@ pub(super) struct FromNode {
     /// The node has this long for each next piece.
     patience: Duration,
     timer: Option<Pin<Box<Sleep>>>,
+    /// How long this thread had stood still when the timer was set.
+    stood: Duration,
     /// The timer runs for the piece that is asked for.
     is_timed: bool,
     lease: Lease,
@@ -187,7 +198,15 @@ impl Reply {
         if body.is_end_stream() {
             lease.finish();
         }
-        Reply::Node(FromNode { body, patience, timer: None, is_timed: false, lease, ticket })
+        Reply::Node(FromNode {
+            body,
+            patience,
+            timer: None,
+            stood: Duration::ZERO,
+            is_timed: false,
+            lease,
+            ticket,
+        })
     }
 }
 
@@ -222,12 +241,21 @@ impl FromNode {
 
     /// Ready when the node has had its time for this piece.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let patience = self.patience;
+        let (patience, worker) = (self.patience, &self.ticket.session.pool.worker);
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
         if !std::mem::replace(&mut self.is_timed, true) {
+            self.stood = worker.stood_still();
             timer.as_mut().reset(Instant::now() + patience);
         }
-        timer.as_mut().poll(cx)
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let before = std::mem::replace(&mut self.stood, worker.stood_still());
+            if self.stood <= before {
+                return Poll::Ready(());
+            }
+            let due = timer.deadline() + (self.stood - before);
+            timer.as_mut().reset(due);
+        }
     }
 }
 

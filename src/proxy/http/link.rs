@@ -282,8 +282,7 @@ impl Link {
     }
 
     async fn connect(self: &Rc<Self>, slot: Slot, policy: &Policy) -> Result<Connection, NoConnection> {
-        let now = Instant::now();
-        let wait = if now < self.careful_until.get() { self.gate.pass(now) } else { Duration::ZERO };
+        let wait = self.pause();
         if !wait.is_zero() {
             sleep(spread(wait)).await;
         }
@@ -310,6 +309,12 @@ impl Link {
             }
         };
         Ok(Connection { sender, is_reused: false, is_lost: Rc::default(), resets })
+    }
+
+    /// How long the next connection is held back.
+    fn pause(&self) -> Duration {
+        let now = Instant::now();
+        if now < self.careful_until.get() { self.gate.pass(now) } else { Duration::ZERO }
     }
 
     /// Drives a connection to its end. How it ended is told by the request that was under way.
@@ -391,4 +396,44 @@ fn h1(limits: &HttpLimits) -> http1::Builder {
         builder.max_headers(limits.headers_max);
     }
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::proxy::tests::topology;
+
+    fn pauses(link: &Link, count: usize) -> Vec<Duration> {
+        (0..count).map(|_| link.pause()).collect()
+    }
+
+    /// A node that is new or was in trouble is greeted by 128 at once and by one each millisecond after them; one
+    /// that has been well for five seconds by as many as come.
+    #[tokio::test(start_paused = true)]
+    async fn a_node_in_trouble_is_not_stormed() {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        let link = Link::new(&topology(&[("a", nowhere)], Policy::default()).nodes[0], 0);
+        let ms = Duration::from_millis;
+        let one_by_one: Vec<Duration> = (1..=100).map(ms).collect();
+        let is_careful = |link: &Link| {
+            assert!(pauses(link, 128).iter().all(Duration::is_zero), "as many at once");
+            assert_eq!(pauses(link, 100), one_by_one);
+        };
+        is_careful(&link);
+        advance(CAREFUL).await;
+        assert!(pauses(&link, 1000).iter().all(Duration::is_zero), "it is well");
+        link.trouble();
+        is_careful(&link);
+        advance(CAREFUL - ms(1)).await;
+        assert!(!pauses(&link, 129)[128].is_zero(), "it was in trouble a moment ago");
+        link.trouble();
+        advance(CAREFUL - ms(1)).await;
+        assert!(!pauses(&link, 129)[128].is_zero(), "new trouble counts anew");
+        advance(ms(1)).await;
+        assert!(pauses(&link, 1000).iter().all(Duration::is_zero), "it is well again");
+    }
 }
