@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
@@ -35,6 +36,7 @@ pub fn serve(serve: Serve) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    raise_descriptors();
     // Signals are taken from the beginning: one that comes early waits.
     let started = Builder::new_current_thread().enable_all().build();
     let (runtime, signals) = match started.and_then(|r| r.block_on(async { Signals::take() }).map(|s| (r, s)))
@@ -75,6 +77,15 @@ fn start_log(format: LogFormat, level: &str) {
         LogFormat::Human => log.with_target(false).try_init(),
         LogFormat::Json => log.json().flatten_event(true).with_current_span(false).try_init(),
     };
+}
+
+/// Takes as many descriptors as the process may have: the soft limit is there for programs that use `select`.
+fn raise_descriptors() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: maximum, maximum };
+    let has = if setrlimit(Resource::Nofile, raised).is_ok() { maximum } else { current };
+    let descriptors = has.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
+    tracing::info!(descriptors, "files and sockets that may be open at once");
 }
 
 /// What a person sees first.

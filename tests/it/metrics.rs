@@ -64,6 +64,22 @@ fn each_way_to_end_is_counted() {
     assert!(sum(&page, "ringway_node_request_duration_seconds_count", &[]) >= 4.0);
 }
 
+/// The rules that are shipped are those of the documentation, and Prometheus takes them.
+#[test]
+fn rules_are_those_of_the_docs() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = std::fs::read_to_string(root.join("docs/metrics.md")).expect("there are docs");
+    let path = root.join("deploy/prometheus/ringway.rules.yaml");
+    let rules = std::fs::read_to_string(&path).expect("there are rules");
+    let begin = docs.find("groups:").expect("the docs have rules");
+    let end = begin + docs[begin..].find("```").expect("they end");
+    let shipped = &rules[rules.find("groups:").expect("it has groups")..];
+    assert_eq!(shipped, &docs[begin..end]);
+    let output = Command::new("promtool").args(["check", "rules"]).arg(&path).output();
+    let output = output.expect("promtool is installed (tests/run installs it)");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// The live page is what Prometheus wants, after traffic, a reload and an ejection.
 #[test]
 fn promtool_finds_nothing_to_say() {
