@@ -60,6 +60,7 @@ pub(super) struct Back {
     pub(super) evidence: Arc<str>,
     /// An operator said that it need not wait for the budget.
     is_waived: bool,
+    at: Instant,
 }
 
 impl Known {
@@ -106,9 +107,9 @@ impl Ledger {
     }
 
     /// A node proved itself, and this is what it has.
-    pub(super) fn comes_back(&mut self, node: NodeId, data: Data, evidence: &str) {
+    pub(super) fn comes_back(&mut self, node: NodeId, data: Data, evidence: &str, at: Instant) {
         self.turn += 1;
-        let back = Back { turn: self.turn, data, evidence: evidence.into(), is_waived: false };
+        let back = Back { turn: self.turn, data, evidence: evidence.into(), is_waived: false, at };
         let known = self.known.entry(node).or_default();
         (known.out, known.back) = (None, Some(back));
     }
@@ -216,7 +217,9 @@ impl Ledger {
         let ttl_max = policy.ttl_max.filter(|_| policy.on_return == OnReturn::Ttl)?;
         let known = self.known.get(&node)?;
         let has_nothing = known.back.as_ref().is_some_and(|back| back.data == Data::Empty);
-        known.left.map(|left| left + ttl_max).filter(|until| !has_nothing && *until > time)
+        // One that stood still applies what lay in its socket when it goes on, and those keys live from then on.
+        let since = known.left.map(|left| known.back.as_ref().map_or(left, |back| left.max(back.at)));
+        since.map(|since| since + ttl_max).filter(|until| !has_nothing && *until > time)
     }
 
     /// A node has another identity from now on.

@@ -200,7 +200,7 @@ pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> 
         }
         Change::Restore { data, evidence, .. } => {
             let mut ledger = ledger.clone();
-            ledger.comes_back(id, *data, evidence);
+            ledger.comes_back(id, *data, evidence, time);
             turn(now, ledger, (at, &[Health::Ejected, Health::Probation], Health::Healthy), time)
         }
         Change::Cleaned { below, leftovers, how, .. } => {

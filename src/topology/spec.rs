@@ -97,7 +97,7 @@ pub enum OnReturn {
     Quarantine,
     /// It is emptied before it owns keys again.
     Flush,
-    /// It owns keys again when all that it had has expired: `ttl_max` after it left.
+    /// It owns keys again when all that it had has expired: `ttl_max` after it is back.
     Ttl,
 }
 

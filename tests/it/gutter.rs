@@ -272,7 +272,14 @@ fn old_values_expire() {
     set(&mut client, &of_b, "old");
     let stopped = Instant::now();
     nodes[1].stop();
+    // What lies in its socket is applied when it goes on, and lives from then on.
+    let mut late = ringway.client();
+    late.send(crate::harness::encode(&["SET", &of_b[0], "old"])).expect("it is sent");
     ringway.wait_away("b");
+    set(&mut client, &of_b, "new");
+    until(SOON, "it stood still for longer than anything lives", || {
+        stopped.elapsed() > Duration::from_secs(4)
+    });
     set(&mut client, &of_b, "new");
     nodes[1].cont();
     until(SOON, "it waits", || {

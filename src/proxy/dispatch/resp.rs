@@ -154,10 +154,26 @@ impl Asked<'_> {
             Some(at) => self.to.owner(request.arg(at))?,
             None => self.common_owner(request)?,
         };
-        self.to.forward(state, request.frame, index)?;
-        if let Some(ttl_max) = self.to.ttl_max(index) {
-            self.limit_lives(state.client.version, index, request, ttl_max);
+        match self.to.ttl_max(index) {
+            None => self.to.forward(state, request.frame, index),
+            Some(ttl_max) => self.forward_bounded(state, request, index, ttl_max),
         }
+    }
+
+    /// Passes a write on whose keys live for a bounded time: in one command where that can be.
+    #[cold]
+    fn forward_bounded(
+        &self,
+        state: &mut State,
+        request: &Request<'_>,
+        index: usize,
+        ttl_max: Duration,
+    ) -> Result<(), Refused> {
+        if let Some(frame) = bounded_set(request, ttl_max) {
+            return self.to.forward(state, &frame, index);
+        }
+        self.to.forward(state, request.frame, index)?;
+        self.limit_lives(state.client.version, index, request, ttl_max);
         Ok(())
     }
 
@@ -311,6 +327,23 @@ impl Asked<'_> {
         }
         Dispatched::Done
     }
+}
+
+/// A `SET` that says nothing of how long its key lives, with a bound; none of other commands.
+fn bounded_set(request: &Request<'_>, ttl_max: Duration) -> Option<Vec<u8>> {
+    const SAYS: [&[u8]; 5] = [b"EX", b"PX", b"EXAT", b"PXAT", b"KEEPTTL"];
+    let is_said = |arg: &[u8]| SAYS.iter().any(|word| arg.eq_ignore_ascii_case(word));
+    if request.len() < 3
+        || !request.arg(0).eq_ignore_ascii_case(b"SET")
+        || request.args().skip(3).any(is_said)
+    {
+        return None;
+    }
+    let ms = ttl_max.as_millis().to_string();
+    let args: Vec<&[u8]> = request.args().chain([&b"PX"[..], ms.as_bytes()]).collect();
+    let mut frame = Vec::new();
+    write::request(&mut frame, &args);
+    Some(frame)
 }
 
 /// The request that one node gets: the same command with its keys only.
@@ -478,8 +511,12 @@ pub(super) fn reroute(
     };
     match owner {
         Ok(index) => {
+            let ttl_max = to.ttl_max(index);
+            if let Some(frame) = ttl_max.and_then(|ttl_max| bounded_set(&request, ttl_max)) {
+                return append(bound, index, version, expect.clone(), &frame);
+            }
             append(bound, index, version, expect.clone(), bytes)?;
-            if let Some(ttl_max) = to.ttl_max(index) {
+            if let Some(ttl_max) = ttl_max {
                 asked.limit_lives(version, index, &request, ttl_max);
             }
             Ok(())
