@@ -448,6 +448,42 @@ fn every_field_wrong() {
     assert_eq!(format!("{errors}\n"), want);
 }
 
+/// A gutter has to be there and fit for it, and who waits for expiries has to have some.
+#[test]
+fn gutters() {
+    let pools = |cache: &str, gutter: &str| {
+        format!(
+            "pools:\n  cache: {{listen: '127.0.0.1:1', on_ejected: failover, {cache}, nodes: [{{name: a, address: 'h:1'}}]}}\n  \
+             gutter: {{listen: '127.0.0.1:2', {gutter}}}\n"
+        )
+    };
+    let over = "failover: {pool: gutter, ttl_max: 60s}";
+    let spare = "nodes: [{name: g, address: 'h:2'}]";
+    assert!(resolved(&pools(over, spare)).is_ok());
+    for (cache, gutter, want) in [
+        ("retries: 1", spare, "on_ejected: is failover, and no pool is named"),
+        ("failover: {pool: none, ttl_max: 60s}", spare, "has failover to none, and there is no such pool"),
+        ("failover: {pool: cache, ttl_max: 60s}", spare, "which is itself"),
+        ("failover: {pool: gutter}", spare, "failover.ttl_max: is missing"),
+        (over, "protocol: memcached, nodes: [{name: g, address: 'h:2'}]", "which speaks memcached"),
+        (over, "sole_writer: true, nodes: [{name: g, address: 'h:2'}]", "which says sole_writer: true"),
+        (over, "durable: true, nodes: [{name: g, address: 'h:2'}]", "which is durable"),
+        (over, "nodes: [{name: g, address: 'h:1'}]", "and `h:1` is a node of both"),
+        ("durable: true, failover: {pool: gutter, ttl_max: 60s}", spare, "is failover in a durable pool"),
+        ("on_return: ttl, failover: {pool: gutter, ttl_max: 60s}", spare, "is ttl, and without ttl_max"),
+        (
+            over,
+            "on_ejected: failover, failover: {pool: cache, ttl_max: 1s}, nodes: [{name: g, address: 'h:2'}]",
+            "which fails over itself",
+        ),
+    ] {
+        let said = resolved(&pools(cache, gutter)).map(|l| l.settings).expect_err(want);
+        assert!(said.contains(want), "{cache} and {gutter}\nwant {want}\nfound {said}");
+    }
+    let http = "pools: {p: {protocol: http, listen: '127.0.0.1:1', on_ejected: failover, nodes: [{name: a, address: 'h:1'}]}}";
+    assert!(resolved(http).expect_err("no gutter").contains("`failover` is for redis and memcached pools"));
+}
+
 /// What spans keys, nodes, pools and listeners is an error that names both sides.
 #[test]
 fn cross_checks() {

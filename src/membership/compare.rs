@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::build::scattered;
 use crate::{
     ring::diff,
-    topology::{LEVELS, Move, Topology, common_bands},
+    topology::{LEVELS, Move, OnEjected, Placement, Topology, common_bands},
 };
 
 /// Whose a part was, and whose it is.
@@ -22,8 +22,36 @@ pub fn moves(before: &Topology, after: &Topology) -> Vec<Move> {
         for m in diff((&before.ring, &a), (&after.ring, &b)).moves {
             *shares.entry((m.from, m.to)).or_default() += width * m.share;
         }
+        for (from, to, share) in failed_over(before, after, from) {
+            *shares.entry((Some(from), Some(to))).or_default() += width * share;
+        }
     }
     shares.into_iter().map(|((from, to), share)| Move { from, to, share }).collect()
+}
+
+/// What goes from nodes of this pool to its gutter, and back, of the keys of one level. Whose a key is by the ring
+/// does not change with that.
+fn failed_over(before: &Topology, after: &Topology, level: u32) -> Vec<(Arc<str>, Arc<str>, f64)> {
+    let is_over = after.policy.on_ejected == OnEjected::Failover;
+    if !is_over || !Arc::ptr_eq(&before.ring, &after.ring) {
+        return Vec::new();
+    }
+    let Some(gutter) = after.gutter.as_ref().or(before.gutter.as_ref()) else { return Vec::new() };
+    let pool: Arc<str> = format!("pool {}", gutter.pool).into();
+    // Who is held has its keys, and nobody serves them.
+    let is_out = |topology: &Topology, i: usize| {
+        !topology.serves_at(i, level) && topology.nodes[i].placement != Placement::Held
+    };
+    let shares = after.ring.shares(|_| true);
+    let move_of = |(i, share): (usize, f64)| {
+        let node = after.nodes[i].node.name.clone();
+        match (is_out(before, i), is_out(after, i)) {
+            (false, true) => Some((node, pool.clone(), share)),
+            (true, false) => Some((pool.clone(), node, share)),
+            _ => None,
+        }
+    };
+    shares.into_iter().enumerate().filter_map(move_of).collect()
 }
 
 /// The share of the key space whose owner or action differs between two topologies of a pool.

@@ -104,6 +104,9 @@ fn a_node_dies() {
     until(SOON, "new ones too", || (1..=50_000).contains(&ttl_ms(on(list), list)));
     assert!(ringway.metric("ringway_node_substituted_requests_total", &[("node", "b")]) > 20.0);
     assert_eq!(ringway.epoch(), epoch + 1, "one epoch");
+    let page: serde_json::Value = serde_json::from_str(&ringway.http("/v1/incidents").1).expect("JSON");
+    let moves = &page["incidents"][0]["moves"];
+    assert!(moves[0]["from"] == "b" && moves[0]["to"] == "pool gutter", "{moves}");
     let lived = ringway.http(&format!("/v1/pools/cache/keys/{}", of_b[0])).1;
     assert!(lived.contains("\"gutter/g\"") || lived.contains("\"gutter/h\""), "{lived}");
 
