@@ -134,3 +134,54 @@ impl Ward {
         if swept.is_complete { swept.nodes.into_iter().map(change).collect() } else { Vec::new() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, sync::Arc};
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::{
+        health::{Lag, Scene},
+        topology::{Admission, Entry, HealthSettings, Placement, Topology, channel, write_notes},
+    };
+
+    async fn fails<T>() -> T {
+        panic!("a bug")
+    }
+
+    /// A task that panics, be it that it waits or that it cleans, leaves no node behind its fence: membership is told
+    /// that nothing came of it, and the node is due again.
+    #[tokio::test]
+    async fn a_task_that_panics_fences_nobody() {
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        let placement = Placement::Starting(Admission { admitted: 0, fence: LEVELS });
+        let nodes = one.nodes.iter().map(|entry| Entry { placement, ..entry.clone() }).collect();
+        let fenced = Topology { nodes, ..one };
+        let node = fenced.nodes[0].node.id;
+        let (_writer, reader) = channel(fenced.clone());
+        let (_, mut noted) = write_notes();
+        let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+        let is_given_up = |ward: &mut Ward, changes: &[Change]| {
+            assert!(matches!(changes, [Change::NotCleaned { node: id, .. }] if *id == node), "{changes:?}");
+            assert!(ward.cleaners.is_empty());
+        };
+
+        assert_eq!(ward.quarantine.due(&fenced), [node]);
+        let waiter = ward.graces.spawn(fails());
+        ward.cleaners.insert(waiter.id(), node);
+        let waited = ward.graces.join_next_with_id().await.expect("there is one");
+        let changes = ward.begin_cleaning(waited, &mut noted);
+        is_given_up(&mut ward, &changes);
+
+        assert_eq!(ward.quarantine.due(&fenced), [node], "it is due again");
+        let cleaner = ward.cleanings.spawn(fails());
+        ward.cleaners.insert(cleaner.id(), node);
+        let cleaned = ward.cleanings.join_next_with_id().await.expect("there is one");
+        let changes = ward.end_cleaning(cleaned);
+        is_given_up(&mut ward, &changes);
+        assert_eq!(ward.quarantine.due(&fenced), [node], "it is due again");
+    }
+}

@@ -21,8 +21,8 @@ pub struct Record {
     pub epoch: u64,
     /// Milliseconds since 1970.
     pub unix_ms: u64,
-    /// `ejected`, `held`, `released`, `starts`, `admits`, `restored`, `readmitted`, `ordered`, `gutter`
-    /// or `reloaded`.
+    /// `ejected`, `held`, `released`, `stays`, `starts`, `admits`, `restored`, `readmitted`, `ordered`,
+    /// `gutter` or `reloaded`.
     pub what: &'static str,
     /// Which node, unless it is about the whole pool.
     pub node: Option<Arc<str>>,

@@ -4,6 +4,7 @@
 
 mod build;
 mod compare;
+mod debt;
 mod gutter;
 mod history;
 mod ledger;

@@ -15,14 +15,15 @@ use tokio::time::Instant;
 
 use super::{
     build::{Births, Prepared},
+    debt::{examples, owed},
     gutter::{is_gutter_of, unswept_until},
     ledger::{Back, Ledger, Out},
     order::mark,
     settle::{Rules, settle},
 };
 use crate::topology::{
-    Admission, Basis, Cause, Change, Data, Entry, Health, LEVELS, NodeId, Order, Placement, Policy, PoolSpec,
-    Slow, Topology, WaitReason,
+    Admission, Basis, Cause, Change, Data, Entry, Health, LEVELS, NodeId, OnEjected, Order, Placement,
+    Policy, PoolSpec, Slow, Topology, WaitReason, WhileHeld,
 };
 
 /// What comes of a change.
@@ -83,6 +84,11 @@ pub enum Event {
         node: Arc<str>,
         /// Why it is ejected, as a sentence.
         evidence: Arc<str>,
+    },
+    /// The keys of a node that was held stay with it for good: a reload says so.
+    Stays {
+        /// Its name.
+        node: Arc<str>,
     },
     /// The node proved itself, and waits: it has nothing of what it had and the warmth budget is spent, or
     /// what it has is old.
@@ -493,6 +499,9 @@ pub fn reload(
     let mut nodes = births.carry(&now.nodes, prepared, &mut |before, after| {
         ledger.renamed(before, after);
     });
+    if let Some(why) = owed(now, &nodes, &spec.policy) {
+        return Outcome::Refused { why };
+    }
     ledger.retain(&nodes);
     mark(&mut nodes, ledger.orders());
     let rules = Rules { eject_max: spec.health.eject_max, policy: &spec.policy, time };
@@ -503,6 +512,13 @@ pub fn reload(
         return Outcome::Nothing;
     }
     let mut events = told(&now.nodes, &nodes, &ledger);
+    if !spec.policy.moves_keys() {
+        for event in &mut events {
+            if let Event::Released { node, .. } = event {
+                *event = Event::Stays { node: node.clone() };
+            }
+        }
+    }
     events.insert(0, Event::Reloaded { evidence: differences(&now.nodes, &nodes).into() });
     let (waits, budget_due) = ledger.settled(&nodes, &spec.policy, time);
     let next = Topology {
@@ -554,20 +570,33 @@ fn same_nodes(before: &[Entry], after: &[Entry]) -> bool {
     identities(before) == identities(after)
 }
 
-/// Whether keys of a node that does not serve are treated in another way from now on.
+/// Whether keys of a node that does not serve, or not all of its own, are treated in another way from now on.
 fn other_action(now: &Topology, nodes: &[Entry], spec: &PoolSpec) -> bool {
-    let any = |placement| nodes.iter().any(|e| e.placement == placement);
-    let (old, new) = (&now.policy, &spec.policy);
-    let is_other = old.on_ejected != new.on_ejected
-        || old.prefixes != new.prefixes
-        || old.failover.as_ref().map(|f| &f.pool) != new.failover.as_ref().map(|f| &f.pool);
+    let (old, new) = (&*now.policy, &*spec.policy);
+    let pool = |p: &Policy| p.failover.as_ref().filter(|_| p.fails_over()).map(|f| f.pool.clone());
+    let held = |p: &Policy, key: &[u8]| match p.on_ejected_for(key) {
+        OnEjected::Fail => WhileHeld::Fail,
+        OnEjected::Miss => WhileHeld::Miss,
+        OnEjected::Rehash | OnEjected::Failover => p.warmth.held,
+    };
     // Of a node that starts, keys that do not move are its own already, and of the others some are not.
-    let mover = |p: &Policy| Some(p.on_ejected).filter(|on_ejected| on_ejected.moves());
-    let is_moved = mover(old) != mover(new) || old.prefixes != new.prefixes;
-    let is_starting = |e: &Entry| matches!(e.placement, Placement::Starting(_));
-    (is_other && (any(Placement::Away) || any(Placement::Held)))
-        || (is_moved && nodes.iter().any(is_starting))
-        || (old.warmth.held != new.warmth.held && any(Placement::Held))
+    let mover = |p: &Policy, key: &[u8]| Some(p.on_ejected_for(key)).filter(|on_ejected| on_ejected.moves());
+    let is_other = |placement: Placement| match placement {
+        Placement::Owns => false,
+        Placement::Away => {
+            pool(old) != pool(new)
+                || examples(old, new).any(|key| old.on_ejected_for(key) != new.on_ejected_for(key))
+        }
+        Placement::Held => examples(old, new).any(|key| held(old, key) != held(new, key)),
+        Placement::Starting(_) => {
+            pool(old) != pool(new) || examples(old, new).any(|key| mover(old, key) != mover(new, key))
+        }
+    };
+    // Thousands of nodes have few placements.
+    let mut seen: Vec<Placement> = nodes.iter().map(|e| e.placement).collect();
+    seen.sort_unstable();
+    seen.dedup();
+    seen.into_iter().any(is_other)
 }
 
 fn is_unchanged(now: &Topology, prepared: &Prepared) -> bool {

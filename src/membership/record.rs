@@ -227,6 +227,9 @@ fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>, Told)> {
         Event::Released { node, .. } => {
             (node.clone(), Told::Goes("released", "its keys need not wait any more".into()))
         }
+        Event::Stays { node } => {
+            (node.clone(), Told::Goes("stays", "a reload says that its keys stay with it".into()))
+        }
         Event::Waits { node, reason, .. } => {
             (node.clone(), Told::Goes("waits", format!("it is back, and waits for {}", reason.text()).into()))
         }
@@ -291,6 +294,10 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
         }
         Event::Released { node, evidence } => {
             tracing::warn!(pool, epoch, node = &**node, evidence = &**evidence, moved, "keys no longer held");
+        }
+        Event::Stays { node } => {
+            let evidence = "a reload says that they do not move";
+            tracing::warn!(pool, epoch, node = &**node, evidence, "keys stay with an ejected node");
         }
         Event::Waits { node, reason, data, evidence } => {
             let (node, data, evidence, next) = (&**node, data.word(), &**evidence, budget_due(after));
@@ -389,6 +396,7 @@ fn count(pool: &str, event: &Event) {
         }
         Event::Readmitted { .. }
         | Event::Released { .. }
+        | Event::Stays { .. }
         | Event::Starts { .. }
         | Event::Cleaned { .. }
         | Event::Admits { .. }
@@ -409,6 +417,7 @@ fn line(after: &Topology, event: &Event, moved: f64) -> Option<Record> {
         Event::Readmitted { node } => ("readmitted", Some(node), None, "too few others".into()),
         Event::Held { node, cause, evidence, .. } => ("held", Some(node), Some(*cause), evidence.clone()),
         Event::Released { node, evidence } => ("released", Some(node), None, evidence.clone()),
+        Event::Stays { node } => ("stays", Some(node), None, "its keys do not move any more".into()),
         Event::Restored { node, evidence, .. } => ("restored", Some(node), None, evidence.clone()),
         Event::Ordered { node, order } => {
             ("ordered", Some(node), None, order.map_or("none", Order::word).into())

@@ -143,7 +143,7 @@ impl Planned {
         self.change(&Change::Restore { pool, node, data, evidence: "it is back".into() })
     }
 
-    fn prepare(&self, spec: PoolSpec) -> Prepared {
+    pub(super) fn prepare(&self, spec: PoolSpec) -> Prepared {
         let targets = spec.nodes.iter().map(|n| n.address.literal().into_iter().collect()).collect();
         prepare(&self.topology, &self.ledger, Arc::new(spec), targets)
     }
@@ -160,6 +160,7 @@ fn names(events: &[Event]) -> Vec<String> {
         Event::Ejected { node, .. } => format!("ejected {node}"),
         Event::Held { node, .. } => format!("held {node}"),
         Event::Released { node, .. } => format!("released {node}"),
+        Event::Stays { node } => format!("stays {node}"),
         Event::Waits { node, .. } => format!("waits {node}"),
         Event::Kept { node, .. } => format!("kept {node}"),
         Event::Ordered { node, order } => {

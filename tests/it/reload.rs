@@ -86,6 +86,34 @@ fn a_newcomer_with_old_data() {
     until(SOON, said, || ringway.said().contains(said));
 }
 
+/// While a node has old values of its keys these can't be told to stay with it: such a reload is refused, and says
+/// what to do. Once the node is back and clean it is done, and nobody has read an old value.
+#[test]
+fn keys_stay_once_their_node_is_clean() {
+    let nodes = Redis::several(3);
+    let config = Config::of(&nodes).pool("health: {interval: 100ms, timeout: 1s}");
+    let mut ringway = Ringway::serve(config.clone().pool("sole_writer: true"));
+    let mut client = ringway.client();
+    let mut set = |value: &str| {
+        (0..100).for_each(|i| assert_eq!(client.cmd(&["SET", &format!("key:{i}"), value]), "+OK\r\n"));
+    };
+    set("old");
+    nodes[1].stop();
+    ringway.wait_away("b");
+    set("new");
+    let stays = config.pool("on_ejected: fail");
+    assert_eq!(ringway.reload(&stays), "refused");
+    let said = "pool cache: node b is not back in its place, and others have taken writes for its keys";
+    until(SOON, said, || ringway.said().contains(said));
+    nodes[1].cont();
+    ringway.wait_back("b");
+    assert_eq!(ringway.reload(&stays), "ok");
+    for i in 0..100 {
+        let value = client.cmd(&["GET", &format!("key:{i}")]);
+        assert!(["$3\r\nnew\r\n", "$-1\r\n"].contains(&&*value), "key:{i}: {value}");
+    }
+}
+
 /// A heavier node takes more, and only from the others.
 #[test]
 fn a_weight_moves_keys_to_the_heavier_node() {

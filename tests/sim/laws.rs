@@ -1,7 +1,12 @@
 //! THE LAWS of a step: what must hold of each topology that is published, given the one before it and the
 //! reason. Nothing here is taken from the planner: budget and orders are kept a second time.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use ringway::{
     membership::Event,
@@ -110,6 +115,8 @@ pub(crate) struct Laws {
     back: BTreeMap<Arc<str>, Back>,
     /// Nodes that start, since when, and below which level they have been cleaned since.
     starts: BTreeMap<Arc<str>, (Instant, u32)>,
+    /// Nodes for which others have taken writes since they owned their keys.
+    owing: BTreeSet<Arc<str>>,
 }
 
 /// What a node came back with, and whether an operator said that it need not wait.
@@ -144,6 +151,7 @@ impl Laws {
             spending: Spending::default(),
             back: BTreeMap::new(),
             starts: BTreeMap::new(),
+            owing: BTreeSet::new(),
         }
     }
 
@@ -343,6 +351,9 @@ impl Laws {
                 Placement::Starting(to) => to.admitted,
                 Placement::Away | Placement::Held => {
                     self.starts.remove(name);
+                    if is_away(entry) && after.policy.moves_keys() {
+                        self.owing.insert(name.clone());
+                    }
                     continue;
                 }
             };
@@ -351,14 +362,17 @@ impl Laws {
                 let clean = if self.needs_cleaning(name, after) { 0 } else { LEVELS };
                 self.starts.insert(name.clone(), (*time, clean));
             }
+            if entry.placement == Placement::Owns {
+                self.owing.remove(name);
+            }
             let Some((since, clean)) = self.starts.get_mut(name) else { continue };
             if let Some((_, below, _)) = cleaned.filter(|(node, _, began)| *node == id && began >= since) {
                 *clean = below.max(*clean);
             }
             let is_back = matches!(entry.health, Health::Healthy | Health::Suspect);
-            // The guard wants it as it is, or a reload says that keys do not move.
+            // The guard wants it as it is.
             let is_last = whole == 1 && entry.placement == Placement::Owns;
-            let is_forced = !is_back || is_last || !after.policy.moves_keys();
+            let is_forced = !is_back || is_last;
             holds(Law::Clean, is_forced || admitted <= *clean, || {
                 format!("node {name} serves levels below {admitted}, and was cleaned below {clean}")
             })?;
@@ -373,7 +387,7 @@ impl Laws {
     fn needs_cleaning(&self, name: &str, topology: &Topology) -> bool {
         let policy = &topology.policy;
         match policy.on_return {
-            _ if !policy.moves_keys() => false,
+            _ if !self.owing.contains(name) => false,
             OnReturn::Serve | OnReturn::Ttl => false,
             OnReturn::Quarantine => true,
             OnReturn::Flush => {
@@ -491,6 +505,7 @@ fn told(case: &Case<'_>) -> Result<(), Breach> {
         Event::Ejected { node, .. }
         | Event::Held { node, .. }
         | Event::Released { node, .. }
+        | Event::Stays { node }
         | Event::Readmitted { node }
         | Event::Starts { node, .. }
         | Event::Admits { node, .. }

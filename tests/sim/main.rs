@@ -261,6 +261,7 @@ fn who_fails_is_found() {
 #[test]
 fn who_is_back_is_cleaned_first() {
     notices(Sabotage::OwnsUnclean, Law::Clean);
+    notices(Sabotage::ForgetsDebts, Law::Clean);
 }
 
 /// A single fault is named for what it is when its node is ejected, and no other diagnosis is half as sure.

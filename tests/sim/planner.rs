@@ -8,7 +8,8 @@ use ringway::{
     membership::{self, Births, Event, Ledger, Outcome, Permit, Prepared, Step},
     ring::{self, Ring},
     topology::{
-        Admission, Change, Entry, Health, HealthSettings, Order, Placement, Policy, Topology, Warmth,
+        Admission, Change, Entry, Health, HealthSettings, OnReturn, Order, Placement, Policy, Topology,
+        Warmth,
     },
 };
 use tokio::time::Instant;
@@ -60,6 +61,8 @@ pub(crate) enum Sabotage {
     IsHasty,
     /// A node that is back owns its keys before they are cleaned.
     OwnsUnclean,
+    /// Lets keys stay with a node that has old values of them.
+    ForgetsDebts,
     /// Whatever is wrong with a node, the path to it is blamed.
     BlamesThePath,
     /// A probe that meets silence is told as one that was refused.
@@ -114,7 +117,11 @@ impl Planner {
         births: &Births,
         may: &Permit,
     ) -> Outcome {
-        membership::reload(now, ledger, prepared, births, may)
+        let mut seen = now.clone();
+        if self.is(Sabotage::ForgetsDebts) {
+            seen.policy = Arc::new(Policy { on_return: OnReturn::Serve, ..(*now.policy).clone() });
+        }
+        membership::reload(&seen, ledger, prepared, births, may)
     }
 
     /// The topology as a saboteur wants the planner to see it.

@@ -315,15 +315,15 @@ fn reloads(
 ) {
     for _ in 0..1 + dice.roll(3) {
         let i = dice.roll(count as u64) as usize;
-        let reload = match dice.roll(9) {
+        let reload = match dice.roll(11) {
             0 if members => Reload::Join,
             1 if members => Reload::Leave(i),
             2 if members => Reload::Weight(i, 1 + dice.roll(4) as u32),
             3 => Reload::Address(i),
             4 => Reload::Held(dice.pick(&[WhileHeld::Fail, WhileHeld::Miss])),
-            5 => Reload::OnEjected(dice.pick(&[OnEjected::Rehash, OnEjected::Fail, OnEjected::Miss])),
-            6 => Reload::HoldDown(dice.between(Duration::ZERO, Duration::from_secs(3))),
-            7 => Reload::Share(dice.pick(&[0.1, 0.25, 0.5, 1.0])),
+            5..8 => Reload::OnEjected(dice.pick(&[OnEjected::Rehash, OnEjected::Fail, OnEjected::Miss])),
+            8 => Reload::HoldDown(dice.between(Duration::ZERO, Duration::from_secs(3))),
+            9 => Reload::Share(dice.pick(&[0.1, 0.25, 0.5, 1.0])),
             _ => Reload::EjectMax(dice.pick(&[0.2, 0.34, 0.5, 1.0])),
         };
         acts.push((dice.between(Duration::ZERO, span), Act::Reload(reload)));

@@ -84,6 +84,11 @@ impl World {
         let Some(prepared) = self.prepared.take() else { return Ok(()) };
         let permit = Permit { max_share: 0.1, yes: true, time: self.now };
         let outcome = self.planner.reload(&self.topology, &self.ledger, &prepared, &self.births, &permit);
+        self.stats.reloads += 1;
+        if let Outcome::Refused { .. } = outcome {
+            self.stats.reloads_refused += 1;
+            return Ok(());
+        }
         let spec = (*prepared.spec).clone();
         for (i, new) in spec.nodes.iter().filter_map(|n| Some((number(&n.name)?, n))) {
             let is_moved = self.spec.nodes.iter().any(|n| n.name == new.name && n.address != new.address);
@@ -94,7 +99,6 @@ impl World {
             }
         }
         self.orders.retain(|name, _| spec.nodes.iter().any(|n| n.name == *name));
-        self.stats.reloads += 1;
         self.spec = spec.clone();
         match outcome {
             Outcome::Publish(step) => {

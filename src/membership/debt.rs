@@ -1,0 +1,128 @@
+//! DEBTS. Where keys move, others take writes for a node that is away, and it has old values of what they took:
+//! it is cleaned on its way back. A reload after which these keys stay with it would have it serve them as they
+//! are, so it has to wait for that. Pure.
+
+use crate::topology::{Entry, OnReturn, Placement, Policy, Topology};
+
+/// Why keys can't stay with their nodes yet, as this policy wants; `None` when they can. The nodes are those that
+/// stay in the pool, placed as they are now.
+pub(super) fn owed(now: &Topology, nodes: &[Entry], policy: &Policy) -> Option<String> {
+    if now.policy.on_return == OnReturn::Serve || !any_stays(&now.policy, policy) {
+        return None;
+    }
+    let owes = |e: &&Entry| matches!(e.placement, Placement::Away | Placement::Starting(_));
+    let mut owing = nodes.iter().filter(owes);
+    let first = &owing.next()?.node.name;
+    let which = match owing.count() {
+        0 => format!("node {first} is not back"),
+        more => format!("node {first} and {more} more are not back"),
+    };
+    Some(format!(
+        "pool {}: {which} in its place, and others have taken writes for its keys, which can't stay with it before \
+         (on_ejected): reload again when it is, leave it out, or put on_return: serve in force first",
+        now.pool
+    ))
+}
+
+/// Whether any keys that go elsewhere now when their node is ejected would not.
+fn any_stays(before: &Policy, after: &Policy) -> bool {
+    examples(before, after)
+        .any(|key| before.on_ejected_for(key).moves() && !after.on_ejected_for(key).moves())
+}
+
+/// Keys of which each has the same policies as many others, and together as all: of those for which the same two
+/// prefixes decide the longer one is an example.
+pub(super) fn examples<'a>(before: &'a Policy, after: &'a Policy) -> impl Iterator<Item = &'a [u8]> {
+    before.prefixes.iter().chain(&after.prefixes).map(|p| &*p.prefix).chain([&[][..]])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        membership::{
+            Outcome, Permit, PoolSpec, reload,
+            tests::{Planned, spec, told},
+        },
+        topology::{Data, OnEjected, PrefixPolicy},
+    };
+
+    fn pool(on_ejected: OnEjected, on_return: OnReturn, prefixes: &[(&str, OnEjected)]) -> PoolSpec {
+        let mut spec = spec(&[1, 1, 1, 1], 0.5);
+        let prefix = |(prefix, on_ejected): &(&str, OnEjected)| PrefixPolicy {
+            prefix: prefix.as_bytes().into(),
+            on_ejected: *on_ejected,
+        };
+        let prefixes = prefixes.iter().map(prefix).collect();
+        spec.policy = Arc::new(Policy { on_ejected, on_return, prefixes, ..(*spec.policy).clone() });
+        spec
+    }
+
+    fn refusal(pool: &Planned, spec: PoolSpec) -> Option<String> {
+        let permit = Permit { max_share: 1.0, yes: true, time: pool.time };
+        match reload(&pool.topology, &pool.ledger, &pool.prepare(spec), &pool.births, &permit) {
+            Outcome::Refused { why } => Some(why),
+            _ => None,
+        }
+    }
+
+    /// While a node is away, or is being cleaned, its keys can't be told to stay with it: it has old values. They can
+    /// when it is back or leaves, and where old values are served anyhow.
+    #[test]
+    fn keys_stay_when_their_node_is_clean() {
+        use OnEjected::{Fail, Miss, Rehash};
+        use OnReturn::{Quarantine, Serve};
+        let mut planned = Planned::new(&pool(Rehash, Quarantine, &[]));
+        assert_eq!(refusal(&planned, pool(Fail, Serve, &[])), None, "all are there");
+        planned.eject("n1");
+        let why = refusal(&planned, pool(Fail, Serve, &[])).expect("n1 is away");
+        assert!(why.starts_with("pool cache: node n1 is not back in its place"), "{why}");
+        assert!(refusal(&planned, pool(Miss, Serve, &[])).is_some());
+        let mut without = pool(Fail, Serve, &[]);
+        without.nodes.retain(|node| &*node.name != "n1");
+        assert_eq!(refusal(&planned, without), None, "it leaves");
+        assert_eq!(refusal(&planned, pool(Rehash, Serve, &[])), None, "its keys go on elsewhere");
+        planned.restore_with("n1", Data::Same);
+        assert!(planned.entry("n1").placement != Placement::Owns, "it is cleaned");
+        assert!(refusal(&planned, pool(Fail, Serve, &[])).is_some());
+        planned.reload(pool(Rehash, Serve, &[]));
+        assert_eq!(refusal(&planned, pool(Fail, Serve, &[])), None, "the operator takes what it has");
+    }
+
+    /// The same goes for some of the keys.
+    #[test]
+    fn some_keys_stay() {
+        use OnEjected::{Fail, Rehash};
+        let of = |on_ejected, prefixes: &[_]| pool(on_ejected, OnReturn::Quarantine, prefixes);
+        for (before, after, is_owed) in [
+            (of(Rehash, &[]), of(Rehash, &[("s:", Fail)]), true),
+            (of(Rehash, &[]), of(Fail, &[("s:", Rehash)]), true),
+            (of(Fail, &[("s:", Rehash)]), of(Fail, &[("s:", Rehash), ("s:a", Fail)]), true),
+            (of(Fail, &[("s:", Rehash), ("s:a", Fail)]), of(Fail, &[("s:", Rehash)]), false),
+            (of(Rehash, &[("s:", Fail)]), of(Rehash, &[]), false),
+            (of(Rehash, &[("s:", Fail)]), of(Rehash, &[("s:", Fail), ("t:", Rehash)]), false),
+        ] {
+            let mut planned = Planned::new(&before);
+            planned.eject("n1");
+            let refused = refusal(&planned, after.clone());
+            assert_eq!(refused.is_some(), is_owed, "{:?} to {:?}", before.policy, after.policy);
+        }
+    }
+
+    /// Keys that wait for the warmth budget are with their node: they stay there, and are not told to be let go.
+    #[test]
+    fn held_keys_stay() {
+        let mut frugal = pool(OnEjected::Rehash, OnReturn::Serve, &[]);
+        let policy = Arc::make_mut(&mut frugal.policy);
+        policy.warmth.share = 0.25;
+        let mut planned = Planned::new(&frugal);
+        planned.eject("n1");
+        assert_eq!(told(planned.eject("n2")), ["held n2"]);
+        let mut fails = frugal.clone();
+        Arc::make_mut(&mut fails.policy).on_ejected = OnEjected::Fail;
+        assert_eq!(told(planned.reload(fails)), ["reloaded", "stays n2"]);
+        assert_eq!(told(planned.restore_with("n2", Data::Same)), ["restored n2"]);
+    }
+}
