@@ -284,8 +284,7 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
     let moved = format!("{moved:.6}");
     match event {
         Event::Ejected { node, cause, evidence, .. } => {
-            let cause = cause.word();
-            let (node, evidence) = (&**node, &**evidence);
+            let (node, cause, evidence) = (&**node, cause.word(), &**evidence);
             tracing::warn!(pool, epoch, node, cause, evidence, moved, diagnosis, "node ejected");
         }
         Event::Held { node, cause, evidence, .. } => {
