@@ -3,9 +3,11 @@
 
 mod fault;
 pub mod fields;
+mod h2;
 mod key;
 mod request;
 
 pub use fault::Fault;
+pub use h2::HeadScan;
 pub use key::{KeyRule, KeySource, Missing, NoKey, Pattern, PatternError, ring_key};
 pub use request::{Intent, Refused, Repeat, prepare};

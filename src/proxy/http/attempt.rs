@@ -5,7 +5,7 @@ use std::{pin::pin, rc::Rc};
 
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
 use hyper::body::{Body, Incoming};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     body::{Cut, Exchange, Outgoing},
@@ -182,8 +182,12 @@ pub(super) async fn attempt(
             connection.reset_on_close();
             return Err(failed(link, Kind::Left, false, "ejected"));
         }
-        () = overdue(&exchange, policy) => {
+        late = overdue(&exchange, policy) => {
             connection.reset_on_close();
+            if late == Late::Client {
+                lease.outcome = Outcome::Error;
+                return Err(failed(link, Kind::Cut(Cut::Slow), false, Cut::Slow));
+            }
             if exchange.due(policy.request_timeout, policy.deadline * 2).is_some_and(|due| due <= Instant::now()) {
                 lease.timed_out();
             }
@@ -194,6 +198,7 @@ pub(super) async fn attempt(
     lease.connection = Some(connection);
     match sent {
         Ok(response) => {
+            exchange.answered();
             let waited = started.elapsed().as_micros();
             link.block().latency.record(u32::try_from(waited).unwrap_or(u32::MAX));
             judge(onward, policy, response, lease)
@@ -209,15 +214,28 @@ pub(super) async fn attempt(
     }
 }
 
-/// Returns when the node has had its time, or the client has waited long enough.
-async fn overdue(exchange: &Exchange, policy: &Policy) {
+/// Whom the other side has waited for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Late {
+    Node,
+    Client,
+}
+
+/// Returns when the node has had its time, the client has waited long enough, or the node has for the client's body.
+async fn overdue(exchange: &Exchange, policy: &Policy) -> Late {
+    let idle_timeout = policy.http.limits.idle_timeout;
     loop {
-        match exchange.due(policy.request_timeout, policy.deadline) {
-            Some(due) if due <= Instant::now() => return,
-            Some(due) => sleep_until(due).await,
-            // It is the client's turn, whose own timeout runs elsewhere.
-            None => sleep(policy.request_timeout).await,
-        }
+        let now = Instant::now();
+        // While one is waited for it may become the other's turn, and that one's time be the shorter.
+        let until = match exchange.due(policy.request_timeout, policy.deadline) {
+            Some(due) if due <= now => return Late::Node,
+            Some(due) => due.min(now + idle_timeout),
+            None => match exchange.client_due(idle_timeout) {
+                Some(due) if due <= now => return Late::Client,
+                due => due.unwrap_or(now).min(now + policy.request_timeout),
+            },
+        };
+        sleep_until(until).await;
     }
 }
 

@@ -28,6 +28,9 @@ pub(super) enum Cut {
     /// The client's connection broke, or what came is not a body.
     #[error("the client's body broke off")]
     Client,
+    /// The client sent nothing of it for `idle_timeout`.
+    #[error("nothing of the body came within http.limits.idle_timeout")]
+    Slow,
     /// The node's connection broke, or it hangs.
     #[error("the node's body broke off")]
     Node,
@@ -46,6 +49,10 @@ pub(super) struct Exchange {
     heard: Cell<Instant>,
     /// The client has to send before the node can go on.
     is_starved: Cell<bool>,
+    /// Since when.
+    starved: Cell<Instant>,
+    /// The head of the reply is there: nobody waits for it who could end this.
+    is_answered: Cell<bool>,
     /// Nothing of the body is left.
     is_sent: Cell<bool>,
     /// Something of the body is gone.
@@ -63,6 +70,8 @@ impl Exchange {
             stood: Cell::new(stood),
             heard: Cell::new(now),
             is_starved: Cell::new(false),
+            starved: Cell::new(now),
+            is_answered: Cell::new(false),
             is_sent: Cell::new(!has_body),
             is_taken: Cell::new(false),
             cut: Cell::new(None),
@@ -84,12 +93,29 @@ impl Exchange {
         self.heard.get()
     }
 
+    /// Time in which this thread stood still since the node last took something.
+    fn stood(&self) -> Duration {
+        self.session.pool.worker.stood_still().saturating_sub(self.stood.get())
+    }
+
     /// When the node has had `timeout` without taking or giving anything, time in which this thread stood still not
     /// counted, or the client has waited for `deadline`; `None` while it is the client's turn.
     pub(super) fn due(&self, timeout: Duration, deadline: Duration) -> Option<Instant> {
-        let stood = self.session.pool.worker.stood_still().saturating_sub(self.stood.get());
-        let due = (self.moved.get() + timeout + stood).min(self.heard.get() + deadline);
+        let due = (self.moved.get() + timeout + self.stood()).min(self.heard.get() + deadline);
         (!self.is_starved.get()).then_some(due)
+    }
+
+    /// When the client has sent nothing for `timeout` though it is its turn; `None` while it is not.
+    pub(super) fn client_due(&self, timeout: Duration) -> Option<Instant> {
+        self.is_starved.get().then(|| self.starved.get() + timeout + self.stood())
+    }
+
+    /// The node has answered: from here on the session ends a body that stands still.
+    pub(super) fn answered(&self) {
+        self.is_answered.set(true);
+        if self.is_starved.get() {
+            self.session.starve(true);
+        }
     }
 
     pub(super) fn is_sent(&self) -> bool {
@@ -105,7 +131,11 @@ impl Exchange {
     }
 
     fn starve(&self, is_starved: bool) {
-        if self.is_starved.replace(is_starved) != is_starved {
+        if self.is_starved.replace(is_starved) == is_starved {
+            return;
+        }
+        self.starved.set(Instant::now());
+        if self.is_answered.get() {
             self.session.starve(is_starved);
         }
     }

@@ -197,6 +197,11 @@ fn refusal(failed: &Failed, repeat: Repeat) -> Refusal {
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     let (status, kind, reason, outcome) = match failed.kind {
         Kind::Cut(Cut::TooLarge) => return Refusal::bad(StatusCode::PAYLOAD_TOO_LARGE, failed.text.clone()),
+        Kind::Cut(Cut::Slow) => {
+            let text = Cut::Slow.to_string();
+            let refusal = Refusal::bad(StatusCode::REQUEST_TIMEOUT, text);
+            return Refusal { reason: Reason::SlowClient, ..refusal };
+        }
         Kind::Cut(_) => return Refusal::bad(StatusCode::BAD_REQUEST, failed.text.clone()),
         Kind::Full => return Refusal::overload(failed.text.clone()),
         Kind::Unreachable(Some(Failure::ConnectTimeout)) => {

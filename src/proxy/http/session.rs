@@ -67,8 +67,8 @@ struct Seen {
     /// Bytes that had passed, and when they had.
     passed: u64,
     since_us: u32,
-    /// Since when it has been sending the head of a request.
-    head_since_us: Option<u32>,
+    /// The head that it has been sending, by its number, and since when.
+    head: Option<(u64, u32)>,
 }
 
 /// The session.
@@ -80,12 +80,13 @@ pub(super) struct Session {
     activity: Arc<Activity>,
     /// Requests in flight.
     active: Cell<u32>,
-    /// Bodies that nodes wait for.
+    /// Bodies that nodes wait for which have answered already.
     starved: Cell<u32>,
     served: Cell<u64>,
     /// Bytes that had been read when the last request was whole.
     read_mark: Cell<u64>,
     seen: Cell<Seen>,
+    is_h2: Cell<bool>,
     /// It is to finish what is in flight, then to close.
     is_ending: Cell<bool>,
     /// It is to close at once.
@@ -115,6 +116,7 @@ pub(crate) fn start(pool: &Rc<HttpPool>, stream: StdStream, id: u64) {
         served: Cell::default(),
         read_mark: Cell::default(),
         seen: Cell::new(Seen { since_us: pool.worker.clock.now_us(), ..Seen::default() }),
+        is_h2: Cell::default(),
         is_ending: Cell::default(),
         is_cut: Cell::default(),
         waker: RefCell::default(),
@@ -153,6 +155,10 @@ impl Session {
             return;
         };
         let is_h2 = beginning.starts_with(PREFACE);
+        self.is_h2.set(is_h2);
+        if is_h2 {
+            wire.watch_heads(PREFACE.len());
+        }
         let limits = self.pool.bound().topology.policy.http.limits.clone();
         let ended = if is_h2 { self.h2(wire, &limits).await } else { self.h1(wire, &limits).await };
         if let Err(error) = ended
@@ -239,7 +245,7 @@ impl Session {
         self.served.get()
     }
 
-    /// A node waits for more of a body, or does not any more.
+    /// A node that has answered waits for more of a body, or does not any more.
     pub(super) fn starve(&self, begins: bool) {
         self.starved.set(if begins { self.starved.get() + 1 } else { self.starved.get() - 1 });
     }
@@ -264,6 +270,17 @@ impl Session {
         }
     }
 
+    /// The number of the head that it is sending. Over HTTP/1 that is whatever comes while there is no request; over
+    /// HTTP/2 frames of other kinds come then, and heads come beside other requests.
+    fn head(&self, is_idle: bool) -> Option<u64> {
+        if self.is_h2.get() {
+            let heads = self.activity.heads();
+            (heads % 2 == 1).then_some(heads)
+        } else {
+            (is_idle && self.activity.read() > self.read_mark.get()).then(|| self.served())
+        }
+    }
+
     /// Looks whether the client keeps to its times: the head of a request within `header_timeout`
     /// from its first byte, and no pause longer than `idle_timeout`, be it between requests, within a
     /// body or in taking a reply.
@@ -274,15 +291,15 @@ impl Session {
             (seen.passed, seen.since_us) = (passed, now_us);
         }
         let is_idle = self.active.get() == 0;
-        let sends_head = is_idle && self.activity.read() > self.read_mark.get();
-        seen.head_since_us = sends_head.then(|| seen.head_since_us.unwrap_or(now_us));
+        let head = self.head(is_idle);
+        seen.head = head.map(|id| seen.head.filter(|(old, _)| *old == id).unwrap_or((id, now_us)));
         self.seen.set(seen);
         let is_over = |since_us: u32, timeout: Duration| {
             u128::from(now_us.wrapping_sub(since_us)) >= timeout.as_micros()
         };
         let is_quiet = is_over(seen.since_us, limits.idle_timeout);
         let owes = self.starved.get() > 0 || self.activity.is_blocked();
-        if seen.head_since_us.is_some_and(|since| is_over(since, limits.header_timeout)) {
+        if seen.head.is_some_and(|(_, since)| is_over(since, limits.header_timeout)) {
             self.cut(Some(Reason::SlowClient));
         } else if is_quiet && is_idle {
             self.cut(None);

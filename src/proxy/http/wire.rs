@@ -12,7 +12,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{net::Stream, proxy::PoolHandle, topology::Node};
+use crate::{net::Stream, protocol::http::HeadScan, proxy::PoolHandle, topology::Node};
 
 /// How a client's connection moves, for who looks after its timeouts. One thread writes.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub(super) struct Activity {
     read: AtomicU64,
     /// Bytes written.
     written: AtomicU64,
+    /// Over HTTP/2, beginnings and ends of heads, added up.
+    heads: AtomicU64,
     /// The client takes nothing more for now.
     is_blocked: AtomicBool,
 }
@@ -33,6 +35,11 @@ impl Activity {
     /// Bytes that passed, in both directions.
     pub(super) fn passed(&self) -> u64 {
         self.read().wrapping_add(self.written.load(Relaxed))
+    }
+
+    /// Over HTTP/2, how many heads have begun and ended, added up: it is odd within one.
+    pub(super) fn heads(&self) -> u64 {
+        self.heads.load(Relaxed)
     }
 
     pub(super) fn is_blocked(&self) -> bool {
@@ -88,12 +95,14 @@ pub(super) struct Wire {
     stream: Stream,
     /// What was read before hyper got it.
     ahead: Vec<u8>,
+    /// A client's heads, where it speaks HTTP/2.
+    heads: Option<HeadScan>,
     meter: Meter,
 }
 
 impl Wire {
     pub(super) fn new(stream: Stream, meter: Meter) -> Wire {
-        Wire { stream, ahead: Vec::new(), meter }
+        Wire { stream, ahead: Vec::new(), heads: None, meter }
     }
 
     /// Reads until `enough` says so of what came, or the connection ends; hyper reads it again.
@@ -106,6 +115,20 @@ impl Wire {
         }
         self.ahead = seen;
         Ok(&self.ahead)
+    }
+
+    /// Looks for the heads of HTTP/2 in all that comes behind so many bytes of what was read ahead.
+    pub(super) fn watch_heads(&mut self, behind: usize) {
+        self.heads = Some(HeadScan::default());
+        let ahead = std::mem::take(&mut self.ahead);
+        self.note_heads(&ahead[behind..]);
+        self.ahead = ahead;
+    }
+
+    fn note_heads(&mut self, bytes: &[u8]) {
+        if let (Some(heads), Meter::Client { activity, .. }) = (&mut self.heads, &self.meter) {
+            activity.heads.store(heads.feed(bytes), Relaxed);
+        }
     }
 }
 
@@ -146,6 +169,7 @@ impl AsyncRead for Wire {
         let n = buf.filled().len() - before;
         if n > 0 {
             wire.meter.read(n);
+            wire.note_heads(&buf.filled()[before..]);
         }
         result
     }

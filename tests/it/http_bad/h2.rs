@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::Recorder;
+use super::{limited, quick};
 use crate::harness::{Config, Ringway, SOON, until};
 
 /// A name, the fields, the data, and what becomes of it.
@@ -81,12 +82,24 @@ impl Frames {
         frame.extend([kind, flags]);
         frame.extend(stream.to_be_bytes());
         frame.extend(payload);
+        self.send_raw(&frame);
+    }
+
+    fn send_raw(&mut self, bytes: &[u8]) {
         // ringway may have closed.
-        let _ = self.0.write_all(&frame);
+        let _ = self.0.write_all(bytes);
     }
 
     /// A request with these fields, none of them compressed.
     fn ask(&mut self, stream: u32, fields: &[(&str, &str)], data: Option<&str>) {
+        self.ask_with(stream, fields, data.is_none());
+        if let Some(data) = data {
+            self.send(0, 1, stream, data.as_bytes());
+        }
+    }
+
+    /// Its head alone.
+    fn ask_with(&mut self, stream: u32, fields: &[(&str, &str)], is_whole: bool) {
         let mut block = Vec::new();
         for (name, value) in fields {
             block.push(0);
@@ -95,15 +108,37 @@ impl Frames {
                 block.extend(text.bytes());
             }
         }
-        let end = if data.is_none() { 1 } else { 0 };
-        self.send(1, 4 | end, stream, &block);
-        if let Some(data) = data {
-            self.send(0, 1, stream, data.as_bytes());
+        self.send(1, 4 | u8::from(is_whole), stream, &block);
+    }
+
+    /// Waits for the end of `second`; what `first` ended with, if it did meanwhile.
+    fn either(&mut self, first: u32, second: u32) -> Option<bool> {
+        let mut ended = None;
+        loop {
+            match self.next_end() {
+                Some((id, is_fine)) if id == first => ended = ended.or(Some(is_fine)),
+                Some((id, is_fine)) if id == second => {
+                    assert!(is_fine, "stream {second}");
+                    return ended;
+                }
+                Some(_) => {}
+                None => panic!("the connection ended"),
+            }
         }
     }
 
     /// What a stream ends with: whether it is a reply 200. `None` when the connection ends before.
     fn end(&mut self, stream: u32) -> Option<bool> {
+        loop {
+            let (id, is_fine) = self.next_end()?;
+            if id == stream {
+                return Some(is_fine);
+            }
+        }
+    }
+
+    /// The next stream of which the head of a reply, or a reset, comes.
+    fn next_end(&mut self) -> Option<(u32, bool)> {
         loop {
             let mut head = [0; 9];
             self.0.read_exact(&mut head).ok()?;
@@ -112,8 +147,8 @@ impl Frames {
             let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
             match head[3] {
                 // The static table has `:status: 200` at 8.
-                1 if id == stream => return Some(payload[0] == 0x88),
-                3 if id == stream => return Some(false),
+                1 => return Some((id, payload[0] == 0x88)),
+                3 => return Some((id, false)),
                 7 => return None,
                 _ => {}
             }
@@ -157,4 +192,41 @@ fn http2_is_not_read_in_two_ways() {
         assert_eq!(got, wanted, "{name}");
     }
     assert!(ringway.owns("a"));
+}
+
+/// Over HTTP/2 a connection may be idle, and be asked whether it lives, for as long as `idle_timeout`; a head that
+/// stops is cut after `header_timeout`, also beside other requests; a body that stops costs its own stream alone.
+#[test]
+fn slow_http2_clients() {
+    let node = quick();
+    let mut ringway = limited(&node, "header_timeout: 300ms, idle_timeout: 1500ms");
+    let (mut idle, mut slow_head) =
+        (Frames::connect(&ringway.address()), Frames::connect(&ringway.address()));
+    idle.send(4, 1, 0, &[]);
+    slow_head.ask(1, &GET, None);
+    assert_eq!(slow_head.end(1), Some(true));
+    // A head of 200 bytes of which the first few come.
+    slow_head.send_raw(&[0, 0, 200, 1, 5, 0, 0, 0, 3, 0x82, 0x86]);
+    assert_eq!(slow_head.end(3), None, "its connection is cut");
+    ringway.wait_metric("ringway_refusals_total", &[("reason", "slow_client")], 1.0);
+    idle.send(6, 0, 0, &[7; 8]);
+    idle.ask(1, &GET, None);
+    assert_eq!(idle.end(1), Some(true), "idle for longer than a head may take");
+
+    let mut slow_body = Frames::connect(&ringway.address());
+    slow_body.ask_with(1, &[&[(":method", "POST")], &GET[1..], &[("content-length", "5")]].concat(), false);
+    slow_body.send(0, 0, 1, b"ab");
+    let (mut stream, mut ends) = (3, None);
+    until(SOON, "the body is given up", || {
+        // The connection is never quiet.
+        slow_body.ask(stream, &GET, None);
+        stream += 2;
+        ends = slow_body.either(1, stream - 2);
+        ends.is_some()
+    });
+    assert_eq!(ends, Some(false), "408");
+    slow_body.ask(stream, &GET, None);
+    assert_eq!(slow_body.end(stream), Some(true), "the connection lives");
+    ringway.wait_metric("ringway_refusals_total", &[("reason", "slow_client")], 2.0);
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0, "no client is evidence");
 }
