@@ -77,6 +77,7 @@ mod tests {
         frame
     }
 
+    /// Heads are counted in whatever pieces their frames come, and nothing else is.
     #[test]
     fn heads_in_frames() {
         // What each frame leaves: settings, a head in one, data, a ping, a head in three, one without fields.
@@ -104,6 +105,7 @@ mod tests {
         }
     }
 
+    /// A head has begun once its frame's kind is known, and ends with its last byte.
     #[test]
     fn a_head_that_stops() {
         let whole = frame(HEADERS, END_HEADERS, 20);
