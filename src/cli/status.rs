@@ -125,6 +125,7 @@ fn remarks(node: &Value) -> String {
             "hold_down" => "its keys wait for its return (hold_down)",
             "leftovers" => "its keys wait until what others have of them is gone",
             "ttl" => "waits until what it has has expired",
+            "word" => "durable, and back without a key: waits for `ringway restore`",
             other => other,
         };
         let due = wait["due_s"].as_f64().map_or_else(String::new, |due| format!(", next in {due:.0} s"));

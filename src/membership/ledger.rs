@@ -58,7 +58,9 @@ pub(super) struct Back {
     turn: u64,
     pub(super) data: Data,
     pub(super) evidence: Arc<str>,
-    /// An operator said that it need not wait for the budget.
+    /// It was there before.
+    is_known: bool,
+    /// An operator said that it need not wait.
     is_waived: bool,
     at: Instant,
 }
@@ -109,7 +111,9 @@ impl Ledger {
     /// A node proved itself, and this is what it has.
     pub(super) fn comes_back(&mut self, node: NodeId, data: Data, evidence: &str, at: Instant) {
         self.turn += 1;
-        let back = Back { turn: self.turn, data, evidence: evidence.into(), is_waived: false, at };
+        let is_known = !self.is_first(node);
+        let evidence = evidence.into();
+        let back = Back { turn: self.turn, data, evidence, is_known, is_waived: false, at };
         let known = self.known.entry(node).or_default();
         (known.out, known.back) = (None, Some(back));
     }
@@ -199,6 +203,12 @@ impl Ledger {
         self.back(node).is_some_and(|back| !back.is_waived && (back.data.is_cold() || is_emptied))
     }
 
+    /// Whether a node that is to keep what it has came back without it, and nobody said that it is to serve.
+    pub(super) fn is_lost(&self, node: NodeId, policy: &Policy) -> bool {
+        let is_lost = |back: &Back| back.is_known && !back.is_waived && back.data == Data::Empty;
+        policy.durable && self.back(node).is_some_and(is_lost)
+    }
+
     /// Until when the keys of an ejected node do not move, whatever the budget says, and why.
     pub(super) fn stays(
         &self,
@@ -286,6 +296,9 @@ impl Ledger {
     /// What a node waits for that is held, or back and not in its place.
     fn wait(&self, entry: &Entry, policy: &Policy, time: Instant) -> Wait {
         let node = entry.node.id;
+        if self.is_lost(node, policy) {
+            return Wait { node, reason: WaitReason::Word, due: None };
+        }
         let stays = match entry.placement {
             Placement::Held => self.stays(node, policy, time),
             _ => self.expires(node, policy, time).map(|until| (WaitReason::Ttl, until)),

@@ -22,7 +22,7 @@ use crate::{
     health::Scene,
     incident::{Diagnosis, Incident, IncidentFile, Incidents, Subject, Told, Whose, diagnose},
     metrics::table::{DIAGNOSES, EJECTIONS, EJECTIONS_REFUSED, MOVED_SHARE, RESTORES, WAITS},
-    topology::{Cause, Data, Health, Order, Placement, Topology},
+    topology::{Cause, Data, Health, Order, Placement, Topology, WaitReason},
 };
 
 /// Steps that may wait to be told before membership waits for them.
@@ -301,7 +301,11 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
         Event::Waits { node, reason, data, evidence } => {
             let (node, data, evidence, next) = (&**node, data.word(), &**evidence, budget_due(after));
             let waits_for = reason.text();
-            tracing::info!(pool, epoch, node, data, evidence, waits_for, next, "node is back and waits");
+            if *reason == WaitReason::Word {
+                tracing::error!(pool, epoch, node, data, evidence, waits_for, "a durable node is not served");
+            } else {
+                tracing::info!(pool, epoch, node, data, evidence, waits_for, next, "node is back and waits");
+            }
         }
         Event::Gutter { evidence } => {
             tracing::warn!(pool, epoch, evidence = &**evidence, moved, "keys of nodes that are away move");
@@ -315,9 +319,10 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
             let evidence = "the others are too few since the reload";
             tracing::error!(pool, epoch, node = &**node, evidence, moved, "node readmitted, though ejected");
         }
-        Event::Restored { node, data, evidence } => {
-            let (node, data, evidence) = (&**node, data.word(), &**evidence);
-            if after.policy.durable && data != Data::Same.word() {
+        Event::Restored { node, data: is, evidence } => {
+            let (node, data, evidence) = (&**node, is.word(), &**evidence);
+            // Of one without a key it was said before.
+            if after.policy.durable && matches!(is, Data::Other | Data::Unknown) {
                 let why = "what was written since its last save is lost, or it is another server";
                 tracing::error!(pool, epoch, node, data, evidence, why, "a durable node is not what it was");
             }

@@ -65,8 +65,10 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
     }
     for i in 0..nodes.len() {
         let is_new = before[i] == Placement::Away && nodes[i].placement == Placement::Owns;
-        let has_old = || ledger.expires(nodes[i].node.id, rules.policy, rules.time).is_some();
-        if is_new && has_old() && goes(&nodes[i]) {
+        let id = nodes[i].node.id;
+        let waits =
+            || ledger.expires(id, rules.policy, rules.time).is_some() || ledger.is_lost(id, rules.policy);
+        if is_new && nodes[i].order.is_none() && waits() && goes(&nodes[i]) {
             nodes[i].placement = Placement::Away;
         }
     }

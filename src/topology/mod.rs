@@ -106,6 +106,8 @@ pub enum WaitReason {
     Leftovers,
     /// What it had before it left may not have expired yet: `on_return: ttl`.
     Ttl,
+    /// It is `durable` and came back without a key: an operator's word.
+    Word,
 }
 
 impl WaitReason {
@@ -116,6 +118,9 @@ impl WaitReason {
             WaitReason::HoldDown => "its return (hold_down)",
             WaitReason::Leftovers => "what others have of its last absence to be deleted, or to expire",
             WaitReason::Ttl => "what it had to expire (on_return: ttl)",
+            WaitReason::Word => {
+                "an operator: it is durable, and what it had is lost (`ringway restore` takes it as it is)"
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Entry, Health, NodeId, OnEjected, Order, Placement, Policy, Topology, WhileHeld};
+use super::{Entry, Health, NodeId, OnEjected, Order, Placement, Policy, Topology, WaitReason, WhileHeld};
 use crate::ring::finalise;
 
 /// Levels of a node's keys: each has one by a second hash, and a node that is back takes the low ones
@@ -245,9 +245,17 @@ impl Topology {
             {
                 Some("ejected, and no node of its gutter pool serves these keys")
             }
+            Placement::Away if self.waits_for_word(at) => {
+                Some("back without a key, and waits for an operator")
+            }
             Placement::Away => Some("ejected, and these keys do not move"),
             Placement::Held => Some("ejected, and its keys do not move yet"),
         }
+    }
+
+    fn waits_for_word(&self, at: usize) -> bool {
+        let id = self.nodes[at].node.id;
+        self.waits.iter().any(|wait| wait.node == id && wait.reason == WaitReason::Word)
     }
 
     /// Where a key with this ring hash goes when no node shall have more than its bound of the

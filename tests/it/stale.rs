@@ -12,6 +12,7 @@ use crate::harness::{
     Client, Config, Redis, Ringway, SOON,
     memcached::{Memcached, Wire},
     owners,
+    ringway::run,
     twemproxy::Twemproxy,
     until,
 };
@@ -210,7 +211,8 @@ fn a_node_that_fails_twice() {
     nodes[1].cont();
 }
 
-/// A durable node that comes back without what it had is served, and that is an error in the log.
+/// A durable node that comes back without a key is not served until it has its data, or an operator says so; one
+/// that comes back with keys is, and that is an error in the log.
 #[test]
 fn a_durable_node_that_forgot() {
     let mut nodes = Redis::several(2);
@@ -220,9 +222,38 @@ fn a_durable_node_that_forgot() {
     nodes[1].kill();
     ringway.wait_away("b");
     nodes[1].restart_empty();
+    let waits = |ringway: &mut Ringway| ringway.node("b")["wait"]["reason"] == "word";
+    until(SOON, "it waits for a word", || waits(&mut ringway));
+    assert!(ringway.said().contains("a durable node is not served"));
+    let lost = (0..20).map(|i| client.cmd(&["GET", &format!("key:{i}")])).filter(|r| r != "$1\r\nv\r\n");
+    let lost: Vec<String> = lost.collect();
+    assert!(
+        !lost.is_empty()
+            && lost.iter().all(|r| r.contains(": back without a key, and waits for an operator")),
+        "{lost:?}"
+    );
+
+    // Its data is found.
+    nodes[1].cmd(&["SET", "key:found", "v"]);
+    nodes[1].cmd(&["SAVE"]);
+    nodes[1].kill();
+    until(SOON, "it is gone again", || ringway.node("b")["health"] == "ejected");
+    nodes[1].restart_empty();
     ringway.wait_back("b");
     let said = "a durable node is not what it was";
     until(SOON, said, || ringway.said().contains(said));
+
+    nodes[1].cmd(&["FLUSHALL"]);
+    nodes[1].cmd(&["SAVE"]);
+    nodes[1].kill();
+    ringway.wait_away("b");
+    nodes[1].restart_empty();
+    until(SOON, "it waits again", || waits(&mut ringway));
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let said = run(&["restore", "b", "--yes", "--admin", &admin]);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    ringway.wait_back("b");
+    assert!((0..20).all(|i| client.cmd(&["GET", &format!("key:{i}")]) != lost[0]));
 }
 
 /// memcached's nodes are emptied as well; one that comes back empty need not be.

@@ -24,6 +24,7 @@ const WAITS = {
   hold_down: "its keys wait for its return",
   leftovers: "its keys wait until what others have of them is gone",
   ttl: "waits until what it has has expired",
+  word: "durable, and back without a key: waits for ringway restore",
 };
 
 function remarks(node) {
