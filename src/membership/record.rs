@@ -298,15 +298,6 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
             let evidence = "a reload says that they do not move";
             tracing::warn!(pool, epoch, node = &**node, evidence, "keys stay with an ejected node");
         }
-        Event::Waits { node, reason, data, evidence } => {
-            let (node, data, evidence, next) = (&**node, data.word(), &**evidence, budget_due(after));
-            let waits_for = reason.text();
-            if *reason == WaitReason::Word {
-                tracing::error!(pool, epoch, node, data, evidence, waits_for, "a durable node is not served");
-            } else {
-                tracing::info!(pool, epoch, node, data, evidence, waits_for, next, "node is back and waits");
-            }
-        }
         Event::Gutter { evidence } => {
             tracing::warn!(pool, epoch, evidence = &**evidence, moved, "keys of nodes that are away move");
         }
@@ -319,15 +310,7 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
             let evidence = "the others are too few since the reload";
             tracing::error!(pool, epoch, node = &**node, evidence, moved, "node readmitted, though ejected");
         }
-        Event::Restored { node, data: is, evidence } => {
-            let (node, data, evidence) = (&**node, is.word(), &**evidence);
-            // Of one without a key it was said before.
-            if after.policy.durable && matches!(is, Data::Other | Data::Unknown) {
-                let why = "what was written since its last save is lost, or it is another server";
-                tracing::error!(pool, epoch, node, data, evidence, why, "a durable node is not what it was");
-            }
-            tracing::info!(pool, epoch, node, data, evidence, moved, "node restored");
-        }
+        Event::Waits { .. } | Event::Restored { .. } => log_return(after, event, &moved),
         Event::Recovered { node } => {
             tracing::info!(pool, epoch, node = &**node, "node recovered without having left");
         }
@@ -351,6 +334,31 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
             let revision = after.revision;
             tracing::info!(pool, epoch, revision, evidence = &**evidence, moved, "pool reloaded");
         }
+    }
+}
+/// What a node that is back brings, and whether it serves.
+fn log_return(after: &Topology, event: &Event, moved: &str) {
+    let (pool, epoch) = (&*after.pool, after.epoch);
+    match event {
+        Event::Waits { node, reason, data, evidence } => {
+            let (node, data, evidence, next) = (&**node, data.word(), &**evidence, budget_due(after));
+            let waits_for = reason.text();
+            if *reason == WaitReason::Word {
+                tracing::error!(pool, epoch, node, data, evidence, waits_for, "a durable node is not served");
+            } else {
+                tracing::info!(pool, epoch, node, data, evidence, waits_for, next, "node is back and waits");
+            }
+        }
+        Event::Restored { node, data: is, evidence } => {
+            let (node, data, evidence) = (&**node, is.word(), &**evidence);
+            // Of one without a key it was said before.
+            if after.policy.durable && matches!(is, Data::Other | Data::Unknown) {
+                let why = "what was written since its last save is lost, or it is another server";
+                tracing::error!(pool, epoch, node, data, evidence, why, "a durable node is not what it was");
+            }
+            tracing::info!(pool, epoch, node, data, evidence, moved, "node restored");
+        }
+        _ => {}
     }
 }
 
