@@ -28,7 +28,7 @@ use crate::{
     incident::FileSettings,
     membership::{self, Membership},
     metrics,
-    net::{ListenAddress, Listener},
+    net::{ListenAddress, Listener, Reserve},
     proxy::{Memory, Order, Workers},
 };
 use embedded::EmbeddedNodes;
@@ -98,6 +98,9 @@ pub struct App {
     accepting: Thread,
     embedded: Arc<EmbeddedNodes>,
     workers: Workers,
+    reserve: Arc<Reserve>,
+    /// Open before the first client came.
+    own_descriptors: u64,
     worker_threads: Vec<Thread>,
     membership: membership::Handle,
     ids: membership::IdSource,
@@ -152,7 +155,8 @@ impl App {
         });
         control.spawn(task.run());
         control.spawn(lag.run());
-        control.spawn(scene.clone().look_after_process(move || buffers(&memory)));
+        let reserve = Arc::<Reserve>::default();
+        control.spawn(scene.clone().look_after_process(move || buffers(&memory), reserve.clone()));
         let run_id = run_id();
         let admin = AdminState::new(Vec::new(), membership.clone(), recorder, run_id.clone());
         let listener = bind(&control, "admin", &settings.admin.listen)?;
@@ -167,7 +171,9 @@ impl App {
             control,
             accepting,
             embedded,
-            workers: Workers::new(orders),
+            workers: Workers::new(orders, reserve.clone()),
+            reserve,
+            own_descriptors: metrics::Process::read().open_fds.unwrap_or_default(),
             worker_threads,
             membership,
             ids,
@@ -186,8 +192,22 @@ impl App {
         for (spec, listeners) in settings.pools.iter().zip(listening) {
             app.open(&Arc::new(spec.clone()), listeners);
         }
+        app.keep_descriptors();
         app.show_pools();
         Ok(app)
+    }
+
+    /// Has clients leave as many descriptors as all else may want.
+    fn keep_descriptors(&self) {
+        let wanted = self.lock().settings.descriptors_wanted();
+        if let Some(max) = metrics::Process::read().max_fds {
+            self.reserve.keep(max, self.own_descriptors, wanted);
+            tracing::info!(
+                descriptors = max,
+                clients = self.reserve.ceiling(),
+                "files and sockets that may be open at once, and from where on clients are refused"
+            );
+        }
     }
 
     /// Where the pools listen, in the order of the configuration, with the ports that the kernel

@@ -69,6 +69,7 @@ impl App {
         let workers = before.workers;
         let (admin, buffered_bytes) = (before.admin, before.buffered_bytes);
         self.lock().settings = Settings { workers, admin, buffered_bytes, pools, ..settings };
+        self.keep_descriptors();
         self.show_pools();
         Ok(done)
     }

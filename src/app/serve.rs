@@ -83,9 +83,9 @@ fn start_log(format: LogFormat, level: &str) {
 fn raise_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: maximum, maximum };
-    let has = if setrlimit(Resource::Nofile, raised).is_ok() { maximum } else { current };
-    let descriptors = has.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
-    tracing::info!(descriptors, "files and sockets that may be open at once");
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, current, maximum, "can't raise the soft limit of open files to the hard one");
+    }
 }
 
 /// What a person sees first.

@@ -9,11 +9,8 @@ use crate::{
     config::{Settings, to_yaml},
     protocol::Protocol,
     ring::{Member, Ring},
-    topology::{NodeSpec, PoolSpec},
+    topology::{NodeSpec, PROTOCOL_VERSIONS, PoolSpec},
 };
-
-/// RESP2 and RESP3: a session that speaks RESP3 needs nodes that do.
-const PROTOCOL_VERSIONS: usize = 2;
 
 const EXAMPLES: &str = "\
 Errors go to stderr, one per line, as file:line:column: key: message; the exit code is then 2.

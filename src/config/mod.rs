@@ -39,6 +39,11 @@ const SHIPPED_NAME: &str = "the shipped config.yaml";
 /// A file above this is no configuration; 10,000 nodes take one of 1 MiB.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
+/// Logs, signals, the admin port and its clients, files that are read for a moment.
+const OWN_DESCRIPTORS: usize = 32;
+/// What the runtime of a worker has open.
+const OWN_DESCRIPTORS_OF_A_WORKER: usize = 4;
+
 /// A whole configuration, resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -119,6 +124,14 @@ impl Default for Settings {
             incidents: IncidentLog::default(),
             pools: Vec::new(),
         }
+    }
+}
+
+impl Settings {
+    /// Descriptors that are wanted beside those of clients.
+    pub fn descriptors_wanted(&self) -> u64 {
+        let pools: usize = self.pools.iter().map(|pool| pool.descriptors_wanted(self.workers)).sum();
+        (OWN_DESCRIPTORS + OWN_DESCRIPTORS_OF_A_WORKER * self.workers + pools) as u64
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     metrics::{Outcome, Process},
-    net::Target,
+    net::{Reserve, Target},
     topology::{Cause, Entry, Failure, Node, NodeId, Sample},
 };
 
@@ -149,6 +149,14 @@ impl Default for Scene {
 
 /// A pool and a node of it.
 pub type Whose = (Arc<str>, Arc<str>);
+
+/// For whom this process has descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Descriptors {
+    Some,
+    NoneForClients,
+    None,
+}
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -358,29 +366,45 @@ impl Scene {
     }
 
     /// Looks after the process itself for ever: whether it has descriptors and memory, and gets to run.
-    pub async fn look_after_process(self, buffers: impl Fn() -> Buffers) {
-        let mut room = Room::default();
+    pub async fn look_after_process(self, buffers: impl Fn() -> Buffers, reserve: Arc<Reserve>) {
+        let (mut room, mut refused) = (Room::default(), 0);
         let limit = Process::read().max_fds;
         let mut ticks = interval(PROCESS_PAUSE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let now = Instant::now();
-            self.process(now, Process::has_a_descriptor(), limit);
+            let before = std::mem::replace(&mut refused, reserve.refused());
+            let descriptors = if !Process::has_a_descriptor() {
+                Descriptors::None
+            } else if refused > before {
+                Descriptors::NoneForClients
+            } else {
+                Descriptors::Some
+            };
+            self.process(now, descriptors, limit);
             self.short(Fault::Memory, now, room.look(now, buffers(), Process::memory()));
         }
     }
 
     /// What was found out about the process.
-    fn process(&self, now: Instant, has_a_descriptor: bool, limit: Option<u64>) {
+    fn process(&self, now: Instant, descriptors: Descriptors, limit: Option<u64>) {
         let (_, stalled) = self.lag.since(before(now, WINDOW / 2));
         let mut seen = self.seen();
-        seen.no_descriptors = !has_a_descriptor;
-        if has_a_descriptor {
-            seen.troubles.remove(&Fault::Descriptors);
+        seen.no_descriptors = descriptors == Descriptors::None;
+        let wrong = match descriptors {
+            Descriptors::Some => None,
+            Descriptors::None => Some("no descriptor can be opened"),
+            Descriptors::NoneForClients => {
+                Some("clients are refused: what is left is for nodes, probes and the admin port")
+            }
+        };
+        if let Some(wrong) = wrong {
+            let limit =
+                limit.map_or_else(String::new, |limit| format!(", the limit of open files is {limit}"));
+            seen.trouble(Fault::Descriptors, now, vec![format!("{wrong}{limit}")]);
         } else {
-            let limit = limit.map_or_else(String::new, |limit| format!(", the limit is {limit}"));
-            seen.trouble(Fault::Descriptors, now, vec![format!("no descriptor can be opened{limit}")]);
+            seen.troubles.remove(&Fault::Descriptors);
         }
         if stalled >= WINDOW / 4 {
             let sign = format!("this process did not run for {} ms of the last 5 s", stalled.as_millis());
@@ -768,11 +792,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_process_is_looked_after() {
         let scene = scene(1);
-        scene.process(Instant::now(), false, Some(64));
-        let troubles = scene.troubles(Instant::now());
-        assert_eq!(troubles[0].evidence, ["no descriptor can be opened, the limit is 64"]);
-        assert!(scene.sight(Instant::now(), &"cache".into(), &"n1".into()).own.no_descriptors);
-        scene.process(Instant::now(), true, Some(64));
+        let is_short = || scene.sight(Instant::now(), &"cache".into(), &"n1".into()).own.no_descriptors;
+        for (descriptors, evidence) in [
+            (Descriptors::None, "no descriptor can be opened, the limit of open files is 64"),
+            (
+                Descriptors::NoneForClients,
+                "clients are refused: what is left is for nodes, probes and the admin port, the limit of open files is 64",
+            ),
+        ] {
+            scene.process(Instant::now(), Descriptors::Some, Some(64));
+            scene.process(Instant::now(), descriptors, Some(64));
+            let troubles = scene.troubles(Instant::now());
+            assert_eq!(troubles[0].evidence, [evidence]);
+            assert_eq!(is_short(), descriptors == Descriptors::None);
+        }
+        scene.process(Instant::now(), Descriptors::Some, Some(64));
         assert_eq!(scene.troubles(Instant::now()), []);
     }
 }

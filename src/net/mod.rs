@@ -1,7 +1,9 @@
 //! Addresses, dialling, resolving and listening. Depends on nothing of ours.
 
 mod address;
+mod reserve;
 mod stream;
 
 pub use address::{Address, ListenAddress, ParseError, Target, resolve};
+pub use reserve::Reserve;
 pub use stream::{Listener, ReadHalf, Spare, StdStream, Stream, WriteHalf, dial, is_ours};

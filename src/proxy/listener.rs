@@ -19,7 +19,7 @@ use tokio::{
 use super::{PoolHandle, worker::Order};
 use crate::{
     metrics::Reason,
-    net::{Listener, Stream},
+    net::{Listener, Reserve, Stream},
 };
 
 /// The ways to the workers.
@@ -28,15 +28,16 @@ pub struct Workers {
     orders: Arc<[mpsc::UnboundedSender<Order>]>,
     next: Arc<AtomicUsize>,
     ids: Arc<AtomicU64>,
+    reserve: Arc<Reserve>,
 }
 
 /// First and longest pause after an accept that failed.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 impl Workers {
-    /// The ways to these workers.
-    pub fn new(orders: Vec<mpsc::UnboundedSender<Order>>) -> Workers {
-        Workers { orders: orders.into(), next: Arc::default(), ids: Arc::new(AtomicU64::new(1)) }
+    /// The ways to these workers, for clients that leave this to others.
+    pub fn new(orders: Vec<mpsc::UnboundedSender<Order>>, reserve: Arc<Reserve>) -> Workers {
+        Workers { orders: orders.into(), next: Arc::default(), ids: Arc::new(AtomicU64::new(1)), reserve }
     }
 
     /// Tells every worker.
@@ -102,7 +103,7 @@ pub async fn accept(
 
 async fn admit(mut stream: Stream, pool: &Arc<PoolHandle>, workers: &Workers) {
     let limit = pool.reader.load().policy.limits.clients;
-    if pool.sessions.fetch_add(1, Relaxed) >= limit {
+    if pool.sessions.fetch_add(1, Relaxed) >= limit || !workers.reserve.takes(&stream) {
         pool.sessions.fetch_sub(1, Relaxed);
         pool.blocks[0].refuse(Reason::Clients);
         // A client that does not take it at once does without.

@@ -21,8 +21,8 @@ pub use node::{Data, Evidence, Failure, Node, NodeId, Slow, VERDICT_GRACE};
 pub use route::{Admission, LEVELS, Route, common_bands, level};
 pub use samples::{Sample, SampledKey, Samples, Weight};
 pub use spec::{
-    CustomCommand, Failover, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, OnReturn, Policy,
-    PoolSpec, PrefixPolicy, Secret, Warmth, WhileHeld,
+    CustomCommand, Failover, HealthSettings, Limits, NodeAuth, NodeSpec, OnEjected, OnReturn,
+    PROTOCOL_VERSIONS, Policy, PoolSpec, PrefixPolicy, Secret, Warmth, WhileHeld,
 };
 pub use written::{NotedWrites, WriteNotes, Written, write_notes};
 

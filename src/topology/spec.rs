@@ -306,6 +306,22 @@ impl Default for Policy {
     }
 }
 
+/// RESP2 and RESP3: a session that speaks RESP3 needs nodes that do.
+pub const PROTOCOL_VERSIONS: usize = 2;
+
+impl PoolSpec {
+    /// Descriptors that its listeners and its nodes may want while all goes well: one for each probe, the lasting
+    /// connections of each worker, and one more for a large value.
+    pub fn descriptors_wanted(&self, workers: usize) -> usize {
+        let of_a_worker = match self.policy.protocol {
+            Protocol::Redis => PROTOCOL_VERSIONS * (self.policy.connections_per_node + 1),
+            Protocol::Memcached => self.policy.connections_per_node + 1,
+            Protocol::Http => self.policy.http.idle_connections,
+        };
+        self.listen.len() + self.nodes.len() * (1 + workers * of_a_worker)
+    }
+}
+
 impl Policy {
     /// What happens to this key when its node is ejected.
     pub fn on_ejected_for(&self, key: &[u8]) -> OnEjected {

@@ -4,6 +4,7 @@
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    process::Command,
     thread,
     time::Duration,
 };
@@ -17,7 +18,7 @@ use crate::harness::{
     memcached::Memcached,
     network::Network,
     nginx::Nginx,
-    ringway::{program, run},
+    ringway::run,
     until,
 };
 
@@ -366,14 +367,18 @@ fn a_zone_is_located() {
 #[test]
 fn no_descriptors_is_the_proxy() {
     let nodes = Redis::several(2);
-    let shell = ["sh", "-c", "ulimit -n 48; exec \"$@\"", "sh", program()];
-    let mut ringway = Ringway::serve_through(Config::of(&nodes).pool(BRISK), &shell);
-    let address = ringway.address();
-    let crowd: Vec<_> = (0..60).filter_map(|_| Client::try_connect(&address).ok()).collect();
+    let mut ringway = serve(Config::of(&nodes));
+    let (mut client, pid) = (ringway.client(), ringway.pid().to_string());
+    assert_eq!(client.cmd(&["SET", "a", "1"]), "+OK\r\n");
+    let limit = |limit: &str| {
+        let done = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={limit}:")]).status();
+        assert!(done.is_ok_and(|status| status.success()), "prlimit is in util-linux");
+    };
+    limit("8");
     until(SOON, "it says so", || ringway.said().contains("this proxy: it has no file descriptor left"));
     nodes.iter().for_each(|node| assert!(node.cmd(&["CLIENT", "KILL", "TYPE", "normal"]).starts_with(':')));
     // The admin port lacks descriptors, too.
-    drop(crowd);
+    limit("256");
     located(&mut ringway, None, "proxy", "descriptors");
     until(SOON, "it is over", || incidents(&mut ringway)[0]["closed_ms"].is_number());
     assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
