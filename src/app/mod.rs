@@ -130,13 +130,7 @@ impl App {
         let accepting = Thread::start("accept")?;
         let embedded = Arc::new(EmbeddedNodes::default());
         let memory = Arc::new(Memory::new(settings.buffered_bytes));
-        let mut worker_threads = Vec::new();
-        let mut orders = Vec::new();
-        for index in 0..settings.workers {
-            let (sender, receiver) = mpsc::unbounded_channel::<Order>();
-            worker_threads.push(Thread::worker(index, memory.clone(), receiver)?);
-            orders.push(sender);
-        }
+        let (worker_threads, orders) = start_workers(settings.workers, &memory)?;
         let found = embedded.clone();
         let ids = membership::IdSource::default();
         let lag = Lag::new();
@@ -279,6 +273,19 @@ fn buffers(memory: &Memory) -> Buffers {
 
 /// How long the last incidents may take to be written.
 const SETTLE_MAX: Duration = Duration::from_millis(500);
+/// The threads of the data plane, and the ways to them.
+fn start_workers(
+    count: usize,
+    memory: &Arc<Memory>,
+) -> Result<(Vec<Thread>, Vec<mpsc::UnboundedSender<Order>>), AppError> {
+    let (mut threads, mut orders) = (Vec::new(), Vec::new());
+    for index in 0..count {
+        let (sender, receiver) = mpsc::unbounded_channel::<Order>();
+        threads.push(Thread::worker(index, memory.clone(), receiver)?);
+        orders.push(sender);
+    }
+    Ok((threads, orders))
+}
 
 fn bind(on: &Thread, who: &str, address: &ListenAddress) -> Result<Listener, AppError> {
     let _inside = on.handle().enter();
