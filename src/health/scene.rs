@@ -605,7 +605,7 @@ mod tests {
     }
 
     /// A scene of nodes n1, n2 ... on hosts of their own.
-    fn scene(nodes: u64) -> Scene {
+    pub(super) fn scene(nodes: u64) -> Scene {
         let scene = Scene::default();
         for i in 1..=nodes {
             let address: SocketAddr = format!("10.0.0.{i}:6379").parse().expect("an address");

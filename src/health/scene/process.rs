@@ -92,7 +92,7 @@ mod tests {
     /// A process without descriptors, or that does not get to run, is in trouble until it is not.
     #[tokio::test(start_paused = true)]
     async fn the_process_is_looked_after() {
-        let scene = Scene::default();
+        let scene = crate::health::scene::tests::scene(1);
         let is_short = || scene.sight(Instant::now(), &"cache".into(), &"n1".into()).own.no_descriptors;
         for (descriptors, evidence) in [
             (Descriptors::None, "no descriptor can be opened, the limit of open files is 64"),
