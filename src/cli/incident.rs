@@ -119,19 +119,20 @@ fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
         let epoch = if epoch == 0 { " ".repeat(10) } else { format!("epoch {epoch:<4}") };
         writeln!(out, "  +{after:<9} {epoch} {what:<10} {}{moved}", text(step, "text"))?;
     }
-    match incident["closed_ms"].as_u64() {
-        None => writeln!(out, "  it goes on")?,
+    let so_far = match incident["closed_ms"].as_u64() {
+        None => "it goes on".to_owned(),
         Some(closed) => {
-            let failed = number(incident, "requests_failed");
             let data =
                 incident["data"].as_str().map_or(String::new(), |d| format!("; it came back with data: {d}"));
-            let lasted = span(closed.saturating_sub(opened));
-            let others = number(incident, "requests_substituted");
-            writeln!(
-                out,
-                "  over after {lasted}; requests at the node that failed: {failed}, that others served: {others}{data}"
-            )?;
+            format!("over after {}{data}", span(closed.saturating_sub(opened)))
         }
+    };
+    writeln!(out, "  {so_far}")?;
+    if incident["node"].is_string() {
+        let [failed, others, nobody] =
+            ["failed", "substituted", "unserved"].map(|what| number(incident, &format!("requests_{what}")));
+        let told = format!("failed at it: {failed}, served by others: {others}, by nobody: {nobody}");
+        writeln!(out, "  requests for its keys: {told}")?;
     }
     toll(&incident["toll"], out)
 }

@@ -6,6 +6,7 @@
 //! its configuration is wrong, and by a fault of this process. It is closed when the node serves as before or has
 //! left its pool, or the fault is over. Doubts that come to nothing are none. Each has its diagnosis.
 
+mod counts;
 mod diagnosis;
 mod file;
 mod sentence;
@@ -18,6 +19,7 @@ use std::{
 
 use serde::Serialize;
 
+use counts::Counts;
 pub use diagnosis::{Diagnosis, Place, Subject, What, diagnose, diagnose_trouble};
 pub use file::{FileSettings, IncidentFile};
 use toll::{Account, Cost};
@@ -25,7 +27,7 @@ pub use toll::{HitRate, Toll};
 
 use crate::{
     health::{Fault, Trouble},
-    metrics::{Outcome, PoolBlock},
+    metrics::PoolBlock,
     topology::{Basis, Cause, Data, Entry, Health, Move, Node, Rule, SeenBy, Topology},
 };
 
@@ -77,6 +79,8 @@ pub struct Incident {
     pub requests_failed: u64,
     /// Requests for its keys that others served meanwhile.
     pub requests_substituted: u64,
+    /// Requests for its keys that were refused, or found nothing, as they stayed with it while it was out.
+    pub requests_unserved: u64,
     /// What it cost the pool; none when it is about this process.
     pub toll: Option<Toll>,
     /// What happened, in order.
@@ -154,11 +158,26 @@ pub struct OpenIncident {
 #[derive(Debug)]
 struct Doubt {
     since_ms: u64,
-    /// Failed requests of the node before, and those that others had served for it.
-    failed: u64,
-    substituted: u64,
+    node: Arc<Node>,
+    /// What its counters were before.
+    before: Counts,
     cost: Option<Cost>,
     incident: Option<u64>,
+}
+
+impl Doubt {
+    /// What its node's counters say since.
+    fn counts(&self) -> Counts {
+        Counts::of(&self.node).since(self.before)
+    }
+}
+
+impl Incident {
+    fn count(&mut self, counts: Counts) {
+        self.requests_failed = counts.failed;
+        self.requests_substituted = counts.substituted;
+        self.requests_unserved = counts.unserved;
+    }
 }
 
 impl Incidents {
@@ -269,14 +288,17 @@ impl Incidents {
         for (pool, account) in &mut book.accounts {
             let Some(tally) = account.tally(at_ms) else { continue };
             let doubts = book.doubts.iter_mut().filter(|(whose, _)| whose.0 == *pool);
-            let open = doubts.filter_map(|(_, doubt)| Some((doubt.incident, doubt.cost.as_mut()?)));
+            let open = doubts.map(|(_, doubt)| (doubt.incident, Some(doubt.counts()), doubt.cost.as_mut()));
             let over = book.settling.iter_mut().filter(|over| over.pool == *pool);
-            let over = over.filter_map(|over| Some((Some(over.incident), over.cost.as_mut()?)));
-            for (id, cost) in open.chain(over) {
-                cost.add(tally);
-                if let Some(incident) = book.kept.iter_mut().rev().find(|incident| Some(incident.id) == id) {
-                    incident.toll = Some(cost.toll.clone());
-                }
+            let over = over.map(|over| (Some(over.incident), None, over.cost.as_mut()));
+            for (id, counts, mut cost) in open.chain(over) {
+                cost.iter_mut().for_each(|cost| cost.add(tally));
+                let Some(incident) = book.kept.iter_mut().rev().find(|incident| Some(incident.id) == id)
+                else {
+                    continue;
+                };
+                counts.into_iter().for_each(|counts| incident.count(counts));
+                incident.toll = cost.map(|cost| cost.toll.clone()).or(incident.toll.take());
             }
         }
         let accounts = &book.accounts;
@@ -324,7 +346,7 @@ impl Incidents {
                 Told::Goes(what, text) => book.step(&whose, &stamp, what, text.clone()),
                 Told::Ends(what, data, text) => {
                     book.step(&whose, &stamp, what, text.clone());
-                    book.close(&stamp, &whose, Some(&entry.node), *data);
+                    book.close(&stamp, &whose, *data);
                 }
             }
         }
@@ -371,11 +393,11 @@ impl Book {
         }
     }
 
-    fn doubt(&self, stamp: &Stamp, pool: &str, node: &Node) -> Doubt {
+    fn doubt(&self, stamp: &Stamp, pool: &str, node: &Arc<Node>) -> Doubt {
         Doubt {
             since_ms: stamp.at_ms,
-            failed: failed(node),
-            substituted: substituted(node),
+            node: node.clone(),
+            before: Counts::of(node),
             cost: self.accounts.get(pool).map(|account| account.cost(stamp.at_ms)),
             incident: None,
         }
@@ -432,6 +454,7 @@ impl Book {
             data: None,
             requests_failed: 0,
             requests_substituted: 0,
+            requests_unserved: 0,
             toll: doubt.cost.as_ref().map(|cost| cost.toll.clone()),
             timeline: Vec::new(),
         };
@@ -479,6 +502,7 @@ impl Book {
             data: None,
             requests_failed: 0,
             requests_substituted: 0,
+            requests_unserved: 0,
             toll: None,
             timeline: vec![step],
         });
@@ -504,9 +528,10 @@ impl Book {
         }
     }
 
-    fn close(&mut self, stamp: &Stamp, whose: &Whose, node: Option<&Node>, data: Option<Data>) {
+    fn close(&mut self, stamp: &Stamp, whose: &Whose, data: Option<Data>) {
         let Some(doubt) = self.doubts.remove(whose) else { return };
         let Some(id) = doubt.incident else { return };
+        let counts = doubt.counts();
         let end = self.accounts.get(&whose.0).map(|account| account.read(stamp.at_ms));
         let cost = doubt.cost.zip(end).map(|(mut cost, end)| {
             cost.end(end);
@@ -515,8 +540,7 @@ impl Book {
         let Some(incident) = self.by_id(id) else { return };
         incident.closed_ms = Some(stamp.at_ms);
         incident.data = data;
-        incident.requests_failed = node.map_or(0, failed).saturating_sub(doubt.failed);
-        incident.requests_substituted = node.map_or(0, substituted).saturating_sub(doubt.substituted);
+        incident.count(counts);
         incident.toll = cost.as_ref().map(|cost| cost.toll.clone());
         self.settling.push(Settling { incident: id, pool: whose.0.clone(), cost });
     }
@@ -540,22 +564,6 @@ impl Book {
 
     fn leave(&mut self, stamp: &Stamp, whose: &Whose, text: &str) {
         self.step(whose, stamp, "left", text.into());
-        self.close(stamp, whose, None, None);
+        self.close(stamp, whose, None);
     }
-}
-
-/// Requests at a node that failed, over all workers: refused by it or for it, lost, or too late.
-fn failed(node: &Node) -> u64 {
-    const FAILED: [Outcome; 3] = [Outcome::Refused, Outcome::Timeout, Outcome::Lost];
-    let of = |class: &[_; Outcome::ALL.len()]| -> u64 { FAILED.iter().map(|o| value(class, *o)).sum() };
-    node.blocks.iter().flat_map(|block| block.requests.iter()).map(of).sum()
-}
-
-/// Requests for keys of a node that others served, over all workers.
-fn substituted(node: &Node) -> u64 {
-    node.blocks.iter().map(|block| block.substituted.value()).sum()
-}
-
-fn value(class: &[crate::metrics::Count; Outcome::ALL.len()], outcome: Outcome) -> u64 {
-    class[outcome as usize].value()
 }

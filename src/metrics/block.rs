@@ -259,6 +259,8 @@ pub struct NodeBlock {
     pub retries: Count,
     /// Requests for its keys that another node got in its place.
     pub substituted: Count,
+    /// Requests for its keys that no node got, as they stay with it while it is out.
+    pub unserved: Count,
     /// Reads that found nothing there; one of several keys when none of them was there.
     pub misses: Count,
     /// Writes whose time to live could not be bounded.

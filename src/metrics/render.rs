@@ -111,7 +111,7 @@ const POOL_NUMBERS: [PoolNumber; 8] = [
 ];
 
 /// Rows with one number for each node.
-const NODE_NUMBERS: [NodeNumber; 16] = [
+const NODE_NUMBERS: [NodeNumber; 17] = [
     (&table::NODE_SENT, |n| total(n.blocks, |b| &b.bytes_out) as f64),
     (&table::NODE_RECEIVED, |n| total(n.blocks, |b| &b.bytes_in) as f64),
     (&table::NODE_IN_FLIGHT, |n| n.blocks.iter().map(|b| b.in_flight.value()).sum::<i64>() as f64),
@@ -119,6 +119,7 @@ const NODE_NUMBERS: [NodeNumber; 16] = [
     (&table::NODE_CONNECTS, |n| total(n.blocks, |b| &b.connects) as f64),
     (&table::NODE_RETRIES, |n| total(n.blocks, |b| &b.retries) as f64),
     (&table::NODE_SUBSTITUTED, |n| total(n.blocks, |b| &b.substituted) as f64),
+    (&table::NODE_UNSERVED, |n| total(n.blocks, |b| &b.unserved) as f64),
     (&table::NODE_MISSES, |n| total(n.blocks, |b| &b.misses) as f64),
     (&table::NODE_UNBOUNDED, |n| total(n.blocks, |b| &b.unbounded) as f64),
     (&table::NODE_PROBES, |n| n.probes as f64),

@@ -109,6 +109,8 @@ table! {
         "Requests sent to a node a second time";
     NODE_SUBSTITUTED = View Counter "ringway_node_substituted_requests_total" ["pool" "node"] "requests":
         "Requests for keys of a node that others served in its place";
+    NODE_UNSERVED = View Counter "ringway_node_unserved_requests_total" ["pool" "node"] "requests":
+        "Requests for keys of a node that were refused, or found nothing, as they stayed with it while it was out";
     NODE_MISSES = View Counter "ringway_node_misses_total" ["pool" "node"] "requests":
         "Reads that found nothing at a node: nil, END or EN; one of several keys when none of them was there";
     NODE_PROBES = View Counter "ringway_node_probes_total" ["pool" "node"] "probes":

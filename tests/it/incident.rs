@@ -116,6 +116,7 @@ fn a_failure_is_told() {
         "epoch 4    restored",
         "% of the key space",
         "came back with data: empty",
+        "  requests for its keys: failed at it: ",
         "  clients of the pool were refused ",
         "; hit rate 100.0 % before, ",
         " % at its lowest, ",

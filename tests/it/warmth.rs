@@ -142,10 +142,26 @@ fn reads_may_miss_meanwhile() {
         nodes[at].kill();
         ringway.wait_away(name);
     }
-    for key in keys_of(&map, 2) {
+    let held = keys_of(&map, 2);
+    for key in &held {
         assert_eq!(client.cmd(&["GET", key]), "$-1\r\n");
         assert!(client.cmd(&["SET", key, "w"]).contains("do not move yet"));
     }
+    // A part of a request of several keys is one, too: of the two nodes that are out only one has its keys still.
+    let (other, all) = (keys_of(&map, 0)[0], ["MGET", held[0], held[1]]);
+    assert_eq!(client.cmd(&all), "*2\r\n$-1\r\n$-1\r\n");
+    assert_eq!(client.cmd(&["MGET", other, held[0]]), "*2\r\n$1\r\nv\r\n$-1\r\n");
+    assert!(client.cmd(&["MSET", other, "v", held[0], "w", held[1], "w"]).contains("do not move yet"));
+    let unserved = |ringway: &mut Ringway, node| {
+        ringway.metric("ringway_node_unserved_requests_total", &[("node", node)]) as usize
+    };
+    assert_eq!(unserved(&mut ringway, "c"), 2 * held.len() + 3);
+    assert_eq!(unserved(&mut ringway, "b"), 0);
+    until(SOON, "its incident says so while it goes on", || {
+        let page: serde_json::Value = serde_json::from_str(&ringway.http("/v1/incidents").1).expect("JSON");
+        let all = &page["incidents"];
+        all[0]["node"] == "c" && all[0]["requests_unserved"] == 2 * held.len() + 3
+    });
     nodes[2].restart_empty();
     ringway.wait_back("c");
     assert_eq!(placement(&mut ringway, "b"), "away", "who was held returns at once");

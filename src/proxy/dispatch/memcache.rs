@@ -183,7 +183,7 @@ fn keys(
     let to = sending(session, bound, keys.read_only, due_us(session, bound, class), Keys::AWAITS);
     let planned = to.parts((0..keys.len()).map(|i| keys.key(i)));
     let sent = planned.and_then(|parts| match (parts.as_slice(), parts.first()) {
-        ([_], Some(part)) if to.away(part.index).is_none() => {
+        ([_], Some(part)) if !to.is_away(part.index) => {
             to.forward(state, &bounded(&to, part.index, request.frame), part.index)
         }
         _ => {

@@ -206,8 +206,14 @@ impl Sending<'_> {
         Some(self.ejected(index, why))
     }
 
+    /// Whether a node is away; nothing is refused for it.
+    fn is_away(&self, index: usize) -> bool {
+        self.bound.topology.refusal(index).is_some()
+    }
+
     #[cold]
     fn ejected(&self, index: usize, why: &str) -> Refused {
+        self.bound.links[index].block().unserved.add(1);
         let text = format!("ERR {}: {why}", self.node(index));
         Refused::new(Reason::NoOwner, text)
     }
@@ -365,7 +371,7 @@ impl Sending<'_> {
         // Values that are there are given, whatever became of the others.
         let is_one = again.parts.len() == 1 || !matches!(again.kind, JointKind::Values);
         let refused = |part: &Share| self.away(part.index).map(|r| Refused { may_miss: part.may_miss, ..r });
-        if let Some(refused) = again.parts.iter().find_map(refused).filter(|_| is_one) {
+        if let Some(refused) = again.parts.iter().filter(|_| is_one).find_map(refused) {
             return Err(refused);
         }
         if let [part] = again.parts.as_slice() {

@@ -249,13 +249,15 @@ impl Asked<'_> {
         *self.to.session.pool.worker.keys.borrow_mut() = keys;
         let parts = planned?;
         let per_key = kind == Split::Values && self.to.bound.topology.policy.per_key_errors;
-        let away = |p: &Share| self.to.away(p.index).map(|r| Refused { may_miss: p.may_miss, ..r });
-        let away = parts.iter().find_map(away);
-        let is_refused =
-            |refused: &Refused| !(per_key || refused.may_miss && self.nothing(state, request, 1).is_some());
-        let sent = match (parts.as_slice(), away) {
-            (_, Some(refused)) if is_refused(&refused) => Err(refused),
-            ([part], None) => self.to.forward(state, request.frame, part.index),
+        let away = parts.iter().find(|part| self.to.is_away(part.index));
+        let is_answered =
+            |part: &Share| per_key || part.may_miss && self.nothing(state, request, 1).is_some();
+        let refused = away.filter(|part| !is_answered(part)).and_then(|part| {
+            self.to.away(part.index).map(|refused| Refused { may_miss: part.may_miss, ..refused })
+        });
+        let sent = match (parts.as_slice(), refused) {
+            (_, Some(refused)) => Err(refused),
+            ([part], None) if away.is_none() => self.to.forward(state, request.frame, part.index),
             _ => {
                 let write = |positions: &[u32], out: &mut Vec<u8>| frame(request, kind, positions, out);
                 let version = state.client.version;

@@ -90,6 +90,7 @@ impl Course {
             Route::Send(at) => at,
             Route::Fail(at) | Route::Miss(at) => {
                 let why = topology.refusal(at).unwrap_or("away");
+                bound.links[at].block().unserved.add(1);
                 let text = format!("{}: {why}", bound.links[at].describe());
                 return Err(Refusal::no_owner(text));
             }
