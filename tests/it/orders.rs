@@ -58,6 +58,37 @@ fn a_drain_costs_no_request() {
     assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
 }
 
+/// A rolling restart as docs/operations.md has it: each node is drained, restarted without its data and let back, the
+/// next one when `status` finds nothing wrong. No request fails, nobody is ejected, and the map is the one of before.
+#[test]
+fn a_rolling_restart() {
+    let mut nodes = Redis::several(4);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK));
+    set_all(&mut ringway.client(), 200);
+    let before = owners(&nodes);
+    let load = Load::start(&ringway.address(), &Plan { clients: 20, ..Plan::default() });
+    load.run(1000);
+    for (at, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        let (code, out, err) = command(&mut ringway, &["drain", name, "--yes", "--wait"]);
+        assert!(code == Some(0) && out.contains("done after"), "{out}{err}");
+        nodes[at].kill();
+        load.run(1000);
+        nodes[at].restart_empty();
+        let (code, out, err) = command(&mut ringway, &["undrain", name, "--yes", "--wait"]);
+        assert!(code == Some(0) && out.contains("done after"), "{out}{err}");
+        until(SOON, "nothing is wrong", || command(&mut ringway, &["status"]).0 == Some(0));
+        load.run(1000);
+    }
+    let report = load.stop();
+    report.assert_nothing_wrong();
+    assert!(report.failed(false).is_empty() && report.failed(true).is_empty(), "no request fails");
+    let mut client = ringway.client();
+    nodes.iter().for_each(|node| assert_eq!(node.cmd(&["FLUSHALL"]), "+OK\r\n"));
+    before.keys().for_each(|key| assert_eq!(client.cmd(&["SET", key, "x"]), "+OK\r\n"));
+    assert_eq!(owners(&nodes), before);
+    assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
+}
+
 /// A pinned node stays in the ring while it is dead, and what cannot be done is refused with its reason.
 #[test]
 fn pins_and_refusals() {
