@@ -8,7 +8,7 @@ use super::{
     quarantine::{self, Cleaned, Done},
     sweep::{self, Swept},
 };
-use crate::topology::{Change, Data, LEVELS, NodeId, NotedWrites};
+use crate::topology::{Change, Data, LEVELS, NodeId, NotedWrites, Topology};
 
 impl Ward {
     /// Nothing is in flight any more that could write to keys which a node waits for.
@@ -100,6 +100,16 @@ impl Ward {
         self.sweep();
     }
 
+    /// Deletes what nodes have of keys that were theirs before a reload. Who is away is emptied when it is back.
+    pub(super) fn sweep_all(&mut self, topology: &Topology) {
+        if !topology.policy.minds_old_copies() {
+            return;
+        }
+        self.quarantine.forget(topology);
+        self.unswept.extend(topology.nodes.iter().map(|entry| entry.node.id));
+        self.sweep();
+    }
+
     fn sweep(&mut self) {
         // What is under way is for a topology that was.
         self.sweeps.abort_all();
@@ -122,16 +132,27 @@ impl Ward {
                 return Vec::new();
             }
         };
-        self.unswept.retain(|node| !swept.nodes.contains(node));
-        if swept.nodes.is_empty() {
+        let Swept { nodes, skipped, waits } = swept;
+        self.unswept.retain(|node| !nodes.contains(node));
+        if nodes.is_empty() {
             // The pool is gone.
             return Vec::new();
         }
+        // Of who could not be asked nothing is known: for all others it is waited as long as that takes at most.
+        let is_done = |node: &NodeId| skipped.iter().all(|skipped| skipped == node);
+        let (done, open): (Vec<NodeId>, Vec<NodeId>) = nodes.into_iter().partition(is_done);
+        if waits {
+            self.postponed.extend(open);
+        }
         self.sweep();
         let pool = self.reader.load().pool.clone();
-        let change = |node| Change::Swept { pool: pool.clone(), node };
-        // Of who could not be asked nothing is known: it is waited as long as that takes at most.
-        if swept.is_complete { swept.nodes.into_iter().map(change).collect() } else { Vec::new() }
+        done.into_iter().map(|node| Change::Swept { pool: pool.clone(), node }).collect()
+    }
+
+    /// What could not be looked through as keys were held can be now.
+    pub(super) fn sweep_again(&mut self) {
+        self.unswept.extend(self.postponed.drain());
+        self.sweep();
     }
 }
 

@@ -162,6 +162,10 @@ struct Ward {
     sweeps: JoinSet<Swept>,
     /// Nodes that are back, while others may have what they took for them.
     unswept: HashSet<NodeId>,
+    /// Those for which it was not done as others were held.
+    postponed: HashSet<NodeId>,
+    /// What was last followed.
+    followed: Option<Arc<Topology>>,
     quarantine: Quarantine,
     /// What each worker has in flight.
     in_flight: Arc<[AtomicU64]>,
@@ -247,6 +251,8 @@ impl Ward {
             rounds: JoinSet::new(),
             sweeps: JoinSet::new(),
             unswept: HashSet::new(),
+            postponed: HashSet::new(),
+            followed: None,
             quarantine: Quarantine::default(),
             in_flight,
             graces: JoinSet::new(),
@@ -267,11 +273,22 @@ impl Ward {
             let waiter = self.graces.spawn(async move { (node, quarantine::grace(&graces, revision).await) });
             self.cleaners.insert(waiter.id(), node);
         }
+        let before = self.followed.replace(topology.clone());
+        let mut is_other = before.as_ref().is_some_and(|before| !Arc::ptr_eq(&before.ring, &topology.ring));
         for entry in topology.nodes.iter() {
             match self.patients.get_mut(&entry.node.id) {
                 Some(patient) => patient.detector.configure(topology.health.clone()),
-                None => self.admit_one(&topology, entry),
+                None => {
+                    is_other |= before.is_some();
+                    self.admit_one(&topology, entry);
+                }
             }
+        }
+        if is_other {
+            self.sweep_all(&topology);
+        } else if !self.postponed.is_empty() && !topology.nodes.iter().any(|e| e.placement == Placement::Held)
+        {
+            self.sweep_again();
         }
         // All nodes of the topology are watched now, so most publishes, which take no node away, need no
         // second look.

@@ -150,6 +150,13 @@ impl Quarantine {
         }
     }
 
+    /// Of nodes that are away it is not known any more what they have.
+    pub(super) fn forget(&mut self, topology: &Topology) {
+        for entry in topology.nodes.iter().filter(|entry| entry.placement == Placement::Away) {
+            self.logs.insert(entry.node.id, Log { keys: HashSet::new(), is_cut: true });
+        }
+    }
+
     /// The nodes that are to be cleaned and are not yet.
     pub(super) fn due(&mut self, topology: &Topology) -> Vec<NodeId> {
         let is_fenced = |placement| matches!(placement, Placement::Starting(to) if to.is_fenced());

@@ -1,7 +1,7 @@
 //! LEFTOVERS. What substitutes took while a node was away is deleted on them once it is back, in pools that
-//! do not serve old data, where it is not known key by key: its next absence would bring it up again. A
-//! key is left over on a node that does not own it, whoever is away. Keys are asked for piece by piece, with
-//! pauses: the node has other work.
+//! do not serve old data, where it is not known key by key: its next absence would bring it up again. So is what
+//! nodes have of keys that a reload has given to others. A key is left over on a node that does not own it, whoever
+//! is away. Keys are asked for piece by piece, with pauses: the node has other work.
 
 use tokio::time::{Duration, sleep};
 
@@ -20,8 +20,19 @@ const TRIES: u32 = 12;
 #[derive(Debug)]
 pub(super) struct Swept {
     pub(super) nodes: Vec<NodeId>,
-    /// All others could be asked.
-    pub(super) is_complete: bool,
+    /// Who could not be looked through.
+    pub(super) skipped: Vec<NodeId>,
+    /// The keys of one of these are held: it may be tried again when they are not any more.
+    pub(super) waits: bool,
+}
+
+/// Why a node was not looked through.
+#[derive(Debug, thiserror::Error)]
+enum Skipped {
+    #[error("its keys are held")]
+    Held,
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Waits until one of these nodes, which are back, has its keys again, then deletes what all have of other
@@ -40,29 +51,39 @@ pub(super) async fn after_returns(reader: TopologyReader, returned: Vec<NodeId>)
             break ready;
         }
     };
+    // What is in flight may still write there.
+    let in_flight = reader.load().policy.request_timeout;
+    sleep(in_flight).await;
     let topology = reader.load();
     let others = topology.nodes.iter().filter(|entry| nodes != [entry.node.id]);
     let others: Vec<_> = others.map(|entry| (entry.node.id, entry.node.name.clone())).collect();
     let pool = topology.pool.clone();
     drop(topology);
-    let mut is_complete = true;
+    let (mut skipped, mut waits) = (Vec::new(), false);
     for (other, name) in others {
-        if let Err(why) = insist(&reader, other).await {
-            is_complete = false;
-            tracing::warn!(%pool, node = &*name, why, "leftovers can't be deleted: given up");
-            ::metrics::counter!(LEFTOVERS_FAILED.name, "pool" => pool.to_string(), "node" => name.to_string())
-                .increment(1);
+        match insist(&reader, other).await {
+            Ok(()) => {}
+            Err(Skipped::Held) => {
+                skipped.push(other);
+                waits = true;
+            }
+            Err(Skipped::Failed(why)) => {
+                skipped.push(other);
+                tracing::warn!(%pool, node = &*name, why, "leftovers can't be deleted: given up");
+                let labels = [("pool", pool.to_string()), ("node", name.to_string())];
+                ::metrics::counter!(LEFTOVERS_FAILED.name, &labels).increment(1);
+            }
         }
     }
-    Swept { nodes, is_complete }
+    Swept { nodes, skipped, waits }
 }
 
 /// Deletes what a node has and does not own, and tries that several times.
-async fn insist(reader: &TopologyReader, node: NodeId) -> Result<(), String> {
+async fn insist(reader: &TopologyReader, node: NodeId) -> Result<(), Skipped> {
     let mut tried = 1;
     loop {
         match sweep(reader, node).await {
-            Err(why) if tried < TRIES => {
+            Err(Skipped::Failed(why)) if tried < TRIES => {
                 tried += 1;
                 tracing::debug!(why, "leftovers can't be deleted now");
                 sleep(AGAIN).await;
@@ -73,11 +94,15 @@ async fn insist(reader: &TopologyReader, node: NodeId) -> Result<(), String> {
 }
 
 /// Deletes what one node has and does not own.
-async fn sweep(reader: &TopologyReader, node: NodeId) -> Result<(), String> {
+async fn sweep(reader: &TopologyReader, node: NodeId) -> Result<(), Skipped> {
     let topology = reader.load();
     let Some(at) = topology.position(node) else { return Ok(()) };
-    if topology.policy.on_return == OnReturn::Serve || !topology.nodes[at].placement.serves() {
-        return Ok(());
+    match topology.nodes[at].placement {
+        _ if topology.policy.on_return == OnReturn::Serve => return Ok(()),
+        // It is cleaned when it is back.
+        Placement::Away => return Ok(()),
+        Placement::Held => return Err(Skipped::Held),
+        Placement::Owns | Placement::Starting(_) => {}
     }
     let question = Question {
         address: topology.nodes[at].node.address.clone(),
@@ -96,11 +121,11 @@ async fn sweep(reader: &TopologyReader, node: NodeId) -> Result<(), String> {
         let topology = reader.load();
         topology.position(node).is_some_and(|at| is_leftover(&topology, at, key))
     };
-    let deleted = leftovers(&question, &is_left).await?;
+    let deleted = leftovers(&question, &is_left).await.map_err(Skipped::Failed)?;
     if deleted > 0 {
         ::metrics::counter!(LEFTOVERS.name, "pool" => pool.to_string(), "node" => name.to_string())
             .increment(deleted);
-        tracing::info!(%pool, node = &*name, deleted, "leftovers of nodes that were away are deleted");
+        tracing::info!(%pool, node = &*name, deleted, "keys that are other nodes' are deleted");
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use super::ledger::Ledger;
 use crate::{
     metrics::NodeBlock,
     net::Target,
-    ring::{Member, Ring, diff},
+    ring::{Diff, Member, Move, Ring, diff},
     topology::{Entry, Evidence, Health, Node, NodeId, NodeSpec, Placement, PoolSpec, Topology},
 };
 
@@ -51,6 +51,8 @@ pub struct Prepared {
     pub targets: Vec<Arc<[Target]>>,
     /// The share of the key space that moves.
     pub moved: f64,
+    /// From whom to whom; not told of keys that are scattered.
+    pub moves: Vec<Move>,
 }
 
 /// The first topology of a pool: every node is assumed healthy until it is asked.
@@ -108,12 +110,12 @@ pub fn prepare(
             .all(|(m, e)| m.name == e.node.name && m.weight == e.node.weight);
     let is_scattered = now.policy.http.key != spec.policy.http.key;
     if is_same && !is_scattered {
-        return Prepared { spec, ring: now.ring.clone(), targets, moved: 0.0 };
+        return Prepared { spec, ring: now.ring.clone(), targets, moved: 0.0, moves: Vec::new() };
     }
     if is_same {
         let owns = |i: usize| now.nodes[i].placement != Placement::Away;
         let moved = scattered((&now.ring, &owns), (&now.ring, &owns));
-        return Prepared { spec, ring: now.ring.clone(), targets, moved };
+        return Prepared { spec, ring: now.ring.clone(), targets, moved, moves: Vec::new() };
     }
     let ring = Arc::new(Ring::build(&spec.ring, &members));
     let is_away = |e: &Entry| e.placement == Placement::Away;
@@ -121,8 +123,13 @@ pub fn prepare(
     let before = |i: usize| !away.contains(&now.nodes[i].node.name);
     let after = |i: usize| !away.contains(&members[i].name);
     let rings: (Serving<'_>, Serving<'_>) = ((&now.ring, &before), (&ring, &after));
-    let moved = if is_scattered { scattered(rings.0, rings.1) } else { diff(rings.0, rings.1).moved };
-    Prepared { spec, ring, targets, moved }
+    let (moved, moves) = if is_scattered {
+        (scattered(rings.0, rings.1), Vec::new())
+    } else {
+        let Diff { moved, moves, .. } = diff(rings.0, rings.1);
+        (moved, moves)
+    };
+    Prepared { spec, ring, targets, moved, moves }
 }
 
 /// A ring, and which of its members serve.

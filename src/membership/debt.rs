@@ -1,7 +1,13 @@
 //! DEBTS. Where keys move, others take writes for a node that is away, and it has old values of what they took:
 //! it is cleaned on its way back. A reload after which these keys stay with it would have it serve them as they
-//! are, so it has to wait for that. Pure.
+//! are, so it has to wait for that. And who had keys that a reload moves has them still: should their new owner fail,
+//! or lose them to another reload, these would be read, so they are deleted first. Pure.
 
+use std::collections::{HashMap, HashSet};
+
+use tokio::time::Instant;
+
+use super::{build::Prepared, gutter::unswept_until, ledger::Ledger};
 use crate::topology::{Entry, OnReturn, Placement, Policy, Topology};
 
 /// Why keys can't stay with their nodes yet, as this policy wants; `None` when they can. The nodes are those that
@@ -28,6 +34,65 @@ pub(super) fn owed(now: &Topology, nodes: &[Entry], policy: &Policy) -> Option<S
 fn any_stays(before: &Policy, after: &Policy) -> bool {
     examples(before, after)
         .any(|key| before.on_ejected_for(key).moves() && !after.on_ejected_for(key).moves())
+}
+
+/// Why a reload can't take keys from their owners yet: others may have old values of them, and could be the ones who
+/// get them. `None` when it can.
+pub(super) fn not_swept(
+    now: &Topology,
+    ledger: &Ledger,
+    prepared: &Prepared,
+    time: Instant,
+) -> Option<String> {
+    if !prepared.spec.policy.minds_old_copies() || prepared.moves.is_empty() {
+        return None;
+    }
+    let here: HashSet<&str> = now.nodes.iter().map(|e| &*e.node.name).collect();
+    // Who is new is emptied first.
+    let to_old = prepared.moves.iter().filter(|m| m.to.as_deref().is_some_and(|to| here.contains(to)));
+    let givers: HashSet<&str> = to_old.filter_map(|m| m.from.as_deref()).collect();
+    let gives = now.nodes.iter().filter(|e| givers.contains(&*e.node.name));
+    let (name, until) = gives
+        .filter_map(|e| Some((&e.node.name, ledger.unswept_until(e.node.id, time)?)))
+        .max_by_key(|(_, u)| *u)?;
+    Some(format!(
+        "pool {}: other nodes may have old values of keys that are node {name}'s now and would not be any more: reload \
+         again when these are deleted, in {} s at most, or put on_return: serve in force first",
+        now.pool,
+        (until - time).as_secs() + 1
+    ))
+}
+
+/// Remembers of whose keys others have old values from now on: of those to whom the reload gives any, and of those
+/// that come in the place of a node for which others took writes.
+pub(super) fn gains(
+    now: &Topology,
+    ledger: &mut Ledger,
+    (prepared, nodes): (&Prepared, &[Entry]),
+    time: Instant,
+) {
+    let policy = &prepared.spec.policy;
+    if !policy.minds_old_copies() {
+        return;
+    }
+    let stays: HashSet<&str> = nodes.iter().map(|e| &*e.node.name).collect();
+    // Who leaves takes what it has along.
+    let of_those =
+        prepared.moves.iter().filter(|m| m.from.as_deref().is_some_and(|from| stays.contains(from)));
+    let takers: HashSet<&str> = of_those.filter_map(|m| m.to.as_deref()).collect();
+    let before: HashMap<&str, &Entry> = now.nodes.iter().map(|e| (&*e.node.name, e)).collect();
+    let comes_for = |entry: &Entry| {
+        let old = before.get(&*entry.node.name);
+        old.is_some_and(|old| old.node.address != entry.node.address && !is_in_its_place(old.placement))
+    };
+    for entry in nodes.iter().filter(|e| takers.contains(&*e.node.name) || comes_for(e)) {
+        ledger.unswept(entry.node.id, unswept_until(policy, time));
+    }
+}
+
+/// Whether nobody else takes writes for a node.
+pub(super) fn is_in_its_place(placement: Placement) -> bool {
+    matches!(placement, Placement::Owns | Placement::Held)
 }
 
 /// Keys of which each has the same policies as many others, and together as all: of those for which the same two

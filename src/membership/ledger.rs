@@ -157,6 +157,11 @@ impl Ledger {
         *unswept = (*unswept).max(Some(until));
     }
 
+    /// Until when others may have old values of a node's keys.
+    pub(super) fn unswept_until(&self, node: NodeId, time: Instant) -> Option<Instant> {
+        self.known.get(&node)?.unswept.filter(|until| *until > time)
+    }
+
     /// Others have nothing of a node's any more; whether that was not known.
     pub(super) fn swept(&mut self, node: NodeId) -> bool {
         self.known.get_mut(&node).is_some_and(|known| known.unswept.take().is_some())

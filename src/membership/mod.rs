@@ -15,11 +15,7 @@ mod settle;
 mod start;
 mod warmth;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -525,10 +521,14 @@ fn pool_of(change: &Change) -> &str {
     }
 }
 
-/// The nodes that a reload adds.
+/// The nodes that a reload adds, and those at another address in the place of one for which others took writes.
 fn newcomers(now: &Topology, spec: &PoolSpec, targets: &[Arc<[Target]>]) -> Vec<Newcomer> {
-    let known: HashSet<&str> = now.nodes.iter().map(|e| &*e.node.name).collect();
-    let new = spec.nodes.iter().zip(targets).filter(|(node, _)| !known.contains(&*node.name));
+    let known: HashMap<&str, &Entry> = now.nodes.iter().map(|e| (&*e.node.name, e)).collect();
+    let is_new = |node: &NodeSpec| match known.get(&*node.name) {
+        Some(old) => old.node.address != node.address && !debt::is_in_its_place(old.placement),
+        None => true,
+    };
+    let new = spec.nodes.iter().zip(targets).filter(|(node, _)| is_new(node));
     new.map(|(spec, targets)| Newcomer { spec: spec.clone(), targets: targets.clone() }).collect()
 }
 

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     build::{Births, Prepared},
-    debt::{examples, owed},
+    debt::{examples, gains, not_swept, owed},
     gutter::{is_gutter_of, unswept_until},
     ledger::{Back, Ledger, Out},
     order::mark,
@@ -502,7 +502,11 @@ pub fn reload(
     if let Some(why) = owed(now, &nodes, &spec.policy) {
         return Outcome::Refused { why };
     }
+    if let Some(why) = not_swept(now, &ledger, prepared, time) {
+        return Outcome::Refused { why };
+    }
     ledger.retain(&nodes);
+    gains(now, &mut ledger, (prepared, &nodes), time);
     mark(&mut nodes, ledger.orders());
     let rules = Rules { eject_max: spec.health.eject_max, policy: &spec.policy, time };
     settle(&mut nodes, &rules, &mut ledger);

@@ -345,6 +345,15 @@ impl Policy {
         is_failover(self.on_ejected) || self.prefixes.iter().any(|p| is_failover(p.on_ejected))
     }
 
+    /// Whether nodes that had a key before may get it again, and must not have what it was: when a reload moves keys
+    /// they are deleted where they were.
+    pub fn minds_old_copies(&self) -> bool {
+        self.protocol != Protocol::Http
+            && self.on_return != OnReturn::Serve
+            && self.moves_keys()
+            && !self.fails_over()
+    }
+
     /// What a pool that speaks this obeys unless it is told otherwise. An HTTP node may ask another
     /// one before it answers, so that it is given more time.
     pub fn of(protocol: Protocol) -> Policy {
