@@ -9,6 +9,7 @@ mod judging;
 mod lag;
 mod memory;
 mod newcomer;
+mod patient;
 mod probe;
 mod quarantine;
 mod resolve;
@@ -48,9 +49,10 @@ use window::{Reading, SLICES, Window};
 pub use withhold::{ASK_MAX, Accusation, Fault, Judgement, LINK_GRACE, STALL_MIN, Shows, Witness, judge};
 
 use crate::topology::{
-    Cause, Change, Data, Entry, ErrorReply, Evidence, Failure, Health, Inbox, NodeId, NotedWrites, OnReturn,
-    Placement, Samples, Topology, TopologyReader,
+    Cause, Change, Data, Entry, ErrorReply, Failure, Health, Inbox, NodeId, NotedWrites, OnReturn, Placement,
+    Samples, Topology, TopologyReader,
 };
+use patient::Patient;
 use quarantine::{Cleaned, Quarantine};
 use sweep::Swept;
 
@@ -178,28 +180,6 @@ struct Ward {
     looks_at: Instant,
     window: Duration,
     looks: JoinSet<Vec<(NodeId, Reading)>>,
-}
-
-/// One watched node.
-struct Patient {
-    name: Arc<str>,
-    detector: Detector,
-    counts: [u64; Failure::ALL.len()],
-    said: [u64; ErrorReply::ALL.len()],
-    window: Window,
-    /// Who it was when it last served, and who it is.
-    served: Option<Life>,
-    life: Option<Life>,
-    /// It was emptied since it served, perhaps by a probe that was void.
-    flushed: bool,
-    /// What it came back with, until it serves.
-    back: Option<Data>,
-    /// How often it was asked.
-    asked: u64,
-    /// When the last probe began.
-    started: Instant,
-    call: Arc<Call>,
-    task: AbortHandle,
 }
 
 /// A verdict that is not sent yet. Its detector has pronounced it.
@@ -524,53 +504,6 @@ fn observations(node: &str, probe: Probe) -> Vec<Observation> {
             tracing::warn!(node, why, "a probe could not be made: limits of this machine");
             Vec::new()
         }
-    }
-}
-
-impl Patient {
-    /// What a node that is back came back with.
-    fn data(&self) -> Data {
-        match (&self.served, &self.life) {
-            (_, None) => Data::Unknown,
-            (Some(before), Some(now)) if before.is_same(now) => Data::Same,
-            (_, Some(Life { keys: Some(0), .. })) => Data::Empty,
-            (_, Some(_)) => Data::Other,
-        }
-    }
-
-    /// The same until it serves again: what it came back with, or what became of it since.
-    fn brings(&self) -> Data {
-        match (self.data(), self.back) {
-            (Data::Same, Some(back)) => back,
-            (data, _) => data,
-        }
-    }
-
-    /// Who answered a new connection. Another process was never emptied.
-    fn meets(&mut self, life: Option<&Life>) {
-        let Some(life) = life else { return };
-        self.flushed &= self.life.as_ref().is_some_and(|before| before.is_same(life));
-        self.life = Some(life.clone());
-    }
-
-    /// A node that serves is the one that a later return is compared with.
-    fn remember(&mut self) {
-        if matches!(self.detector.health(), Health::Healthy | Health::Suspect) {
-            self.served.clone_from(&self.life);
-            self.flushed = false;
-        }
-    }
-
-    /// What traffic saw since the last sample, if it saw a failure or was told of one.
-    fn news(&mut self, evidence: &Evidence) -> Option<Traffic> {
-        let counts = Failure::ALL.map(|kind| evidence.count(kind));
-        let new = std::array::from_fn(|i| counts[i] - self.counts[i]);
-        self.counts = counts;
-        let replies = ErrorReply::ALL.map(|kind| evidence.replies(kind));
-        let said = std::array::from_fn(|i| replies[i] - self.said[i]);
-        self.said = replies;
-        let traffic = Traffic { new, said, streak: evidence.streak() };
-        (new.iter().any(|n| *n > 0) || traffic.is_doubtful()).then_some(traffic)
     }
 }
 
