@@ -591,6 +591,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::topology::Evidence;
     use crate::{
         net::{Address, Target},
         ring::{self, Ring},
