@@ -67,7 +67,9 @@ impl Ward {
             Ok(done) => {
                 let is_empty = matches!(done, Done::Emptied(_) | Done::WasEmpty);
                 let below = if is_empty { LEVELS } else { cleaned.below };
-                if is_empty {
+                let leftovers = is_empty || cleaned.leftovers;
+                // What is in a gutter is not looked for: it lives for a bounded time.
+                if leftovers && !topology.policy.fails_over() {
                     self.sweep_after(node);
                 }
                 if let Done::Emptied(Some(keys @ 1..)) = done {
@@ -75,7 +77,6 @@ impl Ward {
                     let why = "sole_writer: true would keep what is not old, if nobody else writes to it";
                     tracing::warn!(%pool, node = name.as_deref(), keys, why, "a node that is back was emptied");
                 }
-                let leftovers = is_empty || cleaned.leftovers;
                 vec![Change::Cleaned { pool, node, below, leftovers, how: done.to_string().into() }]
             }
             Err(why) => {

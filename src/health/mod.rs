@@ -308,6 +308,10 @@ impl Ward {
             call,
             task,
         };
+        if entry.placement != Placement::Owns {
+            // It was away under another identity.
+            self.quarantine.cut(entry.node.id);
+        }
         self.scene.admit(&topology.pool, entry);
         self.patients.insert(entry.node.id, patient);
     }

@@ -20,13 +20,15 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::probe::{self, Question};
 use crate::topology::{
-    Data, Entry, NodeId, NotedWrites, OnReturn, Placement, Samples, Topology, Written, level,
+    Data, Entry, Health, NodeId, NotedWrites, OnReturn, Placement, Samples, Topology, Written, level,
 };
 
 /// How long is waited for what is in flight, and how long cleaning may take: requests wait meanwhile.
 const GRACE: Duration = Duration::from_millis(700);
 const CLEANING: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(1);
+/// A node that could not be cleaned key by key so often is emptied.
+const TRIES: u32 = 3;
 
 /// What health is given by a pool's workers: to clean nodes that are back, and to know what they are busy with.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub(super) struct Quarantine {
     missed: u64,
     /// Nodes that are being cleaned, and whether they left meanwhile.
     busy: HashMap<NodeId, bool>,
+    /// How often nodes could not be cleaned since they left.
+    failed: HashMap<NodeId, u32>,
 }
 
 /// What was written elsewhere while a node is away.
@@ -143,18 +147,25 @@ impl Quarantine {
             .map(|entry| entry.node.id)
             .collect();
         self.logs.retain(|id, _| away.contains(id));
-        if std::mem::replace(&mut self.missed, missed) != missed {
-            for id in away {
-                self.logs.insert(id, Log { keys: HashSet::new(), is_cut: true });
-            }
+        let policy = &topology.policy;
+        let is_noted = policy.on_return == OnReturn::Quarantine && policy.sole_writer;
+        if std::mem::replace(&mut self.missed, missed) != missed || !is_noted {
+            away.into_iter().for_each(|id| self.cut(id));
         }
+        self.failed.retain(|id, _| {
+            topology.position(*id).is_some_and(|at| topology.nodes[at].placement != Placement::Owns)
+        });
+    }
+
+    /// It is not known what was written elsewhere for a node.
+    pub(super) fn cut(&mut self, node: NodeId) {
+        self.logs.insert(node, Log { keys: HashSet::new(), is_cut: true });
     }
 
     /// Of nodes that are away it is not known any more what they have.
     pub(super) fn forget(&mut self, topology: &Topology) {
-        for entry in topology.nodes.iter().filter(|entry| entry.placement == Placement::Away) {
-            self.logs.insert(entry.node.id, Log { keys: HashSet::new(), is_cut: true });
-        }
+        let away = topology.nodes.iter().filter(|entry| entry.placement == Placement::Away);
+        away.for_each(|entry| self.cut(entry.node.id));
     }
 
     /// The nodes that are to be cleaned and are not yet.
@@ -191,6 +202,7 @@ impl Quarantine {
         let is_known = policy.on_return == OnReturn::Quarantine
             && policy.sole_writer
             && matches!(data, Data::Same | Data::Empty)
+            && self.failed.get(&node).is_none_or(|failed| *failed < TRIES)
             && !self.logs.get(&node).is_some_and(|log| log.is_cut);
         if !is_known {
             let what = if data == Data::Empty { Work::Nothing } else { Work::Empty };
@@ -203,11 +215,13 @@ impl Quarantine {
             by_node.entry(at).or_default().push(key.clone());
             match topology.position_over(*taken_by).filter(|other| *other != at) {
                 None => {}
-                Some(other) if topology.entry(other).placement.serves() => {
+                Some(other) if is_reached(topology.entry(other)) => {
                     by_node.entry(other).or_default().push(key.clone());
                 }
                 // Its own pool cleans it, and knows nothing of these keys.
                 Some(other) if topology.is_gutter(other) => leftovers = true,
+                // It is not cleaned when it answers again: it has not left.
+                Some(other) if topology.entry(other).placement != Placement::Away => leftovers = true,
                 // It is away now, and has an old value when it is back.
                 Some(_) => later.push(Written { away: *taken_by, taken_by: *taken_by, key: key.clone() }),
             }
@@ -234,6 +248,9 @@ impl Quarantine {
     /// A cleaning ended.
     pub(super) fn ended(&mut self, topology: &Topology, cleaned: &Cleaned) {
         self.busy.remove(&cleaned.node);
+        if cleaned.done.is_err() {
+            *self.failed.entry(cleaned.node).or_default() += 1;
+        }
         let Some(log) = self.logs.get_mut(&cleaned.node) else { return };
         match cleaned.done {
             Err(_) => {}
@@ -248,6 +265,11 @@ impl Quarantine {
     pub(super) fn dropped(&mut self, node: NodeId) {
         self.busy.remove(&node);
     }
+}
+
+/// Whether a node serves and answers, as far as is known.
+fn is_reached(entry: &Entry) -> bool {
+    entry.placement.serves() && matches!(entry.health, Health::Healthy | Health::Suspect)
 }
 
 fn question(topology: &Topology, at: usize) -> Question {
@@ -306,7 +328,7 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::topology::{Admission, HealthSettings};
+    use crate::topology::{Admission, Evidence, HealthSettings, LEVELS, Node, Policy};
 
     /// A pool of one node with this placement.
     fn topology(placement: Placement) -> Topology {
@@ -332,5 +354,95 @@ mod tests {
         assert!(!quarantine.has_left(node));
         quarantine.follow(&topology(Placement::Away), 0);
         assert!(quarantine.has_left(node), "an operator took it out");
+    }
+
+    /// A pool of two nodes, of which the first is or was away, and the second takes its writes.
+    fn two(placements: [Placement; 2], health: Health, sole_writer: bool) -> Topology {
+        let one = topology(placements[0]);
+        let first = one.nodes[0].clone();
+        let node = Node {
+            id: TAKER,
+            name: "n2".into(),
+            address: first.node.address.clone(),
+            weight: 1,
+            zone: None,
+            evidence: Evidence::default(),
+            blocks: Arc::new([]),
+        };
+        let second = Entry { node: Arc::new(node), placement: placements[1], health, ..first.clone() };
+        let policy = Policy { on_return: OnReturn::Quarantine, sole_writer, ..(*one.policy).clone() };
+        Topology { nodes: Arc::new([first, second]), policy: Arc::new(policy), ..one }
+    }
+
+    const TAKER: NodeId = NodeId(8);
+    const FENCED: Placement = Placement::Starting(Admission { admitted: 0, fence: LEVELS });
+
+    fn written(topology: &Topology) -> [Written; 1] {
+        [Written { away: topology.nodes[0].node.id, taken_by: TAKER, key: b"k".as_slice().into() }]
+    }
+
+    /// What is done to the first node, in one letter for each piece of work.
+    fn planned(quarantine: &mut Quarantine, topology: &Topology) -> (String, bool) {
+        let node = topology.nodes[0].node.id;
+        let plan = quarantine.plan(topology, node, Data::Same).expect("it is to be cleaned");
+        let letter = |(_, work): &(Question, Work)| match work {
+            Work::Nothing => 'n',
+            Work::Empty => 'e',
+            Work::Delete(_) => 'd',
+        };
+        (plan.work.iter().map(letter).collect(), plan.leftovers)
+    }
+
+    /// Whoever took writes and does not answer, though it has its keys, is no reason to wait: what it has is left
+    /// over, and looked for when it answers again.
+    #[test]
+    fn takers_that_do_not_answer() {
+        use Health::{Ejected, Healthy};
+        use Placement::{Away, Held, Owns};
+        for (placement, health, wanted) in [
+            (Owns, Healthy, ("dd", false)),
+            (Held, Ejected, ("d", true)),
+            (Owns, Ejected, ("d", true)),
+            (Away, Ejected, ("d", false)),
+        ] {
+            let (before, now) = (two([Away, Owns], Healthy, true), two([FENCED, placement], health, true));
+            let mut quarantine = Quarantine::default();
+            quarantine.follow(&before, 0);
+            quarantine.remember(written(&before), &before);
+            quarantine.follow(&now, 0);
+            let (work, leftovers) = planned(&mut quarantine, &now);
+            assert_eq!((&*work, leftovers), wanted, "{placement:?} {health:?}");
+        }
+    }
+
+    /// What was written while nothing was noted, as the pool had other writers then, is not known.
+    #[test]
+    fn notes_from_the_beginning_only() {
+        use Placement::{Away, Owns};
+        let mut quarantine = Quarantine::default();
+        quarantine.follow(&two([Away, Owns], Health::Healthy, false), 0);
+        quarantine.follow(&two([Away, Owns], Health::Healthy, true), 0);
+        let now = two([FENCED, Owns], Health::Healthy, true);
+        quarantine.follow(&now, 0);
+        assert_eq!(planned(&mut quarantine, &now).0, "e");
+        quarantine.follow(&two([Owns, Owns], Health::Healthy, true), 0);
+        quarantine.follow(&now, 0);
+        assert_eq!(planned(&mut quarantine, &now).0, "", "it owned its keys since");
+    }
+
+    /// A node that can't be cleaned key by key is emptied after some tries.
+    #[test]
+    fn emptied_in_the_end() {
+        let now = two([FENCED, Placement::Owns], Health::Healthy, true);
+        let node = now.nodes[0].node.id;
+        let mut quarantine = Quarantine::default();
+        quarantine.remember(written(&now), &now);
+        for _ in 0..TRIES {
+            assert_eq!(planned(&mut quarantine, &now).0, "dd");
+            let done = Err("no".to_owned());
+            quarantine.ended(&now, &Cleaned { node, below: LEVELS, leftovers: false, done });
+            quarantine.follow(&now, 0);
+        }
+        assert_eq!(planned(&mut quarantine, &now), ("e".to_owned(), true));
     }
 }

@@ -191,7 +191,8 @@ impl Births {
                 Health::Healthy | Health::Suspect => Health::Healthy,
                 Health::Ejected | Health::Probation => Health::Ejected,
             };
-            let entry = Entry { node: self.node(spec, Some(node)), health, slow: None, ..(*old).clone() };
+            let node_after = self.node(spec, Some(node));
+            let entry = Entry { node: node_after, health, slow: None, misconfigured: None, ..(*old).clone() };
             renamed(node.id, entry.node.id);
             entry
         };

@@ -12,11 +12,15 @@ use crate::topology::{Entry, OnReturn, Placement, Policy, Topology};
 
 /// Why keys can't stay with their nodes yet, as this policy wants; `None` when they can. The nodes are those that
 /// stay in the pool, placed as they are now.
-pub(super) fn owed(now: &Topology, nodes: &[Entry], policy: &Policy) -> Option<String> {
+pub(super) fn owed(now: &Topology, ledger: &Ledger, nodes: &[Entry], policy: &Policy) -> Option<String> {
     if now.policy.on_return == OnReturn::Serve || !any_stays(&now.policy, policy) {
         return None;
     }
-    let owes = |e: &&Entry| matches!(e.placement, Placement::Away | Placement::Starting(_));
+    let owes = |e: &&Entry| match e.placement {
+        Placement::Owns => false,
+        Placement::Held => ledger.has_left(e.node.id),
+        Placement::Away | Placement::Starting(_) => true,
+    };
     let mut owing = nodes.iter().filter(owes);
     let first = &owing.next()?.node.name;
     let which = match owing.count() {

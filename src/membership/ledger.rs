@@ -36,7 +36,7 @@ struct Known {
     out: Option<Out>,
     back: Option<Back>,
     start: Option<Start>,
-    /// When it gave its keys up, while others have them.
+    /// When it gave its keys up, until it has all of them again.
     left: Option<Instant>,
     /// Until then others may have what they took for it.
     unswept: Option<Instant>,
@@ -60,8 +60,12 @@ pub(super) struct Back {
     pub(super) evidence: Arc<str>,
     /// It was there before.
     is_known: bool,
-    /// An operator said that it need not wait.
+    /// It was out by hand since: nobody knows what was done to it.
+    was_ordered: bool,
+    /// An operator said that it need not wait for the budget.
     is_waived: bool,
+    /// An operator said that it is to serve with what it has.
+    is_accepted: bool,
     at: Instant,
 }
 
@@ -113,7 +117,16 @@ impl Ledger {
         self.turn += 1;
         let is_known = !self.is_first(node);
         let evidence = evidence.into();
-        let back = Back { turn: self.turn, data, evidence, is_known, is_waived: false, at };
+        let back = Back {
+            turn: self.turn,
+            data,
+            evidence,
+            is_known,
+            was_ordered: false,
+            is_waived: false,
+            is_accepted: false,
+            at,
+        };
         let known = self.known.entry(node).or_default();
         (known.out, known.back) = (None, Some(back));
     }
@@ -186,10 +199,14 @@ impl Ledger {
         &self.orders
     }
 
-    /// A node that waits to return need not wait; whether it did.
-    pub(super) fn go_on(&mut self, node: NodeId) -> bool {
-        let back = self.known.get_mut(&node).and_then(|known| known.back.as_mut());
-        back.map(|back| back.is_waived = true).is_some()
+    /// A node that waits to return need not wait for the budget; whether it did. Nor for a word, if that is one.
+    pub(super) fn go_on(&mut self, node: NodeId, is_word: bool) -> bool {
+        let Some(back) = self.known.get_mut(&node).and_then(|known| known.back.as_mut()) else {
+            return false;
+        };
+        let before = (back.is_waived, back.is_accepted);
+        (back.is_waived, back.is_accepted) = (true, back.is_accepted || is_word);
+        before != (back.is_waived, back.is_accepted)
     }
 
     /// In which turn a node was ejected.
@@ -208,10 +225,26 @@ impl Ledger {
         self.back(node).is_some_and(|back| !back.is_waived && (back.data.is_cold() || is_emptied))
     }
 
+    /// Whether others have had keys of a node since it had all of them.
+    pub(super) fn has_left(&self, node: NodeId) -> bool {
+        self.known.get(&node).is_some_and(|known| known.left.is_some())
+    }
+
+    /// Whether a node that is back has nothing, for sure.
+    pub(super) fn is_bare(&self, node: NodeId) -> bool {
+        let is_bare = |back: &Back| matches!(back.data, Data::Flushed | Data::Empty) && !back.was_ordered;
+        self.back(node).is_some_and(is_bare)
+    }
+
     /// Whether a node that is to keep what it has came back without it, and nobody said that it is to serve.
     pub(super) fn is_lost(&self, node: NodeId, policy: &Policy) -> bool {
-        let is_lost = |back: &Back| back.is_known && !back.is_waived && back.data == Data::Empty;
+        let is_lost = |back: &Back| back.is_known && !back.is_accepted && back.data == Data::Empty;
         policy.durable && self.back(node).is_some_and(is_lost)
+    }
+
+    /// Whether a node that is back has to wait, whatever the budget says.
+    pub(super) fn waits(&self, node: NodeId, policy: &Policy, time: Instant) -> bool {
+        self.expires(node, policy, time).is_some() || self.is_lost(node, policy)
     }
 
     /// Until when the keys of an ejected node do not move, whatever the budget says, and why.
@@ -269,13 +302,17 @@ impl Ledger {
             return (Arc::default(), None);
         }
         let is_back = |e: &Entry| matches!(e.health, Health::Healthy | Health::Suspect);
-        // Who is out by hand waits for the operator.
-        let is_away = |e: &&Entry| e.placement == Placement::Away && is_back(e) && e.order.is_none();
+        let is_away = |e: &&Entry| e.placement == Placement::Away && is_back(e);
         let away: HashSet<NodeId> = nodes.iter().filter(is_away).map(|e| e.node.id).collect();
         let is_starting = |e: &&Entry| matches!(e.placement, Placement::Starting(_));
         let starting: HashSet<NodeId> = nodes.iter().filter(is_starting).map(|e| e.node.id).collect();
-        let owning = |e: &&Entry| matches!(e.placement, Placement::Owns | Placement::Held);
+        let owning = |e: &&Entry| e.placement == Placement::Owns;
         let owning: HashSet<NodeId> = nodes.iter().filter(owning).map(|e| e.node.id).collect();
+        let ordered = nodes.iter().filter(|e| e.order.is_some_and(Order::is_out));
+        for id in ordered.map(|e| e.node.id) {
+            let back = self.known.get_mut(&id).and_then(|known| known.back.as_mut());
+            back.into_iter().for_each(|back| back.was_ordered = true);
+        }
         for (id, known) in &mut self.known {
             known.left = known.left.filter(|_| !owning.contains(id));
             known.unswept = known.unswept.filter(|until| *until > time);
@@ -289,7 +326,8 @@ impl Ledger {
         self.known.retain(|_, known| !known.is_empty());
         let waits: Arc<[Wait]> = nodes
             .iter()
-            .filter(|e| e.placement == Placement::Held || away.contains(&e.node.id))
+            // Who is out by hand waits for the operator.
+            .filter(|e| e.placement == Placement::Held || e.order.is_none() && away.contains(&e.node.id))
             .map(|e| self.wait(e, policy, time))
             .collect();
         let steps = nodes.iter().filter(is_starting);

@@ -50,8 +50,19 @@ pub fn order(
     };
     let entry = &now.nodes[at];
     check(now, entry, order)?;
+    if order == Some(Order::Drain)
+        && entry.placement.serves()
+        && let Some(until) =
+            ledger.unswept_until(entry.node.id, time).filter(|_| now.policy.minds_old_copies())
+    {
+        return Err(format!(
+            "node {name}: other nodes may have old values of its keys, which are being deleted: drain it then, in {} s \
+             at most; eject takes it out now, and may bring them up",
+            (until - time).as_secs() + 1
+        ));
+    }
     let mut ledger = ledger.clone();
-    let waited = order.is_none() && ledger.go_on(entry.node.id);
+    let waited = order.is_none() && ledger.go_on(entry.node.id, entry.order.is_none());
     if entry.order == order && !waited {
         return Ok(None);
     }

@@ -499,7 +499,7 @@ pub fn reload(
     let mut nodes = births.carry(&now.nodes, prepared, &mut |before, after| {
         ledger.renamed(before, after);
     });
-    if let Some(why) = owed(now, &nodes, &spec.policy) {
+    if let Some(why) = owed(now, &ledger, &nodes, &spec.policy) {
         return Outcome::Refused { why };
     }
     if let Some(why) = not_swept(now, &ledger, prepared, time) {

@@ -208,7 +208,7 @@ fn count_diagnosis(pool: &str, diagnosis: &Diagnosis) {
 }
 
 /// What an incident has of an event.
-fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>, Told)> {
+pub(super) fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>, Told)> {
     let serves = |node: &Arc<str>| {
         let works = |health| matches!(health, Health::Healthy | Health::Suspect);
         let entry = after.nodes.iter().find(|entry| entry.node.name == *node);

@@ -6,7 +6,9 @@ use std::cmp::Reverse;
 use tokio::time::Instant;
 
 use super::{gutter::unswept_until, ledger::Ledger, start::Start};
-use crate::topology::{Data, Entry, Health, OnReturn, Order, Placement, Policy};
+use crate::topology::{
+    Admission, Entry, Health, LEVELS, NodeId, OnReturn, Order, Placement, Policy, WaitReason,
+};
 
 /// What placements obey.
 pub(super) struct Rules<'a> {
@@ -45,19 +47,10 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
     for i in leavers(nodes, &before, ledger) {
         if goes(&nodes[i]) {
             let share = f64::from(nodes[i].node.weight) / holders as f64;
-            nodes[i].placement = match before[i] {
-                // Of one that has just begun to start, most of the keys are elsewhere anyhow.
-                Placement::Away | Placement::Starting(_) => Placement::Away,
-                _ if !rules.policy.moves_keys() => Placement::Away,
-                _ if ledger.stays(nodes[i].node.id, rules.policy, rules.time).is_some() => Placement::Held,
-                // It was never there: nobody's keys go cold that were warm.
-                _ if ledger.is_first(nodes[i].node.id) => Placement::Away,
-                _ if ledger.spending.ejects(share, &rules.policy.warmth, rules.time) => Placement::Away,
-                _ => Placement::Held,
-            };
+            nodes[i].placement = leave(nodes[i].node.id, before[i], share, rules, ledger);
         }
     }
-    for i in returners(nodes, &before, ledger, rules.policy) {
+    for i in returners(nodes, &before, ledger, rules) {
         let share = f64::from(nodes[i].node.weight) / (holders + u64::from(nodes[i].node.weight)) as f64;
         if !ledger.spending.returns(share, &rules.policy.warmth, rules.time) && goes(&nodes[i]) {
             nodes[i].placement = Placement::Away;
@@ -65,9 +58,7 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
     }
     for i in 0..nodes.len() {
         let is_new = before[i] == Placement::Away && nodes[i].placement == Placement::Owns;
-        let id = nodes[i].node.id;
-        let waits =
-            || ledger.expires(id, rules.policy, rules.time).is_some() || ledger.is_lost(id, rules.policy);
+        let waits = || ledger.waits(nodes[i].node.id, rules.policy, rules.time);
         if is_new && nodes[i].order.is_none() && waits() && goes(&nodes[i]) {
             nodes[i].placement = Placement::Away;
         }
@@ -81,9 +72,37 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
         // What nobody has who starts would have no owner at all: the one that has come furthest takes it.
         let starting = (0..nodes.len()).filter(|i| nodes[*i].placement.serves());
         if let Some(i) = starting.max_by_key(|i| (nodes[*i].placement, Reverse(*i))) {
-            nodes[i].placement = Placement::Owns;
-            ledger.set_start(nodes[i].node.id, None);
+            let id = nodes[i].node.id;
+            nodes[i].placement = match (nodes[i].placement, ledger.start(id).is_none_or(Start::is_clean)) {
+                // All keys wait until it is: what it has of them may be old.
+                (Placement::Starting(to), false) => Placement::Starting(Admission { fence: LEVELS, ..to }),
+                _ => {
+                    ledger.set_start(id, None);
+                    Placement::Owns
+                }
+            };
         }
+    }
+}
+
+/// Where the keys are of a node that fails, and had its keys, or some of them, until now.
+fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
+    let Rules { policy, time, .. } = *rules;
+    let stays = ledger.stays(id, policy, time).map(|(reason, _)| reason);
+    let mut fits = |share| ledger.spending.ejects(share, &policy.warmth, time);
+    match before {
+        Placement::Away => Placement::Away,
+        _ if !policy.moves_keys() => Placement::Away,
+        Placement::Starting(_) if stays == Some(WaitReason::Leftovers) => Placement::Held,
+        Placement::Starting(to) if fits(share * to.share()) => Placement::Away,
+        // Most of its keys are elsewhere anyhow.
+        Placement::Starting(to) if to.share() < 0.5 => Placement::Away,
+        Placement::Starting(_) => Placement::Held,
+        _ if stays.is_some() => Placement::Held,
+        // It was never there: nobody's keys go cold that were warm.
+        _ if ledger.is_first(id) => Placement::Away,
+        _ if ledger.spending.ejects(share, &policy.warmth, time) => Placement::Away,
+        _ => Placement::Held,
     }
 }
 
@@ -93,11 +112,12 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
     let is_back = matches!(entry.health, Health::Healthy | Health::Suspect);
     let start = match before {
         // It never gave its keys to anybody.
-        Placement::Owns | Placement::Held => return Placement::Owns,
+        Placement::Owns => return Placement::Owns,
+        Placement::Held if !ledger.has_left(id) => return Placement::Owns,
         // The guard wants it, as it is.
         _ if !is_back || !policy.moves_keys() => return Placement::Owns,
         Placement::Starting(_) => ledger.start(id).copied(),
-        Placement::Away => {
+        _ => {
             // Of a quarantine it is said when it is cleaned.
             if matches!(policy.on_return, OnReturn::Flush | OnReturn::Ttl) {
                 ledger.unswept(id, unswept_until(policy, rules.time));
@@ -106,13 +126,13 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
         }
     };
     let start = start.unwrap_or_else(|| {
-        let data = ledger.back(id).map(|back| back.data);
         let is_clean = match policy.on_return {
-            // What it had has expired before it came so far.
-            OnReturn::Serve | OnReturn::Ttl => true,
+            OnReturn::Serve => true,
+            // The guard may want it before its time.
+            OnReturn::Ttl => ledger.expires(id, policy, rules.time).is_none(),
             // Those that took its writes have to be cleaned, too.
             OnReturn::Quarantine => false,
-            OnReturn::Flush => matches!(data, Some(Data::Flushed | Data::Empty)),
+            OnReturn::Flush => ledger.is_bare(id),
         };
         Start::new(rules.time, is_clean)
     });
@@ -149,11 +169,14 @@ fn leavers(nodes: &[Entry], before: &[Placement], ledger: &Ledger) -> Vec<usize>
 }
 
 /// Who is back, cold and not yet in its place, in the order of their returns.
-fn returners(nodes: &[Entry], before: &[Placement], ledger: &Ledger, policy: &Policy) -> Vec<usize> {
+fn returners(nodes: &[Entry], before: &[Placement], ledger: &Ledger, rules: &Rules<'_>) -> Vec<usize> {
+    let Rules { policy, time, .. } = *rules;
     let is_back = |i: &usize| matches!(nodes[*i].health, Health::Healthy | Health::Suspect);
     let mut back: Vec<usize> = (0..nodes.len())
         .filter(|i| before[*i] == Placement::Away && is_back(i) && nodes[*i].order.is_none())
         .filter(|i| ledger.returns_cold(nodes[*i].node.id, policy))
+        // What it may not have yet costs nothing yet.
+        .filter(|i| !ledger.waits(nodes[*i].node.id, policy, time))
         .collect();
     back.sort_by_cached_key(|i| ledger.returned_in(nodes[*i].node.id));
     back

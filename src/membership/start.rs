@@ -30,6 +30,11 @@ impl Start {
         Start { since, clean: if is_clean { LEVELS } else { 0 }, after: None }
     }
 
+    /// Whether all of its keys are clean.
+    pub(super) fn is_clean(&self) -> bool {
+        self.clean >= LEVELS
+    }
+
     pub(super) fn cleaned(&mut self, below: u32) {
         self.clean = self.clean.max(below);
     }
@@ -72,10 +77,11 @@ impl Start {
     /// When it may take more without anybody telling.
     pub(super) fn next(&self, placement: Placement, policy: &Policy, time: Instant) -> Option<Instant> {
         let Placement::Starting(admission) = placement else { return None };
-        if admission.is_fenced() {
-            return None;
-        }
         let again = self.after.filter(|after| *after > time);
+        if admission.is_fenced() {
+            // Of one that is to be cleaned because nobody else is left.
+            return again;
+        }
         let steps = self.steps(policy, time);
         let step = (steps < STEPS).then(|| {
             // A hair later, or rounding has it look a moment too soon and find nothing to do.

@@ -1,3 +1,5 @@
+mod returns;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -106,7 +108,14 @@ impl Planned {
 
     /// Puts an outcome in force; what was told, if anything was published.
     pub(super) fn apply(&mut self, outcome: Outcome) -> Option<Vec<Event>> {
-        let Outcome::Publish(step) = outcome else { return None };
+        let step = match outcome {
+            Outcome::Publish(step) => step,
+            Outcome::Remember(ledger) => {
+                self.ledger = *ledger;
+                return None;
+            }
+            _ => return None,
+        };
         assert_eq!(step.next.revision, self.topology.revision + 1);
         assert!(step.next.epoch - self.topology.epoch <= 1);
         self.ledger = step.ledger;
@@ -662,7 +671,7 @@ fn who_is_out_by_hand_waits_for_nothing_else() {
     assert_eq!(told(pool.eject("n1")), [""; 0]);
     assert_eq!(told(pool.restore_with("n1", Data::Empty)), [""; 0]);
     assert_eq!(pool.topology.budget_due, None);
-    assert_eq!(pool.order("n1", None), Ok(vec!["ordered n1: none".to_owned()]));
+    assert_eq!(pool.order("n1", None), Ok(["ordered n1: none", "restored n1"].map(str::to_owned).to_vec()));
     assert_eq!(pool.entry("n1").placement, Placement::Owns);
 }
 

@@ -70,6 +70,8 @@ pub(super) fn departures<'a, S: Side>(old: &'a [Rc<S>], topology: &Topology) -> 
             Some(e) if e.placement.serves() => return None,
             Some(e) if e.order == Some(Order::Eject) => Leaving::Evict,
             Some(e) if e.health == Health::Healthy => Leaving::Retire,
+            // It answers, as far as is known.
+            Some(e) if e.order == Some(Order::Drain) && e.health == Health::Suspect => Leaving::Retire,
             Some(_) => Leaving::Evict,
         };
         Some(Departure { side, leaving, is_gone: entry.is_none() })

@@ -314,7 +314,12 @@ impl Laws {
             let name = &entry.node.name;
             let failed = matches!(entry.health, Health::Ejected | Health::Probation);
             if let Placement::Starting(_) = entry.placement {
-                let owned = |e: &Entry| matches!(e.placement, Placement::Owns | Placement::Held);
+                // Of one that was held while it started, others have had keys.
+                let owned = |e: &Entry| match e.placement {
+                    Placement::Owns => true,
+                    Placement::Held => !self.owing.contains(name),
+                    Placement::Away | Placement::Starting(_) => false,
+                };
                 let owned = case.before.nodes.iter().any(|e| e.node.id == entry.node.id && owned(e));
                 holds(Law::Survivors, !failed && !owned, || {
                     format!("node {name} is {:?} and starts, it owned: {owned}", entry.health)
@@ -358,7 +363,9 @@ impl Laws {
                 }
             };
             let is_same = |e: &&Entry| e.node.name == *name && e.node.address == entry.node.address;
-            if before.nodes.iter().find(is_same).is_some_and(is_away) {
+            let was_out =
+                |e: &Entry| is_away(e) || e.placement == Placement::Held && self.owing.contains(name);
+            if before.nodes.iter().find(is_same).is_some_and(was_out) {
                 let clean = if self.needs_cleaning(name, after) { 0 } else { LEVELS };
                 self.starts.insert(name.clone(), (*time, clean));
             }

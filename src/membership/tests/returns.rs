@@ -1,0 +1,217 @@
+//! What is owed for nodes that come back, on paths that are rare: nobody else left, orders and reloads in between,
+//! failures while it still starts.
+
+use super::*;
+use crate::topology::{LEVELS, OnReturn, level};
+
+fn pool(weights: &[u32], edit: impl FnOnce(&mut Policy)) -> PoolSpec {
+    let mut spec = spec(weights, 0.5);
+    let mut policy = (*spec.policy).clone();
+    policy.on_return = OnReturn::Quarantine;
+    edit(&mut policy);
+    spec.policy = Arc::new(policy);
+    spec
+}
+
+fn cleaned(pool: &mut Planned, name: &str, leftovers: bool) {
+    let node = pool.id(name);
+    pool.change(&Change::Cleaned { pool: "cache".into(), node, below: LEVELS, leftovers, how: "".into() });
+}
+
+fn placements(pool: &Planned) -> Vec<Placement> {
+    pool.topology.nodes.iter().map(|entry| entry.placement).collect()
+}
+
+fn is_waited_for(pool: &Planned, name: &str) -> bool {
+    let at = pool.topology.position(pool.id(name)).expect("it is there");
+    let key = |i: u32| format!("key:{i}");
+    (0..100).map(key).all(|key| {
+        let hash = pool.topology.ring.hash(key.as_bytes());
+        pool.topology.route(hash, key.as_bytes()) == Route::Wait(at)
+    })
+}
+
+/// A node that is not clean yet does not serve, though nobody else is left who could: all keys wait until it is.
+#[test]
+fn the_last_one_is_cleaned_first() {
+    for dies_first in [true, false] {
+        let mut pool = Planned::new(&pool(&[1, 1], |p| p.sole_writer = true));
+        pool.eject("n0");
+        if dies_first {
+            pool.eject("n1");
+            pool.restore("n0");
+        } else {
+            pool.restore("n0");
+            pool.eject("n1");
+        }
+        assert!(is_waited_for(&pool, "n0"), "{:?}", placements(&pool));
+        let node = pool.id("n0");
+        pool.change(&Change::NotCleaned { pool: "cache".into(), node });
+        assert!(is_waited_for(&pool, "n0"), "there is still nobody else");
+        cleaned(&mut pool, "n0", false);
+        assert_eq!(placements(&pool), [Placement::Owns, Placement::Away]);
+    }
+}
+
+/// A node that fails while it still starts has the keys that it had taken back held, as long as others have old
+/// values of them.
+#[test]
+fn leftovers_of_one_that_starts() {
+    let mut pool = Planned::new(&pool(&[1; 4], |p| p.slow_start = Duration::from_secs(16)));
+    pool.eject("n1");
+    pool.restore("n1");
+    cleaned(&mut pool, "n1", true);
+    pool.time += Duration::from_millis(14_500);
+    pool.budget();
+    let is_taken = |key: &String| {
+        let hash = pool.topology.ring.hash(key.as_bytes());
+        pool.topology.ring.first(hash) == 1 && level(hash) < LEVELS / 2
+    };
+    let key = (0..).map(|i| format!("key:{i}")).find(is_taken).expect("one of them");
+    let hash = pool.topology.ring.hash(key.as_bytes());
+    assert_eq!(pool.topology.route(hash, key.as_bytes()), Route::Send(1));
+    assert_eq!(told(pool.eject("n1")), ["held n1"]);
+    assert_eq!(pool.topology.route(hash, key.as_bytes()), Route::Fail(1));
+    let node = pool.id("n1");
+    assert_eq!(told(pool.change(&Change::Swept { pool: "cache".into(), node })), ["released n1"]);
+}
+
+/// A drain waits for leftovers, too; to take the node out at once is the operator's word.
+#[test]
+fn leftovers_and_orders() {
+    let mut pool = Planned::new(&pool(&[1; 4], |_| {}));
+    pool.eject("n1");
+    pool.restore("n1");
+    cleaned(&mut pool, "n1", true);
+    pool.time += Duration::from_secs(1);
+    let why = pool.order("n1", Some(Order::Drain)).expect_err("others have old values");
+    assert!(
+        why.contains("node n1: other nodes may have old values of its keys") && why.contains("120 s"),
+        "{why}"
+    );
+    let node = pool.id("n1");
+    pool.change(&Change::Swept { pool: "cache".into(), node });
+    pool.order("n1", Some(Order::Drain)).expect("nothing is left over");
+}
+
+/// Who comes back and waits for its time to pass, and is wanted before, is cleaned like others.
+#[test]
+fn the_guard_wants_it_before_its_time() {
+    let minute = Some(Duration::from_secs(60));
+    let mut pool = Planned::new(&pool(&[1; 4], |p| (p.on_return, p.ttl_max) = (OnReturn::Ttl, minute)));
+    pool.eject("n0");
+    assert_eq!(told(pool.restore("n0")), ["waits n0"]);
+    pool.eject("n1");
+    pool.eject("n2");
+    assert!(
+        matches!(pool.entry("n0").placement, Placement::Starting(to) if to.is_fenced()),
+        "{:?}",
+        placements(&pool)
+    );
+}
+
+/// What a node does not get yet is not paid for, and what a node has got back is when it fails again.
+#[test]
+fn the_budget_of_returns() {
+    let window = Duration::from_secs(60);
+    let ttl = |p: &mut Policy| (p.on_return, p.ttl_max) = (OnReturn::Ttl, Some(Duration::from_secs(600)));
+    let mut waits = Planned::new(&frugal(pool(&[1; 10], ttl), 0.25, window));
+    waits.eject("n0");
+    waits.time += window;
+    assert_eq!(told(waits.restore_with("n0", Data::Unknown)), ["waits n0"]);
+    assert_eq!(told(waits.eject("n1")), ["ejected n1"]);
+    assert_eq!(told(waits.eject("n2")), ["ejected n2"], "a ninth and an eighth are no quarter");
+
+    let slow = |p: &mut Policy| (p.on_return, p.slow_start) = (OnReturn::Serve, Duration::from_secs(600));
+    let mut starts = Planned::new(&frugal(pool(&[1; 8], slow), 0.25, window));
+    let all = ["n0", "n1", "n2", "n3"];
+    for name in all {
+        starts.eject(name);
+        starts.time += window;
+        starts.budget();
+    }
+    all.into_iter().for_each(|name| drop(starts.restore(name)));
+    starts.time += Duration::from_secs(550);
+    starts.budget();
+    let before = holders(&starts);
+    let said: Vec<String> = all.into_iter().flat_map(|name| told(starts.eject(name))).collect();
+    assert_eq!(said, ["ejected n0", "held n1", "held n2", "held n3"]);
+    let moved = before.iter().zip(holders(&starts)).filter(|(before, after)| *before != after).count();
+    assert!(moved < before.len() / 4, "{moved} of {} keys moved at once", before.len());
+}
+
+/// Who serves each of many keys, or would if it did not wait.
+fn holders(pool: &Planned) -> Vec<usize> {
+    let topology = &pool.topology;
+    let key = |i: u32| format!("key:{i}");
+    let holder = |key: String| match topology.route(topology.ring.hash(key.as_bytes()), key.as_bytes()) {
+        Route::Send(at) | Route::Wait(at) | Route::Fail(at) | Route::Miss(at) => at,
+        Route::NoOwner => usize::MAX,
+    };
+    (0..2000).map(key).map(holder).collect()
+}
+
+/// An incident ends when its node is back, whoever let it.
+#[test]
+fn an_order_does_not_leave_it_open() {
+    let mut pool = Planned::new(&pool(&[1; 4], |p| p.on_return = OnReturn::Serve));
+    let incidents = crate::incident::Incidents::default();
+    let note = |pool: &mut Planned, act: fn(&mut Planned) -> Vec<Event>| {
+        let before = pool.topology.clone();
+        let events = act(pool);
+        let told: Vec<_> = events.iter().filter_map(|e| record::for_incident(&pool.topology, e)).collect();
+        incidents.note(pool.topology.revision, (&before, &pool.topology), &told, (0.0, &[]));
+    };
+    fn ordered(pool: &mut Planned, wanted: Option<Order>) -> Vec<Event> {
+        let step = order(&pool.topology, &pool.ledger, ("n1", wanted), pool.time);
+        pool.apply(Outcome::Publish(step.expect("it can be").expect("it is not so"))).expect("it is done")
+    }
+    note(&mut pool, |pool| pool.eject("n1").expect("it was there"));
+    note(&mut pool, |pool| ordered(pool, Some(Order::Drain)));
+    note(&mut pool, |pool| pool.restore("n1").expect("it was out"));
+    assert!(incidents.all()[0].closed_ms.is_none());
+    note(&mut pool, |pool| ordered(pool, None));
+    assert_eq!(pool.entry("n1").placement, Placement::Owns);
+    assert!(incidents.all()[0].closed_ms.is_some(), "{:?}", incidents.all()[0].timeline);
+}
+
+/// A durable node that loses its data while it is drained is not served when the drain is over, until it is said.
+#[test]
+fn a_durable_node_that_was_drained() {
+    let durable = |p: &mut Policy| {
+        (p.on_return, p.durable, p.on_ejected) = (OnReturn::Serve, true, OnEjected::Fail);
+    };
+    let mut pool = Planned::new(&pool(&[1; 4], durable));
+    pool.order("n1", Some(Order::Drain)).expect("others serve");
+    pool.eject("n1");
+    pool.restore_with("n1", Data::Empty);
+    pool.order("n1", None).expect("it is taken back");
+    assert_eq!(pool.entry("n1").placement, Placement::Away, "what it had is lost");
+    pool.order("n1", None).expect("it is said");
+    assert_eq!(pool.entry("n1").placement, Placement::Owns);
+}
+
+/// Another weight is another identity, whose detector asks anew what is wrong with it.
+#[test]
+fn what_was_wrong_is_asked_anew() {
+    let mut pool = Planned::new(&spec(&[1, 1, 1], 0.5));
+    let node = pool.id("n1");
+    let what = Some("it is a replica".into());
+    pool.change(&Change::Misconfigured { pool: "cache".into(), node, what });
+    pool.reload(spec(&[1, 2, 1], 0.5));
+    assert_eq!(pool.entry("n1").misconfigured, None);
+}
+
+/// `restore` of a node that waits is said once.
+#[test]
+fn a_word_is_said_once() {
+    let minute = Some(Duration::from_secs(60));
+    let mut pool = Planned::new(&pool(&[1; 4], |p| (p.on_return, p.ttl_max) = (OnReturn::Ttl, minute)));
+    pool.eject("n0");
+    pool.restore("n0");
+    pool.order("n0", None).expect("it is not ejected");
+    let revision = pool.topology.revision;
+    pool.order("n0", None).expect("it is so");
+    assert_eq!(pool.topology.revision, revision);
+    assert_eq!(pool.entry("n0").placement, Placement::Away, "what it has has not expired");
+}
