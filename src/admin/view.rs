@@ -175,12 +175,12 @@ fn degraded(topology: &Topology) -> Option<String> {
     let kept: Vec<&str> = topology.nodes.iter().filter(is_kept).map(|e| &*e.node.name).collect();
     let share = topology.health.eject_max * 100.0;
     let (verb, stay) = if kept.len() == 1 { ("fails", "stays") } else { ("fail", "stay") };
-    (!kept.is_empty()).then(|| {
-        format!(
-            "{} {verb} and {stay} in the ring: eject_max ({share:.0} %) lets no more out",
-            kept.join(", ")
-        )
-    })
+    let is_last = topology.nodes.iter().filter(|e| e.placement == Placement::Owns).count() == 1;
+    let why = match is_last {
+        true => "the last of a pool is never taken out".to_owned(),
+        false => format!("eject_max ({share:.0} %) lets no more out"),
+    };
+    (!kept.is_empty()).then(|| format!("{} {verb} and {stay} in the ring: {why}", kept.join(", ")))
 }
 
 fn seconds_until(at: Instant) -> f64 {

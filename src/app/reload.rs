@@ -64,6 +64,11 @@ impl App {
                 }
             }
         }
+        for old in before.pools.iter().filter(|old| settings.pools.iter().all(|new| new.name != old.name)) {
+            let new = settings.pools.iter().find(|new| is_renamed(old, new)).map(|new| &*new.name);
+            let what = "its clients are disconnected, and what was known of its nodes is forgotten";
+            tracing::warn!(pool = &*old.name, goes_on_as = new, what, "a pool is not in the new file");
+        }
         self.close_missing(&settings.pools);
         self.embedded.keep(&pools);
         let workers = before.workers;

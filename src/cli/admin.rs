@@ -33,7 +33,8 @@ fn call(address: &str, method: &str, path: &str) -> Result<String, Stop> {
         .to_socket_addrs()
         .map_err(|e| Stop::Failed(format!("error: --admin {address}: {e}; write ip:port"), EXIT_USAGE))?;
     let target = targets.next().ok_or_else(|| failed("the name has no address".to_owned()))?;
-    let mut stream = TcpStream::connect_timeout(&target, PATIENCE).map_err(|e| failed(e.to_string()))?;
+    let mut stream = TcpStream::connect_timeout(&target, PATIENCE)
+        .map_err(|e| failed(format!("{e}; --admin says where a ringway has it")))?;
     let answer = ask(&mut stream, address, method, path).map_err(|e| failed(e.to_string()))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     match head.split(' ').nth(1) {

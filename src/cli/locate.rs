@@ -13,15 +13,15 @@ use super::{ConfigArgument, EXIT_USAGE, Stop, admin, incident::utc, load};
 use crate::{
     config::{Loaded, Source},
     ring::{Member, Ring},
-    topology::PoolSpec,
+    topology::{OnEjected, PoolSpec},
 };
 
 /// A line above this is no key that anyone asks about.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
 const EXAMPLES: &str = "\
-Prints a line per key, in the order given: key, hash, owner, and the next candidates in order, with
-tabs between them. Bytes of a key that are not printable stand as \\xNN.
+Prints a line per key, in the order given: key, hash, owner, and who has it while that is away, in order
+(those of a gutter as pool/node, nobody where keys do not move), with tabs between them. Bytes of a key that are not printable stand as \\xNN.
 
 Examples:
   ringway locate --pool cache user:1 user:2
@@ -65,7 +65,15 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     let pool = choose(&settings.pools, arguments.pool.as_deref(), &source)?;
     let members: Vec<Member> = pool.nodes.iter().map(|n| n.member()).collect();
     let ring = Ring::build(&pool.ring, &members);
-    let mut place = |key: &[u8]| line(&ring, &members, arguments.next, key, out);
+    let gutter = pool.policy.failover.as_ref();
+    let gutter = gutter.and_then(|failover| settings.pools.iter().find(|p| p.name == failover.pool));
+    let gutter = gutter.map(|pool| {
+        let members: Vec<Member> = pool.nodes.iter().map(|n| n.member()).collect();
+        (&*pool.name, Ring::build(&pool.ring, &members))
+    });
+    let place =
+        |key: &[u8]| line(&ring, candidates(pool, &ring, gutter.as_ref(), arguments.next, key), key, out);
+    let mut place = place;
     let mut stdin = arguments.stdin;
     for key in &arguments.keys {
         match key.as_bytes() {
@@ -132,12 +140,31 @@ fn lines(mut input: impl BufRead, mut place: impl FnMut(&[u8]) -> Result<(), Sto
     }
 }
 
-fn line(ring: &Ring, members: &[Member], next: usize, key: &[u8], out: &mut impl Write) -> Result<(), Stop> {
-    let hash = ring.hash(key);
-    write!(out, "{}\t{hash:016x}", printable(key))?;
-    for candidate in ring.candidates(hash).take(next.saturating_add(1)) {
-        write!(out, "\t{}", members[candidate].name)?;
+/// The owner of a key, and who has it while that is away, by what the pool does with such keys.
+fn candidates(
+    pool: &PoolSpec,
+    ring: &Ring,
+    gutter: Option<&(&str, Ring)>,
+    next: usize,
+    key: &[u8],
+) -> Vec<String> {
+    let of = |ring: &Ring, count: usize| -> Vec<String> {
+        let candidates = ring.candidates(ring.hash(key)).take(count);
+        candidates.map(|at| ring.members()[at].name.to_string()).collect()
+    };
+    match (pool.policy.on_ejected_for(key), gutter) {
+        (OnEjected::Rehash, _) => of(ring, next.saturating_add(1)),
+        (OnEjected::Failover, Some((name, over))) => {
+            let others = of(over, next).into_iter().map(|node| format!("{name}/{node}"));
+            of(ring, 1).into_iter().chain(others).collect()
+        }
+        (OnEjected::Failover | OnEjected::Fail | OnEjected::Miss, _) => of(ring, 1),
     }
+}
+
+fn line(ring: &Ring, candidates: Vec<String>, key: &[u8], out: &mut impl Write) -> Result<(), Stop> {
+    write!(out, "{}\t{:016x}", printable(key), ring.hash(key))?;
+    candidates.iter().try_for_each(|candidate| write!(out, "\t{candidate}"))?;
     Ok(writeln!(out)?)
 }
 

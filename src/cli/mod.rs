@@ -229,6 +229,12 @@ fn say(message: &str) {
 }
 
 fn log_level(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    // A word alone that is no level would be taken for a part of the program, and silence all others.
+    let is_level = |word: &&str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    if let Some(word) = text.split(',').map(str::trim).find(|word| !word.contains('=') && !is_level(word)) {
+        return Err(format!("`{word}` is none of {}; write info, debug or ringway=debug", LEVELS.join(", ")));
+    }
     let read = tracing_subscriber::EnvFilter::builder().parse(text);
     read.map(|_| text.to_owned()).map_err(|e| format!("{e}; write info, debug or ringway=debug"))
 }

@@ -115,8 +115,12 @@ fn pool(old: &PoolSpec, new: &PoolSpec, live: Option<&Live>, out: &mut impl Writ
     let diff = diff((&rings[0], &a), (&rings[1], &b));
     let changed = changed(old, new);
     let is_forced = |name: &Option<Arc<str>>| name.as_ref().is_none_or(|name| changed.contains(&**name));
-    let forced: f64 =
-        diff.moves.iter().filter(|m| is_forced(&m.from) || is_forced(&m.to)).map(|m| m.share).sum();
+    let forced: f64 = diff
+        .moves
+        .iter()
+        .filter(|m| is_forced(&m.from) || is_forced(&m.to))
+        .map(|m| m.share)
+        .fold(0.0, |a, b| a + b);
     let about = if diff.sampled { "about " } else { "" };
     writeln!(
         out,

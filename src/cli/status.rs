@@ -63,6 +63,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
         return Ok(());
     }
     out.flush()?;
+    unwell.dedup();
     Err(Stop::Failed(format!("not as it should be: {}", unwell.join(", ")), EXIT_UNWELL))
 }
 
@@ -121,7 +122,8 @@ fn remarks(node: &Value) -> String {
     let wait = &node["wait"];
     if let Some(reason) = wait["reason"].as_str() {
         let what = match reason {
-            "budget" => "held by the warmth budget",
+            "budget" if node["placement"] == "held" => "held by the warmth budget",
+            "budget" => "others serve until the warmth budget has room",
             "hold_down" => "its keys wait for its return (hold_down)",
             "leftovers" => "its keys wait until what others have of them is gone",
             "ttl" => "waits until what it has has expired",
@@ -130,6 +132,14 @@ fn remarks(node: &Value) -> String {
         };
         let due = wait["due_s"].as_f64().map_or_else(String::new, |due| format!(", next in {due:.0} s"));
         all.push(format!("{what}{due}"));
+        // What an operator may do who would rather not wait.
+        match (reason, node["placement"].as_str()) {
+            ("budget" | "hold_down", Some("held")) => {
+                all.push("`ringway eject` moves its keys at once".to_owned())
+            }
+            ("budget", Some("away")) => all.push("`ringway restore` lets it back at once".to_owned()),
+            _ => {}
+        }
     }
     all.extend(["misconfigured", "slow"].iter().filter_map(|key| node[key].as_str().map(str::to_owned)));
     if all.is_empty() { String::new() } else { format!("  ({})", all.join("; ")) }
@@ -165,7 +175,7 @@ mod tests {
         let expected = "\npool cache: epoch 7, 1 of 3 nodes serve as they should, on_ejected rehash\n  \
             degraded: c fails and stays in the ring\n  \
             a   healthy    owns       25.00 %  10.0.0.1:6379\n  \
-            bb  ejected    held       25.00 %  10.0.0.1:6379  (held by the warmth budget, next in 34 s)\n  \
+            bb  ejected    held       25.00 %  10.0.0.1:6379  (held by the warmth budget, next in 34 s; `ringway eject` moves its keys at once)\n  \
             c   healthy    owns       25.00 %  10.0.0.1:6379  (by order: drain)\n";
         assert_eq!(String::from_utf8_lossy(&out), expected);
         assert_eq!(unwell, ["pool cache", "cache/bb", "cache/c"]);

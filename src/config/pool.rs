@@ -347,7 +347,8 @@ fn check_emptied(section: &Section<'_>, policy: &Policy, nodes: &[NodeSpec]) {
     // Nobody reaches embedded nodes but through this process, and they have nothing to lose.
     if is_unsaid && is_inexact && nodes.iter().any(|node| node.address != Address::Embedded) {
         let text = "says neither sole_writer nor on_return: a node that was away for a moment is emptied before it \
-                    serves again; write sole_writer: true if nobody else writes to the nodes";
+                    serves again; write sole_writer: true if nobody else writes to the nodes, as other pools do to a \
+                    gutter's, or on_return: flush if that is meant";
         section.report().warn(section.place(), text);
     }
 }

@@ -107,6 +107,8 @@ pub(super) struct Lists {
     decayed: Instant,
     /// Oldest first.
     stalls: VecDeque<Stall>,
+    /// It has answered something since the last.
+    answered: bool,
 }
 
 /// A time in which requests were overdue, and the one that was sent first.
@@ -207,7 +209,13 @@ impl<T: Copy> List<T> {
 
 impl Lists {
     pub(super) fn new(now: Instant) -> Lists {
-        Lists { keys: Default::default(), clients: Default::default(), decayed: now, stalls: VecDeque::new() }
+        Lists {
+            keys: Default::default(),
+            clients: Default::default(),
+            decayed: now,
+            stalls: VecDeque::new(),
+            answered: false,
+        }
     }
 
     /// Takes a sample in.
@@ -218,6 +226,7 @@ impl Lists {
             self.stalls(now, since, sample.key);
             return;
         }
+        self.answered = true;
         let client = Client { id: sample.client, peer: sample.peer };
         for (i, weight) in measures(&sample.weight).into_iter().enumerate().filter(|(_, w)| *w > 0.0) {
             match sample.key {
@@ -228,9 +237,11 @@ impl Lists {
         }
     }
 
+    /// However long a node stands still, until it answers again it is one time.
     fn stalls(&mut self, now: Instant, since: std::time::Instant, key: Option<SampledKey>) {
+        let has_answered = std::mem::take(&mut self.answered);
         match self.stalls.back_mut() {
-            Some(last) if now < last.at + STALL => {
+            Some(last) if now < last.at + STALL || !has_answered => {
                 if since < last.since {
                     (last.key, last.since) = (key, since);
                 }
@@ -470,6 +481,9 @@ mod tests {
         let zero = std::time::Instant::now();
         let stall = |lists: &mut Lists, after_s, key, sent_ms| {
             let now = start + Duration::from_secs(after_s);
+            if after_s > 30 {
+                lists.add(now, &sample("other", 1, (100, 100, 0)));
+            }
             let overdue = Some(zero + Duration::from_millis(1000 * after_s + sent_ms));
             lists.add(now, &Sample { overdue, ..sample(key, 1, (0, 0, 400_000)) });
             lists.stalled_by(now)
@@ -477,8 +491,13 @@ mod tests {
         (0..10).for_each(|_| lists.add(start, &sample("other", 1, (100, 100, 0))));
         assert_eq!(stall(&mut lists, 0, "victim:1", 20), None);
         assert_eq!(stall(&mut lists, 0, "giant", 10), None);
-        assert_eq!(stall(&mut lists, 30, "giant", 10).expect("it did twice").times, (2, 2));
-        assert_eq!(stall(&mut lists, 30, "victim:2", 20).expect("it was sent later").name, "giant");
+        assert_eq!(
+            stall(&mut lists, 30, "giant", 10),
+            None,
+            "nothing was answered since: it is the same time"
+        );
+        assert_eq!(stall(&mut lists, 40, "giant", 10).expect("it did twice").times, (2, 2));
+        assert_eq!(stall(&mut lists, 40, "victim:2", 20).expect("it was sent later").name, "giant");
         assert_eq!(stall(&mut lists, 60, "victim:3", 20).expect("two of three").times, (2, 3));
         assert_eq!(stall(&mut lists, 90, "victim:4", 20), None, "one of three");
     }

@@ -31,6 +31,10 @@ impl Counts {
         }
     }
 
+    pub(super) fn without_failed(self, count: u32) -> Counts {
+        Counts { failed: self.failed.saturating_sub(u64::from(count)), ..self }
+    }
+
     pub(super) fn since(self, before: Counts) -> Counts {
         Counts {
             failed: self.failed.saturating_sub(before.failed),

@@ -397,7 +397,8 @@ impl Book {
         Doubt {
             since_ms: stamp.at_ms,
             node: node.clone(),
-            before: Counts::of(node),
+            // Of those in a row that the doubt is about some are counted already.
+            before: Counts::of(node).without_failed(node.evidence.streak()),
             cost: self.accounts.get(pool).map(|account| account.cost(stamp.at_ms)),
             incident: None,
         }

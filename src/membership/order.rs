@@ -34,6 +34,9 @@ pub(super) fn wanted(now: &Topology, name: &str, wanted: Wanted) -> Result<Optio
     }
 }
 
+/// Nodes that are named to who asks for one that is not there.
+const NAMED: usize = 20;
+
 /// Plans an order for the node with this name; `None` takes back what was ordered. Gives `None` when
 /// all is as it is wanted already.
 ///
@@ -46,7 +49,9 @@ pub fn order(
     time: Instant,
 ) -> Result<Option<Box<Step>>, String> {
     let Some(at) = now.nodes.iter().position(|entry| &*entry.node.name == name) else {
-        return Err(format!("pool {}: there is no node {name}", now.pool));
+        let names: Vec<&str> = now.nodes.iter().map(|entry| &*entry.node.name).take(NAMED).collect();
+        let more = if now.nodes.len() > NAMED { ", ..." } else { "" };
+        return Err(format!("pool {}: there is no node {name}, it has {}{more}", now.pool, names.join(", ")));
     };
     let entry = &now.nodes[at];
     check(now, entry, order)?;

@@ -69,9 +69,8 @@ pub(super) fn departures<'a, S: Side>(old: &'a [Rc<S>], topology: &Topology) -> 
             None => Leaving::Retire,
             Some(e) if e.placement.serves() => return None,
             Some(e) if e.order == Some(Order::Eject) => Leaving::Evict,
-            Some(e) if e.health == Health::Healthy => Leaving::Retire,
-            // It answers, as far as is known.
-            Some(e) if e.order == Some(Order::Drain) && e.health == Health::Suspect => Leaving::Retire,
+            // Of one that is drained what is in flight has its time, whatever probes say of it.
+            Some(e) if e.health == Health::Healthy || e.order == Some(Order::Drain) => Leaving::Retire,
             Some(_) => Leaving::Evict,
         };
         Some(Departure { side, leaving, is_gone: entry.is_none() })

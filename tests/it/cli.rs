@@ -202,6 +202,33 @@ fn locate_pool() {
     assert_eq!(run(&["locate", "--config", config]).0, Some(2), "no key at all is wrong usage");
 }
 
+/// Behind the owner of a key `locate` names who has it while that is away: nobody where keys do not move, and nodes of
+/// the gutter where they fail over.
+#[test]
+fn locate_by_what_happens() {
+    let config = "\
+pools:
+  p:
+    listen: 127.0.0.1:7001
+    on_ejected: failover
+    failover: {pool: g, ttl_max: 60s}
+    prefixes: [{prefix: 'f:', on_ejected: fail}]
+    on_return: serve
+    nodes: [{name: p1, address: 127.0.0.1:1}, {name: p2, address: 127.0.0.1:2}]
+  g:
+    listen: 127.0.0.1:7002
+    on_return: serve
+    nodes: [{name: g1, address: 127.0.0.1:3}, {name: g2, address: 127.0.0.1:4}]
+";
+    let (_dir, path) = file(config);
+    let config = path.to_str().expect("a plain path");
+    let (code, out, err) = run(&["locate", "--config", config, "--pool", "p", "k", "f:k"]);
+    assert_eq!(code, Some(0), "{err}");
+    let lines: Vec<Vec<&str>> = out.lines().map(|line| line.split('\t').skip(2).collect()).collect();
+    assert!(lines[0].len() == 3 && lines[0][0].starts_with('p') && lines[0][1].starts_with("g/g"), "{out}");
+    assert_eq!(lines[1].len(), 1, "{out}");
+}
+
 /// A reader that goes away early ends the program quietly.
 #[test]
 fn closed_pipe() {
@@ -239,9 +266,13 @@ fn pages() {
 /// Wrong usage is told and exits with 2.
 #[test]
 fn wrong_usage() {
-    for arguments in
-        [&["dance"][..], &["--log", "loud"], &["serve", "--log-level", "ringway=loud"], &["completions"]]
-    {
+    for arguments in [
+        &["dance"][..],
+        &["--log", "loud"],
+        &["serve", "--log-level", "ringway=loud"],
+        &["--log-level", "loud"],
+        &["completions"],
+    ] {
         let (code, out, err) = run(arguments);
         assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}");
         assert!(err.contains("error"), "{err}");

@@ -1,6 +1,8 @@
 //! What operators want of nodes: said first, done when they say so, and taken back.
 
-use crate::harness::{Client, Config, Load, Redis, Ringway, SOON, load::Plan, owners, ringway::run, until};
+use crate::harness::{
+    Client, Config, Load, Redis, Ringway, SOON, encode, load::Plan, owners, ringway::run, until,
+};
 
 const BRISK: &str = "health: {interval: 100ms, timeout: 1s}";
 
@@ -89,6 +91,29 @@ fn a_rolling_restart() {
     assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
 }
 
+/// A script that takes longer than probes allow is finished by a node that is drained.
+#[test]
+fn a_drain_waits_for_a_script() {
+    let nodes = Redis::several(2);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool("health: {interval: 100ms, timeout: 100ms}"));
+    let mut client = ringway.client();
+    let busy = "local t = redis.call('TIME') local till = t[1] * 1000 + t[2] / 1000 + 1500 \
+                repeat t = redis.call('TIME') until t[1] * 1000 + t[2] / 1000 > till return 'done'";
+    let script = encode(&["EVAL", busy, "1", "key:1"]);
+    let node = ["a", "b"][usize::from(owner_of(&mut client, &nodes, "key:1") == 1)];
+    client.send(script).expect("ringway reads");
+    until(SOON, "it is there", || ringway.node(node)["in_flight"] == 1);
+    let (code, out, err) = command(&mut ringway, &["drain", node, "--yes", "--wait"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert_eq!(client.reply().expect("it is answered"), b"$4\r\ndone\r\n");
+}
+
+/// On which node a key is.
+fn owner_of(client: &mut Client, nodes: &[Redis], key: &str) -> usize {
+    assert_eq!(client.cmd(&["SET", key, "v"]), "+OK\r\n");
+    owners(nodes)[key]
+}
+
 /// A pinned node stays in the ring while it is dead, and what cannot be done is refused with its reason.
 #[test]
 fn pins_and_refusals() {
@@ -99,7 +124,10 @@ fn pins_and_refusals() {
     until(SOON, "it is known to fail", || ringway.node("a")["health"] == "ejected");
     assert!(ringway.owns("a"));
     let (code, _, err) = command(&mut ringway, &["eject", "x", "--yes"]);
-    assert!(code == Some(1) && err.contains("pool cache: there is no node x (409 for POST"), "{err}");
+    assert!(
+        code == Some(1) && err.contains("pool cache: there is no node x, it has a, b (409 for POST"),
+        "{err}"
+    );
     assert_eq!(command(&mut ringway, &["unpin", "a", "--yes"]).0, Some(0));
     assert!(!ringway.owns("a"));
     let (code, _, err) = command(&mut ringway, &["restore", "a", "--yes"]);

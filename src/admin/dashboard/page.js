@@ -20,7 +20,7 @@ function tone(node) {
 }
 
 const WAITS = {
-  budget: "held by the warmth budget",
+  budget: "waits for the warmth budget",
   hold_down: "its keys wait for its return",
   leftovers: "its keys wait until what others have of them is gone",
   ttl: "waits until what it has has expired",
