@@ -40,6 +40,11 @@ impl Patient {
         }
     }
 
+    /// Whether it is another process than the one that served last.
+    pub(super) fn is_another(&self) -> bool {
+        matches!((&self.served, &self.life), (Some(before), Some(now)) if !before.is_same(now))
+    }
+
     /// The same until it serves again: what it came back with, or what became of it since.
     pub(super) fn brings(&self) -> Data {
         match (self.data(), self.back) {

@@ -8,7 +8,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{BREATH, KEY_SECONDS, Life, Question, Told, Trouble, unwritable};
+use super::{BREATH, KEY_SECONDS, Life, PIECE, Question, Told, Trouble, in_time, unwritable};
 use crate::{
     net::Stream,
     protocol::memcache::{Awaits, ReplyScanner, base64, login, write},
@@ -161,7 +161,8 @@ impl Link {
         self.stream.write_all(b"lru_crawler metadump all\r\n").await.map_err(broken)?;
         let (mut lines, mut left, mut ended) = (Vec::new(), Vec::new(), false);
         while !ended {
-            if self.stream.read_buf(&mut lines).await.map_err(broken)? == 0 {
+            let read = async { self.stream.read_buf(&mut lines).await.map_err(broken) };
+            if in_time(read, Instant::now() + PIECE).await? == 0 {
                 return Err(Trouble::Broken("closed by the node".into()));
             }
             let whole = lines.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
@@ -181,7 +182,8 @@ impl Link {
         }
         for keys in left.chunks(DELETED_AT_ONCE) {
             for key in keys {
-                self.exchange(&[b"delete ", &key[..], b"\r\n"].concat(), Awaits::DELETE).await?;
+                let request = [b"delete ", &key[..], b"\r\n"].concat();
+                in_time(self.exchange(&request, Awaits::DELETE), Instant::now() + PIECE).await?;
             }
             tokio::time::sleep(BREATH).await;
         }

@@ -580,6 +580,9 @@ pub(super) async fn empty(question: &Question, until: Instant) -> Result<Option<
     in_time(emptied, until).await.map_err(|trouble| format!("{target}: {trouble}"))
 }
 
+/// How long a node may take for one piece of a long work.
+const PIECE: Duration = Duration::from_secs(5);
+
 /// Between two pieces of a long work at a node.
 const BREATH: Duration = Duration::from_millis(5);
 

@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{BREATH, KEY_SECONDS, Life, Question, Told, Trouble, unwritable};
+use super::{BREATH, KEY_SECONDS, Life, PIECE, Question, Told, Trouble, in_time, unwritable};
 use crate::{
     net::Stream,
     protocol::resp::{frame, value::Value, write},
@@ -166,7 +166,8 @@ impl Link {
         let garbage = || Trouble::Garbage("SCAN was answered with something else".to_owned());
         let (mut cursor, mut deleted) = (b"0".to_vec(), 0);
         loop {
-            let page = self.bytes_of(&[b"SCAN", &cursor, b"COUNT", SCAN_COUNT], PAGE_MAX).await?;
+            let scan: [&[u8]; 4] = [b"SCAN", &cursor, b"COUNT", SCAN_COUNT];
+            let page = in_time(self.bytes_of(&scan, PAGE_MAX), Instant::now() + PIECE).await?;
             let (value, _) = Value::parse(&page).ok_or_else(garbage)?;
             let Value::Array(mut parts) = value else {
                 let text = String::from_utf8_lossy(value.error().unwrap_or(b"no array")).into_owned();
@@ -181,7 +182,8 @@ impl Link {
             let next = next.to_vec();
             if !left.is_empty() {
                 let args: Vec<&[u8]> = [&b"UNLINK"[..]].into_iter().chain(left).collect();
-                deleted += self.exchange(&args).await?.text.parse::<u64>().unwrap_or_default();
+                let reply = in_time(self.exchange(&args), Instant::now() + PIECE).await?;
+                deleted += reply.text.parse::<u64>().unwrap_or_default();
             }
             if next == b"0" {
                 return Ok(deleted);
