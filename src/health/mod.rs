@@ -441,19 +441,8 @@ impl Ward {
                 let is_back = changes.iter().any(|change| matches!(change, Change::Restore { .. }));
                 // Until it is back it is compared with the one that served.
                 let serves = topology.position(round.id).map(|at| topology.nodes[at].placement.serves());
-                if !is_back && serves == Some(true) && topology.policy.durable && patient.is_another() {
-                    let why = "what was written since its last save is lost, or it is another server";
-                    let (pool, node) = (&*topology.pool, &*patient.name);
-                    tracing::error!(
-                        pool,
-                        node,
-                        why,
-                        "a durable node was restarted so soon that it was not ejected"
-                    );
-                }
                 if is_back || serves == Some(true) {
-                    patient.back = is_back.then_some(data);
-                    patient.remember();
+                    patient.serves(is_back.then_some(data), &topology);
                 }
                 if is_back {
                     // What it did before it left says nothing of it now.

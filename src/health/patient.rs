@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::{Call, Detector, Life, Traffic, window::Window};
-use crate::topology::{Data, ErrorReply, Evidence, Failure, Health};
+use crate::topology::{Data, ErrorReply, Evidence, Failure, Health, Topology};
 
 /// One watched node.
 pub(super) struct Patient {
@@ -40,9 +40,17 @@ impl Patient {
         }
     }
 
-    /// Whether it is another process than the one that served last.
-    pub(super) fn is_another(&self) -> bool {
-        matches!((&self.served, &self.life), (Some(before), Some(now)) if !before.is_same(now))
+    /// It serves, or is about to with what it came back with.
+    pub(super) fn serves(&mut self, back: Option<Data>, topology: &Topology) {
+        let is_another =
+            matches!((&self.served, &self.life), (Some(before), Some(now)) if !before.is_same(now));
+        if is_another && back.is_none() && topology.policy.durable {
+            let why = "what was written since its last save is lost, or it is another server";
+            let (pool, node) = (&*topology.pool, &*self.name);
+            tracing::error!(pool, node, why, "a durable node was restarted so soon that it was not ejected");
+        }
+        self.back = back;
+        self.remember();
     }
 
     /// The same until it serves again: what it came back with, or what became of it since.
