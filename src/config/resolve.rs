@@ -235,7 +235,8 @@ fn check_gutters(root: &Section<'_>, pools: &[PoolSpec]) {
             },
         };
         let text = format!("pool {} has failover to {}, {why}", pool.name, failover.pool);
-        root.report().error(&root.place_of("pools"), text);
+        let place = root.peek(&format!("pools.{}.failover", pool.name)).map(|field| field.place);
+        root.report().error(&place.unwrap_or_else(|| root.place_of("pools")), text);
     }
 }
 

@@ -26,7 +26,7 @@ impl Ward {
         };
         let topology = self.reader.load();
         if !is_over {
-            self.quarantine.dropped(node);
+            self.quarantine.rest(node);
             tracing::warn!(pool = %topology.pool, "a node that is back waits: requests are in flight for long");
             return vec![Change::NotCleaned { pool: topology.pool.clone(), node }];
         }
@@ -91,7 +91,7 @@ impl Ward {
     fn lost(&mut self, error: &JoinError) -> Vec<Change> {
         let Some(node) = self.cleaners.remove(&error.id()) else { return Vec::new() };
         tracing::error!(%error, "cleaning a node failed inside ringway; it is tried again");
-        self.quarantine.dropped(node);
+        self.quarantine.rest(node);
         vec![Change::NotCleaned { pool: self.reader.load().pool.clone(), node }]
     }
 
@@ -159,7 +159,7 @@ impl Ward {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, sync::Arc};
+    use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
     use tokio::sync::Notify;
 
@@ -174,8 +174,8 @@ mod tests {
     }
 
     /// A task that panics, be it that it waits or that it cleans, leaves no node behind its fence: membership is told
-    /// that nothing came of it, and the node is due again.
-    #[tokio::test]
+    /// that nothing came of it, and the node is due again, though not at once.
+    #[tokio::test(start_paused = true)]
     async fn a_task_that_panics_fences_nobody() {
         let address = (Ipv4Addr::LOCALHOST, 1).into();
         let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
@@ -198,12 +198,15 @@ mod tests {
         let changes = ward.begin_cleaning(waited, &mut noted);
         is_given_up(&mut ward, &changes);
 
+        assert_eq!(ward.quarantine.due(&fenced), [], "not at once");
+        tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(ward.quarantine.due(&fenced), [node], "it is due again");
         let cleaner = ward.cleanings.spawn(fails());
         ward.cleaners.insert(cleaner.id(), node);
         let cleaned = ward.cleanings.join_next_with_id().await.expect("there is one");
         let changes = ward.end_cleaning(cleaned);
         is_given_up(&mut ward, &changes);
+        tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(ward.quarantine.due(&fenced), [node], "it is due again");
     }
 }

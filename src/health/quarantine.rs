@@ -27,6 +27,8 @@ use crate::topology::{
 const GRACE: Duration = Duration::from_millis(700);
 const CLEANING: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(1);
+/// From a try to the next; membership lets one begin after a second.
+const REST: Duration = Duration::from_millis(900);
 /// A node that could not be cleaned key by key so often is emptied.
 const TRIES: u32 = 3;
 
@@ -50,6 +52,8 @@ pub(super) struct Quarantine {
     busy: HashMap<NodeId, bool>,
     /// How often nodes could not be cleaned since they left.
     failed: HashMap<NodeId, u32>,
+    /// Until when those are not tried again that could not be cleaned.
+    rests: HashMap<NodeId, Instant>,
 }
 
 /// What was written elsewhere while a node is away.
@@ -171,7 +175,11 @@ impl Quarantine {
     /// The nodes that are to be cleaned and are not yet.
     pub(super) fn due(&mut self, topology: &Topology) -> Vec<NodeId> {
         let is_fenced = |placement| matches!(placement, Placement::Starting(to) if to.is_fenced());
-        let fenced = topology.nodes.iter().filter(|entry| is_fenced(entry.placement));
+        let now = Instant::now();
+        self.rests.retain(|_, until| *until > now);
+        let rests = &self.rests;
+        let fenced =
+            topology.nodes.iter().filter(|e| is_fenced(e.placement) && !rests.contains_key(&e.node.id));
         let mut due = Vec::new();
         for id in fenced.map(|entry| entry.node.id) {
             self.busy.entry(id).or_insert_with(|| {
@@ -249,6 +257,7 @@ impl Quarantine {
     pub(super) fn ended(&mut self, topology: &Topology, cleaned: &Cleaned) {
         self.busy.remove(&cleaned.node);
         if cleaned.done.is_err() {
+            self.rests.insert(cleaned.node, Instant::now() + REST);
             *self.failed.entry(cleaned.node).or_default() += 1;
         }
         let Some(log) = self.logs.get_mut(&cleaned.node) else { return };
@@ -264,6 +273,12 @@ impl Quarantine {
     /// A cleaning came to nothing.
     pub(super) fn dropped(&mut self, node: NodeId) {
         self.busy.remove(&node);
+    }
+
+    /// A cleaning failed, and is tried again in a while.
+    pub(super) fn rest(&mut self, node: NodeId) {
+        self.dropped(node);
+        self.rests.insert(node, Instant::now() + REST);
     }
 }
 

@@ -57,6 +57,10 @@ pub(super) fn flush_if_due(node: &mut Node, now_ms: i64) {
 
 fn run(items: &mut Items<'_>, fate: &mut Fate, request: &Request<'_>, out: &mut Vec<u8>) {
     // What concerns the inside of a real memcached is not known here.
+    // The proxy does not offer it, and asks its nodes for it when it looks for what is left over.
+    if request.word(0) == b"lru_crawler" && request.word(1) == b"metadump" {
+        return metadump(items, out);
+    }
     if !request.is_offered() {
         return out.extend_from_slice(b"ERROR\r\n");
     }
@@ -95,6 +99,18 @@ fn run(items: &mut Items<'_>, fate: &mut Fate, request: &Request<'_>, out: &mut 
         Plan::Nothing => {}
         Plan::Quit => *fate = Fate::Closing,
     }
+}
+
+/// All keys, as they are in a URL.
+fn metadump(items: &Items<'_>, out: &mut Vec<u8>) {
+    for entry in items.node.store.live(items.now_ms) {
+        let key = percent_encoding::percent_encode(entry.key(), percent_encoding::NON_ALPHANUMERIC);
+        let expires = entry.expires_at().map_or(-1, |at_ms| at_ms / 1000);
+        // Writing to a vector can't fail.
+        let _ =
+            write!(out, "key={key} exp={expires} cas={} size={}\r\n", entry.memo.cas, entry.value().len());
+    }
+    out.extend_from_slice(b"END\r\n");
 }
 
 /// The numbers that say who it is and how full.

@@ -131,6 +131,16 @@ fn expiry() {
     ]);
 }
 
+/// All keys are listed for who looks for those that are left over.
+#[test]
+fn all_keys() {
+    check(&[
+        (0, "lru_crawler metadump all\r\n", "END\r\n"),
+        (0, "set a:1 0 0 3\r\nxyz\r\n", "STORED\r\n"),
+        (0, "lru_crawler metadump all\r\n", "key=a%3A1 exp=-1 cas=1 size=3\r\nEND\r\n"),
+    ]);
+}
+
 /// A flush that is put off takes what is there when its time comes, and a later one replaces it.
 #[test]
 fn flushes() {
