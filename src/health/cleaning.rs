@@ -8,7 +8,7 @@ use super::{
     quarantine::{self, Cleaned, Done},
     sweep::{self, Swept},
 };
-use crate::topology::{Change, Data, LEVELS, NodeId, NotedWrites, Topology};
+use crate::topology::{Change, Data, LEVELS, NodeId, NotedWrites, Placement, Topology};
 
 impl Ward {
     /// Nothing is in flight any more that could write to keys which a node waits for.
@@ -69,7 +69,7 @@ impl Ward {
                 let below = if is_empty { LEVELS } else { cleaned.below };
                 let leftovers = is_empty || cleaned.leftovers;
                 // What is in a gutter is not looked for: it lives for a bounded time.
-                if leftovers && !topology.policy.fails_over() {
+                if leftovers && topology.policy.rehashes() {
                     self.sweep_after(node);
                 }
                 if let Done::Emptied(Some(keys @ 1..)) = done {
@@ -133,11 +133,25 @@ impl Ward {
                 return Vec::new();
             }
         };
-        let Swept { nodes, skipped, waits } = swept;
+        let Swept { nodes, mut skipped, away, mut waits } = swept;
         self.unswept.retain(|node| !nodes.contains(node));
         if nodes.is_empty() {
             // The pool is gone.
             return Vec::new();
+        }
+        let topology = self.reader.load();
+        for node in away {
+            let placement = topology.position(node).map(|at| topology.nodes[at].placement);
+            match placement {
+                None => {}
+                // It was cleaned of what was written elsewhere, and not of this.
+                Some(Placement::Owns | Placement::Held) => {
+                    skipped.push(node);
+                    waits = true;
+                }
+                // It is emptied on its way back.
+                Some(Placement::Away | Placement::Starting(_)) => self.quarantine.cut(node),
+            }
         }
         // Of who could not be asked nothing is known: for all others it is waited as long as that takes at most.
         let is_done = |node: &NodeId| skipped.iter().all(|skipped| skipped == node);
@@ -145,9 +159,18 @@ impl Ward {
         if waits {
             self.postponed.extend(open);
         }
+        // Who was held may have been let go while others were looked through.
+        if self.may_go_on(&topology) {
+            self.unswept.extend(self.postponed.drain());
+        }
         self.sweep();
-        let pool = self.reader.load().pool.clone();
+        let pool = topology.pool.clone();
         done.into_iter().map(|node| Change::Swept { pool: pool.clone(), node }).collect()
+    }
+
+    /// Whether what was put off as keys were held need not wait any more.
+    pub(super) fn may_go_on(&self, topology: &Topology) -> bool {
+        !self.postponed.is_empty() && !topology.nodes.iter().any(|e| e.placement == Placement::Held)
     }
 
     /// What could not be looked through as keys were held can be now.

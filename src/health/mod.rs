@@ -75,7 +75,7 @@ const HELD_PAUSE: Duration = Duration::from_millis(100);
 const REPEAT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Watches one pool until membership is gone. Dropping it ends everything that it started, which
-/// is how a pool that was removed ceases to be watched. `bell` is the one that the pool's [`Evidence`] rings.
+/// is how a pool that was removed ceases to be watched. `bell` is the one that the pool's [`Evidence`](crate::topology::Evidence) rings.
 pub async fn run(reader: TopologyReader, bell: Arc<Notify>, inbox: Inbox, scene: Scene, returns: Returns) {
     let resolve_again = Arc::new(Notify::new());
     let Returns { noted, graces, samples } = returns;
@@ -266,8 +266,7 @@ impl Ward {
         }
         if is_other {
             self.sweep_all(&topology);
-        } else if !self.postponed.is_empty() && !topology.nodes.iter().any(|e| e.placement == Placement::Held)
-        {
+        } else if self.may_go_on(&topology) {
             self.sweep_again();
         }
         // All nodes of the topology are watched now, so most publishes, which take no node away, need no
@@ -433,7 +432,7 @@ impl Ward {
                 {
                     self.resolve_again.notify_one();
                 }
-                let data = if patient.flushed { Data::Flushed } else { patient.data() };
+                let data = if patient.flushed { Data::Flushed } else { patient.brings() };
                 for observation in observations(&patient.name, probe) {
                     let verdict = patient.detector.step(now, observation);
                     changes.extend(verdict.map(|v| v.into_change(&topology.pool, round.id, data)));
@@ -875,5 +874,42 @@ mod tests {
         let pauses: Vec<_> = (0..100).map(|turn| jittered(Duration::from_secs(1), "n1", turn)).collect();
         assert!(pauses.iter().all(|p| (900..=1100).contains(&p.as_millis())));
         assert!(pauses.windows(2).any(|w| w[0].abs_diff(w[1]) > Duration::from_millis(50)));
+    }
+
+    /// What a node came back with is what it has until it serves: a second return of the same process says no other.
+    #[tokio::test]
+    async fn a_second_return() {
+        let bell = Arc::new(Notify::new());
+        let settings = HealthSettings { rise: 1, flap_max: Duration::ZERO, ..HealthSettings::default() };
+        let (writer, reader) = channel(topology((Ipv4Addr::LOCALHOST, 1).into(), settings, &bell));
+        let mut ward = Ward::new(reader, crate::health::Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+        ward.admit(&write_notes().1);
+        let hear = |ward: &mut Ward, process: Option<&str>| {
+            let answer = match process {
+                Some(_) => Answer::Serves(None),
+                None => Answer::Failed { cause: Cause::Refused, after_loss: true, text: "refused".into() },
+            };
+            let life = process.map(|process| Life { process: process.into(), started: None, keys: Some(3) });
+            let (now, symptom, late) = (Instant::now(), Symptom::Refused, Vec::new());
+            let took = Duration::ZERO;
+            let probe = Probe { life, flushed: false, took, symptom, late, started: now, ended: now, answer };
+            let changes =
+                ward.hear(Ok(Round { id: NodeId(7), prober: Prober::default(), probe: Some(probe) }));
+            changes.into_iter().find_map(|change| match change {
+                Change::Restore { data, .. } => Some(data),
+                _ => None,
+            })
+        };
+        let fails = |ward: &mut Ward| assert_eq!([hear(ward, None), hear(ward, None)], [None, None]);
+        hear(&mut ward, Some("a"));
+        fails(&mut ward);
+        let mut next = (*writer.current()).clone();
+        next.revision += 1;
+        let away = |e: &Entry| Entry { placement: Placement::Away, health: Health::Ejected, ..e.clone() };
+        next.nodes = next.nodes.iter().map(away).collect();
+        writer.publish(next);
+        assert_eq!(hear(&mut ward, Some("b")), Some(Data::Other));
+        fails(&mut ward);
+        assert_eq!(hear(&mut ward, Some("b")), Some(Data::Other), "it has not served since");
     }
 }

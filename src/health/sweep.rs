@@ -22,6 +22,8 @@ pub(super) struct Swept {
     pub(super) nodes: Vec<NodeId>,
     /// Who could not be looked through.
     pub(super) skipped: Vec<NodeId>,
+    /// Who was away.
+    pub(super) away: Vec<NodeId>,
     /// The keys of one of these are held: it may be tried again when they are not any more.
     pub(super) waits: bool,
 }
@@ -29,6 +31,8 @@ pub(super) struct Swept {
 /// Why a node was not looked through.
 #[derive(Debug, thiserror::Error)]
 enum Skipped {
+    #[error("it is away")]
+    Away,
     #[error("its keys are held")]
     Held,
     #[error("{0}")]
@@ -59,10 +63,11 @@ pub(super) async fn after_returns(reader: TopologyReader, returned: Vec<NodeId>)
     let others: Vec<_> = others.map(|entry| (entry.node.id, entry.node.name.clone())).collect();
     let pool = topology.pool.clone();
     drop(topology);
-    let (mut skipped, mut waits) = (Vec::new(), false);
+    let (mut skipped, mut away, mut waits) = (Vec::new(), Vec::new(), false);
     for (other, name) in others {
         match insist(&reader, other).await {
             Ok(()) => {}
+            Err(Skipped::Away) => away.push(other),
             Err(Skipped::Held) => {
                 skipped.push(other);
                 waits = true;
@@ -75,7 +80,7 @@ pub(super) async fn after_returns(reader: TopologyReader, returned: Vec<NodeId>)
             }
         }
     }
-    Swept { nodes, skipped, waits }
+    Swept { nodes, skipped, away, waits }
 }
 
 /// Deletes what a node has and does not own, and tries that several times.
@@ -99,8 +104,7 @@ async fn sweep(reader: &TopologyReader, node: NodeId) -> Result<(), Skipped> {
     let Some(at) = topology.position(node) else { return Ok(()) };
     match topology.nodes[at].placement {
         _ if topology.policy.on_return == OnReturn::Serve => return Ok(()),
-        // It is cleaned when it is back.
-        Placement::Away => return Ok(()),
+        Placement::Away => return Err(Skipped::Away),
         Placement::Held => return Err(Skipped::Held),
         Placement::Owns | Placement::Starting(_) => {}
     }

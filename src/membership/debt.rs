@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use tokio::time::Instant;
 
-use super::{build::Prepared, gutter::unswept_until, ledger::Ledger};
+use super::{build::Prepared, gutter::sweep_max, ledger::Ledger};
 use crate::topology::{Entry, OnReturn, Placement, Policy, Topology};
 
 /// Why keys can't stay with their nodes yet, as this policy wants; `None` when they can. The nodes are those that
@@ -16,11 +16,7 @@ pub(super) fn owed(now: &Topology, ledger: &Ledger, nodes: &[Entry], policy: &Po
     if now.policy.on_return == OnReturn::Serve || !any_stays(&now.policy, policy) {
         return None;
     }
-    let owes = |e: &&Entry| match e.placement {
-        Placement::Owns => false,
-        Placement::Held => ledger.has_left(e.node.id),
-        Placement::Away | Placement::Starting(_) => true,
-    };
+    let owes = |e: &&Entry| !is_in_its_place(e, ledger);
     let mut owing = nodes.iter().filter(owes);
     let first = &owing.next()?.node.name;
     let which = match owing.count() {
@@ -79,6 +75,7 @@ pub(super) fn gains(
     if !policy.minds_old_copies() {
         return;
     }
+    let known = ledger.clone();
     let stays: HashSet<&str> = nodes.iter().map(|e| &*e.node.name).collect();
     // Who leaves takes what it has along.
     let of_those =
@@ -87,16 +84,20 @@ pub(super) fn gains(
     let before: HashMap<&str, &Entry> = now.nodes.iter().map(|e| (&*e.node.name, e)).collect();
     let comes_for = |entry: &Entry| {
         let old = before.get(&*entry.node.name);
-        old.is_some_and(|old| old.node.address != entry.node.address && !is_in_its_place(old.placement))
+        old.is_some_and(|old| old.node.address != entry.node.address && !is_in_its_place(old, &known))
     };
     for entry in nodes.iter().filter(|e| takers.contains(&*e.node.name) || comes_for(e)) {
-        ledger.unswept(entry.node.id, unswept_until(policy, time));
+        ledger.moved_in(entry.node.id, time + sweep_max(policy));
     }
 }
 
-/// Whether nobody else takes writes for a node.
-pub(super) fn is_in_its_place(placement: Placement) -> bool {
-    matches!(placement, Placement::Owns | Placement::Held)
+/// Whether nobody else has taken writes for a node since it had all its keys.
+pub(super) fn is_in_its_place(entry: &Entry, ledger: &Ledger) -> bool {
+    match entry.placement {
+        Placement::Owns => true,
+        Placement::Held => !ledger.has_left(entry.node.id),
+        Placement::Away | Placement::Starting(_) => false,
+    }
 }
 
 /// Keys of which each has the same policies as many others, and together as all: of those for which the same two

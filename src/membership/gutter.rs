@@ -9,7 +9,7 @@ use super::{
     ledger::Ledger,
     plan::{Event, Outcome, Step},
 };
-use crate::topology::{OnEjected, OnReturn, Placement, Policy, Topology};
+use crate::topology::{OnReturn, Placement, Policy, Topology};
 
 /// Whether a pool is the one that serves the keys of another's ejected nodes.
 pub fn is_gutter_of(policy: &Policy, gutter: &Topology) -> bool {
@@ -40,16 +40,18 @@ pub fn follow(now: &Topology, ledger: &Ledger, gutter: Option<Arc<Topology>>) ->
 /// Deleting what others took for a node is given up after this: as long as it is tried.
 const SWEEP_MAX: Duration = Duration::from_secs(120);
 
+/// How long nodes of the pool may have what is another's.
+pub(super) fn sweep_max(policy: &Policy) -> Duration {
+    match policy.on_return {
+        OnReturn::Ttl => policy.ttl_max.unwrap_or(SWEEP_MAX),
+        _ => policy.ttl_max.unwrap_or(SWEEP_MAX).min(SWEEP_MAX),
+    }
+}
+
 /// Until when others may have what they took for a node that is back, when it is not deleted key by key.
 pub(super) fn unswept_until(policy: &Policy, time: Instant) -> Instant {
     let of_gutter = policy.failover.as_ref().filter(|_| policy.fails_over()).map(|f| f.ttl_max);
-    let rehashes = |on_ejected| on_ejected == OnEjected::Rehash;
-    let is_rehashed = rehashes(policy.on_ejected) || policy.prefixes.iter().any(|p| rehashes(p.on_ejected));
-    let of_pool = match policy.on_return {
-        _ if !is_rehashed => None,
-        OnReturn::Ttl => policy.ttl_max,
-        _ => Some(policy.ttl_max.unwrap_or(SWEEP_MAX).min(SWEEP_MAX)),
-    };
+    let of_pool = Some(sweep_max(policy)).filter(|_| policy.rehashes());
     // Its last keys come back that much later, and others are not looked at before.
     time + policy.slow_start + of_gutter.into_iter().chain(of_pool).max().unwrap_or(SWEEP_MAX)
 }

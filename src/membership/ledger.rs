@@ -40,6 +40,8 @@ struct Known {
     left: Option<Instant>,
     /// Until then others may have what they took for it.
     unswept: Option<Instant>,
+    /// Until then nodes that had keys of its before a reload may have them still.
+    moved_in: Option<Instant>,
 }
 
 /// Why a node is ejected, and since which turn.
@@ -71,8 +73,9 @@ pub(super) struct Back {
 
 impl Known {
     fn is_empty(&self) -> bool {
-        let Known { out, back, start, left, unswept } = self;
-        out.is_none() && back.is_none() && start.is_none() && left.is_none() && unswept.is_none()
+        let Known { out, back, start, left, unswept, moved_in } = self;
+        let is_owed = unswept.is_some() || moved_in.is_some();
+        out.is_none() && back.is_none() && start.is_none() && left.is_none() && !is_owed
     }
 }
 
@@ -170,14 +173,23 @@ impl Ledger {
         *unswept = (*unswept).max(Some(until));
     }
 
-    /// Until when others may have old values of a node's keys.
-    pub(super) fn unswept_until(&self, node: NodeId, time: Instant) -> Option<Instant> {
-        self.known.get(&node)?.unswept.filter(|until| *until > time)
+    /// A reload gave a node keys of others, who may have them until this time at most.
+    pub(super) fn moved_in(&mut self, node: NodeId, until: Instant) {
+        self.known.entry(node).or_default().moved_in = Some(until);
     }
 
-    /// Others have nothing of a node's any more; whether that was not known.
-    pub(super) fn swept(&mut self, node: NodeId) -> bool {
-        self.known.get_mut(&node).is_some_and(|known| known.unswept.take().is_some())
+    /// Until when others may have old values of a node's keys.
+    pub(super) fn unswept_until(&self, node: NodeId, time: Instant) -> Option<Instant> {
+        let known = self.known.get(&node)?;
+        known.unswept.max(known.moved_in).filter(|until| *until > time)
+    }
+
+    /// Others of the pool have nothing of a node's any more; whether that was not known. What is in a gutter is not
+    /// looked for.
+    pub(super) fn swept(&mut self, node: NodeId, policy: &Policy) -> bool {
+        let Some(known) = self.known.get_mut(&node) else { return false };
+        let was_moved_in = known.moved_in.take().is_some();
+        was_moved_in | (!policy.fails_over() && known.unswept.take().is_some())
     }
 
     /// A node could not be cleaned at this time; whether it starts at all.
@@ -256,7 +268,8 @@ impl Ledger {
     ) -> Option<(WaitReason, Instant)> {
         let known = self.known.get(&node)?;
         let held = known.out.as_ref().map(|out| (WaitReason::HoldDown, out.since + policy.hold_down));
-        let unswept = known.unswept.map(|until| (WaitReason::Leftovers, until));
+        let moved_in = known.moved_in.filter(|_| policy.rehashes());
+        let unswept = known.unswept.max(moved_in).map(|until| (WaitReason::Leftovers, until));
         held.into_iter().chain(unswept).filter(|(_, until)| *until > time).max_by_key(|(_, until)| *until)
     }
 
@@ -316,6 +329,7 @@ impl Ledger {
         for (id, known) in &mut self.known {
             known.left = known.left.filter(|_| !owning.contains(id));
             known.unswept = known.unswept.filter(|until| *until > time);
+            known.moved_in = known.moved_in.filter(|until| *until > time);
             if !starting.contains(id) {
                 known.start = None;
                 if !away.contains(id) {
@@ -331,7 +345,11 @@ impl Ledger {
             .map(|e| self.wait(e, policy, time))
             .collect();
         let steps = nodes.iter().filter(is_starting);
-        let steps = steps.filter_map(|e| self.start(e.node.id)?.next(e.placement, policy, time)).min();
+        let next = |e: &Entry| {
+            let step = self.start(e.node.id).and_then(|start| start.next(e.placement, policy, time));
+            step.into_iter().chain(self.expires(e.node.id, policy, time)).min()
+        };
+        let steps = steps.filter_map(next).min();
         let due = waits.iter().filter_map(|wait| wait.due).chain(steps).min();
         (waits, due)
     }

@@ -384,7 +384,7 @@ impl Membership {
         let embedded = self.settings.embedded.clone();
         let task = self.preparing.spawn(async move {
             let targets = locate(&now, &spec, &embedded).await;
-            let newcomers = newcomers(&now, &spec, &targets);
+            let newcomers = newcomers((&now, &ledger), &spec, &targets);
             let prepared = spawn_blocking(move || prepare(&now, &ledger, spec, targets)).await;
             // A build that panics takes this task with it, and the loop sees that.
             let prepared = prepared.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
@@ -522,10 +522,14 @@ fn pool_of(change: &Change) -> &str {
 }
 
 /// The nodes that a reload adds, and those at another address in the place of one for which others took writes.
-fn newcomers(now: &Topology, spec: &PoolSpec, targets: &[Arc<[Target]>]) -> Vec<Newcomer> {
+fn newcomers(
+    (now, ledger): (&Topology, &Ledger),
+    spec: &PoolSpec,
+    targets: &[Arc<[Target]>],
+) -> Vec<Newcomer> {
     let known: HashMap<&str, &Entry> = now.nodes.iter().map(|e| (&*e.node.name, e)).collect();
     let is_new = |node: &NodeSpec| match known.get(&*node.name) {
-        Some(old) => old.node.address != node.address && !debt::is_in_its_place(old.placement),
+        Some(old) => old.node.address != node.address && !debt::is_in_its_place(old, ledger),
         None => true,
     };
     let new = spec.nodes.iter().zip(targets).filter(|(node, _)| is_new(node));

@@ -10,7 +10,7 @@ use super::{
     plan::{Event, Step, rules, step, told},
     settle::settle,
 };
-use crate::topology::{Entry, Health, Order, Topology, Wanted};
+use crate::topology::{Entry, Health, Order, Placement, Topology, Wanted};
 
 /// What is to be in force for the node with this name when this is said of it; `None` when nothing is to be
 /// done.
@@ -56,7 +56,7 @@ pub fn order(
     let entry = &now.nodes[at];
     check(now, entry, order)?;
     if order == Some(Order::Drain)
-        && entry.placement.serves()
+        && entry.placement != Placement::Away
         && let Some(until) =
             ledger.unswept_until(entry.node.id, time).filter(|_| now.policy.minds_old_copies())
     {

@@ -256,8 +256,7 @@ pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> 
 
 /// Others have nothing of a node's any more.
 fn swept(now: &Topology, mut ledger: Ledger, id: NodeId, time: Instant) -> Outcome {
-    // What is in another pool is bounded by its time to live, and nothing else.
-    if now.policy.fails_over() || !ledger.swept(id) {
+    if !ledger.swept(id, &now.policy) {
         return Outcome::Nothing;
     }
     // Remembered whether anything comes of it or not.
@@ -322,7 +321,8 @@ fn turn(
     let entry = &nodes[at];
     let name = || entry.node.name.clone();
     match (to, now.nodes[at].placement, entry.placement) {
-        (Health::Ejected, Placement::Owns, Placement::Owns) => {
+        (Health::Ejected, Placement::Owns, Placement::Owns)
+        | (Health::Ejected, Placement::Starting(_), Placement::Starting(_)) => {
             if let Some(out) = ledger.out(entry.node.id).filter(|_| from.contains(&Health::Healthy)) {
                 let evidence =
                     format!("{}; {}", out.evidence, kept_because(entry, nodes, now.health.eject_max));

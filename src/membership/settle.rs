@@ -57,8 +57,10 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
         }
     }
     for i in 0..nodes.len() {
-        let is_new = before[i] == Placement::Away && nodes[i].placement == Placement::Owns;
-        let waits = || ledger.waits(nodes[i].node.id, rules.policy, rules.time);
+        let id = nodes[i].node.id;
+        let was_out = before[i] == Placement::Away || before[i] == Placement::Held && ledger.has_left(id);
+        let is_new = was_out && nodes[i].placement == Placement::Owns;
+        let waits = || ledger.waits(id, rules.policy, rules.time);
         if is_new && nodes[i].order.is_none() && waits() && goes(&nodes[i]) {
             nodes[i].placement = Placement::Away;
         }
@@ -73,7 +75,11 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
         let starting = (0..nodes.len()).filter(|i| nodes[*i].placement.serves());
         if let Some(i) = starting.max_by_key(|i| (nodes[*i].placement, Reverse(*i))) {
             let id = nodes[i].node.id;
-            nodes[i].placement = match (nodes[i].placement, ledger.start(id).is_none_or(Start::is_clean)) {
+            let is_clean = match ledger.start(id) {
+                Some(start) => start.is_clean(),
+                None => !ledger.has_left(id) || rules.policy.on_return == OnReturn::Serve,
+            };
+            nodes[i].placement = match (nodes[i].placement, is_clean) {
                 // All keys wait until it is: what it has of them may be old.
                 (Placement::Starting(to), false) => Placement::Starting(Admission { fence: LEVELS, ..to }),
                 _ => {
@@ -114,8 +120,13 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
         // It never gave its keys to anybody.
         Placement::Owns => return Placement::Owns,
         Placement::Held if !ledger.has_left(id) => return Placement::Owns,
+        _ if !policy.moves_keys() => return Placement::Owns,
+        // It fails, and the guard wants what it serves; the rest of its keys may be old there.
+        Placement::Starting(to) if !is_back && policy.on_return != OnReturn::Serve => {
+            return Placement::Starting(Admission { fence: to.admitted, ..to });
+        }
         // The guard wants it, as it is.
-        _ if !is_back || !policy.moves_keys() => return Placement::Owns,
+        _ if !is_back => return Placement::Owns,
         Placement::Starting(_) => ledger.start(id).copied(),
         _ => {
             // Of a quarantine it is said when it is cleaned.
@@ -136,6 +147,10 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
         };
         Start::new(rules.time, is_clean)
     });
+    let mut start = start;
+    if policy.on_return == OnReturn::Ttl && ledger.expires(id, policy, rules.time).is_none() {
+        start.cleaned(LEVELS);
+    }
     let placement = start.placement(before, policy, rules.time);
     ledger.set_start(id, (placement != Placement::Owns).then_some(start));
     placement

@@ -345,13 +345,16 @@ impl Policy {
         is_failover(self.on_ejected) || self.prefixes.iter().any(|p| is_failover(p.on_ejected))
     }
 
+    /// Whether some keys go to other nodes of the pool when theirs is ejected.
+    pub fn rehashes(&self) -> bool {
+        let rehashes = |on_ejected| on_ejected == OnEjected::Rehash;
+        rehashes(self.on_ejected) || self.prefixes.iter().any(|p| rehashes(p.on_ejected))
+    }
+
     /// Whether nodes that had a key before may get it again, and must not have what it was: when a reload moves keys
     /// they are deleted where they were.
     pub fn minds_old_copies(&self) -> bool {
-        self.protocol != Protocol::Http
-            && self.on_return != OnReturn::Serve
-            && self.moves_keys()
-            && !self.fails_over()
+        self.protocol != Protocol::Http && self.on_return != OnReturn::Serve && self.moves_keys()
     }
 
     /// What a pool that speaks this obeys unless it is told otherwise. An HTTP node may ask another

@@ -321,7 +321,11 @@ impl Laws {
                     Placement::Away | Placement::Starting(_) => false,
                 };
                 let owned = case.before.nodes.iter().any(|e| e.node.id == entry.node.id && owned(e));
-                holds(Law::Survivors, !failed && !owned, || {
+                // One that fails while it starts may be kept as it is.
+                let started =
+                    |e: &Entry| e.node.name == *name && matches!(e.placement, Placement::Starting(_));
+                let is_kept = failed && case.before.nodes.iter().any(started);
+                holds(Law::Survivors, (!failed || is_kept) && !owned, || {
                     format!("node {name} is {:?} and starts, it owned: {owned}", entry.health)
                 })?;
                 continue;
@@ -363,8 +367,14 @@ impl Laws {
                 }
             };
             let is_same = |e: &&Entry| e.node.name == *name && e.node.address == entry.node.address;
-            let was_out =
-                |e: &Entry| is_away(e) || e.placement == Placement::Held && self.owing.contains(name);
+            let works = |e: &Entry| matches!(e.health, Health::Healthy | Health::Suspect);
+            let was_out = |e: &Entry| match e.placement {
+                Placement::Owns => false,
+                Placement::Away => is_away(e),
+                Placement::Held => self.owing.contains(name),
+                // It failed, was kept as it was, and is back.
+                Placement::Starting(_) => !works(e) && works(entry),
+            };
             if before.nodes.iter().find(is_same).is_some_and(was_out) {
                 let clean = if self.needs_cleaning(name, after) { 0 } else { LEVELS };
                 self.starts.insert(name.clone(), (*time, clean));
@@ -411,6 +421,8 @@ impl Laws {
             Placement::Owns => false,
             Placement::Held => true,
             // Who cleans it tells when it goes on.
+            // One that is kept though it fails goes on when it answers.
+            Placement::Starting(_) if matches!(e.health, Health::Ejected | Health::Probation) => false,
             Placement::Starting(to) => !to.is_fenced(),
             Placement::Away => e.order.is_none() && !matches!(e.health, Health::Ejected | Health::Probation),
         });

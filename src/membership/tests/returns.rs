@@ -94,6 +94,66 @@ fn leftovers_and_orders() {
     pool.order("n1", Some(Order::Drain)).expect("nothing is left over");
 }
 
+/// Nor is a node drained whose keys are held for them.
+#[test]
+fn who_is_held_is_not_drained() {
+    let mut pool = Planned::new(&pool(&[1; 4], |_| {}));
+    pool.eject("n1");
+    pool.restore("n1");
+    cleaned(&mut pool, "n1", true);
+    assert_eq!(told(pool.eject("n1")), ["held n1"]);
+    pool.order("n1", Some(Order::Drain)).expect_err("others have old values");
+    assert_eq!(pool.entry("n1").placement, Placement::Held);
+}
+
+/// A node that fails while it starts and is kept, as too many others are out, keeps what it served and gets no more: it
+/// is cleaned when it answers again.
+#[test]
+fn a_starter_that_is_kept() {
+    let mut spec = pool(&[1; 4], |p| (p.sole_writer, p.slow_start) = (true, Duration::from_secs(16)));
+    spec.health.eject_max = 0.25;
+    let mut pool = Planned::new(&spec);
+    pool.eject("n0");
+    pool.restore("n0");
+    let (node, below) = (pool.id("n0"), LEVELS / 16);
+    pool.change(&Change::Cleaned { pool: "cache".into(), node, below, leftovers: false, how: "".into() });
+    pool.eject("n1");
+    assert_eq!(told(pool.eject("n0")).last().map(String::as_str), Some("kept n0"));
+    let kept = pool.entry("n0").placement;
+    assert!(matches!(kept, Placement::Starting(to) if to.admitted == below && !to.is_fenced()), "{kept:?}");
+    pool.restore("n0");
+    let back = pool.entry("n0").placement;
+    assert!(matches!(back, Placement::Starting(to) if to.admitted == 0 && to.is_fenced()), "{back:?}");
+}
+
+/// Where keys fail over, nodes of the pool have old values of what a reload moved all the same: another reload waits
+/// for their deletion, and a failure does not, as the gutter has none.
+#[test]
+fn a_reload_of_a_pool_with_a_gutter() {
+    let over = |p: &mut Policy| {
+        let failover = crate::topology::Failover { pool: "gutter".into(), ttl_max: Duration::from_secs(60) };
+        (p.on_ejected, p.failover) = (OnEjected::Failover, Some(failover));
+    };
+    let (three, four) = (pool(&[1; 3], over), pool(&[1; 4], over));
+    let mut pool = Planned::new(&three);
+    pool.reload(four);
+    let permit = Permit { max_share: 1.0, yes: true, time: pool.time };
+    let back = |pool: &Planned| {
+        reload(&pool.topology, &pool.ledger, &pool.prepare(three.clone()), &pool.births, &permit)
+    };
+    assert!(matches!(back(&pool), Outcome::Refused { why } if why.contains("node n3's now")));
+    let node = pool.id("n3");
+    pool.change(&Change::Swept { pool: "cache".into(), node });
+    assert!(matches!(back(&pool), Outcome::Publish(_)));
+    let mut fails = Planned {
+        ledger: pool.ledger.clone(),
+        births: pool.births.clone(),
+        topology: pool.topology.clone(),
+        time: pool.time,
+    };
+    assert_eq!(told(fails.eject("n3")), ["ejected n3"]);
+}
+
 /// Who comes back and waits for its time to pass, and is wanted before, is cleaned like others.
 #[test]
 fn the_guard_wants_it_before_its_time() {
@@ -108,6 +168,10 @@ fn the_guard_wants_it_before_its_time() {
         "{:?}",
         placements(&pool)
     );
+    // In the end it has nothing old, cleaned or not.
+    pool.time += Duration::from_secs(61);
+    pool.budget();
+    assert_eq!(pool.entry("n0").placement, Placement::Owns);
 }
 
 /// What a node does not get yet is not paid for, and what a node has got back is when it fails again.
