@@ -169,13 +169,13 @@ fn pool_part(topology: &Topology) -> PoolPart<'_> {
 fn degraded(topology: &Topology) -> Option<String> {
     let is_kept = |e: &&Entry| {
         matches!(e.health, Health::Ejected | Health::Probation)
-            && e.placement == Placement::Owns
+            && e.placement.serves()
             && e.order != Some(Order::Pin)
     };
     let kept: Vec<&str> = topology.nodes.iter().filter(is_kept).map(|e| &*e.node.name).collect();
     let share = topology.health.eject_max * 100.0;
     let (verb, stay) = if kept.len() == 1 { ("fails", "stays") } else { ("fail", "stay") };
-    let is_last = topology.nodes.iter().filter(|e| e.placement == Placement::Owns).count() == 1;
+    let is_last = topology.nodes.iter().filter(|e| e.placement.serves()).count() == 1;
     let why = match is_last {
         true => "the last of a pool is never taken out".to_owned(),
         false => format!("eject_max ({share:.0} %) lets no more out"),

@@ -439,8 +439,9 @@ impl Ward {
                 }
                 let is_back = changes.iter().any(|change| matches!(change, Change::Restore { .. }));
                 // Until it is back it is compared with the one that served.
-                let serves = topology.position(round.id).map(|at| topology.nodes[at].placement.serves());
-                if is_back || serves == Some(true) {
+                let placement = topology.position(round.id).map(|at| topology.nodes[at].placement);
+                // What it came back with is not forgotten before it has all its keys.
+                if is_back || placement == Some(Placement::Owns) {
                     patient.serves(is_back.then_some(data), &topology);
                 }
                 if is_back {
@@ -911,5 +912,13 @@ mod tests {
         assert_eq!(hear(&mut ward, Some("b")), Some(Data::Other));
         fails(&mut ward);
         assert_eq!(hear(&mut ward, Some("b")), Some(Data::Other), "it has not served since");
+        let mut next = (*writer.current()).clone();
+        next.revision += 1;
+        let placement = Placement::Starting(crate::topology::Admission { admitted: 0, fence: 4096 });
+        next.nodes =
+            next.nodes.iter().map(|e| Entry { placement, health: Health::Healthy, ..e.clone() }).collect();
+        writer.publish(next);
+        hear(&mut ward, Some("b"));
+        assert_eq!(ward.patients[&NodeId(7)].brings(), Data::Other, "it is not clean yet");
     }
 }

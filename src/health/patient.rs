@@ -44,7 +44,8 @@ impl Patient {
     pub(super) fn serves(&mut self, back: Option<Data>, topology: &Topology) {
         let is_another =
             matches!((&self.served, &self.life), (Some(before), Some(now)) if !before.is_same(now));
-        if is_another && back.is_none() && topology.policy.durable {
+        let is_well = matches!(self.detector.health(), Health::Healthy | Health::Suspect);
+        if is_another && back.is_none() && is_well && topology.policy.durable {
             let why = "what was written since its last save is lost, or it is another server";
             let (pool, node) = (&*topology.pool, &*self.name);
             tracing::error!(pool, node, why, "a durable node was restarted so soon that it was not ejected");

@@ -151,6 +151,12 @@ impl Quarantine {
             .map(|entry| entry.node.id)
             .collect();
         self.logs.retain(|id, _| away.contains(id));
+        // Another return is another matter.
+        let is_starting = |id: &NodeId| {
+            let at = topology.position(*id);
+            at.is_some_and(|at| matches!(topology.nodes[at].placement, Placement::Starting(_)))
+        };
+        self.rests.retain(|id, _| is_starting(id));
         let policy = &topology.policy;
         let is_noted = policy.on_return == OnReturn::Quarantine && policy.sole_writer;
         if std::mem::replace(&mut self.missed, missed) != missed || !is_noted {

@@ -57,7 +57,7 @@ pub(super) fn not_swept(
         .max_by_key(|(_, u)| *u)?;
     Some(format!(
         "pool {}: other nodes may have old values of keys that are node {name}'s now and would not be any more: reload \
-         again when these are deleted, in {} s at most, or put on_return: serve in force first",
+         again when these are deleted, or have expired, in {} s at most, or put on_return: serve in force first",
         now.pool,
         (until - time).as_secs() + 1
     ))

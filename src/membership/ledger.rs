@@ -259,6 +259,13 @@ impl Ledger {
         self.expires(node, policy, time).is_some() || self.is_lost(node, policy)
     }
 
+    /// Whether neighbours may have old values of a node's keys, and would get these if it failed.
+    pub(super) fn has_leftovers(&self, node: NodeId, policy: &Policy, time: Instant) -> bool {
+        let Some(known) = self.known.get(&node) else { return false };
+        let moved_in = known.moved_in.filter(|_| policy.rehashes());
+        known.unswept.max(moved_in).is_some_and(|until| until > time)
+    }
+
     /// Until when the keys of an ejected node do not move, whatever the budget says, and why.
     pub(super) fn stays(
         &self,

@@ -61,8 +61,8 @@ pub fn order(
             ledger.unswept_until(entry.node.id, time).filter(|_| now.policy.minds_old_copies())
     {
         return Err(format!(
-            "node {name}: other nodes may have old values of its keys, which are being deleted: drain it then, in {} s \
-             at most; eject takes it out now, and may bring them up",
+            "node {name}: other nodes may have old values of its keys: drain it when these are deleted, or have expired, \
+             in {} s at most; eject takes it out now, and may bring them up",
             (until - time).as_secs() + 1
         ));
     }

@@ -455,7 +455,7 @@ fn kept_because(entry: &Entry, nodes: &[Entry], eject_max: f64) -> String {
     if entry.order == Some(Order::Pin) {
         return "kept, as an operator has pinned it".to_owned();
     }
-    let owners = nodes.iter().filter(|e| e.placement == Placement::Owns).count();
+    let owners = nodes.iter().filter(|e| e.placement.serves()).count();
     match owners {
         1 => "kept, as the last node of the pool is never ejected".to_owned(),
         _ => format!("kept, as more than {:.0} % of the pool's weight would be out", eject_max * 100.0),
@@ -522,6 +522,13 @@ pub fn reload(
                 *event = Event::Stays { node: node.clone() };
             }
         }
+    }
+    // Its new detector says it again if it is so.
+    let was_wrong = |e: &&Entry| e.misconfigured.is_some();
+    let wrong = now.nodes.iter().filter(was_wrong).map(|e| &e.node.name);
+    for name in wrong {
+        let after = nodes.iter().find(|e| e.node.name == *name && e.misconfigured.is_none());
+        events.extend(after.map(|e| Event::Misconfigured { node: e.node.name.clone(), what: None }));
     }
     events.insert(0, Event::Reloaded { evidence: differences(&now.nodes, &nodes).into() });
     let (waits, budget_due) = ledger.settled(&nodes, &spec.policy, time);

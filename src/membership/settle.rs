@@ -6,9 +6,7 @@ use std::cmp::Reverse;
 use tokio::time::Instant;
 
 use super::{gutter::unswept_until, ledger::Ledger, start::Start};
-use crate::topology::{
-    Admission, Entry, Health, LEVELS, NodeId, OnReturn, Order, Placement, Policy, WaitReason,
-};
+use crate::topology::{Admission, Entry, Health, LEVELS, NodeId, OnReturn, Order, Placement, Policy};
 
 /// What placements obey.
 pub(super) struct Rules<'a> {
@@ -73,14 +71,18 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
     if !nodes.iter().any(|entry| entry.placement == Placement::Owns) {
         // What nobody has who starts would have no owner at all: the one that has come furthest takes it.
         let starting = (0..nodes.len()).filter(|i| nodes[*i].placement.serves());
-        if let Some(i) = starting.max_by_key(|i| (nodes[*i].placement, Reverse(*i))) {
+        let works = |i: usize| matches!(nodes[i].health, Health::Healthy | Health::Suspect);
+        if let Some(i) = starting.max_by_key(|i| (works(*i), nodes[*i].placement, Reverse(*i))) {
+            let is_dead = !works(i);
             let id = nodes[i].node.id;
             let is_clean = match ledger.start(id) {
                 Some(start) => start.is_clean(),
                 None => !ledger.has_left(id) || rules.policy.on_return == OnReturn::Serve,
             };
             nodes[i].placement = match (nodes[i].placement, is_clean) {
-                // All keys wait until it is: what it has of them may be old.
+                // Nobody can clean it now, and what it has may be old.
+                (starting, false) if is_dead => starting,
+                // All keys wait until it is clean.
                 (Placement::Starting(to), false) => Placement::Starting(Admission { fence: LEVELS, ..to }),
                 _ => {
                     ledger.set_start(id, None);
@@ -94,17 +96,18 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
 /// Where the keys are of a node that fails, and had its keys, or some of them, until now.
 fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
     let Rules { policy, time, .. } = *rules;
-    let stays = ledger.stays(id, policy, time).map(|(reason, _)| reason);
+    let stays = ledger.stays(id, policy, time).is_some();
+    let has_leftovers = ledger.has_leftovers(id, policy, time);
     let mut fits = |share| ledger.spending.ejects(share, &policy.warmth, time);
     match before {
         Placement::Away => Placement::Away,
         _ if !policy.moves_keys() => Placement::Away,
-        Placement::Starting(_) if stays == Some(WaitReason::Leftovers) => Placement::Held,
+        Placement::Starting(_) if has_leftovers => Placement::Held,
         Placement::Starting(to) if fits(share * to.share()) => Placement::Away,
         // Most of its keys are elsewhere anyhow.
         Placement::Starting(to) if to.share() < 0.5 => Placement::Away,
         Placement::Starting(_) => Placement::Held,
-        _ if stays.is_some() => Placement::Held,
+        _ if stays => Placement::Held,
         // It was never there: nobody's keys go cold that were warm.
         _ if ledger.is_first(id) => Placement::Away,
         _ if ledger.spending.ejects(share, &policy.warmth, time) => Placement::Away,
