@@ -523,13 +523,7 @@ pub fn reload(
             }
         }
     }
-    // Its new detector says it again if it is so.
-    let was_wrong = |e: &&Entry| e.misconfigured.is_some();
-    let wrong = now.nodes.iter().filter(was_wrong).map(|e| &e.node.name);
-    for name in wrong {
-        let after = nodes.iter().find(|e| e.node.name == *name && e.misconfigured.is_none());
-        events.extend(after.map(|e| Event::Misconfigured { node: e.node.name.clone(), what: None }));
-    }
+    events.extend(asked_anew(&now.nodes, &nodes));
     events.insert(0, Event::Reloaded { evidence: differences(&now.nodes, &nodes).into() });
     let (waits, budget_due) = ledger.settled(&nodes, &spec.policy, time);
     let next = Topology {
@@ -546,6 +540,14 @@ pub fn reload(
         health: Arc::new(spec.health.clone()),
     };
     Outcome::Publish(Box::new(Step { next, ledger, events }))
+}
+
+/// Of whom nothing is known to be wrong any more: a new detector says it again if it is so.
+fn asked_anew(before: &[Entry], after: &[Entry]) -> Vec<Event> {
+    let was_wrong = before.iter().filter(|e| e.misconfigured.is_some()).map(|e| &e.node.name);
+    let is_not = |name: &Arc<str>| after.iter().find(|e| e.node.name == *name && e.misconfigured.is_none());
+    let told = |e: &Entry| Event::Misconfigured { node: e.node.name.clone(), what: None };
+    was_wrong.filter_map(is_not).map(told).collect()
 }
 
 /// `came: n3; left: n1; changed: n2`, as far as there are any; long lists are cut.

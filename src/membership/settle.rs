@@ -69,27 +69,32 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
         }
     }
     if !nodes.iter().any(|entry| entry.placement == Placement::Owns) {
-        // What nobody has who starts would have no owner at all: the one that has come furthest takes it.
-        let starting = (0..nodes.len()).filter(|i| nodes[*i].placement.serves());
-        let works = |i: usize| matches!(nodes[i].health, Health::Healthy | Health::Suspect);
-        if let Some(i) = starting.max_by_key(|i| (works(*i), nodes[*i].placement, Reverse(*i))) {
-            let is_dead = !works(i);
-            let id = nodes[i].node.id;
-            let is_clean = match ledger.start(id) {
-                Some(start) => start.is_clean(),
-                None => !ledger.has_left(id) || rules.policy.on_return == OnReturn::Serve,
-            };
-            nodes[i].placement = match (nodes[i].placement, is_clean) {
-                // Nobody can clean it now, and what it has may be old.
-                (starting, false) if is_dead => starting,
-                // All keys wait until it is clean.
-                (Placement::Starting(to), false) => Placement::Starting(Admission { fence: LEVELS, ..to }),
-                _ => {
-                    ledger.set_start(id, None);
-                    Placement::Owns
-                }
-            };
-        }
+        last_resort(nodes, rules, ledger);
+    }
+}
+
+/// Nobody owns, and some start.
+fn last_resort(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
+    // What nobody has who starts would have no owner at all: the one that has come furthest takes it.
+    let starting = (0..nodes.len()).filter(|i| nodes[*i].placement.serves());
+    let works = |i: usize| matches!(nodes[i].health, Health::Healthy | Health::Suspect);
+    if let Some(i) = starting.max_by_key(|i| (works(*i), nodes[*i].placement, Reverse(*i))) {
+        let is_dead = !works(i);
+        let id = nodes[i].node.id;
+        let is_clean = match ledger.start(id) {
+            Some(start) => start.is_clean(),
+            None => !ledger.has_left(id) || rules.policy.on_return == OnReturn::Serve,
+        };
+        nodes[i].placement = match (nodes[i].placement, is_clean) {
+            // Nobody can clean it now, and what it has may be old.
+            (starting, false) if is_dead => starting,
+            // All keys wait until it is clean.
+            (Placement::Starting(to), false) => Placement::Starting(Admission { fence: LEVELS, ..to }),
+            _ => {
+                ledger.set_start(id, None);
+                Placement::Owns
+            }
+        };
     }
 }
 
