@@ -232,4 +232,25 @@ mod tests {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(ward.quarantine.due(&fenced), [node], "it is due again");
     }
+
+    /// Who was away while leftovers were looked for is emptied on its way back; who is in its place again by then has
+    /// what it had, so that for all others it is looked again, at once if nobody's keys are held.
+    #[tokio::test]
+    async fn who_was_away_meanwhile() {
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        for (placement, is_cut) in [(Placement::Away, true), (Placement::Owns, false)] {
+            let one =
+                super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+            let nodes = one.nodes.iter().map(|entry| Entry { placement, ..entry.clone() }).collect();
+            let topology = Topology { nodes, ..one };
+            let (away, other) = (topology.nodes[0].node.id, NodeId(99));
+            let (_writer, reader) = channel(topology.clone());
+            let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+            let swept = Swept { nodes: vec![other], skipped: vec![], away: vec![away], waits: false };
+            let told = ward.end_sweep(Ok(swept));
+            assert_eq!(told.len(), usize::from(is_cut), "{told:?}");
+            assert_eq!(ward.quarantine.is_cut(away), is_cut);
+            assert_eq!(ward.unswept.contains(&other), !is_cut, "it is looked again");
+        }
+    }
 }

@@ -172,6 +172,12 @@ impl Quarantine {
         self.logs.insert(node, Log { keys: HashSet::new(), is_cut: true });
     }
 
+    /// Whether that is so.
+    #[cfg(test)]
+    pub(super) fn is_cut(&self, node: NodeId) -> bool {
+        self.logs.get(&node).is_some_and(|log| log.is_cut)
+    }
+
     /// Of nodes that are away it is not known any more what they have.
     pub(super) fn forget(&mut self, topology: &Topology) {
         let away = topology.nodes.iter().filter(|entry| entry.placement == Placement::Away);
