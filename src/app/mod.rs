@@ -273,6 +273,7 @@ fn buffers(memory: &Memory) -> Buffers {
 
 /// How long the last incidents may take to be written.
 const SETTLE_MAX: Duration = Duration::from_millis(500);
+
 /// The threads of the data plane, and the ways to them.
 fn start_workers(
     count: usize,

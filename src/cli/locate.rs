@@ -20,8 +20,9 @@ use crate::{
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
 const EXAMPLES: &str = "\
-Prints a line per key, in the order given: key, hash, owner, and who has it while that is away, in order
-(those of a gutter as pool/node, nobody where keys do not move), with tabs between them. Bytes of a key that are not printable stand as \\xNN.
+Prints a line per key, in the order given: key, hash, owner, and who has it while that is away, in
+order (those of a gutter as pool/node, nobody where keys do not move), with tabs between them. Bytes
+of a key that are not printable stand as \\xNN.
 
 Examples:
   ringway locate --pool cache user:1 user:2
@@ -63,17 +64,16 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     let source = arguments.config.source();
     let Loaded { settings, .. } = load(&source)?;
     let pool = choose(&settings.pools, arguments.pool.as_deref(), &source)?;
-    let members: Vec<Member> = pool.nodes.iter().map(|n| n.member()).collect();
-    let ring = Ring::build(&pool.ring, &members);
+    let ring_of = |pool: &PoolSpec| {
+        let members: Vec<Member> = pool.nodes.iter().map(|n| n.member()).collect();
+        Ring::build(&pool.ring, &members)
+    };
+    let ring = ring_of(pool);
     let gutter = pool.policy.failover.as_ref();
     let gutter = gutter.and_then(|failover| settings.pools.iter().find(|p| p.name == failover.pool));
-    let gutter = gutter.map(|pool| {
-        let members: Vec<Member> = pool.nodes.iter().map(|n| n.member()).collect();
-        (&*pool.name, Ring::build(&pool.ring, &members))
-    });
-    let place =
+    let gutter = gutter.map(|pool| (&*pool.name, ring_of(pool)));
+    let mut place =
         |key: &[u8]| line(&ring, candidates(pool, &ring, gutter.as_ref(), arguments.next, key), key, out);
-    let mut place = place;
     let mut stdin = arguments.stdin;
     for key in &arguments.keys {
         match key.as_bytes() {

@@ -189,7 +189,9 @@ mod tests {
     use super::*;
     use crate::{
         health::{Lag, Scene},
-        topology::{Admission, Entry, HealthSettings, Placement, Topology, channel, write_notes},
+        topology::{
+            Admission, Entry, HealthSettings, OnReturn, Placement, Policy, Topology, channel, write_notes,
+        },
     };
 
     async fn fails<T>() -> T {
@@ -252,5 +254,39 @@ mod tests {
             assert_eq!(ward.quarantine.is_cut(away), is_cut);
             assert_eq!(ward.unswept.contains(&other), !is_cut, "it is looked again");
         }
+    }
+
+    /// What is known of a node that is away is not known of another identity of it, and not any more when a reload
+    /// moves keys: that has others looked through, too.
+    #[tokio::test]
+    async fn what_is_not_known_any_more() {
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        let policy = Policy { sole_writer: true, on_return: OnReturn::Quarantine, ..(*one.policy).clone() };
+        let placed = |placement, revision, one: &Topology| Topology {
+            nodes: one.nodes.iter().map(|entry| Entry { placement, ..entry.clone() }).collect(),
+            policy: Arc::new(policy.clone()),
+            revision,
+            ..one.clone()
+        };
+        let node = one.nodes[0].node.id;
+        let ward = |topology: &Topology| {
+            let (writer, reader) = channel(topology.clone());
+            let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+            ward.admit(&write_notes().1);
+            (ward, writer)
+        };
+        let away = placed(Placement::Away, 2, &one);
+        assert!(ward(&away).0.quarantine.is_cut(node), "it was another one before");
+
+        let (mut ward, mut writer) = ward(&placed(Placement::Owns, 1, &one));
+        writer.publish(away.clone());
+        ward.admit(&write_notes().1);
+        assert!(!ward.quarantine.is_cut(node) && ward.unswept.is_empty(), "it left before its eyes");
+        let other =
+            super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        writer.publish(Topology { ring: other.ring, revision: 3, ..away });
+        ward.admit(&write_notes().1);
+        assert!(ward.quarantine.is_cut(node) && ward.unswept.contains(&node), "the ring is another one");
     }
 }

@@ -75,7 +75,8 @@ const HELD_PAUSE: Duration = Duration::from_millis(100);
 const REPEAT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Watches one pool until membership is gone. Dropping it ends everything that it started, which
-/// is how a pool that was removed ceases to be watched. `bell` is the one that the pool's [`Evidence`](crate::topology::Evidence) rings.
+/// is how a pool that was removed ceases to be watched. `bell` is the one that the pool's
+/// [`Evidence`](crate::topology::Evidence) rings.
 pub async fn run(reader: TopologyReader, bell: Arc<Notify>, inbox: Inbox, scene: Scene, returns: Returns) {
     let resolve_again = Arc::new(Notify::new());
     let Returns { noted, graces, samples } = returns;
@@ -442,7 +443,7 @@ impl Ward {
                 let placement = topology.position(round.id).map(|at| topology.nodes[at].placement);
                 // What it came back with is not forgotten before it has all its keys.
                 if is_back || placement == Some(Placement::Owns) {
-                    patient.serves(is_back.then_some(data), &topology);
+                    patient.serves(is_back.then_some(data));
                 }
                 if is_back {
                     // What it did before it left says nothing of it now.
@@ -594,11 +595,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::topology::Evidence;
     use crate::{
         net::{Address, Target},
         ring::{self, Ring},
-        topology::{HealthSettings, Node, Policy, TopologyWriter, channel, write_notes},
+        topology::{Admission, Evidence, HealthSettings, Node, Policy, TopologyWriter, channel, write_notes},
     };
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -914,7 +914,7 @@ mod tests {
         assert_eq!(hear(&mut ward, Some("b")), Some(Data::Other), "it has not served since");
         let mut next = (*writer.current()).clone();
         next.revision += 1;
-        let placement = Placement::Starting(crate::topology::Admission { admitted: 0, fence: 4096 });
+        let placement = Placement::Starting(Admission { admitted: 0, fence: 4096 });
         next.nodes =
             next.nodes.iter().map(|e| Entry { placement, health: Health::Healthy, ..e.clone() }).collect();
         writer.publish(next);

@@ -5,14 +5,18 @@ use std::sync::Arc;
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::{Call, Detector, Life, Traffic, window::Window};
-use crate::topology::{Data, ErrorReply, Evidence, Failure, Health, Topology};
+use crate::topology::{Data, ErrorReply, Evidence, Failure, Health};
 
 /// One watched node.
 pub(super) struct Patient {
+    /// The node's.
     pub(super) name: Arc<str>,
+    /// What is thought of it.
     pub(super) detector: Detector,
+    /// Failures and error replies that traffic had seen at the last look.
     pub(super) counts: [u64; Failure::ALL.len()],
     pub(super) said: [u64; ErrorReply::ALL.len()],
+    /// What traffic saw lately.
     pub(super) window: Window,
     /// Who it was when it last served, and who it is.
     pub(super) served: Option<Life>,
@@ -25,13 +29,14 @@ pub(super) struct Patient {
     pub(super) asked: u64,
     /// When the last probe began.
     pub(super) started: Instant,
+    /// How its next probe is hurried, and the probe.
     pub(super) call: Arc<Call>,
     pub(super) task: AbortHandle,
 }
 
 impl Patient {
     /// What a node that is back came back with.
-    pub(super) fn data(&self) -> Data {
+    fn data(&self) -> Data {
         match (&self.served, &self.life) {
             (_, None) => Data::Unknown,
             (Some(before), Some(now)) if before.is_same(now) => Data::Same,
@@ -40,18 +45,13 @@ impl Patient {
         }
     }
 
-    /// It serves, or is about to with what it came back with.
-    pub(super) fn serves(&mut self, back: Option<Data>, topology: &Topology) {
-        let is_another =
-            matches!((&self.served, &self.life), (Some(before), Some(now)) if !before.is_same(now));
-        let is_well = matches!(self.detector.health(), Health::Healthy | Health::Suspect);
-        if is_another && back.is_none() && is_well && topology.policy.durable {
-            let why = "what was written since its last save is lost, or it is another server";
-            let (pool, node) = (&*topology.pool, &*self.name);
-            tracing::error!(pool, node, why, "a durable node was restarted so soon that it was not ejected");
-        }
+    /// It serves, or is about to with what it came back with: it is the one that a later return is compared with.
+    pub(super) fn serves(&mut self, back: Option<Data>) {
         self.back = back;
-        self.remember();
+        if matches!(self.detector.health(), Health::Healthy | Health::Suspect) {
+            self.served.clone_from(&self.life);
+            self.flushed = false;
+        }
     }
 
     /// The same until it serves again: what it came back with, or what became of it since.
@@ -67,14 +67,6 @@ impl Patient {
         let Some(life) = life else { return };
         self.flushed &= self.life.as_ref().is_some_and(|before| before.is_same(life));
         self.life = Some(life.clone());
-    }
-
-    /// A node that serves is the one that a later return is compared with.
-    pub(super) fn remember(&mut self) {
-        if matches!(self.detector.health(), Health::Healthy | Health::Suspect) {
-            self.served.clone_from(&self.life);
-            self.flushed = false;
-        }
     }
 
     /// What traffic saw since the last sample, if it saw a failure or was told of one.

@@ -17,6 +17,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
+    /// Since the node has been in the pool.
     pub(super) fn of(node: &Node) -> Counts {
         const FAILED: [Outcome; 3] = [Outcome::Refused, Outcome::Timeout, Outcome::Lost];
         let of = |class: &[Count; Outcome::ALL.len()]| -> u64 {
@@ -31,10 +32,12 @@ impl Counts {
         }
     }
 
+    /// The same without so many of those that failed.
     pub(super) fn without_failed(self, count: u32) -> Counts {
         Counts { failed: self.failed.saturating_sub(u64::from(count)), ..self }
     }
 
+    /// What came in between.
     pub(super) fn since(self, before: Counts) -> Counts {
         Counts {
             failed: self.failed.saturating_sub(before.failed),

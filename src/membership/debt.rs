@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
 
 use super::{build::Prepared, gutter::sweep_max, ledger::Ledger};
-use crate::topology::{Entry, OnReturn, Placement, Policy, Topology};
+use crate::topology::{Entry, NodeId, OnReturn, Placement, Policy, Topology};
 
 /// Why keys can't stay with their nodes yet, as this policy wants; `None` when they can. The nodes are those that
 /// stay in the pool, placed as they are now.
@@ -75,7 +75,6 @@ pub(super) fn gains(
     if !policy.minds_old_copies() {
         return;
     }
-    let known = ledger.clone();
     let stays: HashSet<&str> = nodes.iter().map(|e| &*e.node.name).collect();
     // Who leaves takes what it has along.
     let of_those =
@@ -84,11 +83,11 @@ pub(super) fn gains(
     let before: HashMap<&str, &Entry> = now.nodes.iter().map(|e| (&*e.node.name, e)).collect();
     let comes_for = |entry: &Entry| {
         let old = before.get(&*entry.node.name);
-        old.is_some_and(|old| old.node.address != entry.node.address && !is_in_its_place(old, &known))
+        old.is_some_and(|old| old.node.address != entry.node.address && !is_in_its_place(old, ledger))
     };
-    for entry in nodes.iter().filter(|e| takers.contains(&*e.node.name) || comes_for(e)) {
-        ledger.moved_in(entry.node.id, time + sweep_max(policy));
-    }
+    let gaining = nodes.iter().filter(|e| takers.contains(&*e.node.name) || comes_for(e));
+    let gaining: Vec<NodeId> = gaining.map(|e| e.node.id).collect();
+    gaining.into_iter().for_each(|id| ledger.moved_in(id, time + sweep_max(policy)));
 }
 
 /// Whether nobody else has taken writes for a node since it had all its keys.

@@ -259,11 +259,11 @@ impl Ledger {
         self.expires(node, policy, time).is_some() || self.is_lost(node, policy)
     }
 
-    /// Whether neighbours may have old values of a node's keys, and would get these if it failed.
-    pub(super) fn has_leftovers(&self, node: NodeId, policy: &Policy, time: Instant) -> bool {
-        let Some(known) = self.known.get(&node) else { return false };
+    /// Until when neighbours may have old values of a node's keys, and would get these if it failed.
+    pub(super) fn leftovers_until(&self, node: NodeId, policy: &Policy, time: Instant) -> Option<Instant> {
+        let known = self.known.get(&node)?;
         let moved_in = known.moved_in.filter(|_| policy.rehashes());
-        known.unswept.max(moved_in).is_some_and(|until| until > time)
+        known.unswept.max(moved_in).filter(|until| *until > time)
     }
 
     /// Until when the keys of an ejected node do not move, whatever the budget says, and why.
@@ -273,11 +273,10 @@ impl Ledger {
         policy: &Policy,
         time: Instant,
     ) -> Option<(WaitReason, Instant)> {
-        let known = self.known.get(&node)?;
-        let held = known.out.as_ref().map(|out| (WaitReason::HoldDown, out.since + policy.hold_down));
-        let moved_in = known.moved_in.filter(|_| policy.rehashes());
-        let unswept = known.unswept.max(moved_in).map(|until| (WaitReason::Leftovers, until));
-        held.into_iter().chain(unswept).filter(|(_, until)| *until > time).max_by_key(|(_, until)| *until)
+        let held = self.out(node).map(|out| out.since + policy.hold_down).filter(|until| *until > time);
+        let held = held.map(|until| (WaitReason::HoldDown, until));
+        let left = self.leftovers_until(node, policy, time).map(|until| (WaitReason::Leftovers, until));
+        held.into_iter().chain(left).max_by_key(|(_, until)| *until)
     }
 
     /// Until when a node that is back has old values that have not expired.

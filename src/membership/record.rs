@@ -336,6 +336,7 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
         }
     }
 }
+
 /// What a node that is back brings, and whether it serves.
 fn log_return(after: &Topology, event: &Event, moved: &str) {
     let (pool, epoch) = (&*after.pool, after.epoch);

@@ -102,7 +102,8 @@ fn last_resort(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
 fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
     let Rules { policy, time, .. } = *rules;
     let stays = ledger.stays(id, policy, time).is_some();
-    let has_leftovers = ledger.has_leftovers(id, policy, time);
+    let has_leftovers = ledger.leftovers_until(id, policy, time).is_some();
+    let is_first = ledger.is_first(id);
     let mut fits = |share| ledger.spending.ejects(share, &policy.warmth, time);
     match before {
         Placement::Away => Placement::Away,
@@ -114,8 +115,8 @@ fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &
         Placement::Starting(_) => Placement::Held,
         _ if stays => Placement::Held,
         // It was never there: nobody's keys go cold that were warm.
-        _ if ledger.is_first(id) => Placement::Away,
-        _ if ledger.spending.ejects(share, &policy.warmth, time) => Placement::Away,
+        _ if is_first => Placement::Away,
+        _ if fits(share) => Placement::Away,
         _ => Placement::Held,
     }
 }
@@ -144,18 +145,17 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
             None
         }
     };
-    let start = start.unwrap_or_else(|| {
+    let mut start = start.unwrap_or_else(|| {
         let is_clean = match policy.on_return {
             OnReturn::Serve => true,
-            // The guard may want it before its time.
-            OnReturn::Ttl => ledger.expires(id, policy, rules.time).is_none(),
             // Those that took its writes have to be cleaned, too.
             OnReturn::Quarantine => false,
             OnReturn::Flush => ledger.is_bare(id),
+            OnReturn::Ttl => false,
         };
         Start::new(rules.time, is_clean)
     });
-    let mut start = start;
+    // The guard may have wanted it before its time.
     if policy.on_return == OnReturn::Ttl && ledger.expires(id, policy, rules.time).is_none() {
         start.cleaned(LEVELS);
     }

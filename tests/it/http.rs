@@ -325,6 +325,7 @@ fn pages_that_do_not_move() {
     }
     let refused = ringway.metric("ringway_refusals_total", &[("reason", "no_owner")]);
     assert_eq!(refused, before.values().filter(|n| *n == "a").count() as f64);
+    assert_eq!(ringway.metric("ringway_node_unserved_requests_total", &[("node", "a")]), refused);
 }
 
 /// What may not be sent twice is sent once: a POST whose connection breaks is answered with 502, a

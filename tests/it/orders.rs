@@ -1,5 +1,7 @@
 //! What operators want of nodes: said first, done when they say so, and taken back.
 
+use std::collections::HashMap;
+
 use crate::harness::{
     Client, Config, Load, Redis, Ringway, SOON, encode, load::Plan, owners, ringway::run, until,
 };
@@ -18,6 +20,14 @@ fn set_all(client: &mut Client, count: usize) {
     for i in 0..count {
         assert_eq!(client.cmd(&["SET", &format!("key:{i}"), "v"]), "+OK\r\n", "key:{i}");
     }
+}
+
+/// Each of these keys has the owner that it had.
+fn assert_same_map(ringway: &mut Ringway, nodes: &[Redis], before: &HashMap<String, usize>) {
+    let mut client = ringway.client();
+    nodes.iter().for_each(|node| assert_eq!(node.cmd(&["FLUSHALL"]), "+OK\r\n"));
+    before.keys().for_each(|key| assert_eq!(client.cmd(&["SET", key, "x"]), "+OK\r\n"));
+    assert_eq!(owners(nodes), *before);
 }
 
 /// A drain is told before it is done, moves the node's keys and no others without an error under load,
@@ -53,10 +63,7 @@ fn a_drain_costs_no_request() {
     let report = load.stop();
     report.assert_nothing_wrong();
     assert!(report.failed(false).is_empty() && report.failed(true).is_empty(), "no request fails");
-    let mut client = ringway.client();
-    nodes.iter().for_each(|node| assert_eq!(node.cmd(&["FLUSHALL"]), "+OK\r\n"));
-    before.keys().for_each(|key| assert_eq!(client.cmd(&["SET", key, "x"]), "+OK\r\n"));
-    assert_eq!(owners(&nodes), before);
+    assert_same_map(&mut ringway, &nodes, &before);
     assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
 }
 
@@ -84,10 +91,7 @@ fn a_rolling_restart() {
     let report = load.stop();
     report.assert_nothing_wrong();
     assert!(report.failed(false).is_empty() && report.failed(true).is_empty(), "no request fails");
-    let mut client = ringway.client();
-    nodes.iter().for_each(|node| assert_eq!(node.cmd(&["FLUSHALL"]), "+OK\r\n"));
-    before.keys().for_each(|key| assert_eq!(client.cmd(&["SET", key, "x"]), "+OK\r\n"));
-    assert_eq!(owners(&nodes), before);
+    assert_same_map(&mut ringway, &nodes, &before);
     assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
 }
 

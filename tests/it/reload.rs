@@ -123,6 +123,25 @@ fn what_a_reload_moves_has_no_old_copies() {
     }
 }
 
+/// A node that is out gets another address, where a server has old values: it is received as a new one.
+#[test]
+fn another_server_in_the_place_of_one_that_is_out() {
+    let nodes = Redis::several(4);
+    let config = Config::of(&nodes[..3]).pool("health: {interval: 100ms, timeout: 1s}");
+    let mut ringway = Ringway::serve(&config);
+    set_all(&mut ringway, 100);
+    nodes[1].client().list(&["KEYS", "*"]).iter().for_each(|key| drop(nodes[3].cmd(&["SET", key, "v"])));
+    nodes[1].stop();
+    ringway.wait_away("b");
+    let mut client = ringway.client();
+    (0..100).for_each(|i| assert_eq!(client.cmd(&["SET", &format!("key:{i}"), "new"]), "+OK\r\n"));
+    assert_eq!(ringway.reload(config.moved("b", &nodes[3].address())), "ok");
+    let read: Vec<String> = (0..100).map(|i| client.cmd(&["GET", &format!("key:{i}")])).collect();
+    assert!(!read.contains(&"$1\r\nv\r\n".to_owned()), "{read:?}");
+    assert!(ringway.owns("b") && ringway.said().contains("a new node had keys and was emptied"));
+    nodes[1].cont();
+}
+
 /// While a node has old values of its keys these can't be told to stay with it: such a reload is refused, and says
 /// what to do. Once the node is back and clean it is done, and nobody has read an old value.
 #[test]
@@ -361,6 +380,8 @@ fn a_pool_is_renamed() {
         let pools = ringway.topology()["pools"].as_array().cloned().unwrap_or_default();
         assert!(pools.len() == 2 && pools.iter().any(is_there), "{pools:?}");
     }
+    let told = ["before", "after"].map(|old| format!("pool=\"{old}\" goes_on_as="));
+    assert!(told.iter().all(|told| ringway.said().contains(told)), "{}", ringway.said());
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     visitor.join().expect("each connection is taken");
 }

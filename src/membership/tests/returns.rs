@@ -76,13 +76,19 @@ fn leftovers_of_one_that_starts() {
     assert_eq!(told(pool.change(&Change::Swept { pool: "cache".into(), node })), ["released n1"]);
 }
 
-/// A drain waits for leftovers, too; to take the node out at once is the operator's word.
-#[test]
-fn leftovers_and_orders() {
+/// A pool in which a node is back, and others have old values of its keys.
+fn with_leftovers() -> Planned {
     let mut pool = Planned::new(&pool(&[1; 4], |_| {}));
     pool.eject("n1");
     pool.restore("n1");
     cleaned(&mut pool, "n1", true);
+    pool
+}
+
+/// A drain waits for leftovers, too; to take the node out at once is the operator's word.
+#[test]
+fn leftovers_and_orders() {
+    let mut pool = with_leftovers();
     pool.time += Duration::from_secs(1);
     let why = pool.order("n1", Some(Order::Drain)).expect_err("others have old values");
     assert!(
@@ -97,10 +103,7 @@ fn leftovers_and_orders() {
 /// Nor is a node drained whose keys are held for them.
 #[test]
 fn who_is_held_is_not_drained() {
-    let mut pool = Planned::new(&pool(&[1; 4], |_| {}));
-    pool.eject("n1");
-    pool.restore("n1");
-    cleaned(&mut pool, "n1", true);
+    let mut pool = with_leftovers();
     assert_eq!(told(pool.eject("n1")), ["held n1"]);
     pool.order("n1", Some(Order::Drain)).expect_err("others have old values");
     assert_eq!(pool.entry("n1").placement, Placement::Held);
@@ -262,7 +265,7 @@ fn what_was_wrong_is_asked_anew() {
     let node = pool.id("n1");
     let what = Some("it is a replica".into());
     pool.change(&Change::Misconfigured { pool: "cache".into(), node, what });
-    pool.reload(spec(&[1, 2, 1], 0.5));
+    assert_eq!(told(pool.reload(spec(&[1, 2, 1], 0.5))), ["reloaded", "misconfigured n1: false"]);
     assert_eq!(pool.entry("n1").misconfigured, None);
 }
 
