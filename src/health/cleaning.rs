@@ -279,7 +279,7 @@ mod tests {
         let away = placed(Placement::Away, 2, &one);
         assert!(ward(&away).0.quarantine.is_cut(node), "it was another one before");
 
-        let (mut ward, mut writer) = ward(&placed(Placement::Owns, 1, &one));
+        let (mut ward, writer) = ward(&placed(Placement::Owns, 1, &one));
         writer.publish(away.clone());
         ward.admit(&write_notes().1);
         assert!(!ward.quarantine.is_cut(node) && ward.unswept.is_empty(), "it left before its eyes");
