@@ -2,7 +2,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
     future::Future,
     rc::Rc,
     sync::{
@@ -19,7 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
-    sync::{Mutex, Notify, oneshot},
+    sync::{Mutex, Notify},
     task::spawn_local,
     time::{Instant, sleep},
 };
@@ -27,6 +26,7 @@ use tokio::{
 use super::{
     body::Outgoing,
     spawner::Spawner,
+    waiting::Waiting,
     wire::{Meter, Wire},
 };
 use crate::{
@@ -66,7 +66,7 @@ pub(super) struct Link {
     sharing: Mutex<()>,
     /// Connections that there are, or that are being made.
     open: Cell<usize>,
-    waiting: RefCell<VecDeque<oneshot::Sender<Turn>>>,
+    waiting: Waiting<Turn>,
     /// Holds back those that connect, until then.
     gate: Gate,
     careful_until: Cell<Instant>,
@@ -160,17 +160,21 @@ impl Connection {
     }
 }
 
-/// The right to have one connection more.
-struct Slot(Rc<Link>);
+/// The right to have one connection more; none once it was given away.
+struct Slot(Option<Rc<Link>>);
+
+impl Slot {
+    fn of(link: &Rc<Link>) -> Slot {
+        Slot(Some(link.clone()))
+    }
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let link = &self.0;
-        let next = link.waiting.borrow_mut().pop_front();
-        match next {
-            // Somebody who is gone meanwhile drops it, and that hands it on.
-            Some(next) => drop(next.send(Turn::Slot(Slot(link.clone())))),
-            None => link.open.set(link.open.get() - 1),
+        let Some(link) = self.0.take() else { return };
+        if let Some(Turn::Slot(mut unwanted)) = link.waiting.give(Turn::Slot(Slot::of(&link))) {
+            unwanted.0 = None;
+            link.open.set(link.open.get() - 1);
         }
     }
 }
@@ -196,7 +200,7 @@ impl Link {
             shared: RefCell::default(),
             sharing: Mutex::new(()),
             open: Cell::new(0),
-            waiting: RefCell::default(),
+            waiting: Waiting::default(),
             is_owner: Cell::new(entry.placement.serves()),
             gate: Gate::new(CONNECTS.0, CONNECTS.1),
             careful_until: Cell::new(Instant::now() + CAREFUL),
@@ -234,15 +238,13 @@ impl Link {
         }
         if self.open.get() < policy.http.limits.connections_per_node_max {
             self.open.set(self.open.get() + 1);
-            return self.connect(Slot(self.clone()), policy).await;
+            return self.connect(Slot::of(self), policy).await;
         }
         // The oldest makes room, if none of them will do.
         if fresh && !self.idle.borrow().is_empty() {
             self.idle.borrow_mut().remove(0);
         }
-        let (next, turn) = oneshot::channel();
-        self.waiting.borrow_mut().push_back(next);
-        match turn.await {
+        match self.waiting.join().await {
             Ok(Turn::Connection(connection)) => Ok(connection),
             Ok(Turn::Slot(slot)) => self.connect(slot, policy).await,
             Err(_) => Err(NoConnection::Left),
@@ -276,7 +278,7 @@ impl Link {
             return Ok(connection);
         }
         self.open.set(self.open.get() + 1);
-        let connection = self.connect(Slot(self.clone()), policy).await?;
+        let connection = self.connect(Slot::of(self), policy).await?;
         *self.shared.borrow_mut() = connection.share();
         Ok(connection)
     }
@@ -337,15 +339,9 @@ impl Link {
             return;
         }
         connection.is_reused = true;
-        loop {
-            let next = self.waiting.borrow_mut().pop_front();
-            let Some(next) = next else { break };
-            match next.send(Turn::Connection(connection)) {
-                Err(Turn::Connection(back)) => connection = back,
-                _ => return,
-            }
+        if let Some(Turn::Connection(unwanted)) = self.waiting.give(Turn::Connection(connection)) {
+            self.idle.borrow_mut().push(unwanted);
         }
-        self.idle.borrow_mut().push(connection);
     }
 
     /// The node owns nothing any more. What is under way ends as it would; at an ejection whoever
@@ -353,7 +349,7 @@ impl Link {
     pub(super) fn leave(&self, leaving: Leaving) {
         self.is_owner.set(false);
         self.forget();
-        self.waiting.take();
+        self.waiting.clear();
         if leaving == Leaving::Evict {
             self.evicted.notify_waiters();
         }
@@ -400,15 +396,38 @@ fn h1(limits: &HttpLimits) -> http1::Builder {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::{
+        net::SocketAddr,
+        task::{Context, Waker},
+    };
 
     use tokio::time::advance;
 
     use super::*;
-    use crate::proxy::tests::topology;
+    use crate::{proxy::tests::topology, topology::HttpSettings};
 
     fn pauses(link: &Link, count: usize) -> Vec<Duration> {
         (0..count).map(|_| link.pause()).collect()
+    }
+
+    /// 20,000 who gave up waiting cost no stack when a connection ends, and what it held is free again.
+    #[tokio::test]
+    async fn who_gave_up_waiting_is_passed_over() {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut http = HttpSettings::default();
+        http.limits.connections_per_node_max = 1;
+        let policy = Policy { http: Arc::new(http), ..Policy::default() };
+        let link = Link::new(&topology(&[("a", nowhere)], policy.clone()).nodes[0], 0);
+        link.open.set(1);
+        let slot = Slot::of(&link);
+        let mut waiting: Vec<_> =
+            (0..20_000).map(|_| Box::pin(link.connection(&policy, Pick::Any))).collect();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(waiting.iter_mut().all(|request| request.as_mut().poll(&mut cx).is_pending()));
+        drop(waiting);
+        assert_eq!(link.waiting.len(), 20_000, "nobody came after them");
+        drop(slot);
+        assert_eq!((link.waiting.len(), link.open.get(), Rc::strong_count(&link)), (0, 0, 1));
     }
 
     /// A node that is new or was in trouble is greeted by 128 at once and by one each millisecond after them; one

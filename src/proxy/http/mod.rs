@@ -16,6 +16,7 @@ mod refuse;
 mod session;
 mod spawner;
 mod tunnel;
+mod waiting;
 mod wire;
 
 use std::rc::Rc;
