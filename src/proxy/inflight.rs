@@ -186,8 +186,10 @@ impl<T> InFlight<T> {
     pub(crate) fn take_unwritten(&mut self) -> Vec<(T, Vec<u8>)> {
         let mut at = self.start;
         let mut keep = 0;
+        // Of a head that has begun, what was written may be forgotten.
+        let begun = usize::from(self.head_has_begun());
         for entry in &self.entries {
-            if at >= self.written {
+            if keep >= begun && at >= self.written {
                 break;
             }
             at += entry.len;
@@ -257,6 +259,7 @@ mod tests {
             assert_eq!(fifo.bytes(), 1);
             assert!(fifo.head_has_begun() && !fifo.head_is_written());
         }
+        assert!(fifo.take_unwritten().is_empty(), "it has begun, though nothing tells of it any more");
         fifo.wrote(1);
         assert!(fifo.head_is_written());
         assert_eq!(fifo.pop(), Some('s'));

@@ -145,10 +145,10 @@ impl Input {
         Ok(Some(done))
     }
 
-    /// The client is gone: a request that it did not finish can't be finished.
-    pub(crate) fn abandon(&mut self) {
-        if let Some(bulk) = self.bulk.take() {
-            bulk.pipeline.abandon();
-        }
+    /// The client sends no more: a request that it did not finish can't be finished. True when there was one
+    /// on its way.
+    pub(crate) fn abandon(&mut self) -> bool {
+        let bulk = self.bulk.take();
+        bulk.inspect(|bulk| bulk.pipeline.abandon()).is_some()
     }
 }

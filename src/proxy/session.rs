@@ -184,16 +184,7 @@ impl Session {
                     return false;
                 }
                 Poll::Ready(Err(_)) => return true,
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                    if input.is_streaming() {
-                        // The rest of its request will never come.
-                        return true;
-                    }
-                    // A client may close its sending side and still wait for replies.
-                    input.end();
-                    state.ending = input.is_empty() || !state.stalled;
-                    return state.window.is_empty() && state.written == state.out.len();
-                }
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return state.sending_side_closed(input),
                 Poll::Ready(Ok(())) => {
                     drop(state);
                     self.pool.block().bytes_in.add(buffer.filled().len() as u64);
@@ -592,6 +583,18 @@ impl Session {
 impl State {
     fn client_account(&mut self, held: usize, memory: &Memory) -> bool {
         memory.settle(&mut self.accounted, held)
+    }
+
+    /// A client may close its sending side and still wait for replies, also to requests that wait for their
+    /// turn. True when nothing is left to do for it.
+    fn sending_side_closed(&mut self, input: &mut Input) -> bool {
+        input.end();
+        if input.abandon() && !self.window.is_empty() {
+            // All before that request was answered when it began.
+            self.window.unpush();
+        }
+        self.ending = input.is_empty() || !self.stalled;
+        self.ending && self.window.is_empty() && self.written == self.out.len()
     }
 
     fn write_out(&mut self, cx: &mut Context<'_>, session: &Session) {

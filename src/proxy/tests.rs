@@ -213,6 +213,17 @@ impl World {
         });
     }
 
+    /// The node is well, and this is its place.
+    fn place(&self, name: &str, placement: Placement) {
+        self.publish(|next| {
+            let mut nodes = next.nodes.to_vec();
+            for entry in nodes.iter_mut().filter(|e| &*e.node.name == name) {
+                (entry.health, entry.placement) = (Health::Healthy, placement);
+            }
+            next.nodes = nodes.into();
+        });
+    }
+
     fn node(&self, name: &str) -> Arc<Node> {
         let topology = self.writer.current();
         let entry = topology.nodes.iter().find(|e| &*e.node.name == name).expect("a node of this name");
@@ -357,6 +368,11 @@ async fn read_exactly(stream: &mut TcpStream, expected: &[u8], who: &str) {
         }
         assert!(expected.starts_with(&got), "{who}: got {}, not {}", show(&got), show(expected));
     }
+}
+
+/// A node is back, and all of its keys are being cleaned.
+fn fenced() -> Placement {
+    Placement::Starting(crate::topology::Admission { admitted: 0, fence: crate::topology::LEVELS })
 }
 
 /// A policy whose deadlines play no part.

@@ -112,6 +112,25 @@ fn a_drain_waits_for_a_script() {
     assert_eq!(client.reply().expect("it is answered"), b"$4\r\ndone\r\n");
 }
 
+/// A large value that is on its way when its node is drained arrives there whole, and its client is told so.
+#[test]
+fn a_drain_waits_for_a_large_write() {
+    let nodes = Redis::several(2);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK));
+    let mut client = ringway.client();
+    let owner = owner_of(&mut client, &nodes, "key:1");
+    let node = ["a", "b"][owner];
+    let request = encode(&["SET", "key:1", &"x".repeat(3 << 20)]);
+    client.send(&request[..1 << 20]).expect("ringway reads");
+    until(SOON, "it is there", || ringway.node(node)["in_flight"] == 1);
+    let (code, out, err) = command(&mut ringway, &["drain", node, "--yes"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    client.send(&request[1 << 20..]).expect("ringway reads");
+    assert_eq!(client.reply().expect("it is answered"), b"+OK\r\n");
+    assert_eq!(nodes[owner].cmd(&["STRLEN", "key:1"]), format!(":{}\r\n", 3 << 20));
+    until(SOON, "nothing is in flight", || ringway.node(node)["in_flight"] == 0);
+}
+
 /// On which node a key is.
 fn owner_of(client: &mut Client, nodes: &[Redis], key: &str) -> usize {
     assert_eq!(client.cmd(&["SET", key, "v"]), "+OK\r\n");

@@ -296,8 +296,11 @@ impl Pipeline {
             || (self.retired.get() && core.state == State::Idle && core.queue.is_empty())
     }
 
-    /// Takes back requests of which nothing was written.
+    /// Takes back requests of which nothing was written. A streamed one stays: its session adds to it here.
     pub(crate) fn take_unwritten(&self) -> Vec<(Expect, Vec<u8>)> {
+        if self.streamed.get() {
+            return Vec::new();
+        }
         let core = &mut *self.core.borrow_mut();
         let taken = core.queue.take_unwritten();
         self.count_in_flight(core);

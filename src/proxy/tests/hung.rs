@@ -220,15 +220,7 @@ fn a_fence_waits_for_what_is_in_flight() {
         client.sends(&["SET", &k, "v"]).await;
         let mut to_b = b.accepts().await;
         to_b.gets(&["SET", &k, "v"]).await;
-        let places = |placement| {
-            move |next: &mut Topology| {
-                let mut nodes = next.nodes.to_vec();
-                (nodes[0].health, nodes[0].placement) = (Health::Healthy, placement);
-                next.nodes = nodes.into();
-            }
-        };
-        let fence = crate::topology::Admission { admitted: 0, fence: crate::topology::LEVELS };
-        world.publish(places(Placement::Starting(fence)));
+        world.place("a", fenced());
         let revision = world.writer.current().revision;
         let grace = || world.pool.graces[0].load(std::sync::atomic::Ordering::Acquire);
         let mut other = world.client().await;
@@ -239,7 +231,7 @@ fn a_fence_waits_for_what_is_in_flight() {
         to_b.says("+OK\r\n").await;
         client.gets("+OK\r\n").await;
         until("what was in flight is answered", || grace() >= revision).await;
-        world.publish(places(Placement::Owns));
+        world.place("a", Placement::Owns);
         let mut to_a = a.accepts().await;
         to_a.gets(&["GET", &k]).await;
         to_a.says("$-1\r\n").await;

@@ -108,6 +108,50 @@ fn a_large_request_that_is_none() {
     });
 }
 
+/// A node that is drained, or leaves the pool, in the middle of a large request takes the rest of it, and its
+/// answer arrives. What comes next goes where the topology points.
+#[test]
+fn a_large_request_to_a_node_that_leaves() {
+    for is_drained in [true, false] {
+        play(async {
+            let (a, b) = (ScriptedNode::new("a").await, ScriptedNode::new("b").await);
+            let world = World::new(&[&a, &b], patient());
+            let key = world.key("a");
+            let mut client = world.client().await;
+            let request = frame(&[b"SET", key.as_bytes(), &vec![b'x'; 3 * MIB]]);
+            client.sends_raw(&request[..100_000]).await;
+            let mut private = a.accepts().await;
+            private.gets_raw(&request[..100_000]).await;
+            if is_drained {
+                world.place("a", Placement::Away);
+            } else {
+                let only_b = topology(&[("b", b.address())], patient());
+                world.publish(|next| {
+                    let b = next.nodes[1].clone();
+                    (next.ring, next.nodes) = (only_b.ring, [b].into());
+                });
+            }
+            // It goes by the new topology already.
+            let mut other = world.client().await;
+            other.sends(&["GET", &key]).await;
+            let mut to_b = b.accepts().await;
+            to_b.gets(&["GET", &key]).await;
+            to_b.says("$-1\r\n").await;
+            other.gets("$-1\r\n").await;
+            tokio::join!(client.sends_raw(&request[100_000..]), private.gets_raw(&request[100_000..]));
+            private.says("+OK\r\n").await;
+            client.gets("+OK\r\n").await;
+            private.sees_the_end().await;
+            client.sends(&["GET", &key]).await;
+            to_b.gets(&["GET", &key]).await;
+            to_b.says("$-1\r\n").await;
+            client.gets("$-1\r\n").await;
+            client.ends().await;
+            assert!(world.is_innocent("b"));
+        });
+    }
+}
+
 /// A client whose large request waits for a node that takes nothing is noticed when it leaves, also
 /// after the node was ejected.
 #[test]

@@ -41,6 +41,35 @@ fn a_half_close() {
     });
 }
 
+/// A client that sends no more while a key waits behind its fence: what came in whole is answered.
+#[test]
+fn a_half_close_behind_a_fence() {
+    play(async {
+        let (a, b) = (ScriptedNode::new("a").await, ScriptedNode::new("b").await);
+        let world = World::new(&[&a, &b], patient());
+        let of_a = world.key("a");
+        world.place("a", fenced());
+        let mut client = world.client().await;
+        client.sends(&["GET", &of_a]).await;
+        client.sends(&["GET", &of_a]).await;
+        client.sends_raw(b"*2\r\n$3\r\nGET").await;
+        client.0.shutdown().await.expect("a client can end");
+        until("the end is read", || world.pool.blocks[0].bytes_in.value() > 50).await;
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        world.place("a", Placement::Owns);
+        let mut peer = a.accepts().await;
+        for reply in [":1\r\n", ":2\r\n"] {
+            peer.gets(&["GET", &of_a]).await;
+            peer.says(reply).await;
+            client.gets(reply).await;
+        }
+        client.sees_the_end().await;
+        until("the session is gone", || world.sessions() == 0).await;
+    });
+}
+
 /// A client that closes while it is owed a reply: the reply is dropped, and the connection to the
 /// node serves the next one.
 #[test]
