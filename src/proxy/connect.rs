@@ -59,8 +59,7 @@ pub(crate) async fn reach(
         ConnectError { kind: Some(Failure::ConnectTimeout), text: "the name does not resolve".to_owned() };
     for target in targets.iter() {
         let attempt = async {
-            let user_timeout = policy.deadline.max(policy.request_timeout);
-            let mut stream = dial(target, user_timeout).await.map_err(dial_error)?;
+            let mut stream = dial(target, user_timeout(policy)).await.map_err(dial_error)?;
             let (bytes, count) = greeting(policy, version);
             if count > 0 {
                 converse(&mut stream, &bytes, count, Replies::of(policy.protocol), true).await?;
@@ -78,6 +77,12 @@ pub(crate) async fn reach(
         };
     }
     Err(last)
+}
+
+/// After how long without an acknowledgement the kernel gives a connection up. It is set when the connection
+/// is made, so another one takes a new connection.
+pub(crate) fn user_timeout(policy: &Policy) -> Duration {
+    policy.deadline.max(policy.request_timeout)
 }
 
 fn dial_error(error: io::Error) -> ConnectError {

@@ -34,11 +34,19 @@ const RING_EVERY_US: u32 = 20_000;
 /// Connections that a worker makes to one node at once, and the pause before each further one.
 const CONNECTS: (u32, Duration) = (16, Duration::from_millis(10));
 
-/// What the topology says of a node, as far as its pipelines care.
+/// What the topology in force says of a node and of how it is spoken to, as far as its pipelines care. Nobody
+/// else keeps any of it, so that a reload reaches connections that exist. A node that left keeps what was said last.
 #[derive(Clone, Debug)]
 pub(crate) struct Standing {
     pub(crate) targets: Arc<[Target]>,
     pub(crate) health: Health,
+    pub(crate) policy: Arc<Policy>,
+}
+
+impl Standing {
+    fn of(entry: &Entry, policy: &Arc<Policy>) -> Standing {
+        Standing { targets: entry.targets.clone(), health: entry.health, policy: policy.clone() }
+    }
 }
 
 /// The link.
@@ -72,16 +80,21 @@ impl Side for Link {
         self.node.id
     }
 
-    fn update(&self, entry: &Entry) {
-        *self.standing.borrow_mut() = Standing { targets: entry.targets.clone(), health: entry.health };
+    fn update(&self, entry: &Entry, policy: &Arc<Policy>) {
+        *self.standing.borrow_mut() = Standing::of(entry, policy);
     }
 }
 
 impl Link {
-    pub(crate) fn new(entry: &Entry, worker_index: usize, scripts: &Arc<Scripts>) -> Rc<Link> {
+    pub(crate) fn new(
+        entry: &Entry,
+        policy: &Arc<Policy>,
+        worker_index: usize,
+        scripts: &Arc<Scripts>,
+    ) -> Rc<Link> {
         Rc::new(Link {
             node: entry.node.clone(),
-            standing: RefCell::new(Standing { targets: entry.targets.clone(), health: entry.health }),
+            standing: RefCell::new(Standing::of(entry, policy)),
             worker_index,
             scripts: scripts.clone(),
             lanes: Default::default(),
@@ -104,7 +117,7 @@ impl Link {
     pub(crate) fn pipeline(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
-        policy: &Arc<Policy>,
+        policy: &Policy,
         version: Version,
         lane: u64,
     ) -> Ref<'_, Rc<Pipeline>> {
@@ -113,7 +126,7 @@ impl Link {
             if policy.connections_per_node == 1 { 0 } else { lane as usize % policy.connections_per_node };
         Ref::filter_map(lanes.borrow(), |lanes| lanes.get(lane)).unwrap_or_else(|found| {
             drop(found);
-            self.open_lanes(lanes, lane, || Pipeline::new(self, worker, policy, version))
+            self.open_lanes(lanes, lane, || Pipeline::new(self, worker, version))
         })
     }
 
@@ -130,13 +143,8 @@ impl Link {
     }
 
     /// A pipeline of a session's own, for a request that would hold up the others.
-    pub(crate) fn private(
-        self: &Rc<Self>,
-        worker: &Rc<Worker>,
-        policy: &Arc<Policy>,
-        version: Version,
-    ) -> Rc<Pipeline> {
-        let pipeline = Pipeline::new(self, worker, policy, version);
+    pub(crate) fn private(self: &Rc<Self>, worker: &Rc<Worker>, version: Version) -> Rc<Pipeline> {
+        let pipeline = Pipeline::new(self, worker, version);
         pipeline.retire();
         self.leaving.borrow_mut().push(pipeline.clone());
         pipeline
@@ -246,7 +254,8 @@ impl Link {
     }
 
     /// Looks after timeouts.
-    pub(crate) fn tick(&self, now_us: u32, policy: &Policy) {
+    pub(crate) fn tick(&self, now_us: u32) {
+        let policy = &self.standing.borrow().policy;
         for pipelines in self.lanes.iter().chain([&self.leaving]) {
             // One after the other: what a pipeline does may change the list.
             let nth = |n: usize| pipelines.borrow().get(n).cloned();

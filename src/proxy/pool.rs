@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    connect,
     dialect::Decoder,
     dispatch, facts,
     flow::OUT_HIGH,
@@ -216,7 +217,9 @@ const PATIENCE_US: u32 = 2_000_000;
 impl WorkerPool {
     pub(crate) fn new(worker: Rc<Worker>, handle: Arc<PoolHandle>) -> WorkerPool {
         let topology = handle.reader.load();
-        let links = topology.entries().map(|e| Link::new(e, worker.index, &handle.scripts)).collect();
+        let make =
+            |entry: &Entry, policy: &Arc<Policy>| Link::new(entry, policy, worker.index, &handle.scripts);
+        let links = rebind::carry(&[], &topology, make);
         let table = dispatch::table(&topology.policy);
         let bound = Bound::new(topology, table, links);
         let pool = WorkerPool {
@@ -302,7 +305,8 @@ impl WorkerPool {
 
     fn rebind(self: &Rc<Self>, topology: Arc<Topology>) -> Rc<Bound> {
         let old = self.bound.borrow().clone();
-        let make = |entry: &Entry| Link::new(entry, self.worker.index, &self.handle.scripts);
+        let (index, scripts) = (self.worker.index, &self.handle.scripts);
+        let make = |entry: &Entry, policy: &Arc<Policy>| Link::new(entry, policy, index, scripts);
         let links = rebind::carry(&old.links, &topology, make);
         let table = if Arc::ptr_eq(&old.topology.policy, &topology.policy) {
             old.table.clone()
@@ -312,7 +316,7 @@ impl WorkerPool {
         let bound = Rc::new(Bound::new(topology, table, links));
         *self.bound.borrow_mut() = bound.clone();
         self.obey(&bound.topology.policy);
-        let how = |p: &Policy| (p.auth.clone(), p.db, p.connections_per_node);
+        let how = |p: &Policy| (p.auth.clone(), p.db, p.connections_per_node, connect::user_timeout(p));
         let own = bound.topology.nodes.len();
         if how(&old.topology.policy) != how(&bound.topology.policy) {
             bound.links.iter().take(own).for_each(|link| link.renew());
@@ -379,15 +383,13 @@ impl WorkerPool {
     pub(crate) fn tick(self: &Rc<Self>, now_us: u32) {
         let bound = self.bound();
         self.end_grace(now_us);
-        for (at, link) in bound.links.iter().enumerate() {
-            link.tick(now_us, bound.topology.policy_at(at));
-        }
+        bound.links.iter().for_each(|link| link.tick(now_us));
         if self.leaving.borrow().is_empty() {
             return;
         }
         let mut moved = Vec::new();
         self.leaving.borrow_mut().retain(|link| {
-            link.tick(now_us, &bound.topology.policy);
+            link.tick(now_us);
             if link.is_stalled() {
                 // It hangs and has left: nothing more can come of its connections.
                 link.leave(Leaving::Evict, &mut moved);

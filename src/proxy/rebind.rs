@@ -1,16 +1,16 @@
 //! What a worker keeps for the nodes of a pool follows the pool's topologies: each node's side is
 //! carried from one to the next, whatever the pool speaks.
 
-use std::{cell::LazyCell, collections::HashMap, rc::Rc};
+use std::{cell::LazyCell, collections::HashMap, rc::Rc, sync::Arc};
 
-use crate::topology::{Entry, Health, NodeId, Order, Topology};
+use crate::topology::{Entry, Health, NodeId, Order, Policy, Topology};
 
 /// What one worker keeps for one node.
 pub(super) trait Side {
     /// The node's identity.
     fn id(&self) -> NodeId;
-    /// Takes over what a new topology says of the node.
-    fn update(&self, entry: &Entry);
+    /// Takes over what a new topology says of the node, and of how it is spoken to.
+    fn update(&self, entry: &Entry, policy: &Arc<Policy>);
 }
 
 /// How a node leaves the set of owners.
@@ -36,7 +36,7 @@ pub(super) struct Departure<'a, S> {
 pub(super) fn carry<S: Side>(
     old: &[Rc<S>],
     topology: &Topology,
-    make: impl Fn(&Entry) -> Rc<S>,
+    make: impl Fn(&Entry, &Arc<Policy>) -> Rc<S>,
 ) -> Vec<Rc<S>> {
     // Nearly always each node stands where it stood.
     let by_id =
@@ -45,12 +45,12 @@ pub(super) fn carry<S: Side>(
         Some(side) if side.id() == id => Some(side),
         _ => by_id.get(&id).copied(),
     };
-    let side_of = |(at, entry): (usize, &Entry)| match known(at, entry.node.id) {
-        Some(side) => {
-            side.update(entry);
+    let side_of = |(at, entry): (usize, &Entry)| match (known(at, entry.node.id), topology.policy_at(at)) {
+        (Some(side), policy) => {
+            side.update(entry, policy);
             Rc::clone(side)
         }
-        None => make(entry),
+        (None, policy) => make(entry, policy),
     };
     topology.entries().enumerate().map(side_of).collect()
 }

@@ -137,7 +137,7 @@ fn bound(names: &[&str]) -> Rc<Bound> {
     let nodes: Vec<_> = names.iter().map(|name| (*name, nowhere)).collect();
     let topology = Arc::new(topology(&nodes, Policy::default()));
     let scripts = Arc::default();
-    let links = topology.nodes.iter().map(|e| Link::new(e, 0, &scripts)).collect();
+    let links = topology.nodes.iter().map(|e| Link::new(e, &topology.policy, 0, &scripts)).collect();
     let table = dispatch::table(&topology.policy);
     Rc::new(Bound::new(topology, table, links))
 }

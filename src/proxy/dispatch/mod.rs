@@ -352,8 +352,7 @@ impl Sending<'_> {
     /// index.
     fn stream(&self, state: &mut State, index: usize, bytes: &[u8]) -> Option<Rc<Pipeline>> {
         let link = &self.bound.links[index];
-        let policy = self.bound.topology.policy_at(index);
-        let pipeline = link.private(&self.session.pool.worker, policy, state.client.version);
+        let pipeline = link.private(&self.session.pool.worker, state.client.version);
         let seq = state.window.push(self.slot());
         let expect = Expect { tries: 0, read_only: false, ..self.expect(seq, 0, true) };
         pipeline.open(self.session.clone());

@@ -184,7 +184,7 @@ impl Side for Link {
         self.node.id
     }
 
-    fn update(&self, entry: &Entry) {
+    fn update(&self, entry: &Entry, _: &Arc<Policy>) {
         *self.targets.borrow_mut() = entry.targets.clone();
         self.is_owner.set(entry.placement.serves());
     }

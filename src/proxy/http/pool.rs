@@ -16,7 +16,7 @@ use crate::{
         rebind::{self, Departure, Leaving},
         worker::Worker,
     },
-    topology::{Entry, Placement, Topology, TopologyCache},
+    topology::{Entry, Placement, Policy, Topology, TopologyCache},
 };
 
 /// A topology with one link per node, in its order.
@@ -103,7 +103,7 @@ impl HttpPool {
 
     fn rebind(&self, topology: Arc<Topology>) -> Rc<Bound> {
         let old = self.bound.borrow().clone();
-        let make = |entry: &Entry| Link::new(entry, self.worker.index);
+        let make = |entry: &Entry, _: &Arc<Policy>| Link::new(entry, self.worker.index);
         let links = rebind::carry(&old.links, &topology, make);
         let bound = Rc::new(Bound::new(topology, links));
         *self.bound.borrow_mut() = bound.clone();

@@ -30,7 +30,7 @@ pub(super) async fn drive(pipeline: Rc<Pipeline>, link: Rc<Link>) {
                 () = pipeline.given_up() => return,
             }
         }
-        let attempt = connect::connect(&standing.targets, &pipeline.policy, pipeline.version, &lessons);
+        let attempt = connect::connect(&standing.targets, &standing.policy, pipeline.version, &lessons);
         let connected = tokio::select! {
             connected = attempt => connected,
             () = pipeline.given_up() => return,

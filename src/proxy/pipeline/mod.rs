@@ -9,7 +9,6 @@ use std::{
     cell::{Cell, RefCell},
     pin::Pin,
     rc::{Rc, Weak},
-    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -30,7 +29,7 @@ use super::{
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
-    protocol::{memcache::Awaits, resp::Version},
+    protocol::{Protocol, memcache::Awaits, resp::Version},
     topology::{Failure, Policy, VERDICT_GRACE},
 };
 
@@ -88,7 +87,7 @@ pub(crate) struct Pipeline {
     core: RefCell<Core>,
     link: Weak<Link>,
     worker: Rc<Worker>,
-    policy: Arc<Policy>,
+    protocol: Protocol,
     pub(crate) version: Version,
     waker: RefCell<Option<Waker>>,
     /// Whether its task was woken and did not run yet.
@@ -117,20 +116,16 @@ enum End {
 }
 
 impl Pipeline {
-    pub(crate) fn new(
-        link: &Rc<Link>,
-        worker: &Rc<Worker>,
-        policy: &Arc<Policy>,
-        version: Version,
-    ) -> Rc<Pipeline> {
-        Pipeline::make(Rc::downgrade(link), worker, policy, version)
+    pub(crate) fn new(link: &Rc<Link>, worker: &Rc<Worker>, version: Version) -> Rc<Pipeline> {
+        let protocol = link.standing.borrow().policy.protocol;
+        Pipeline::make(Rc::downgrade(link), worker, protocol, version)
     }
 
-    fn make(link: Weak<Link>, worker: &Rc<Worker>, policy: &Arc<Policy>, version: Version) -> Rc<Pipeline> {
+    fn make(link: Weak<Link>, worker: &Rc<Worker>, protocol: Protocol, version: Version) -> Rc<Pipeline> {
         let core = Core {
             state: State::Idle,
             queue: InFlight::default(),
-            scanner: Replies::of(policy.protocol),
+            scanner: Replies::of(protocol),
             begun: Cost::default(),
             early: Vec::new(),
             counted: 0,
@@ -149,7 +144,7 @@ impl Pipeline {
             core: RefCell::new(core),
             link,
             worker: worker.clone(),
-            policy: policy.clone(),
+            protocol,
             version,
             waker: RefCell::default(),
             scheduled: Cell::new(false),
@@ -162,7 +157,7 @@ impl Pipeline {
 
     /// Another pipeline of the same kind.
     pub(crate) fn fresh(&self) -> Rc<Pipeline> {
-        Pipeline::make(self.link.clone(), &self.worker, &self.policy, self.version)
+        Pipeline::make(self.link.clone(), &self.worker, self.protocol, self.version)
     }
 
     /// Appends a request; it is written when the pipeline's task runs, with all others of this
@@ -535,8 +530,8 @@ impl Pipeline {
 
     /// Whether a lost connection costs a read none of its tries: it had not said anything, and that
     /// has not gone on for longer than a verdict takes.
-    fn is_patient(&self, core: &mut Core) -> bool {
-        if core.heard || self.policy.retries == 0 {
+    fn is_patient(&self, core: &mut Core, link: &Link) -> bool {
+        if core.heard || link.standing.borrow().policy.retries == 0 {
             return false;
         }
         let now_us = self.worker.clock.now_us();
@@ -550,7 +545,7 @@ impl Pipeline {
     fn ended(&self, end: &End, link: &Link) {
         let taken = {
             let mut core = self.core.borrow_mut();
-            core.scanner = Replies::of(self.policy.protocol);
+            core.scanner = Replies::of(self.protocol);
             (core.early, core.begun) = (Vec::new(), Cost::default());
             let taken = core.queue.take();
             core.count_lost(&taken, link.block());
@@ -558,7 +553,7 @@ impl Pipeline {
             if let Some(session) = core.blocked_by.take() {
                 session.release(self);
             }
-            (taken, self.is_patient(&mut core))
+            (taken, self.is_patient(&mut core, link))
         };
         let (taken, free) = taken;
         let (word, kind) = match end {

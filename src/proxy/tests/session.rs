@@ -147,6 +147,55 @@ fn another_database() {
     });
 }
 
+/// A reload reaches connections to nodes that are there already: how long one may take to be made, how often a
+/// request is sent again, and how long the kernel keeps bytes that nobody acknowledges.
+#[test]
+fn a_reload_reaches_connections_that_exist() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let long = Duration::from_secs(60);
+        let auth = Some(crate::topology::NodeAuth {
+            user: None,
+            password: crate::topology::Secret(b"secret".to_vec().into()),
+        });
+        let policy = Policy { auth, connect_timeout: long, retries: 0, ..patient() };
+        let world = World::new(&[&a], policy.clone());
+        let mut client = world.client().await;
+        client.sends(&["GET", "k"]).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["AUTH", "secret"]).await;
+        peer.says("+OK\r\n").await;
+        peer.gets(&["GET", "k"]).await;
+        peer.says(":1\r\n").await;
+        client.gets(":1\r\n").await;
+        let reloaded = Policy { connect_timeout: Duration::from_millis(400), retries: 1, ..policy };
+        world.publish(|next| next.policy = Arc::new(reloaded.clone()));
+        drop(peer);
+        until("the close is seen", || world.node("a").blocks[0].connections.value() == 0).await;
+        client.sends(&["GET", "k"]).await;
+        let mut peer = a.accepts().await;
+        for is_last in [false, false, true] {
+            peer.gets(&["AUTH", "secret"]).await;
+            peer.says("+OK\r\n").await;
+            peer.gets(&["GET", "k"]).await;
+            if is_last {
+                // Connections that broke before they said anything did not cost the only try.
+                peer.says(":2\r\n").await;
+            } else {
+                drop(peer);
+                peer = a.accepts().await;
+            }
+        }
+        client.gets(":2\r\n").await;
+        world.publish(|next| next.policy = Arc::new(Policy { deadline: long * 2, ..reloaded }));
+        client.sends(&["GET", "k"]).await;
+        let mut renewed = a.accepts().await;
+        peer.sees_the_end().await;
+        renewed.gets(&["AUTH", "secret"]).await;
+        until("it took too long", || world.failures("a", Failure::ConnectTimeout) > 0).await;
+    });
+}
+
 /// A drain serves what is in flight, ends idle sessions at once, and then the worker ends.
 #[test]
 fn a_drain() {
