@@ -244,6 +244,8 @@ fn limits(mut section: Section<'_>) -> Limits {
     section.read("args_max", &mut l.args_max, number(1..=1 << 24));
     section.read("pipeline_depth", &mut l.pipeline_depth, number(1..=1_000_000));
     section.read("session_bytes_max", &mut l.session_bytes_max, size(64 << 10..=64 << 30));
+    section.read("stall_timeout", &mut l.stall_timeout, duration(SECOND..=600 * SECOND));
+    section.read("idle_timeout", &mut l.idle_timeout, duration(0..=HOUR));
     if l.request_bytes < l.bulk_bytes {
         let place = section.place_of("request_bytes");
         section.report().warn(&place, "is below bulk_bytes, which can then never be reached");

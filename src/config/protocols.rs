@@ -28,7 +28,7 @@ const NO_PASSWORDS: &str = "HTTP's own headers carry credentials, and they pass"
 const BOUNDED_LOAD: &str = "it sends one key to several nodes when its owner is busy, and a cache whose keys \
                             are written would then answer with different values";
 
-const ONLY: [Only; 23] = [
+const ONLY: [Only; 25] = [
     only(
         "on_return",
         &[Redis, Memcached],
@@ -53,6 +53,8 @@ const ONLY: [Only; 23] = [
     only("limits.args_max", &[Redis], "its requests have no arguments to count"),
     only("limits.pipeline_depth", &[Redis, Memcached], HTTP_LIMITS),
     only("limits.session_bytes_max", &[Redis, Memcached], HTTP_LIMITS),
+    only("limits.stall_timeout", &[Redis, Memcached], HTTP_LIMITS),
+    only("limits.idle_timeout", &[Redis, Memcached], HTTP_LIMITS),
     only("ring.bounded_load", &[Http], BOUNDED_LOAD),
     only("http", &[Http], ""),
     only("health.deep", &[Redis, Memcached], "write http.probe"),

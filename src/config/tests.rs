@@ -183,7 +183,7 @@ pools:
     commands: {JSON.GET: {first_key: 1, last_key: -2, step: 2, read_only: true}}
     per_key_errors: true
     hot_keys: false
-    limits: {clients: 9, bulk_bytes: 2KiB, request_bytes: 4KiB, args_max: 9, pipeline_depth: 9, session_bytes_max: 1MiB}
+    limits: {clients: 9, bulk_bytes: 2KiB, request_bytes: 4KiB, args_max: 9, pipeline_depth: 9, session_bytes_max: 1MiB, stall_timeout: 9s, idle_timeout: 8m}
     health: {interval: 2s, timeout: 501ms, fall: 4, rise: 5, failures: 6, eject_max: 40%, flap_window: 6m, flap_max: 2m, deep: true, window: 12s, volume: 90, failure_rate: 45%, slow_factor: 4.5, slow_floor: 30ms, slow_eject: true}
     nodes:
       - {name: a, address: 'redis.example:6379', weight: 2, zone: z1}
@@ -358,6 +358,8 @@ fn every_policy() -> Policy {
             args_max: 9,
             pipeline_depth: 9,
             session_bytes_max: 1 << 20,
+            stall_timeout: Duration::from_secs(9),
+            idle_timeout: Duration::from_secs(8 * 60),
         },
         http: Arc::default(),
     }

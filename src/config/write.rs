@@ -181,6 +181,8 @@ fn limits(limits: &Limits, policy: &Policy) -> Value {
         ("args_max", (limits.args_max as u64).into()),
         ("pipeline_depth", (limits.pipeline_depth as u64).into()),
         ("session_bytes_max", size_text(limits.session_bytes_max).into()),
+        ("stall_timeout", duration_text(limits.stall_timeout).into()),
+        ("idle_timeout", duration_text(limits.idle_timeout).into()),
     ];
     obeyed(policy, "limits.", entries)
 }

@@ -90,6 +90,10 @@ pub fn is_ours(error: &io::Error) -> bool {
 /// Idle time before the first keepalive probe of a connection to a node.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// The same for a client, the time between two probes, and how many go unanswered before it is gone: what
+/// redis-server has.
+const CLIENT_KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(300), Duration::from_secs(100), 3);
+
 /// Dials a node: TCP_NODELAY, keepalive, and TCP_USER_TIMEOUT so that a path that drops packets
 /// is noticed by the kernel too.
 ///
@@ -328,6 +332,11 @@ impl Listener {
                 socket.set_reuse_address(true)?;
                 socket.set_nonblocking(true)?;
                 socket.bind(&(*address).into())?;
+                let (time, interval, retries) = CLIENT_KEEPALIVE;
+                let keepalive =
+                    TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+                // Connections that it accepts take it over.
+                socket.set_tcp_keepalive(&keepalive)?;
                 socket.listen(BACKLOG)?;
                 TcpListener::from_std(socket.into()).map(Listener::Tcp)
             }
@@ -380,3 +389,25 @@ impl Listener {
 
 /// Connections that the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client that vanishes without a word is noticed by the kernel, as redis-server has it.
+    #[tokio::test]
+    async fn accepted_connections_are_kept_alive() {
+        let any = ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let listener = Listener::bind(&any).expect("a port");
+        let ListenAddress::Tcp(address) = listener.address() else { panic!("not TCP") };
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_client, accepted) = (client.expect("connected"), accepted.expect("accepted"));
+        let Stream::Tcp(stream) = &accepted else { panic!("not TCP") };
+        let socket = SockRef::from(stream);
+        assert!(socket.keepalive().expect("an option"));
+        let (time, interval, retries) = CLIENT_KEEPALIVE;
+        assert_eq!(socket.tcp_keepalive_time().expect("an option"), time);
+        assert_eq!(socket.tcp_keepalive_interval().expect("an option"), interval);
+        assert_eq!(socket.tcp_keepalive_retries().expect("an option"), retries);
+    }
+}

@@ -38,6 +38,8 @@ pub(crate) enum Begun {
     No,
     /// It has to wait until the window is empty.
     Later,
+    /// It has to wait until fewer are streamed to its node.
+    Full,
     /// Its beginning was sent.
     Yes(Rc<Pipeline>, Rest),
     /// Its beginning was sent, and turned out to be no request.

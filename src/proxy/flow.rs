@@ -110,13 +110,15 @@ impl Session {
         state.blocked = blocked.filter(|(b, _)| !std::ptr::eq(&raw const **b, pipeline)).collect();
     }
 
-    /// Another topology is in force, or is not waited for any longer.
-    pub(crate) fn go_on(&self) {
+    /// Another topology is in force, or is not waited for any longer, or it is its turn; whether it waited.
+    pub(crate) fn go_on(&self) -> bool {
         let mut state = self.state.borrow_mut();
-        if std::mem::take(&mut state.waits) {
-            state.stalled = false;
-            drop(state);
-            self.wake();
+        if !std::mem::take(&mut state.waits) {
+            return false;
         }
+        state.stalled = false;
+        drop(state);
+        self.wake();
+        true
     }
 }

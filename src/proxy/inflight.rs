@@ -161,6 +161,16 @@ impl<T> InFlight<T> {
         self.entries.iter().map(|e| &e.tag)
     }
 
+    /// The requests with their bytes, the last one first. Of one that is streamed the bytes that were not
+    /// forgotten.
+    pub(crate) fn newest_first(&self) -> impl Iterator<Item = (&T, &[u8])> {
+        let mut end = self.log.len();
+        self.entries.iter().rev().map(move |entry| {
+            end -= entry.len;
+            (&entry.tag, &self.log[end..end + entry.len])
+        })
+    }
+
     /// The connection is gone: empties the FIFO, each request with its fate and its bytes, in
     /// order.
     pub(crate) fn take(&mut self) -> Vec<(T, Fate, Vec<u8>)> {
@@ -242,6 +252,8 @@ mod tests {
         fifo.push('b', b"bbb");
         fifo.push('c', b"ccc");
         fifo.wrote(4);
+        let newest = [(&'c', &b"ccc"[..]), (&'b', b"bbb"), (&'a', b"aaa")];
+        assert_eq!(fifo.newest_first().collect::<Vec<_>>(), newest);
         assert_eq!(fifo.take_unwritten(), vec![('c', b"ccc".to_vec())]);
         assert_eq!(fifo.unwritten(), b"bb");
         assert_eq!(fifo.tags().collect::<Vec<_>>(), [&'a', &'b']);

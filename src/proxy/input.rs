@@ -11,6 +11,9 @@ use crate::protocol::resp::frame::Scan;
 
 /// A request that is larger than this gets a connection of its own, and is not held whole.
 pub(crate) const BULK_LANE: usize = 1 << 20;
+/// As much of it must be there before it is given one, half of what is read at once: a request that was
+/// only announced costs its node nothing.
+const BEGIN_BYTES: usize = 32 * 1024;
 /// Bytes of a streamed request that may wait for the node.
 const BACKLOG_MAX: usize = 256 * 1024;
 
@@ -20,7 +23,7 @@ pub(crate) struct Input {
     /// There when it holds something.
     waiting: Option<Box<Waiting>>,
     bulk: Option<Box<Bulk>>,
-    /// A large request is to be streamed once all before it is answered: reading pauses.
+    /// A large request is to be streamed once all before it is answered, and it is its turn: reading pauses.
     hold: bool,
     ended: bool,
 }
@@ -93,9 +96,9 @@ impl Input {
         self.waiting = Some(waiting);
     }
 
-    /// Whether a request of at least this many bytes should be streamed.
-    pub(crate) fn may_stream(&self, needed: usize) -> bool {
-        needed > BULK_LANE && self.bulk.is_none()
+    /// Whether a request of at least `needed` bytes, of which so many are there, should be streamed.
+    pub(crate) fn may_stream(&self, needed: usize, there: usize) -> bool {
+        needed > BULK_LANE && there >= BEGIN_BYTES && self.bulk.is_none()
     }
 
     /// Whether a large request is on its way, or about to be.
@@ -110,7 +113,7 @@ impl Input {
     pub(crate) fn begin(&mut self, begun: Begun, rest: &[u8]) -> Result<usize, Broke> {
         match begun {
             Begun::No => Ok(0),
-            Begun::Later => {
+            Begun::Later | Begun::Full => {
                 self.hold = true;
                 Ok(0)
             }

@@ -2,8 +2,8 @@
 
 use std::{
     cell::{Cell, Ref, RefCell},
-    collections::HashSet,
-    rc::Rc,
+    collections::{HashSet, VecDeque},
+    rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
@@ -12,10 +12,11 @@ use super::{
     dispatch,
     gate::Gate,
     inflight::Fate,
-    pipeline::{Expect, Pipeline},
+    pipeline::{Content, Expect, Pipeline},
     rebind::{Leaving, Side},
     sampler::Countdown,
     scripts::Scripts,
+    session::Session,
     worker::Worker,
 };
 use crate::{
@@ -33,6 +34,10 @@ const RING_EVERY_US: u32 = 20_000;
 
 /// Connections that a worker makes to one node at once, and the pause before each further one.
 const CONNECTS: (u32, Duration) = (16, Duration::from_millis(10));
+
+/// Requests that one worker streams to one node at once, each on a connection of its own: others wait, for a
+/// node has connections for many more than those who send large values.
+const UPLOADS_MAX: usize = 32;
 
 /// What the topology in force says of a node and of how it is spoken to, as far as its pipelines care. Nobody
 /// else keeps any of it, so that a reload reaches connections that exist. A node that left keeps what was said last.
@@ -67,6 +72,9 @@ pub(crate) struct Link {
     pub(crate) countdown: Countdown,
     /// Pipelines that take no new requests but still wait for replies.
     leaving: RefCell<Vec<Rc<Pipeline>>>,
+    /// Sessions that wait for their turn to stream a request, and those whose turn it is.
+    line: RefCell<VecDeque<Weak<Session>>>,
+    called: RefCell<Vec<u64>>,
 }
 
 impl std::fmt::Debug for Link {
@@ -103,6 +111,8 @@ impl Link {
             rang_us: Cell::new(None),
             countdown: Countdown::new(entry.node.id.0 << 16 | worker_index as u64),
             leaving: RefCell::default(),
+            line: RefCell::default(),
+            called: RefCell::default(),
         })
     }
 
@@ -148,6 +158,43 @@ impl Link {
         pipeline.retire();
         self.leaving.borrow_mut().push(pipeline.clone());
         pipeline
+    }
+
+    /// Whether this session may stream a request now; else it is told when it is its turn.
+    pub(crate) fn admits(&self, session: &Rc<Session>) -> bool {
+        let mut called = self.called.borrow_mut();
+        if let Some(at) = called.iter().position(|id| *id == session.id) {
+            called.swap_remove(at);
+            return true;
+        }
+        let mut line = self.line.borrow_mut();
+        if line.is_empty() && called.len() < self.room() {
+            return true;
+        }
+        line.push_back(Rc::downgrade(session));
+        false
+    }
+
+    /// Requests that may be streamed besides those that are.
+    fn room(&self) -> usize {
+        let is_upload = |p: &&Rc<Pipeline>| p.is_streamed() && !p.is_over();
+        UPLOADS_MAX.saturating_sub(self.leaving.borrow().iter().filter(is_upload).count())
+    }
+
+    /// Calls the next sessions in the line. Who was called before and did not come is not waited for.
+    fn call_next(&self) {
+        self.called.borrow_mut().clear();
+        for _ in 0..self.room() {
+            let Some(next) = self.line.borrow_mut().pop_front() else { return };
+            if let Some(session) = next.upgrade().filter(|session| session.go_on()) {
+                self.called.borrow_mut().push(session.id);
+            }
+        }
+    }
+
+    /// Everybody looks again: nobody stands in the line any more.
+    pub(crate) fn disperse(&self) {
+        self.line.take();
     }
 
     /// Takes a pipeline out of its lane: the requests in it are answered, others get the new one that
@@ -211,10 +258,14 @@ impl Link {
         }
     }
 
-    /// All its pipelines in which something is under way, each with a mark behind it.
-    pub(crate) fn marks(&self, into: &mut Vec<(Rc<Pipeline>, u64)>) {
+    /// All its pipelines in which something is under way of which this is true, each with a mark behind it.
+    pub(crate) fn marks(
+        &self,
+        concerns: &dyn Fn(&Expect, Content<'_>) -> bool,
+        into: &mut Vec<(Rc<Pipeline>, u64)>,
+    ) {
         for pipelines in self.lanes.iter().chain([&self.leaving]) {
-            let marked = |p: &Rc<Pipeline>| p.mark().map(|mark| (p.clone(), mark));
+            let marked = |p: &Rc<Pipeline>| p.mark(concerns).map(|mark| (p.clone(), mark));
             into.extend(pipelines.borrow().iter().filter_map(marked));
         }
     }
@@ -265,6 +316,9 @@ impl Link {
         }
         if !self.leaving.borrow().is_empty() {
             self.leaving.borrow_mut().retain(|p| !p.is_over());
+        }
+        if !self.line.borrow().is_empty() || !self.called.borrow().is_empty() {
+            self.call_next();
         }
     }
 }

@@ -31,6 +31,7 @@ mod serving;
 mod session;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod wheel;
 mod window;
 mod worker;

@@ -17,7 +17,7 @@ use super::{
     dispatch, facts,
     flow::OUT_HIGH,
     link::Link,
-    pipeline::{Expect, Pipeline},
+    pipeline::{Content, Expect, Pipeline},
     rebind::{self, Departure, Leaving},
     scripts::Scripts,
     session::Session,
@@ -184,6 +184,10 @@ pub(crate) struct Bounds {
     pub(crate) asked: usize,
     /// Requests in flight.
     pub(crate) depth: usize,
+    /// How long a client may take nothing of what it is owed, in microseconds.
+    pub(crate) stall_us: u32,
+    /// How long it may ask for nothing; for ever when it is 0.
+    pub(crate) idle_us: u32,
 }
 
 /// One worker's part of a pool.
@@ -244,8 +248,14 @@ impl WorkerPool {
     /// Takes over what is asked for with every reply.
     fn obey(&self, policy: &Policy) {
         self.per_key_errors.set(policy.per_key_errors);
-        let (held, depth) = (policy.limits.session_bytes_max, policy.limits.pipeline_depth);
-        self.bounds.set(Bounds { held, calm: OUT_HIGH.min(held / 2), asked: held / 4, depth });
+        let limits = &policy.limits;
+        let (held, depth) = (limits.session_bytes_max, limits.pipeline_depth);
+        let (stall_us, idle_us) = (limits.stall_us(), limits.idle_us());
+        let (calm, asked) = (OUT_HIGH.min(held / 2), held / 4);
+        let before = self.bounds.replace(Bounds { held, calm, asked, depth, stall_us, idle_us });
+        if before.idle_us != idle_us {
+            self.sessions.borrow().values().for_each(|session| session.watch_idle());
+        }
     }
 
     /// Whether a split MGET with a failed part answers an error for each of its keys.
@@ -344,14 +354,23 @@ impl WorkerPool {
 
     /// Somebody waits until what was sent under earlier topologies is answered.
     fn begin_grace(&self, bound: &Bound) {
+        let topology = &bound.topology;
         let is_fenced =
             |e: &Entry| matches!(e.placement, Placement::Starting(admission) if admission.is_fenced());
-        if !bound.topology.nodes.iter().any(is_fenced) {
+        if !topology.nodes.iter().any(is_fenced) {
             self.grace.take();
             return;
         }
+        // What can write neither to a node that is cleaned, nor a key of it elsewhere, is not waited for.
+        let is_its_key = |hash: u64| is_fenced(&topology.nodes[topology.ring.first(hash)]);
         let mut marks = Vec::new();
-        bound.links.iter().chain(self.leaving.borrow().iter()).for_each(|link| link.marks(&mut marks));
+        for link in bound.links.iter().chain(self.leaving.borrow().iter()) {
+            let is_its_own = topology.nodes.iter().any(|e| e.node.id == link.node.id && is_fenced(e));
+            let concerns = |expect: &Expect, content: Content<'_>| {
+                dispatch::may_write(bound, expect, content, &|hash| is_its_own || is_its_key(hash))
+            };
+            link.marks(&concerns, &mut marks);
+        }
         let (revision, since_us) = (bound.topology.revision, self.worker.clock.now_us());
         self.grace.replace(Some(Grace { revision, marks, since_us }));
         self.end_grace(since_us);
@@ -375,7 +394,10 @@ impl WorkerPool {
     /// Sessions that waited for another topology look again.
     fn let_go_on(&self) {
         if self.waiting.take() {
-            self.sessions.borrow().values().for_each(|session| session.go_on());
+            self.bound.borrow().links.iter().for_each(|link| link.disperse());
+            for session in self.sessions.borrow().values() {
+                session.go_on();
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
     dialect::{Begun, Broke, Cut, Decoder, Dialect},
     flow::{Behind, Flow, OUT_HIGH, REPLY_GUESS},
     input::{Input, Waiting},
-    pipeline::{Expect, MAYBE, Pipeline},
+    pipeline::{Expect, Pipeline},
     pool::{Bound, WorkerPool},
     window::{MergeContext, Window},
     worker::Memory,
@@ -30,8 +30,6 @@ use crate::{
 const READS_MAX: usize = 8;
 /// A reply with more than this still to come waits at its node for the client, not in memory.
 pub(crate) const LARGE_REPLY: u64 = 4 << 20;
-/// A client that takes nothing of what it is owed for this long is disconnected.
-const STALL_US: u32 = 10_000_000;
 /// A buffer larger than this is not kept for the next session.
 const KEEP_BYTES: usize = 64 * 1024;
 
@@ -53,15 +51,17 @@ pub(crate) struct State {
     pub(super) broken: bool,
     /// Requests wait for room in the window.
     pub(super) stalled: bool,
-    /// They wait for another topology.
+    /// They wait for another topology, or for their turn to be streamed.
     pub(super) waits: bool,
     /// How large its replies are, on a moving average, and what came of the present one.
     pub(super) reply_bytes: u32,
     pub(super) piece_bytes: u32,
     /// Since when the client takes nothing of what it is owed; none when it is owed nothing.
-    taken_us: Option<u32>,
+    pub(super) taken_us: Option<u32>,
+    /// When bytes last went from or to the client.
+    pub(super) moved_us: u32,
     /// When the worker's wheel looks at it next; its other entries in the wheel are void.
-    watched: Option<u32>,
+    pub(super) watched: Option<u32>,
     /// Bytes that were read and not dispatched, and what stands in the process's account of
     /// buffered bytes.
     pending: usize,
@@ -109,6 +109,7 @@ impl Session {
             reply_bytes: REPLY_GUESS,
             piece_bytes: 0,
             taken_us: None,
+            moved_us: pool.worker.clock.now_us(),
             watched: None,
             pending: 0,
             accounted: 0,
@@ -135,6 +136,7 @@ impl Session {
     /// Serves the client until it leaves.
     pub(crate) async fn run(self: Rc<Self>) {
         let mut input = Input::default();
+        self.watch_idle();
         std::future::poll_fn(|cx| self.poll(cx, &mut input)).await;
         input.abandon();
         let mut state = self.state.borrow_mut();
@@ -186,6 +188,7 @@ impl Session {
                 Poll::Ready(Err(_)) => return true,
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => return state.sending_side_closed(input),
                 Poll::Ready(Ok(())) => {
+                    state.moved_us = self.pool.worker.clock.now_us();
                     drop(state);
                     self.pool.block().bytes_in.add(buffer.filled().len() as u64);
                     self.process(input, buffer.filled());
@@ -297,9 +300,11 @@ impl Session {
                     break;
                 }
                 Cut::Partial(needed) => {
-                    if input.may_stream(needed) {
+                    if input.may_stream(needed, rest.len()) {
                         let begun = decoder.begin(self, &mut state, bound, rest);
                         state.drain |= matches!(begun, Begun::Later);
+                        state.waits |= matches!(begun, Begun::Full);
+                        self.pool.waiting.set(self.pool.waiting.get() | state.waits);
                         match input.begin(begun, rest) {
                             Ok(done) => used += done,
                             Err(broke) => self.bulk_broke(&mut state, &broke),
@@ -429,7 +434,7 @@ impl Session {
         }
     }
 
-    fn settle(&self, state: &mut State) {
+    pub(super) fn settle(&self, state: &mut State) {
         let block = self.pool.block();
         let context =
             MergeContext { version: state.client.version, per_key_errors: self.pool.per_key_errors() };
@@ -503,7 +508,7 @@ impl Session {
             self.pool.worker.give_back_space(space);
         }
         if !state.out.is_empty() {
-            self.watch(state, STALL_US);
+            self.watch(state, self.pool.bounds().stall_us);
         }
         if !state.blocked.is_empty() {
             state.unblocked().iter().for_each(|pipeline| pipeline.unblock());
@@ -519,58 +524,10 @@ impl Session {
         }
     }
 
-    /// Watches the deadline of the head, and the client that takes nothing. Called by the wheel,
-    /// with the time for which it was put in.
-    pub(crate) fn check(self: &Rc<Self>, now_us: u32, due_us: u32) {
-        let mut guard = self.state.borrow_mut();
-        let state = &mut *guard;
-        if state.broken || state.watched != Some(due_us) {
-            return;
-        }
-        state.watched = None;
-        if state.taken_us.is_some_and(|since| now_us.wrapping_sub(since) > STALL_US) {
-            self.pool.block().refuse(Reason::SlowClient);
-            state.broken = true;
-        }
-        while let Some((due_us, class)) = state.window.head_due() {
-            if (now_us.wrapping_sub(due_us) as i32) < 0 {
-                break;
-            }
-            let seq = state.window.head_seq();
-            let applied = if class == Class::Read { "" } else { MAYBE };
-            let waited = self.pool.patience(class).as_millis();
-            let line = self.error_line(&format!("ERR no reply within the deadline of {waited} ms{applied}"));
-            if !state.window.replace(seq, &line, Outcome::Timeout) {
-                state.broken = true;
-                break;
-            }
-            self.pool.block().refuse(Reason::Timeout);
-            self.settle(state);
-        }
-        let next = state.window.head_due().map(|(due_us, _)| due_us.wrapping_sub(now_us));
-        // The head's reply may have begun, and then those behind it have to be looked at again.
-        let is_owed = !state.out.is_empty() || !state.window.is_empty();
-        let next = if is_owed { Some(next.unwrap_or(STALL_US).min(STALL_US)) } else { next };
-        if let Some(after_us) = next.filter(|_| !state.broken) {
-            self.watch(state, after_us);
-        }
-        drop(guard);
+    /// What it was told is the last thing: it ends once that is written.
+    pub(crate) fn hang_up(self: &Rc<Self>) {
+        self.state.borrow_mut().ending = true;
         self.mark_dirty();
-    }
-
-    /// Has the wheel look at this session after this time, if it does not look sooner.
-    #[inline]
-    pub(crate) fn watch(self: &Rc<Self>, state: &mut State, after_us: u32) {
-        self.watch_until(state, self.pool.worker.clock.now_us().wrapping_add(after_us));
-    }
-
-    /// The same with the time itself, on the worker's clock.
-    #[inline]
-    pub(crate) fn watch_until(self: &Rc<Self>, state: &mut State, due_us: u32) {
-        if state.watched.is_none_or(|at| (due_us.wrapping_sub(at) as i32) < 0) {
-            self.pool.worker.watch(self, due_us);
-            state.watched = Some(due_us);
-        }
     }
 
     /// Serves what has arrived, then closes.
@@ -603,7 +560,8 @@ impl State {
             match Pin::new(stream).poll_write(cx, &self.out[self.written..]) {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     self.written += n;
-                    self.taken_us = Some(session.pool.worker.clock.now_us());
+                    self.moved_us = session.pool.worker.clock.now_us();
+                    self.taken_us = Some(self.moved_us);
                     session.pool.block().bytes_out.add(n as u64);
                 }
                 Poll::Ready(_) => self.broken = true,

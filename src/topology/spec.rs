@@ -155,6 +155,28 @@ pub struct Limits {
     pub pipeline_depth: usize,
     /// What one session may hold in memory, requests and replies together.
     pub session_bytes_max: usize,
+    /// A client that takes nothing of what it is owed for so long, or stops so long in the middle of a
+    /// request that is streamed, is disconnected.
+    pub stall_timeout: Duration,
+    /// So is one that asks for nothing for so long; zero lets it stay.
+    pub idle_timeout: Duration,
+}
+
+impl Limits {
+    /// [`Limits::stall_timeout`] in microseconds.
+    pub(crate) fn stall_us(&self) -> u32 {
+        micros(self.stall_timeout)
+    }
+
+    /// [`Limits::idle_timeout`] in microseconds.
+    pub(crate) fn idle_us(&self) -> u32 {
+        micros(self.idle_timeout)
+    }
+}
+
+/// As a worker's clock counts, which wraps round after 71 minutes.
+fn micros(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
 /// The settings of a pool that the hot path obeys.
@@ -262,6 +284,8 @@ impl Default for Limits {
             args_max: 1 << 20,
             pipeline_depth: 10_000,
             session_bytes_max: 64 << 20,
+            stall_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::ZERO,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use ringway::protocol::memcache::base64;
 
 use crate::harness::{
-    Client, Config, Redis, Ringway, SOON,
+    Client, Config, Redis, Ringway, SOON, encode,
     memcached::{Memcached, Wire},
     owners,
     ringway::run,
@@ -50,6 +50,25 @@ fn scene(lines: &[&str]) -> (Ringway, Vec<Redis>, Vec<String>, Client) {
 
 fn count(node: &Redis) -> usize {
     node.cmd(&["DBSIZE"])[1..].trim().parse().expect("a number")
+}
+
+/// A client that stops in the middle of a large value keeps no node out that is back: the value is for another one.
+#[test]
+fn half_a_large_value_keeps_nobody_out() {
+    let (mut ringway, nodes, keys, mut client) = scene(&[EXACT, "limits: {stall_timeout: 10m}"]);
+    let of_a = names(200).into_iter().find(|key| owners(&nodes)[key] == 0).expect("a has keys");
+    let request = encode(&["SET", &of_a, &"x".repeat(2 << 20)]);
+    let mut stops = ringway.client();
+    stops.send(&request[..1 << 20]).expect("ringway reads");
+    until(SOON, "it is there", || ringway.node("a")["in_flight"] == 1);
+    nodes[1].stop();
+    ringway.wait_away("b");
+    set(&mut client, &keys, "new");
+    nodes[1].cont();
+    until(SOON, "b owns its keys", || ringway.owns("b"));
+    assert_eq!(get(&mut client, &keys), vec!["$-1\r\n".to_owned(); keys.len()], "none is old");
+    stops.send(&request[1 << 20..]).expect("ringway reads");
+    assert_eq!(stops.reply().expect("it is answered"), b"+OK\r\n");
 }
 
 /// What was written or deleted elsewhere is gone from the node that is back, and from those that took

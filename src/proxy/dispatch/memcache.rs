@@ -67,7 +67,10 @@ impl Dialect for RequestDecoder {
         }
         let first = one.pieces.concat();
         let end = [bytes[bytes.len() - 2], bytes[bytes.len() - 1]];
-        let Some(pipeline) = to.stream(state, index, &first) else { return Begun::No };
+        let pipeline = match to.stream(state, index, &one.key, &first) {
+            Ok(pipeline) => pipeline,
+            Err(begun) => return begun,
+        };
         self.reset();
         Begun::Yes(pipeline, Rest::Value { left: needed - bytes.len(), end })
     }

@@ -10,9 +10,9 @@ use std::{rc::Rc, time::Duration};
 pub(crate) use resp::table;
 
 use super::{
-    dialect::{Decoder, is_silent},
+    dialect::{Begun, Decoder, is_silent},
     link::Link,
-    pipeline::{Expect, Full, Pipeline},
+    pipeline::{Content, Expect, Full, Pipeline},
     pool::Bound,
     session::{Session, State},
     window::{Joint, JointKind, Part, Reply, Slot},
@@ -348,20 +348,29 @@ impl Sending<'_> {
         }
     }
 
-    /// Begins to stream a large request, of which these are the first bytes, to the node at this
-    /// index.
-    fn stream(&self, state: &mut State, index: usize, bytes: &[u8]) -> Option<Rc<Pipeline>> {
+    /// Begins to stream a large request for this key, of which these are the first bytes, to the node at
+    /// this index.
+    fn stream(
+        &self,
+        state: &mut State,
+        index: usize,
+        key: &[u8],
+        bytes: &[u8],
+    ) -> Result<Rc<Pipeline>, Begun> {
         let link = &self.bound.links[index];
+        if !link.admits(self.session) {
+            return Err(Begun::Full);
+        }
         let pipeline = link.private(&self.session.pool.worker, state.client.version);
         let seq = state.window.push(self.slot());
         let expect = Expect { tries: 0, read_only: false, ..self.expect(seq, 0, true) };
-        pipeline.open(self.session.clone());
+        pipeline.open(self.session.clone(), self.bound.topology.ring.hash(key));
         if pipeline.append(expect, bytes, link).is_err() {
             state.window.unpush();
-            return None;
+            return Err(Begun::No);
         }
         state.drain = true;
-        Some(pipeline)
+        Ok(pipeline)
     }
 
     /// The owners of the keys of `expect` are these now: it goes to the one, or is divided.
@@ -457,12 +466,42 @@ pub(crate) fn note_in_doubt(expect: &Expect, bytes: &[u8], node: NodeId) {
     let mut note = |key: &[u8]| writes.note(Written { away: node, taken_by: node, key: key.into() });
     let is_known = match policy.protocol {
         Protocol::Memcached => memcache::each_key(bytes, &mut note),
-        Protocol::Redis => resp::each_key(&policy, bytes, &mut note),
+        Protocol::Redis => resp::each_key(&pool.bound_now().table, bytes, &mut note),
         Protocol::Http => true,
     };
     if !is_known {
         writes.miss();
     }
+}
+
+/// Whether a request in flight may write a key of which this is true of its hash. A script goes by the keys
+/// that it declares.
+pub(crate) fn may_write(
+    bound: &Bound,
+    expect: &Expect,
+    content: Content<'_>,
+    concerns: &dyn Fn(u64) -> bool,
+) -> bool {
+    if expect.read_only || expect.seq == NOBODY {
+        return false;
+    }
+    let bytes = match content {
+        Content::Streamed(hash) => return concerns(hash),
+        Content::Bytes(bytes) => bytes,
+    };
+    let ring = &bound.topology.ring;
+    let (mut any, mut keys) = (false, 0);
+    let mut look = |key: &[u8]| {
+        keys += 1;
+        any |= concerns(ring.hash(key));
+    };
+    let is_known = match bound.topology.policy.protocol {
+        Protocol::Memcached => memcache::each_key(bytes, &mut look),
+        Protocol::Redis => resp::each_key(&bound.table, bytes, &mut look),
+        Protocol::Http => false,
+    };
+    // One without keys goes to the owner of the empty key, or to all nodes.
+    any || !is_known || (keys == 0 && (expect.class == Class::All || concerns(ring.hash(b""))))
 }
 
 /// One of the keys of a request, by a number that picks it; none when there is none, or it can't be read.

@@ -408,7 +408,10 @@ impl Dialect for RequestDecoder {
             return Begun::No;
         }
         let mut rest = Rest::Resp(Scanner::default());
-        let Some(pipeline) = to.stream(state, index, bytes) else { return Begun::No };
+        let pipeline = match to.stream(state, index, request.arg(key), bytes) {
+            Ok(pipeline) => pipeline,
+            Err(begun) => return begun,
+        };
         self.reset();
         match rest.advance(bytes) {
             Ok(_) => Begun::Yes(pipeline, rest),
@@ -422,13 +425,12 @@ impl Dialect for RequestDecoder {
 }
 
 /// Calls `note` with each key of a request; false when it can't be read, or was not kept whole.
-pub(super) fn each_key(policy: &Policy, bytes: &[u8], note: &mut dyn FnMut(&[u8])) -> bool {
+pub(super) fn each_key(table: &Table, bytes: &[u8], note: &mut dyn FnMut(&[u8])) -> bool {
     let mut decoder = RequestDecoder::default();
     if !matches!(decoder.decode(bytes, &UNLIMITED), Ok(Step::Request(_))) {
         return false;
     }
     let request = Request::new(bytes, decoder.spans());
-    let table = table(policy);
     let Ok(command) = table.lookup(&request) else { return false };
     let mut keys = Vec::new();
     // Where its keys are does not depend on how many nodes there are.

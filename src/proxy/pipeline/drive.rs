@@ -21,9 +21,9 @@ pub(super) async fn drive(pipeline: Rc<Pipeline>, link: Rc<Link>) {
     loop {
         let standing = link.standing.borrow().clone();
         // One large request runs no script.
-        let lessons = if pipeline.streamed.get() { Default::default() } else { link.scripts.lessons() };
+        let lessons = if pipeline.is_streamed() { Default::default() } else { link.scripts.lessons() };
         // A large request has its connection to itself, and is not held up by others that connect.
-        let wait = if pipeline.streamed.get() { Duration::ZERO } else { link.gate.pass(Instant::now()) };
+        let wait = if pipeline.is_streamed() { Duration::ZERO } else { link.gate.pass(Instant::now()) };
         if !wait.is_zero() {
             tokio::select! {
                 () = sleep(spread(wait)) => {}

@@ -4,6 +4,7 @@
 
 mod core;
 mod drive;
+mod upload;
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,7 +18,10 @@ use tokio::{
     sync::Notify,
 };
 
-use self::core::{Core, timeout};
+use self::{
+    core::{Core, timeout},
+    upload::Upload,
+};
 use super::{
     connect::Connection,
     dialect::Replies,
@@ -61,6 +65,15 @@ pub(crate) struct Expect {
     pub(crate) tries: u8,
 }
 
+/// What is known of a request in flight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Content<'a> {
+    /// All of it.
+    Bytes(&'a [u8]),
+    /// It is streamed: where its key is on the ring.
+    Streamed(u64),
+}
+
 /// Why a pipeline takes no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
@@ -97,7 +110,7 @@ pub(crate) struct Pipeline {
     /// A session still adds to its last request.
     feeder: RefCell<Option<Rc<Session>>>,
     /// Its one request is streamed: not kept whole, never repeated.
-    streamed: Cell<bool>,
+    upload: Cell<Option<Upload>>,
     /// Tells a task that is connecting or pausing to look again.
     nudge: Notify,
 }
@@ -150,7 +163,7 @@ impl Pipeline {
             scheduled: Cell::new(false),
             retired: Cell::new(false),
             feeder: RefCell::default(),
-            streamed: Cell::new(false),
+            upload: Cell::new(None),
             nudge: Notify::new(),
         })
     }
@@ -221,42 +234,17 @@ impl Pipeline {
         }
     }
 
-    /// Lets `feeder` add to the request that it appended last, with [`Pipeline::feed`].
-    pub(crate) fn open(&self, feeder: Rc<Session>) {
-        *self.feeder.borrow_mut() = Some(feeder);
-        self.streamed.set(true);
-    }
-
-    /// Adds to the open request; `last` closes it.
-    pub(crate) fn feed(&self, bytes: &[u8], last: bool) {
-        let mut core = self.core.borrow_mut();
-        if core.queue.unwritten().is_empty() {
-            // Until now it was the client's turn.
-            core.progress_us = self.worker.clock.now_us();
-        }
-        core.queue.extend_last(bytes);
-        drop(core);
-        if last {
-            self.feeder.borrow_mut().take();
-        }
-        self.wake();
-    }
-
-    /// The open request will never be complete: nothing but a reset ends it.
-    pub(crate) fn abandon(&self) {
-        self.feeder.borrow_mut().take();
-        drop(self.reset());
-    }
-
     /// Whether it waits for a reply that does not come.
     pub(crate) fn is_stalled(&self) -> bool {
         self.core.borrow().stalled_us.is_some()
     }
 
-    /// Stands behind the requests that are in it now; none when there are none.
-    pub(crate) fn mark(&self) -> Option<u64> {
+    /// Stands behind the last request in it of which this is true; none when there is none.
+    pub(crate) fn mark(&self, concerns: &dyn Fn(&Expect, Content<'_>) -> bool) -> Option<u64> {
         let queue = &self.core.borrow().queue;
-        (!queue.is_empty()).then(|| queue.done() + queue.len() as u64)
+        let content = |bytes| self.upload.get().map_or(Content::Bytes(bytes), |u| Content::Streamed(u.hash));
+        let behind = queue.newest_first().position(|(expect, bytes)| concerns(expect, content(bytes)))?;
+        Some(queue.done() + (queue.len() - behind) as u64)
     }
 
     /// Whether all that stood before a mark is answered. Requests that were taken back make it wait for as
@@ -293,7 +281,7 @@ impl Pipeline {
 
     /// Takes back requests of which nothing was written. A streamed one stays: its session adds to it here.
     pub(crate) fn take_unwritten(&self) -> Vec<(Expect, Vec<u8>)> {
-        if self.streamed.get() {
+        if self.is_streamed() {
             return Vec::new();
         }
         let core = &mut *self.core.borrow_mut();
@@ -304,15 +292,21 @@ impl Pipeline {
 
     /// Resets the connection and gives back all requests with their fates.
     pub(crate) fn reset(&self) -> Vec<(Expect, Fate, Vec<u8>)> {
+        let taken = self.close();
+        if let Some(link) = self.link.upgrade() {
+            self.core.borrow().count_lost(&taken, link.block());
+        }
+        self.dismiss_feeder();
+        taken
+    }
+
+    /// The same for requests that say nothing of the node.
+    fn close(&self) -> Vec<(Expect, Fate, Vec<u8>)> {
         let mut core = self.core.borrow_mut();
         core.state = State::Over;
         let taken = core.queue.take();
-        if let Some(link) = self.link.upgrade() {
-            core.count_lost(&taken, link.block());
-        }
         self.count_in_flight(&mut core);
         drop(core);
-        self.dismiss_feeder();
         self.wake();
         self.nudge.notify_one();
         taken
@@ -332,7 +326,7 @@ impl Pipeline {
     /// Whether a request may be sent once more, and with `free` at no cost; forgets what came of its
     /// reply.
     pub(crate) fn is_repeatable(&self, expect: &mut Expect, fate: Fate, free: bool) -> bool {
-        !self.streamed.get() && repeatable(expect, fate, free) && expect.session.forget(expect)
+        !self.is_streamed() && repeatable(expect, fate, free) && expect.session.forget(expect)
     }
 
     /// A client reads again.
@@ -350,6 +344,9 @@ impl Pipeline {
         let Some(link) = self.link.upgrade() else { return };
         if self.is_quiet() {
             return;
+        }
+        if self.has_client_stalled(now_us, policy) {
+            return self.cut_off(policy);
         }
         let mut refused = Vec::new();
         {
@@ -388,11 +385,6 @@ impl Pipeline {
     fn is_quiet(&self) -> bool {
         let core = self.core.borrow();
         core.queue.is_empty() && core.counted == 0 && core.stalled_us.is_none()
-    }
-
-    /// Whether the client has to send before the node can go on.
-    fn is_starved(&self, core: &Core) -> bool {
-        core.queue.unwritten().is_empty() && self.feeder.borrow().is_some()
     }
 
     /// Nobody can connect: what waits is refused.
@@ -440,7 +432,7 @@ impl Pipeline {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     core.queue.wrote(n);
                     link.block().bytes_out.add(n as u64);
-                    if self.streamed.get() {
+                    if self.is_streamed() {
                         core.progress_us = self.worker.clock.now_us();
                         core.queue.forget_written();
                     }
@@ -583,14 +575,6 @@ impl Pipeline {
         }
         self.count_in_flight(&mut self.core.borrow_mut());
         self.dismiss_feeder();
-    }
-
-    /// Nothing more is taken of a streamed request: its session must not wait until it is.
-    fn dismiss_feeder(&self) {
-        let feeder = self.feeder.borrow_mut().take();
-        if let Some(feeder) = feeder {
-            feeder.wake();
-        }
     }
 }
 

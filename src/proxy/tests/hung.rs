@@ -238,3 +238,45 @@ fn a_fence_waits_for_what_is_in_flight() {
         other.gets("$-1\r\n").await;
     });
 }
+
+/// A node that is back is not kept out by what can write none of its keys: half a large request, a script that takes
+/// its time, a read. A large request for one of its keys is waited for.
+#[test]
+fn a_fence_waits_for_its_own_keys_only() {
+    play(async {
+        let (a, b) = (ScriptedNode::new("a").await, ScriptedNode::new("b").await);
+        let world = World::new(&[&a, &b], patient());
+        let (of_a, of_b) = (world.key("a"), world.key("b"));
+        let grace = || world.pool.graces[0].load(std::sync::atomic::Ordering::Acquire);
+        let large = |key: &str| frame(&[b"SET", key.as_bytes(), &vec![b'x'; 2 << 20]]);
+        world.eject("a");
+        let (mut scripts, mut uploads) = (world.client().await, world.client().await);
+        scripts.sends(&["EVAL", "s", "1", &of_b]).await;
+        scripts.sends(&["GET", &of_a]).await;
+        let mut shared = b.accepts().await;
+        shared.gets(&["EVAL", "s", "1", &of_b]).await;
+        uploads.sends_raw(&large(&of_b)[..100_000]).await;
+        let mut private = b.accepts().await;
+        private.gets_raw(&large(&of_b)[..100_000]).await;
+        world.place("a", fenced());
+        let revision = world.writer.current().revision;
+        until("nothing of a's is in flight", || grace() >= revision).await;
+        drop(uploads);
+        private.sees_the_end().await;
+        world.eject("a");
+        let mut uploads = world.client().await;
+        uploads.sends_raw(&large(&of_a)[..100_000]).await;
+        let mut private = b.accepts().await;
+        private.gets_raw(&large(&of_a)[..100_000]).await;
+        world.place("a", fenced());
+        let revision = world.writer.current().revision;
+        // Some ticks of the worker.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(grace() < revision, "one of its keys is being written");
+        let rest = &large(&of_a)[100_000..];
+        tokio::join!(uploads.sends_raw(rest), private.gets_raw(rest));
+        private.says("+OK\r\n").await;
+        uploads.gets("+OK\r\n").await;
+        until("it is answered", || grace() >= revision).await;
+    });
+}

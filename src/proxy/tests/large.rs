@@ -61,6 +61,109 @@ fn a_client_that_pauses() {
     });
 }
 
+/// A client that stops in the middle of a large request is told so and disconnected, and the connection to the
+/// node is reset, which is held against nobody. One that goes on by and by is not.
+#[test]
+fn a_client_that_stops() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let mut policy = patient();
+        policy.limits.stall_timeout = Duration::from_millis(500);
+        let world = World::new(&[&a], policy);
+        let (mut steady, mut client) = (world.client().await, world.client().await);
+        let request = frame(&[b"SET", b"k", &vec![b'x'; 2 * MIB]]);
+        client.sends_raw(&request[..100_000]).await;
+        let mut private = a.accepts().await;
+        private.gets_raw(&request[..100_000]).await;
+        // A crumb now and then is not enough.
+        for at in 0..4 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            client.sends_raw(&request[100_000 + at..][..1]).await;
+        }
+        private.gets_raw(&request[100_000..100_004]).await;
+        client
+            .gets(
+                "-ERR less than 32768 bytes of a large request came within 500 ms (limits.stall_timeout); it was \
+                 not applied\r\n",
+            )
+            .await;
+        client.sees_the_end().await;
+        private.sees_the_end().await;
+        assert_eq!(world.pool.blocks[0].refusals[crate::metrics::Reason::SlowClient as usize].value(), 1);
+        let parts: Vec<&[u8]> = request.chunks(request.len() / 12 + 1).collect();
+        steady.sends_raw(parts[0]).await;
+        let mut private = a.accepts().await;
+        private.gets_raw(parts[0]).await;
+        for part in &parts[1..] {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            tokio::join!(steady.sends_raw(part), private.gets_raw(part));
+        }
+        private.says("+OK\r\n").await;
+        steady.gets("+OK\r\n").await;
+        steady.ends().await;
+        assert!(world.is_innocent("a"));
+        assert_eq!(world.node("a").blocks[0].in_flight.value(), 0);
+    });
+}
+
+/// Large requests that were announced and not sent cost their node no connection; of those that are sent so many
+/// have one at once, and the others wait for their turn, each in the order in which it came.
+#[test]
+fn large_requests_that_are_announced() {
+    const MOST: usize = 32;
+    const MORE: usize = 6;
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let block = |at: &Node| (at.blocks[0].connects.value(), at.blocks[0].in_flight.value());
+        let request = |at: usize| frame(&[b"SET", format!("k{at:02}").as_bytes(), &vec![b'x'; 2 * MIB]]);
+        let mut clients = Vec::new();
+        let mut read = 0;
+        for at in 0..MOST + MORE {
+            let mut client = world.client().await;
+            client.sends_raw(&request(at)[..1000]).await;
+            read += 1000;
+            until("it is read", || world.pool.blocks[0].bytes_in.value() == read).await;
+            clients.push(client);
+        }
+        assert_eq!(block(&world.node("a")), (0, 0), "nothing but their length is known");
+        let mut peers = Vec::new();
+        for (at, client) in clients.iter_mut().enumerate() {
+            client.sends_raw(&request(at)[1000..50_000]).await;
+            read += 49_000;
+            until("it is read", || world.pool.blocks[0].bytes_in.value() == read).await;
+            if at < MOST {
+                let mut peer = a.accepts().await;
+                peer.gets_raw(&request(at)[..50_000]).await;
+                peers.push(peer);
+            }
+        }
+        assert_eq!(block(&world.node("a")).0, MOST as u64);
+        // Small requests do not wait.
+        let mut other = world.client().await;
+        other.sends(&["GET", "k"]).await;
+        let mut shared = a.accepts().await;
+        shared.gets(&["GET", "k"]).await;
+        shared.says("$-1\r\n").await;
+        other.gets("$-1\r\n").await;
+        for (at, mut client) in clients.into_iter().enumerate() {
+            let (mut peer, all) = (peers.remove(0), request(at));
+            tokio::join!(client.sends_raw(&all[50_000..]), peer.gets_raw(&all[50_000..]));
+            peer.says("+OK\r\n").await;
+            client.gets("+OK\r\n").await;
+            client.ends().await;
+            let next = at + MOST;
+            if next < MOST + MORE {
+                let mut peer = a.accepts().await;
+                peer.gets_raw(&request(next)[..50_000]).await;
+                peers.push(peer);
+            }
+        }
+        assert!(world.is_innocent("a"));
+        until("nothing is in flight", || world.node("a").blocks[0].in_flight.value() == 0).await;
+    });
+}
+
 /// A client that leaves in the middle of a large request: the node's connection is reset, so that
 /// nothing is applied, and nothing is held against the node.
 #[test]
@@ -92,13 +195,14 @@ fn a_large_request_that_is_none() {
         let mut client = world.client().await;
         let head = format!("*5\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n", 2 * MIB);
         client.sends_raw(head.as_bytes()).await;
+        client.sends_raw(&vec![b'x'; MIB]).await;
         let mut private = a.accepts().await;
         let node = spawn_local(async move {
             let mut got = Vec::new();
             let _ = private.0.read_to_end(&mut got).await;
             got
         });
-        client.sends_raw(&vec![b'x'; 2 * MIB]).await;
+        client.sends_raw(&vec![b'x'; MIB]).await;
         client.sends_raw(b"\r\n$2\rXEX\r\n$2\r\n10\r\n*1\r\n$8\r\nFLUSHALL\r\n").await;
         client.gets("-ERR Protocol error: invalid bulk length\r\n").await;
         client.sees_the_end().await;

@@ -49,7 +49,8 @@ fn input_is_kept_in_pieces() {
 fn input_holds() {
     let mut input = Input::default();
     assert!(input.wants_more() && !input.is_streaming());
-    assert!(!input.may_stream(1 << 20) && input.may_stream((1 << 20) + 1));
+    assert!(!input.may_stream(1 << 20, 1 << 20) && input.may_stream((1 << 20) + 1, 32 << 10));
+    assert!(!input.may_stream(1 << 30, (32 << 10) - 1), "little more than its length is there");
     assert!(matches!(input.begin(Begun::No, b"*3\r\n"), Ok(0)));
     assert!(input.wants_more());
     assert!(matches!(input.begin(Begun::Later, b"*3\r\n"), Ok(0)));

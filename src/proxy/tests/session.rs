@@ -196,6 +196,34 @@ fn a_reload_reaches_connections_that_exist() {
     });
 }
 
+/// A client that asks for nothing for `limits.idle_timeout` is disconnected, also one that was there when the timeout
+/// was set; one that waits for a reply is not idle.
+#[test]
+fn idle_clients() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let (mut idle, mut silent, mut waits) =
+            (world.client().await, world.client().await, world.client().await);
+        idle.sends(&["PING"]).await;
+        idle.gets("+PONG\r\n").await;
+        waits.sends(&["GET", "k"]).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["GET", "k"]).await;
+        let mut policy = patient();
+        policy.limits.idle_timeout = Duration::from_millis(200);
+        world.publish(|next| next.policy = Arc::new(policy));
+        idle.sees_the_end().await;
+        silent.sees_the_end().await;
+        let mut late = world.client().await;
+        late.sees_the_end().await;
+        peer.says(":1\r\n").await;
+        waits.gets(":1\r\n").await;
+        waits.sees_the_end().await;
+        until("the sessions are gone", || world.sessions() == 0).await;
+    });
+}
+
 /// A drain serves what is in flight, ends idle sessions at once, and then the worker ends.
 #[test]
 fn a_drain() {
