@@ -227,6 +227,15 @@ async fn topology_is_shown_whole() {
         ("revision", json!(51)),
         ("placement", json!("vnode")),
         ("hash", json!("xxh3_64")),
+        (
+            "ring",
+            json!({
+                "placement": "vnode", "points": 160, "slots": null, "hash": "xxh3_64", "char_sign": "x86",
+                "hash_tag": "",
+            }),
+        ),
+        ("http_key", json!(null)),
+        ("failover", json!(null)),
         ("on_ejected", json!("rehash")),
         ("serves", json!(true)),
         ("degraded", json!(null)),

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{AdminState, Pool};
 use crate::{
     metrics::{NodeView, PoolView, Process, ProcessView, render},
+    ring,
     topology::{Entry, ErrorReply, Failure, Health, OnEjected, Order, Placement, Topology, WaitReason},
 };
 
@@ -38,7 +39,13 @@ struct PoolPart<'a> {
     revision: u64,
     placement: String,
     hash: String,
+    /// All that the ring is made from beside its nodes, in the words of the configuration.
+    ring: RingPart,
+    /// What of an HTTP request is its key.
+    http_key: Option<String>,
     on_ejected: &'static str,
+    /// The pool that serves the keys of nodes that are away, if one does.
+    failover: Option<&'a str>,
     serves: bool,
     /// Why it serves worse than it should, though no node of it may be ejected.
     degraded: Option<String>,
@@ -46,6 +53,19 @@ struct PoolPart<'a> {
     /// when nothing waits.
     budget_due_s: Option<f64>,
     nodes: Vec<NodePart<'a>>,
+}
+
+#[derive(Serialize)]
+struct RingPart {
+    placement: &'static str,
+    /// Of vnode.
+    points: Option<u32>,
+    /// Of maglev.
+    slots: Option<u32>,
+    hash: &'static str,
+    char_sign: &'static str,
+    /// Its two characters, or nothing.
+    hash_tag: String,
 }
 
 #[derive(Serialize)]
@@ -141,18 +161,23 @@ fn snapshots(state: &AdminState) -> Vec<(Pool, std::sync::Arc<Topology>)> {
 fn pool_part(topology: &Topology) -> PoolPart<'_> {
     let shares = shares(topology);
     let (placement, hash) = ring_words(topology);
+    // All but HTTP pools say what a key is.
+    let is_http = !topology.policy.tells_misses();
     PoolPart {
         name: &topology.pool,
         epoch: topology.epoch,
         revision: topology.revision,
         placement,
         hash,
+        ring: ring_part(topology),
+        http_key: is_http.then(|| topology.policy.http.key.from.to_string()),
         on_ejected: match topology.policy.on_ejected {
             OnEjected::Rehash => "rehash",
             OnEjected::Fail => "fail",
             OnEjected::Miss => "miss",
             OnEjected::Failover => "failover",
         },
+        failover: topology.gutter.as_ref().map(|gutter| &*gutter.pool),
         serves: topology.serves(),
         degraded: degraded(topology),
         budget_due_s: topology.budget_due.map(seconds_until),
@@ -256,6 +281,24 @@ fn shares(topology: &Topology) -> Vec<f64> {
 fn ring_words(topology: &Topology) -> (String, String) {
     let settings = topology.ring.settings();
     (settings.placement.word().to_owned(), settings.hash.word().to_owned())
+}
+
+fn ring_part(topology: &Topology) -> RingPart {
+    let settings = topology.ring.settings();
+    let (points, slots) = match settings.placement {
+        ring::Placement::Vnode { points } => (Some(points), None),
+        ring::Placement::Maglev { slots } => (None, Some(slots)),
+        ring::Placement::Ketama | ring::Placement::Modula => (None, None),
+    };
+    let tag = settings.hash_tag.map(|(open, close)| String::from_utf8_lossy(&[open, close]).into_owned());
+    RingPart {
+        placement: settings.placement.word(),
+        points,
+        slots,
+        hash: settings.hash.word(),
+        char_sign: settings.char_sign.word(),
+        hash_tag: tag.unwrap_or_default(),
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod locate;
 mod order;
 mod pages;
 mod plan;
+mod running;
 mod status;
 
 use std::{
@@ -37,13 +38,13 @@ Examples:
   ringway check --config ringway.yaml      every error of a configuration, with line and key
   ringway serve --config ringway.yaml      serve it; SIGHUP reloads it, SIGTERM drains and ends
   ringway locate --config ringway.yaml k1  which node owns the key k1, and who comes next
-  ringway plan --config ringway.yaml new   what the configuration `new` would move
+  ringway plan ringway.yaml                what a changed file would move of what runs
   ringway drain n3 --pool cache --yes      take a node out for maintenance, gracefully
   ringway status                           how pools and nodes are, and what waits for what
   ringway incident 3                       the third time that a node failed, from doubt to return
   ringway keys --pool cache                which keys and clients its nodes are busy with
 
-Without --config, every command takes the configuration that ringway ships with. The file
+Without --config, `serve`, `check` and `locate` take the configuration that ringway ships with. The file
 config.yaml beside the sources is that configuration, with every key explained.";
 
 const SERVE_EXAMPLES: &str = "\

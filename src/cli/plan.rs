@@ -1,54 +1,58 @@
-//! `plan`: what a new configuration would move, before it is in force. Offline it compares two files;
-//! told of a running ringway it knows who is away there, and what is asked a second.
+//! `plan`: what a new configuration would move, before it is in force: against a running ringway, of which it
+//! is asked who serves what and what is asked of whom, or offline against another file.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io::Write,
     path::PathBuf,
     sync::Arc,
-    thread,
-    time::Duration,
 };
 
 use clap::Args;
-use serde_json::Value;
 
-use super::{ConfigArgument, Stop, admin, load};
+use super::{
+    Stop, load,
+    running::{self, Rates, Running, topology},
+};
 use crate::{
     config::{Source, share},
-    membership::scattered,
-    ring::{Member, Ring, diff},
-    topology::{OnEjected, PoolSpec},
+    membership::{Compared, compare, moved},
+    protocol::http::{KeyRule, KeySource},
+    topology::{HttpSettings, Move, Placement, Policy, PoolSpec, Topology},
 };
 
 /// The exit code when more would move than may.
 const EXIT_TOO_MUCH: u8 = 3;
-/// Requests are counted for so long.
-const COUNTED: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
+NEW is compared with what runs: the ringway at --admin, or at the admin address of NEW, says how it places
+keys, who is out, held or starting, and what its nodes are asked for. With --config OLD two files are
+compared, and nobody is asked; with both it is said where OLD is not what runs.
+
 Forced moves are those that the change asks for: keys of a node that leaves, comes, or has another
-weight. All others are collateral: with vnode there are none. Nothing is changed by asking. The exit
-code is 3 when a pool would move more than --max-share.
+weight. All others are collateral: with vnode there are none. Expected misses are the reads that find
+something now, at the nodes that give keys away. Nothing is changed by asking. The exit code is 3 when
+a pool would move more than --max-share.
 
 Examples:
-  ringway plan --config ringway.yaml new.yaml
-  ringway plan --config ringway.yaml new.yaml --pool cache --max-share 10%
-  ringway plan --config ringway.yaml new.yaml --admin 127.0.0.1:9400   with who is away, and live rates";
+  ringway plan new.yaml                                  against the ringway that runs
+  ringway plan new.yaml --admin 127.0.0.1:9400 --pool cache --max-share 10%
+  ringway plan new.yaml --config ringway.yaml            offline";
 
 /// Arguments of `plan`.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    #[command(flatten)]
-    config: ConfigArgument,
+    /// Compare with this configuration instead of what runs
+    #[arg(long, value_name = "OLD")]
+    config: Option<PathBuf>,
     /// The configuration that is to come
     #[arg(value_name = "NEW")]
     new: PathBuf,
     /// Only this pool
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
-    /// The admin address of a ringway that runs with the present configuration
+    /// The admin address of the ringway to compare with [default: that of NEW]
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
     /// More than this share of a pool's keys is too much
@@ -56,34 +60,49 @@ pub(super) struct Arguments {
     max_share: f64,
 }
 
+/// What NEW is compared with.
+struct Old {
+    /// Who says so.
+    source: String,
+    pools: Vec<Running>,
+    /// What is asked of whom; none of a file.
+    rates: Option<Rates>,
+}
+
 /// Prints what would move, pool by pool.
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Stop> {
-    let (source, new) = (arguments.config.source(), Source::File(arguments.new.clone()));
-    let (before, after) = (load(&source)?.settings.pools, load(&new)?.settings.pools);
-    let live = arguments.admin.as_deref().map(Live::read).transpose()?;
+    let new = Source::File(arguments.new.clone());
+    let loaded = load(&new)?.settings;
+    let old = old(arguments, &loaded.admin.listen.to_string())?;
+    let (before, after) = (&old.pools, loaded.pools);
     let wanted = |name: &str| arguments.pool.as_deref().is_none_or(|pool| pool == name);
-    let names: Vec<&Arc<str>> = before.iter().chain(&after).map(|p| &p.name).collect();
-    if let Some(pool) = arguments.pool.as_deref().filter(|pool| names.iter().all(|n| &***n != *pool)) {
+    let mut names = before.iter().map(|p| &p.name).chain(after.iter().map(|p| &p.name));
+    if let Some(pool) = arguments.pool.as_deref().filter(|pool| names.all(|n| &**n != *pool)) {
         return Err(Stop::Failed(
             format!("error: neither configuration has a pool `{pool}`"),
             super::EXIT_USAGE,
         ));
     }
-    writeln!(out, "{source} -> {new}")?;
+    writeln!(out, "{} -> {new}", old.source)?;
+    if let (Some(file), Some(_)) = (&arguments.config, &old.rates) {
+        differences(&Source::File(file.clone()), before, out)?;
+    }
     let mut too_much = Vec::new();
-    for old in before.iter().filter(|p| wanted(&p.name)) {
-        match after.iter().find(|p| p.name == old.name) {
-            None => writeln!(out, "pool {}: goes, with its {} nodes", old.name, old.nodes.len())?,
+    for running in before.iter().filter(|p| wanted(&p.name)) {
+        match after.iter().find(|p| p.name == running.name) {
+            None => {
+                writeln!(out, "\npool {}: goes, with its {} nodes", running.name, running.spec.nodes.len())?
+            }
             Some(new) => {
-                let moved = pool(old, new, live.as_ref(), out)?;
+                let moved = pool(running, new, old.rates.as_ref(), out)?;
                 if moved > arguments.max_share {
-                    too_much.push(&*old.name);
+                    too_much.push(&*running.name);
                 }
             }
         }
     }
     for new in after.iter().filter(|p| wanted(&p.name) && before.iter().all(|old| old.name != p.name)) {
-        writeln!(out, "pool {}: comes, with {} nodes", new.name, new.nodes.len())?;
+        writeln!(out, "\npool {}: comes, with {} nodes", new.name, new.nodes.len())?;
     }
     out.flush()?;
     if too_much.is_empty() {
@@ -94,58 +113,189 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     Err(Stop::Failed(message, EXIT_TOO_MUCH))
 }
 
-/// One pool that is in both. The share of its key space that moves.
-fn pool(old: &PoolSpec, new: &PoolSpec, live: Option<&Live>, out: &mut impl Write) -> Result<f64, Stop> {
-    let away = live.and_then(|l| l.away.get(&*old.name)).cloned().unwrap_or_default();
-    let moves_away = |spec: &PoolSpec| spec.policy.on_ejected == OnEjected::Rehash;
-    let rings = [ring(old), ring(new)];
-    let serves = |spec: &PoolSpec, ring: &Ring, i: usize| {
-        !moves_away(spec) || away.iter().all(|name| **name != *ring.members()[i].name)
+fn old(arguments: &Arguments, default: &str) -> Result<Old, Stop> {
+    let address = match (&arguments.admin, &arguments.config) {
+        (Some(address), _) => address,
+        (None, None) => default,
+        (None, Some(file)) => {
+            let source = Source::File(file.clone());
+            let pools = load(&source)?.settings.pools.into_iter().map(of_file).collect();
+            return Ok(Old { source: source.to_string(), pools, rates: None });
+        }
     };
-    let (a, b) = (|i| serves(old, &rings[0], i), |i| serves(new, &rings[1], i));
-    writeln!(out, "\npool {}: {}", old.name, nodes(old, new))?;
-    for name in &away {
-        writeln!(out, "  node {name} is away now, and is taken for away afterwards, too")?;
+    let pools = running::pools(address).map_err(|stop| match (stop, &arguments.admin) {
+        (Stop::Failed(why, code), None) => {
+            Stop::Failed(format!("{why}; --config OLD compares two files"), code)
+        }
+        (stop, _) => stop,
+    })?;
+    Ok(Old { source: format!("what runs at {address}"), pools, rates: Some(running::rates(address)?) })
+}
+
+/// A pool of a file, in which everyone serves.
+fn of_file(spec: PoolSpec) -> Running {
+    let http_key = http_key(&spec.policy);
+    Running { name: spec.name.clone(), spec, http_key, placements: HashMap::new() }
+}
+
+fn http_key(policy: &Policy) -> Option<String> {
+    (!policy.tells_misses()).then(|| policy.http.key.from.to_string())
+}
+
+/// Says where a file is not what runs.
+fn differences(source: &Source, running: &[Running], out: &mut impl Write) -> Result<(), Stop> {
+    let pools = load(source)?.settings.pools;
+    for running in running {
+        let Some(file) = pools.iter().find(|pool| pool.name == running.name) else {
+            writeln!(out, "{source} is not what runs: it has no pool {}", running.name)?;
+            continue;
+        };
+        let place = |spec: &PoolSpec| {
+            let mut nodes: Vec<_> =
+                spec.nodes.iter().map(|n| (n.name.clone(), n.address.to_string(), n.weight)).collect();
+            nodes.sort();
+            nodes
+        };
+        if (place(file), &file.ring) != (place(&running.spec), &running.spec.ring) {
+            let name = &running.name;
+            writeln!(out, "{source} is not what runs: pool {name}: {}", nodes(file, &running.spec))?;
+        }
     }
-    if old.policy.http.key != new.policy.http.key {
-        let moved = scattered((&rings[0], &a), (&rings[1], &b));
+    for file in pools.iter().filter(|pool| running.iter().all(|r| r.name != pool.name)) {
+        writeln!(out, "{source} is not what runs: pool {} is not there", file.name)?;
+    }
+    Ok(())
+}
+
+/// One pool that is in both. The share of its key space that moves.
+fn pool(old: &Running, new: &PoolSpec, rates: Option<&Rates>, out: &mut impl Write) -> Result<f64, Stop> {
+    writeln!(out, "\npool {}: {}", old.name, nodes(&old.spec, new))?;
+    let (before, mut after) = (topology(&old.spec, &old.placements), topology(new, &remaining(old, new)));
+    states(old, new, out)?;
+    if old.http_key != http_key(&new.policy) {
+        // As both rules are only told by their words, any other one stands for the old.
+        let from = match new.policy.http.key.from {
+            KeySource::Path => KeySource::PathAndQuery,
+            _ => KeySource::Path,
+        };
+        let http = HttpSettings {
+            key: KeyRule { from, ..before.policy.http.key.clone() },
+            ..HttpSettings::default()
+        };
+        let before = Topology {
+            policy: Arc::new(Policy { http: Arc::new(http), ..(*before.policy).clone() }),
+            ..before
+        };
+        let moved = moved(&before, &after);
         writeln!(out, "  {} of the requests move: another part of them is the key", percent(moved))?;
         return Ok(moved);
     }
-    let diff = diff((&rings[0], &a), (&rings[1], &b));
-    let changed = changed(old, new);
+    // The same rule, though only one of them is more than its words.
+    after.policy = Arc::new(Policy { http: before.policy.http.clone(), ..(*after.policy).clone() });
+    let compared = compare(&before, &after);
+    let changed = changed(&old.spec, new);
     let is_forced = |name: &Option<Arc<str>>| name.as_ref().is_none_or(|name| changed.contains(&**name));
-    let forced: f64 = diff
-        .moves
-        .iter()
-        .filter(|m| is_forced(&m.from) || is_forced(&m.to))
-        .map(|m| m.share)
-        .fold(0.0, |a, b| a + b);
-    let about = if diff.sampled { "about " } else { "" };
+    let forced = compared.moves.iter().filter(|m| is_forced(&m.from) || is_forced(&m.to)).map(|m| m.share);
+    let forced = forced.fold(0.0, |a, b| a + b);
+    let about = if compared.sampled { "about " } else { "" };
     writeln!(
         out,
         "  {about}{} of the key space moves: {} forced, {} collateral",
-        percent(diff.moved),
+        percent(compared.moved),
         percent(forced),
-        percent((diff.moved - forced).max(0.0))
+        percent((compared.moved - forced).max(0.0))
     )?;
-    for part in &diff.moves {
+    let mut moves: Vec<&Move> = compared.moves.iter().collect();
+    moves.sort_by(|a, b| b.share.total_cmp(&a.share));
+    for part in moves {
         let name = |name: &Option<Arc<str>>| name.as_deref().unwrap_or("nobody").to_owned();
         writeln!(out, "  {:>8}  {} -> {}", percent(part.share), name(&part.from), name(&part.to))?;
     }
-    if let Some(rate) = live.and_then(|l| l.rates.get(&*old.name)) {
-        let going = rate * diff.moved;
-        writeln!(
-            out,
-            "  {rate:.0} requests a second now: about {going:.0} of them would find a cold node at first"
-        )?;
+    if let Some(rates) = rates {
+        misses((&before, &after), new, &compared, rates, out)?;
     }
-    Ok(diff.moved)
+    Ok(compared.moved)
 }
 
-fn ring(spec: &PoolSpec) -> Ring {
-    let members: Vec<Member> = spec.nodes.iter().map(|n| n.member()).collect();
-    Ring::build(&spec.ring, &members)
+/// The placements that nodes have afterwards: one at another address is another one.
+fn remaining(old: &Running, new: &PoolSpec) -> HashMap<Arc<str>, Placement> {
+    let address = |name: &str| old.spec.nodes.iter().find(|n| &*n.name == name).map(|n| &n.address);
+    let stay = new.nodes.iter().filter(|node| address(&node.name) == Some(&node.address));
+    stay.filter_map(|node| Some((node.name.clone(), *old.placements.get(&node.name)?))).collect()
+}
+
+/// Who does not serve all of its keys.
+fn states(old: &Running, new: &PoolSpec, out: &mut impl Write) -> Result<(), Stop> {
+    let stay = remaining(old, new);
+    let mut all: Vec<_> = old.placements.iter().collect();
+    all.sort_by_key(|(name, _)| *name);
+    for (name, placement) in all {
+        let is = match placement {
+            Placement::Owns => continue,
+            Placement::Away => "is away now".to_owned(),
+            Placement::Held => "is held now: its keys stay with it, and nobody serves them".to_owned(),
+            Placement::Starting(to) => format!("starts now, with {:.0} % of its keys", to.share() * 100.0),
+        };
+        let then = match (stay.contains_key(name), placement) {
+            (false, _) => "",
+            (true, Placement::Away) => ", and is taken for away afterwards, too",
+            (true, Placement::Held) => ", and is taken for held afterwards, too",
+            (true, _) => ", and is taken for as far afterwards",
+        };
+        writeln!(out, "  node {name} {is}{then}")?;
+    }
+    Ok(())
+}
+
+/// What would be asked for where it is not.
+fn misses(
+    (before, after): (&Topology, &Topology),
+    new: &PoolSpec,
+    compared: &Compared,
+    rates: &Rates,
+    out: &mut impl Write,
+) -> Result<(), Stop> {
+    let rate =
+        |node: &str| rates.get(&(before.pool.to_string(), node.to_owned())).copied().unwrap_or_default();
+    let requests: f64 = before.nodes.iter().map(|e| rate(&e.node.name).requests).sum();
+    if !new.policy.tells_misses() {
+        let going = requests * compared.moved;
+        writeln!(
+            out,
+            "  {requests:.0} requests a second now: about {going:.0} of them would come to another node, which may \
+             have to fetch what they ask for"
+        )?;
+        return Ok(());
+    }
+    let hits: f64 = before.nodes.iter().map(|e| rate(&e.node.name).hits.max(0.0)).sum();
+    let extra = extra_misses((before, after), compared, &|node| rate(node).hits.max(0.0));
+    writeln!(
+        out,
+        "  {requests:.0} requests a second now, {hits:.0} of them reads that find something: about {extra:.0} extra misses a \
+         second at first"
+    )?;
+    Ok(())
+}
+
+/// Of the reads that find something at a node, those for the part of its keys that it gives to another.
+fn extra_misses(
+    (before, after): (&Topology, &Topology),
+    compared: &Compared,
+    hits: &dyn Fn(&str) -> f64,
+) -> f64 {
+    let shares = before.shares();
+    let names = before.nodes.iter().map(|e| &e.node.name);
+    let shares: HashMap<&Arc<str>, f64> = names.zip(shares).collect();
+    // What nobody serves is refused, and not missed.
+    let held = after.nodes.iter().filter(|e| e.placement == Placement::Held);
+    let held: HashSet<&Arc<str>> = held.map(|e| &e.node.name).collect();
+    let served = compared.moves.iter().filter(|m| m.to.as_ref().is_some_and(|to| !held.contains(to)));
+    let of = |m: &Move| {
+        let from = m.from.as_ref()?;
+        let share = shares.get(from).copied().filter(|share| *share > 0.0)?;
+        Some(hits(from) * (m.share / share).min(1.0))
+    };
+    served.filter_map(of).sum()
 }
 
 fn percent(share: f64) -> String {
@@ -188,58 +338,73 @@ fn nodes(old: &PoolSpec, new: &PoolSpec) -> String {
     )
 }
 
-/// What a running ringway says of its pools, by name.
-struct Live {
-    away: HashMap<String, Vec<String>>,
-    /// Requests a second.
-    rates: HashMap<String, f64>,
-}
-
-impl Live {
-    fn read(address: &str) -> Result<Live, Stop> {
-        let topology: Value = admin::get_json(address, "/v1/topology")?;
-        let mut away = HashMap::new();
-        for pool in topology["pools"].as_array().into_iter().flatten() {
-            let is_out = |node: &&Value| node["placement"] == "away";
-            let name = |value: &Value| value["name"].as_str().unwrap_or_default().to_owned();
-            let nodes = pool["nodes"].as_array().into_iter().flatten();
-            away.insert(name(pool), nodes.filter(is_out).map(name).collect());
-        }
-        let first = requests(&admin::get(address, "/metrics")?);
-        thread::sleep(COUNTED);
-        let second = requests(&admin::get(address, "/metrics")?);
-        let rate = |(pool, count): (String, f64)| {
-            let before = first.get(&pool).copied().unwrap_or(count);
-            (pool, (count - before).max(0.0) / COUNTED.as_secs_f64())
-        };
-        Ok(Live { away, rates: second.into_iter().map(rate).collect() })
-    }
-}
-
-/// Requests that nodes were sent, by pool, on a page of metrics.
-fn requests(page: &str) -> HashMap<String, f64> {
-    let mut sums = HashMap::new();
-    for line in page.lines().filter(|l| l.starts_with("ringway_node_requests_total{")) {
-        let pool = line.split("pool=\"").nth(1).and_then(|rest| rest.split('"').next());
-        let count = line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok());
-        if let (Some(pool), Some(count)) = (pool, count) {
-            *sums.entry(pool.to_owned()).or_insert(0.0) += count;
-        }
-    }
-    sums
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::{HealthSettings, NodeSpec};
 
-    /// Requests are added up by pool.
+    fn spec(nodes: &[&str], policy: Policy) -> PoolSpec {
+        let node = |name: &&str| NodeSpec {
+            name: (**name).into(),
+            address: "h:1".parse().expect("an address"),
+            weight: 1,
+            zone: None,
+        };
+        PoolSpec {
+            name: "cache".into(),
+            listen: Vec::new(),
+            ring: crate::ring::Settings::default(),
+            policy: Arc::new(policy),
+            health: HealthSettings::default(),
+            nodes: nodes.iter().map(node).collect(),
+        }
+    }
+
+    /// What is missed is what was found at those who give keys away, and only their part of it: nothing where
+    /// nothing is found, be it written or always missed.
     #[test]
-    fn requests_by_pool() {
-        let page = "ringway_node_requests_total{pool=\"a\",node=\"x\",class=\"read\"} 3\n\
-                    ringway_node_requests_total{pool=\"a\",node=\"y\",class=\"read\"} 4\n\
-                    ringway_node_requests_total{pool=\"b\",node=\"x\",class=\"read\"} 5\n\
-                    ringway_requests_total{pool=\"a\"} 9\n";
-        assert_eq!(requests(page), HashMap::from([("a".to_owned(), 7.0), ("b".to_owned(), 5.0)]));
+    fn misses_come_of_hits() {
+        let (old, new) = (spec(&["a", "b"], Policy::default()), spec(&["a", "b", "c"], Policy::default()));
+        let nobody = HashMap::new();
+        let (before, after) = (topology(&old, &nobody), topology(&new, &nobody));
+        let compared = compare(&before, &after);
+        let part = |node: &str| {
+            let given: f64 =
+                compared.moves.iter().filter(|m| m.from.as_deref() == Some(node)).map(|m| m.share).sum();
+            let at = before.nodes.iter().position(|e| &*e.node.name == node).expect("it is there");
+            given / before.shares()[at]
+        };
+        let extra = |hits: &dyn Fn(&str) -> f64| extra_misses((&before, &after), &compared, hits);
+        assert_eq!(extra(&|_| 0.0), 0.0);
+        let only_a = extra(&|node| if node == "a" { 1000.0 } else { 0.0 });
+        assert!((only_a - 1000.0 * part("a")).abs() < 1e-6 && only_a > 100.0, "{only_a}");
+        let both = extra(&|_| 1000.0);
+        assert!((both - 1000.0 * (part("a") + part("b"))).abs() < 1e-6, "{both}");
+    }
+
+    /// Whose keys a gutter serves gives up those of the gutter, who is held its own, and who starts those that it has.
+    #[test]
+    fn gutters_held_and_starting() {
+        let moves = |policy: &Policy, placement: Placement| -> Vec<String> {
+            let (old, new) = (spec(&["a", "b"], policy.clone()), spec(&["a", "b", "c"], policy.clone()));
+            let placements: HashMap<Arc<str>, Placement> = HashMap::from([("b".into(), placement)]);
+            let compared = compare(&topology(&old, &placements), &topology(&new, &placements));
+            let sum: f64 = compared.moves.iter().map(|m| m.share).sum();
+            assert!((sum - compared.moved).abs() < 1e-9 && compared.moved > 0.1);
+            let name = |name: &Option<Arc<str>>| name.as_deref().unwrap_or("nobody").to_owned();
+            compared.moves.iter().map(|m| format!("{} -> {}", name(&m.from), name(&m.to))).collect()
+        };
+        let rehash = Policy::default();
+        let failover = crate::topology::Failover { pool: "g".into(), ttl_max: std::time::Duration::ZERO };
+        let over = Policy {
+            on_ejected: crate::topology::OnEjected::Failover,
+            failover: Some(failover),
+            ..Policy::default()
+        };
+        assert_eq!(moves(&rehash, Placement::Owns), ["a -> c", "b -> c"]);
+        assert_eq!(moves(&rehash, Placement::Away), ["a -> c"]);
+        assert_eq!(moves(&rehash, Placement::Held), ["a -> c", "b -> c"]);
+        assert_eq!(moves(&over, Placement::Away), ["a -> c", "pool g -> c"]);
+        assert_eq!(moves(&over, Placement::Held), ["a -> c", "b -> c"]);
     }
 }

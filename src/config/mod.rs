@@ -26,6 +26,7 @@ use std::{
 };
 
 pub use finding::{Errors, Finding, Mark, Severity};
+pub use placement::ring_of;
 pub use units::share;
 pub use write::to_yaml;
 

@@ -56,6 +56,25 @@ pub(super) fn ring(mut section: Section<'_>, defaults: Settings) -> (Placed<Sett
     (Placed { value: settings, place }, bounded_load)
 }
 
+/// The ring with these words of the configuration, as a running ringway tells them; `of` gives the text of a key.
+///
+/// # Errors
+/// A word that is missing, or that this ringway does not know.
+pub fn ring_of(of: impl Fn(&str) -> Option<String>) -> Result<Settings, String> {
+    let text = |key: &str| of(key).ok_or_else(|| format!("it does not tell its ring's {key}"));
+    let placement = match word(&PLACEMENTS, &text("placement")?)? {
+        Placement::Vnode { .. } => Placement::Vnode { points: number(1..=POINTS_MAX)(&text("points")?)? },
+        Placement::Maglev { .. } => Placement::Maglev { slots: prime(&text("slots")?)? },
+        other => other,
+    };
+    Ok(Settings {
+        placement,
+        hash: hash(&text("hash")?)?,
+        char_sign: word(&CHAR_SIGNS, &text("char_sign")?)?,
+        hash_tag: hash_tag(&text("hash_tag")?)?,
+    })
+}
+
 /// What a ring of these members would be: one that cannot be built is an error, an odd one a
 /// warning. Builds the ring.
 pub(super) fn check(ring: &Placed<Settings>, members: &[Member], section: &Section<'_>) {
@@ -132,14 +151,6 @@ fn hash(text: &str) -> Result<HashKind, String> {
     })
 }
 
-/// The configuration's word for a sign of C's `char`.
-pub(super) fn char_sign_word(sign: CharSign) -> &'static str {
-    match sign {
-        CharSign::X86 => "x86",
-        CharSign::Arm => "arm",
-    }
-}
-
 fn hash_tag(text: &str) -> Result<Option<(u8, u8)>, String> {
     match text.as_bytes() {
         [] => Ok(None),
@@ -191,7 +202,7 @@ mod tests {
         }
         for (name, sign) in CHAR_SIGNS {
             assert_eq!(read(&format!("char_sign: {name}")).map(|r| r.0.char_sign), Ok(sign));
-            assert_eq!(char_sign_word(sign), name);
+            assert_eq!(sign.word(), name);
         }
         assert_eq!(read("points: 7").map(|r| r.0.placement), Ok(Placement::Vnode { points: 7 }));
         assert_eq!(read("hash_tag: ''").map(|r| r.0.hash_tag), Ok(None));

@@ -6,7 +6,7 @@ use serde_yaml::{Mapping, Value};
 use super::{
     Settings,
     http::{forwarded_word, key_words, missing_word, node_protocol_word, statuses_text},
-    placement::{char_sign_word, factor_text},
+    placement::factor_text,
     pool::{on_ejected_word, on_return_word, while_held_word},
     protocols::obeys,
     units::{duration_text, share_text, size_text},
@@ -117,7 +117,7 @@ fn ring(ring: &ring::Settings, policy: &Policy) -> Value {
         Placement::Ketama | Placement::Modula => {}
     }
     entries.push(("hash", ring.hash.word().into()));
-    entries.push(("char_sign", char_sign_word(ring.char_sign).into()));
+    entries.push(("char_sign", ring.char_sign.word().into()));
     entries.push(("hash_tag", tag.unwrap_or_default().into()));
     entries.push(("bounded_load", optional(policy.http.bounded_load.map(factor_text))));
     obeyed(policy, "ring.", entries)

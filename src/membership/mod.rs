@@ -24,7 +24,7 @@ use tokio::{
 };
 
 pub use build::{Births, IdSource, Prepared, Serving, first_topology, prepare, scattered};
-pub use compare::{moved, moves};
+pub use compare::{Compared, compare, moved, moves, unserved};
 pub use gutter::{follow, is_gutter_of};
 pub use history::{History, Lived, Record};
 pub use ledger::Ledger;

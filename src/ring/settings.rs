@@ -86,6 +86,16 @@ pub enum CharSign {
     Arm,
 }
 
+impl CharSign {
+    /// The word of the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            CharSign::X86 => "x86",
+            CharSign::Arm => "arm",
+        }
+    }
+}
+
 /// A member as the ring sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {

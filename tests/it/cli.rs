@@ -324,6 +324,83 @@ fn plan() {
     assert!(code == Some(2) && err.contains("neither configuration has a pool `x`"), "{err}");
     let (code, _, err) = plan(pool("{}", &three), pool("{}", &three), &["--admin", "127.0.0.1:1"]);
     assert!(code == Some(1) && err.contains("the admin port 127.0.0.1:1: Connection refused"), "{err}");
+    let (_dir, new) = file(&format!("admin: {{listen: '127.0.0.1:2'}}\n{}", pool("{}", &three)));
+    let (code, _, err) = run(&["plan", new.to_str().expect("a plain path")]);
+    assert!(
+        code == Some(1) && err.contains("127.0.0.1:2: Connection refused"),
+        "NEW says whom to ask: {err}"
+    );
+    assert!(err.contains("--config OLD compares two files"), "{err}");
+}
+
+/// Requests of a client on a connection of its own, again and again, until it is dropped.
+struct Repeats(std::sync::Arc<std::sync::atomic::AtomicBool>, Option<std::thread::JoinHandle<()>>);
+
+impl Repeats {
+    fn start(
+        mut client: crate::harness::Client,
+        request: impl Fn(u32) -> [String; 3] + Send + 'static,
+    ) -> Repeats {
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let seen = stop.clone();
+        let thread = std::thread::spawn(move || {
+            for i in 0.. {
+                if seen.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                let words = request(i % 100);
+                let words: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.is_empty()).collect();
+                client.cmd(&words);
+            }
+        });
+        Repeats(stop, Some(thread))
+    }
+}
+
+impl Drop for Repeats {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        let _ = self.1.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+/// A file that is edited in place is compared with what runs: its true share is told, more than may move is refused
+/// by the exit code, and a file that is not what runs is said to be another. Misses that would come are those of
+/// reads that find something.
+#[test]
+fn plan_against_what_runs() {
+    let nodes = Redis::several(4);
+    let config = Config::of(&nodes[..3]);
+    let mut ringway = Ringway::serve(config.clone());
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let path = ringway.config_path();
+    std::fs::write(&path, config.clone().node("d", &nodes[3].address()).to_string()).expect("a file");
+    let (code, out, err) = run(&["plan", &path, "--admin", &admin, "--max-share", "1%"]);
+    assert!(
+        code == Some(3) && err.contains("pool cache: more than 1 % of the keys would move"),
+        "{out}{err}"
+    );
+    assert!(out.contains("pool cache: 3 nodes -> 4; comes: d") && out.contains("a -> d"), "{out}");
+    let (code, out, _) = run(&["plan", &path, "--config", &path, "--admin", &admin, "--max-share", "1%"]);
+    assert_eq!(code, Some(3), "the process is asked, not the file: {out}");
+    assert!(out.contains("is not what runs: pool cache: 4 nodes -> 3; goes: d"), "{out}");
+    let (code, out, _) = run(&["plan", &path, "--config", &path, "--max-share", "1%"]);
+    assert!(code == Some(0) && out.contains("0.00 % of the key space moves"), "{out}");
+    let misses = |request: fn(u32) -> [String; 3], client| -> f64 {
+        let _load = Repeats::start(client, request);
+        let (_, out, _) = run(&["plan", &path, "--admin", &admin]);
+        let line = out.lines().find(|l| l.contains("requests a second now")).expect("a rate").to_owned();
+        let first = line.trim().split(' ').next().and_then(|n| n.parse::<f64>().ok());
+        assert!(first.is_some_and(|n| n > 10.0), "there is a load: {line}");
+        let about = line.split("about ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        about.expect("a number of misses")
+    };
+    let set = |i: u32| ["SET".to_owned(), format!("key:{i}"), "v".to_owned()];
+    let found = |i: u32| ["GET".to_owned(), format!("key:{i}"), String::new()];
+    let missed = |i: u32| ["GET".to_owned(), format!("none:{i}"), String::new()];
+    assert_eq!(misses(set, ringway.client()), 0.0, "what is written is not missed");
+    assert_eq!(misses(missed, ringway.client()), 0.0, "what is not there is missed already");
+    assert!(misses(found, ringway.client()) > 1.0);
 }
 
 /// `ringway status` tells how nodes are, ends with 0 when all is well and with 4, naming who is not, when not.

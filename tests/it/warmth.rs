@@ -127,6 +127,8 @@ fn a_plan_knows_who_is_away() {
         rate.trim().split(' ').next().and_then(|n| n.parse::<f64>().ok()).is_some_and(|n| n > 0.0),
         "{rate}"
     );
+    let about = rate.split("about ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<f64>().ok());
+    assert!(about.is_some_and(|n| n > 0.0), "{rate}");
 }
 
 /// `held: miss` lets reads of keys that wait find nothing, and refuses the rest; in memcached too.

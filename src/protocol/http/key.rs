@@ -34,6 +34,20 @@ pub enum KeySource {
     Capture(Pattern),
 }
 
+impl std::fmt::Display for KeySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            KeySource::Path => f.write_str("path"),
+            KeySource::PathAndQuery => f.write_str("path_and_query"),
+            KeySource::HostAndPath => f.write_str("host_and_path"),
+            KeySource::ClientAddress => f.write_str("client_address"),
+            KeySource::Header(name) => write!(f, "header {name}"),
+            KeySource::Cookie(name) => write!(f, "cookie {name}"),
+            KeySource::Capture(pattern) => write!(f, "pattern {}", pattern.as_str()),
+        }
+    }
+}
+
 /// What happens to a request that lacks what its ring key comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Missing {
