@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Held, Judgement, Ward};
+use super::{Held, JUDGE_PAUSE, Judgement, Ward};
 use crate::topology::Change;
 
 impl Ward {
@@ -35,6 +35,9 @@ impl Ward {
                 }
             };
             patient.call.hurry.notify_one();
+            if self.held.is_empty() {
+                self.judge_at = now + JUDGE_PAUSE;
+            }
             stand.push(Change::Suspect { pool: pool.clone(), node: *node });
             self.held.insert(*node, Held { cause: *cause, since: now, fault, change });
         }
@@ -45,6 +48,7 @@ impl Ward {
     /// start: what was seen of it meanwhile proves nothing.
     pub(super) fn judge_again(&mut self) -> Vec<Change> {
         let now = Instant::now();
+        self.judge_at = now + JUDGE_PAUSE;
         let topology = self.reader.load();
         let patience = topology.health.timeout;
         let (scene, patients) = (&self.scene, &mut self.patients);
@@ -73,5 +77,60 @@ impl Ward {
             }
         });
         stand.iter().filter_map(|id| self.held.remove(id)).map(|held| held.change).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, sync::Arc};
+
+    use tokio::{
+        sync::{Notify, mpsc},
+        time::{sleep, timeout},
+    };
+
+    use super::*;
+    use crate::{
+        health::{Lag, Scene, tests::topology, watch},
+        topology::{Basis, Cause, HealthSettings, NodeId, Rule, Samples, SeenBy, channel, write_notes},
+    };
+
+    /// A verdict that waits is judged again in time, however often something else happens in its pool.
+    #[tokio::test(start_paused = true)]
+    async fn a_verdict_waits_for_no_silence() {
+        let bell = Arc::new(Notify::new());
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        let (_writer, reader) = channel(topology(address, HealthSettings::default(), &bell));
+        let pool = reader.load().pool.clone();
+        let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+        let (notes, noted) = write_notes();
+        ward.admit(&noted);
+        let (cause, node) = (Cause::Timeout, NodeId(7));
+        let basis = Basis { rule: Rule::Failures, seen_by: SeenBy::Traffic };
+        let change = Change::Eject { pool, node, cause, evidence: "it is silent".into(), basis };
+        ward.held.insert(node, Held { change, cause, since: Instant::now(), fault: None });
+        let (inbox, mut changes) = mpsc::channel(16);
+        let told = (noted, Samples::new(0));
+        let rung = bell.clone();
+        let ringing = tokio::spawn(async move {
+            loop {
+                rung.notify_one();
+                sleep(JUDGE_PAUSE / 4).await;
+            }
+        });
+        let watching = tokio::spawn(async move { watch(ward, told, &bell, &inbox).await });
+        let ejected = async {
+            loop {
+                // Its own probes, which are refused, give other verdicts.
+                let change = changes.recv().await.expect("it is watched");
+                if matches!(change, Change::Eject { cause: Cause::Timeout, .. }) {
+                    return;
+                }
+            }
+        };
+        timeout(Duration::from_secs(1), ejected).await.expect("the verdict is judged again");
+        watching.abort();
+        ringing.abort();
+        drop(notes);
     }
 }

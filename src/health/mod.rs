@@ -31,7 +31,7 @@ use std::{
 use tokio::{
     sync::{Notify, Semaphore},
     task::{AbortHandle, Id, JoinError, JoinSet},
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -126,7 +126,7 @@ async fn watch(mut ward: Ward, told: (NotedWrites, Samples), bell: &Notify, inbo
                 ward.patients.values().for_each(|patient| patient.call.hurry.notify_one());
                 Vec::new()
             }
-            () = sleep(JUDGE_PAUSE), if waits => ward.judge_again(),
+            () = sleep_until(ward.judge_at), if waits => ward.judge_again(),
             _ = sampled.tick() => {
                 ward.take_samples(&samples);
                 Vec::new()
@@ -157,6 +157,8 @@ struct Ward {
     scene: Scene,
     /// Verdicts that wait, or are withheld.
     held: HashMap<NodeId, Held>,
+    /// When they are judged again: a time and no pause, which whatever else happens would begin anew.
+    judge_at: Instant,
     resolve_again: Arc<Notify>,
     permits: Arc<Semaphore>,
     patients: HashMap<NodeId, Patient>,
@@ -226,6 +228,7 @@ impl Ward {
             reader,
             scene,
             held: HashMap::new(),
+            judge_at: Instant::now(),
             resolve_again,
             permits: Arc::new(Semaphore::new(PROBES_AT_ONCE)),
             patients: HashMap::new(),

@@ -554,7 +554,10 @@ impl Chart {
     }
 
     fn lateness(&self, now: Instant) -> Lateness {
-        let mut recent: Vec<&Late> = self.lates.iter().filter(|late| now - late.came < WINDOW).collect();
+        // What came before was owed from an earlier failure, which is over.
+        let since = self.failed.unwrap_or(now);
+        let is_of_now = |late: &&Late| now - late.came < WINDOW && late.came >= since;
+        let mut recent: Vec<&Late> = self.lates.iter().filter(is_of_now).collect();
         recent.sort_by_key(|late| late.given_up);
         let (Some(first), Some(last)) = (recent.first(), recent.last()) else { return Lateness::Never };
         let late = last.came - last.given_up;
@@ -696,7 +699,7 @@ mod tests {
     }
 
     /// Late answers that come together are of a node that stood still, those that come one by one of a slow
-    /// one, in whatever order they are told.
+    /// one, in whatever order they are told; those of a failure that is over say nothing of this one.
     #[tokio::test(start_paused = true)]
     async fn lateness_is_told_apart() {
         let start = Instant::now();
@@ -707,6 +710,7 @@ mod tests {
             let mut seen = scene.seen();
             let chart = seen.charts.get_mut(&whose("n1")).expect("it is there");
             chart.lates.extend(pairs.iter().map(late));
+            chart.failed = Some(at(250));
             chart.lateness(at(2000))
         };
         let ms = Duration::from_millis;
@@ -714,5 +718,8 @@ mod tests {
         assert_eq!(lateness(&[(300, 1000)]), Lateness::AtOnce(ms(700)));
         assert_eq!(lateness(&[(700, 1001), (300, 1002)]), Lateness::AtOnce(ms(301)));
         assert_eq!(lateness(&[(300, 700), (700, 1100)]), Lateness::Each(ms(400)));
+        // One stall is no slowness because there was another before it.
+        assert_eq!(lateness(&[(100, 200), (300, 1000), (700, 1001)]), Lateness::AtOnce(ms(301)));
+        assert_eq!(lateness(&[(100, 200)]), Lateness::Never);
     }
 }

@@ -123,6 +123,28 @@ fn a_stopped_node_hangs() {
     }
 }
 
+/// A node that hangs again and again within the time that is remembered hangs each time: what it owed from the
+/// time before says nothing.
+#[test]
+fn a_node_that_hangs_again_hangs() {
+    let nodes = Redis::several(3);
+    let mut ringway = serve(Config::of(&nodes));
+    let load = load(&mut ringway);
+    load.run(300);
+    for turn in 1..=3 {
+        nodes[1].stop();
+        until(SOON, "its incident opens", || incidents(&mut ringway).len() == turn);
+        // Long enough for several probes to be late, short enough for all of it to be within ten seconds.
+        thread::sleep(Duration::from_millis(900));
+        nodes[1].cont();
+        ringway.wait_back("b");
+        until(SOON, "it is over", || incidents(&mut ringway)[0]["closed_ms"].is_number());
+        let last = incidents(&mut ringway).swap_remove(0);
+        assert!(is_located(&last, Some("b"), "node", "hung"), "the {turn}th time: {last:#}");
+    }
+    load.stop();
+}
+
 /// `DEBUG SLEEP` and `CLIENT PAUSE` look the same from outside: nothing is answered.
 #[test]
 fn a_sleeping_node_hangs() {
