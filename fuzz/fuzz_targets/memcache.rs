@@ -27,17 +27,26 @@ const AWAITED: [Awaits; 8] = [
 /// All requests of a stream, with what becomes of each, and the error that ended it.
 fn requests(stream: &[u8], chunk: usize) -> (Vec<(usize, String)>, Option<DecodeError>) {
     let mut decoder = RequestDecoder::default();
-    let (mut buffer, mut found) = (Vec::new(), Vec::new());
+    let (mut buffer, mut found, mut passed) = (Vec::new(), Vec::new(), 0);
     for chunk in stream.chunks(chunk) {
         buffer.extend_from_slice(chunk);
         loop {
+            let here = buffer.len().min(passed);
+            buffer.drain(..here);
+            passed -= here;
+            if passed > 0 {
+                break;
+            }
             let used = match decoder.decode(&buffer, &LIMITS) {
                 Ok(Step::Partial(needs)) => {
                     assert!(needs > buffer.len(), "it has what it asks for");
                     break;
                 }
-                Ok(Step::Skip(n)) => n,
-                Ok(Step::Request(n)) => {
+                Ok(step @ (Step::Request(n) | Step::Large { line: n, .. })) => {
+                    assert!(!decoder.is_partial(), "what is whole leaves nothing behind");
+                    if let Step::Large { value, .. } = step {
+                        passed = value as usize;
+                    }
                     let plan = decoder.request(&buffer[..n]).plan();
                     if let Plan::One(one) = &plan {
                         assert!(one.pieces[0].len() + one.pieces[1].len() <= n);

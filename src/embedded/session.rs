@@ -71,6 +71,8 @@ pub(super) struct Session {
     decoder: Decoder,
     limits: FrameLimits,
     client: Client,
+    /// Bytes to come that are passed over: of a value that was refused.
+    skip: u64,
 }
 
 /// Cuts the requests of the protocol that the node speaks.
@@ -95,7 +97,7 @@ impl Session {
             Speaks::Redis => Decoder::Resp(Box::default()),
             Speaks::Memcached => Decoder::Memcache(Box::default()),
         };
-        Session { decoder, limits, client }
+        Session { decoder, limits, client, skip: 0 }
     }
 
     /// What becomes of the connection.
@@ -110,8 +112,12 @@ impl Session {
             if out.len() >= FLUSH_AT {
                 return Batch { used, needs: 0 };
             }
+            let here = self.skip.min((input.len() - used) as u64);
+            self.skip -= here;
+            used += here as usize;
             match self.step(node, &input[used..], out, now_ms) {
                 Cut::Used(n) => used += n,
+                Cut::Skip(n, beyond) => (used, self.skip) = (used + n, beyond),
                 Cut::Partial(needs) => return Batch { used, needs },
                 Cut::Broken => break,
             }
@@ -129,7 +135,8 @@ impl Session {
                 let limits = memcache::limits(limits.request_bytes);
                 let step = memcache::step(decoder, &limits, (node, &mut client.fate), input, (now_ms, out));
                 match step {
-                    Some(memcache::Step::Request(n) | memcache::Step::Skip(n)) => Cut::Used(n),
+                    Some(memcache::Step::Request(n)) => Cut::Used(n),
+                    Some(memcache::Step::Large { line, value }) => Cut::Skip(line, value),
                     Some(memcache::Step::Partial(needs)) => Cut::Partial(needs),
                     None => Cut::Broken,
                 }
@@ -142,6 +149,8 @@ impl Session {
 enum Cut {
     /// So many bytes are done with.
     Used(usize),
+    /// So many are done with, and so many behind them, which may not be there yet, are passed over.
+    Skip(usize, u64),
     /// There must be so many before there is more to do.
     Partial(usize),
     /// The stream can't be read on.

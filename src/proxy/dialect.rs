@@ -1,7 +1,7 @@
 //! What differs between the protocols that ringway frames itself: how a session's bytes become
 //! requests. Windows, pipelines and merging are one mechanism for all.
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
 
 use super::{
     pipeline::Pipeline,
@@ -22,6 +22,8 @@ use crate::protocol::{
 pub(crate) enum Cut {
     /// So many bytes are done: a request that is on its way or answered, or nothing.
     Done(usize),
+    /// The same, and so many bytes behind them, which may not be there yet, are no request.
+    Skip(usize, u64),
     /// A request that may only be dispatched when all before it is answered.
     DrainFirst,
     /// A request that may only be dispatched under another topology.
@@ -132,11 +134,46 @@ impl Decoder {
     }
 
     /// Another decoder of the same protocol, that has read nothing.
-    pub(crate) fn fresh(&self) -> Decoder {
+    fn fresh(&self) -> Decoder {
         match self {
             Decoder::Resp(_) => Decoder::of(Protocol::Redis),
             Decoder::Memcached(_) => Decoder::of(Protocol::Memcached),
         }
+    }
+
+    /// Whether it stopped in the middle of a request.
+    #[inline]
+    pub(crate) fn is_partial(&self) -> bool {
+        match self {
+            Decoder::Resp(decoder) => decoder.is_partial(),
+            Decoder::Memcached(decoder) => decoder.is_partial(),
+        }
+    }
+}
+
+/// The decoder with which sessions read that are at the start of a request, which is nearly always: an idle
+/// session needs none of its own then. One that stopped in the middle of a request knows something of its
+/// session, and never comes back here.
+#[derive(Debug)]
+pub(crate) struct SharedDecoder(RefCell<Decoder>);
+
+impl SharedDecoder {
+    /// One for this protocol.
+    pub(crate) fn of(protocol: Protocol) -> SharedDecoder {
+        SharedDecoder(RefCell::new(Decoder::of(protocol)))
+    }
+
+    /// Lends it out for as long as `read` takes. With what that gives, the decoder itself, if `read` left it in
+    /// the middle of a request: it belongs to that session now.
+    #[inline]
+    pub(crate) fn lend<T>(&self, read: impl FnOnce(&mut Decoder) -> T) -> (T, Option<Decoder>) {
+        let decoder = &mut *self.0.borrow_mut();
+        let read = read(decoder);
+        if !decoder.is_partial() {
+            return (read, None);
+        }
+        let fresh = decoder.fresh();
+        (read, Some(std::mem::replace(decoder, fresh)))
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Input {
     /// There when it holds something.
     waiting: Option<Box<Waiting>>,
     bulk: Option<Box<Bulk>>,
+    /// Bytes to come that are passed over: of a value that was refused.
+    skip: u64,
     /// A large request is to be streamed once all before it is answered, and it is its turn: reading pauses.
     hold: bool,
     ended: bool,
@@ -68,10 +70,25 @@ impl Input {
         self.ended
     }
 
+    /// Passes over so many bytes, of which so many are here: how many of those are done.
+    pub(crate) fn skip(&mut self, count: u64, here: usize) -> usize {
+        let done = count.min(here as u64);
+        self.skip = count - done;
+        done as usize
+    }
+
+    /// What is left of a chunk without the bytes at its start that are passed over.
+    #[inline]
+    pub(crate) fn unskipped<'c>(&mut self, chunk: &'c [u8]) -> &'c [u8] {
+        if self.skip == 0 {
+            return chunk;
+        }
+        let done = self.skip(self.skip, chunk.len());
+        &chunk[done..]
+    }
+
     /// Keeps what was left of a chunk, with the decoder's progress in it.
-    pub(crate) fn keep(&mut self, rest: &[u8], decoder: &mut Decoder) {
-        let fresh = decoder.fresh();
-        let decoder = std::mem::replace(decoder, fresh);
+    pub(crate) fn keep(&mut self, rest: &[u8], decoder: Decoder) {
         self.waiting = Some(Box::new(Waiting { bytes: rest.to_vec(), done: 0, decoder }));
     }
 
@@ -86,6 +103,7 @@ impl Input {
     /// Puts back what still waits.
     pub(crate) fn put_back(&mut self, mut waiting: Box<Waiting>) {
         if waiting.done == waiting.bytes.len() {
+            debug_assert!(!waiting.decoder.is_partial(), "a part of a request is held with its bytes");
             return;
         }
         // Moved seldom enough that a long queue costs no more than its length.
@@ -139,10 +157,10 @@ impl Input {
         let Scan { used, done } = bulk.rest.advance(chunk).inspect_err(|_| bulk.pipeline.abandon())?;
         bulk.pipeline.feed(&chunk[..used], done);
         if done {
-            let mut decoder = bulk.rest.decoder();
+            let decoder = bulk.rest.decoder();
             self.bulk = None;
             if used < chunk.len() {
-                self.keep(&chunk[used..], &mut decoder);
+                self.keep(&chunk[used..], decoder);
             }
         }
         Ok(Some(done))

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     connect,
-    dialect::Decoder,
+    dialect::SharedDecoder,
     dispatch, facts,
     flow::OUT_HIGH,
     link::Link,
@@ -195,7 +195,7 @@ pub(crate) struct WorkerPool {
     pub(crate) handle: Arc<PoolHandle>,
     pub(crate) worker: Rc<Worker>,
     /// What its sessions read requests with, when they hold no part of one.
-    pub(crate) decoder: RefCell<Decoder>,
+    pub(crate) decoder: SharedDecoder,
     cache: RefCell<TopologyCache>,
     bound: RefCell<Rc<Bound>>,
     pub(crate) sessions: RefCell<HashMap<u64, Rc<Session>>>,
@@ -227,7 +227,7 @@ impl WorkerPool {
         let table = dispatch::table(&topology.policy);
         let bound = Bound::new(topology, table, links);
         let pool = WorkerPool {
-            decoder: RefCell::new(Decoder::of(handle.protocol)),
+            decoder: SharedDecoder::of(handle.protocol),
             cache: RefCell::new(handle.reader.cache()),
             handle,
             worker,

@@ -203,6 +203,7 @@ impl Session {
     /// room.
     fn process(self: &Rc<Self>, input: &mut Input, chunk: &[u8]) {
         let bound = self.pool.bound();
+        let chunk = input.unskipped(chunk);
         match input.feed_bulk(chunk) {
             Ok(None) => {}
             Ok(Some(done)) => {
@@ -221,10 +222,12 @@ impl Session {
             *done += self.decode(&bound, decoder, &bytes[*done..], input);
             input.put_back(waiting);
         } else {
-            let mut decoder = self.pool.decoder.borrow_mut();
-            let used = self.decode(&bound, &mut decoder, chunk, input);
+            let (used, begun) = self.pool.decoder.lend(|decoder| self.decode(&bound, decoder, chunk, input));
             if used < chunk.len() {
-                input.keep(&chunk[used..], &mut decoder);
+                let decoder = begun.unwrap_or_else(|| Decoder::of(self.pool.handle.protocol));
+                input.keep(&chunk[used..], decoder);
+            } else {
+                debug_assert!(begun.is_none(), "a part of a request is held with its bytes");
             }
         }
         let mut state = self.state.borrow_mut();
@@ -289,6 +292,7 @@ impl Session {
             let rest = &bytes[used..];
             match decoder.cut(self, &mut state, bound, rest) {
                 Cut::Done(n) => used += n,
+                Cut::Skip(n, beyond) => used += n + input.skip(beyond, rest.len() - n),
                 Cut::DrainFirst => {
                     state.drain = true;
                     decoder.reset();

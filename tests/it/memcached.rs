@@ -1,7 +1,7 @@
 //! memcached pools in front of real memcached servers: what clients notice when a node dies, hangs or
 //! returns, large values, logins, and what ringway answers itself.
 
-use std::process::Command;
+use std::{fmt::Display, process::Command};
 
 use crate::harness::{
     Config, Ringway, SOON,
@@ -168,6 +168,74 @@ fn values_too_large_for_the_node() {
         assert!(ringway.owns("a"));
         assert_eq!(ringway.metric("ringway_node_failures_total", &[("node", "a")]), 0.0);
     }
+}
+
+/// A memcached that refuses values of 2 KiB, and the line of a pool that does.
+pub(crate) const SMALL: (&[&str], &str) =
+    (&["-I", "2k", "-o", "slab_chunk_max=1024"], "limits: {bulk_bytes: 2KiB}");
+
+const TOO_LARGE: &str = "SERVER_ERROR object too large for cache\r\n";
+
+/// A connection that has sent this, which was read.
+fn begun(address: &str, bytes: impl Display) -> Wire {
+    let mut wire = Wire::connect(address);
+    wire.send(format!("mn\r\n{bytes}"));
+    assert_eq!(wire.line(), "MN\r\n");
+    wire
+}
+
+/// What two sessions are told when one sends values that are refused, in pieces, and closes in the middle of some.
+fn refusals(address: &str) -> Vec<String> {
+    let value = "set injected 0 0 1\r\nX\r\n".repeat(150);
+    let behind = format!("{value}\r\nget innocent\r\n");
+    let size = value.len();
+    let (mut other, mut said) = (Wire::connect(address), Vec::new());
+    let mut asks = |said: &mut Vec<String>| {
+        said.push(other.ask("set innocent 0 0 1\r\nv\r\nget innocent\r\nget injected\r\n"));
+    };
+    for (line, quiet) in [
+        (format!("add big 0 0 {size}"), " noreply"),
+        (format!("cas big 0 0 {size} 1"), " noreply"),
+        (format!("ms big {size} c"), " q"),
+    ] {
+        for line in [format!("{line}\r\n"), format!("{line}{quiet}\r\n")] {
+            for cuts in [&[0][..], &[0, 1, 24], &[24], &[size / 2], &[24, size, size + 1], &[size + 2]] {
+                let mut wire = begun(address, format!("{line}{}", &behind[..cuts[0]]));
+                asks(&mut said);
+                for cut in cuts.windows(2) {
+                    wire.send(&behind[cut[0]..cut[1]]);
+                    asks(&mut said);
+                }
+                said.push(wire.ask(&behind[cuts[cuts.len() - 1]..]));
+                asks(&mut said);
+            }
+            // It closes in the middle, or sends no more.
+            for sent in [0, 24, size / 2] {
+                let [closes, mut ends] =
+                    [(); 2].map(|()| begun(address, format!("{line}{}", &value[..sent])));
+                asks(&mut said);
+                drop(closes);
+                ends.end();
+                // memcached says it when the value has gone by.
+                assert!(["", TOO_LARGE].contains(&ends.rest().as_str()));
+                asks(&mut said);
+            }
+        }
+    }
+    said
+}
+
+/// A value above `limits.bulk_bytes` is refused at its line as memcached refuses one. What is left of it is
+/// its session's: it is never read as commands, and the other sessions of the worker are answered as ever,
+/// whether it comes later, in pieces, or never.
+#[test]
+fn a_refused_value_is_its_sessions_own() {
+    let (alone, behind) = (Memcached::with(SMALL.0), [Memcached::with(SMALL.0)]);
+    let mut ringway = Ringway::serve(pool(&behind).top("workers: 1").pool(SMALL.1));
+    let expected = refusals(&alone.address());
+    assert!(expected.iter().any(|said| said.starts_with(TOO_LARGE)), "{expected:?}");
+    assert!(!expected.iter().any(|said| said.contains("injected")), "{expected:?}");
+    assert_eq!(refusals(&ringway.address()), expected);
 }
 
 /// Values larger than any buffer pass whole, both ways.

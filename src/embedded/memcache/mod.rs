@@ -34,12 +34,12 @@ pub(super) fn step(
     (now_ms, out): (i64, &mut Vec<u8>),
 ) -> Option<Step> {
     match decoder.decode(input, limits) {
-        Ok(Step::Request(len)) => {
+        Ok(step @ (Step::Request(len) | Step::Large { line: len, .. })) => {
             node.requests += 1;
             node.store.begin_request();
             flush_if_due(node, now_ms);
             run(&mut Items { node, now_ms }, fate, &decoder.request(&input[..len]), out);
-            Some(Step::Request(len))
+            Some(step)
         }
         Ok(step) => Some(step),
         Err(error) => {

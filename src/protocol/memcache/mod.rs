@@ -60,7 +60,10 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
     ("odd numbers", "a sign, a blank or more than 32 bits are refused: newer servers read them differently"),
     ("long lines", "the limit holds whether or not the line arrives in one piece"),
     ("long keys in get", "answers of requests in front of it are kept; 1.6.18 drops those not yet sent"),
-    ("large values", "above ringway's own limit the item that was there before stays"),
+    (
+        "large values",
+        "above ringway's own limit the item that was there before stays, and the refusal comes at the line",
+    ),
     ("bad data chunk", "named before a bad flag of the same ms"),
     ("0x80", "refused at the start of any request, not only of the first"),
     ("login", "before it each request gets one answer, not each line"),

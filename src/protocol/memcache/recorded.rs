@@ -85,8 +85,7 @@ fn answered(stream: &[u8]) -> Option<(Vec<u8>, bool)> {
     loop {
         let used = match decoder.decode(&stream[at..], &LIMITS) {
             Ok(Step::Partial(_)) => return Some((out, false)),
-            Ok(Step::Skip(n)) => n,
-            Ok(Step::Request(n)) => {
+            Ok(step @ (Step::Request(n) | Step::Large { line: n, .. })) => {
                 match decoder.request(&stream[at..at + n]).plan() {
                     Plan::One(_) | Plan::Keys(_) | Plan::All(_) => return None,
                     Plan::Local(kind) => {
@@ -102,7 +101,8 @@ fn answered(stream: &[u8]) -> Option<(Vec<u8>, bool)> {
                     Plan::Nothing => {}
                     Plan::Quit => return Some((out, true)),
                 }
-                n
+                let beyond = if let Step::Large { value, .. } = step { value as usize } else { 0 };
+                n + beyond.min(stream.len() - at - n)
             }
             Err(error) => {
                 out.extend_from_slice(error.line());

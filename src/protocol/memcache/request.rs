@@ -57,8 +57,15 @@ impl DecodeError {
 pub enum Step {
     /// One whole request of this many bytes.
     Request(usize),
-    /// This many bytes that need no answer: of a value that was refused.
-    Skip(usize),
+    /// One whole request of `line` bytes, the value of which is above the limit: it is refused. The `value`
+    /// bytes behind it are passed over, by whoever reads this stream: they may come much later, and the
+    /// decoder keeps nothing of them.
+    Large {
+        /// Bytes of the line.
+        line: usize,
+        /// Bytes behind it, the end of the line behind the value included.
+        value: u64,
+    },
     /// Not whole yet: the request has at least this many bytes in all.
     Partial(usize),
 }
@@ -123,8 +130,6 @@ pub struct RequestDecoder {
     scanned: usize,
     /// Bytes of a request whose line was read; 0 before that.
     needed: usize,
-    /// Bytes of a refused value still to come.
-    skip: u64,
     pub(super) verb: Verb,
     pub(super) fault: Fault,
     /// The length of the key of a `get` that needs no words; 0 otherwise.
@@ -135,12 +140,12 @@ pub struct RequestDecoder {
 impl RequestDecoder {
     /// Forgets a request that was read in part.
     pub fn reset(&mut self) {
-        (self.scanned, self.needed, self.skip) = (0, 0, 0);
+        (self.scanned, self.needed) = (0, 0);
     }
 
     /// Whether it stopped in the middle of a request.
     pub fn is_partial(&self) -> bool {
-        self.scanned != 0 || self.needed != 0 || self.skip != 0
+        self.scanned != 0 || self.needed != 0
     }
 
     /// Looks for one request at the start of `bytes`.
@@ -164,7 +169,7 @@ impl RequestDecoder {
         (self.needed > 0).then_some((Request { frame: bytes, decoder: self }, self.needed))
     }
 
-    /// The request of the last [`Step::Request`], over exactly its bytes.
+    /// The request of the last [`Step::Request`] or [`Step::Large`], over exactly its bytes.
     #[inline]
     pub fn request<'a>(&'a self, bytes: &'a [u8]) -> Request<'a> {
         Request { frame: bytes, decoder: self }
@@ -185,11 +190,6 @@ impl RequestDecoder {
     }
 
     fn step(&mut self, bytes: &[u8], limits: &Limits) -> Result<Step, DecodeError> {
-        if self.skip > 0 {
-            let here = self.skip.min(bytes.len() as u64);
-            self.skip -= here;
-            return Ok(if here == 0 { Step::Partial(1) } else { Step::Skip(here as usize) });
-        }
         if self.needed == 0 {
             if bytes.first() == Some(&0x80) {
                 return Err(DecodeError::Binary);
@@ -206,8 +206,8 @@ impl RequestDecoder {
                 return Ok(Step::Partial(bytes.len() + 1));
             };
             self.scanned = 0;
-            if self.line(bytes, line_feed, limits) {
-                return Ok(Step::Request(line_feed + 1));
+            if let Some(step) = self.line(bytes, line_feed, limits) {
+                return Ok(step);
             }
         }
         if bytes.len() < self.needed {
@@ -220,31 +220,31 @@ impl RequestDecoder {
         Ok(Step::Request(whole))
     }
 
-    /// Reads a line that ends at `line_feed`; true when it is the whole request.
-    fn line(&mut self, bytes: &[u8], line_feed: usize, limits: &Limits) -> bool {
+    /// Reads a line that ends at `line_feed`; none when a value belongs to it that has to come first.
+    fn line(&mut self, bytes: &[u8], line_feed: usize, limits: &Limits) -> Option<Step> {
+        let line = line_feed + 1;
         self.verb = self.words.first().map_or(Verb::Unknown, |span| Verb::of(span.of(bytes)));
         (self.fault, self.small) = (Fault::None, 0);
         if !self.verb.has_value() {
-            return true;
+            return Some(Step::Request(line));
         }
         let framing = if self.verb == Verb::Ms { self.meta_set(bytes) } else { self.store(bytes) };
         match framing {
             Framing::Wrong(fault) => {
                 self.fault = fault;
-                true
+                Some(Step::Request(line))
             }
             Framing::Value { len, odd } => {
                 if odd {
                     self.fault = Fault::Format;
                 }
-                let needed = line_feed + 1 + len as usize + 2;
+                let needed = line + len as usize + 2;
                 if len as usize > limits.value_bytes || needed > limits.request_bytes.min(u32::MAX as usize) {
                     self.fault = Fault::Large;
-                    self.skip = u64::from(len) + 2;
-                    return true;
+                    return Some(Step::Large { line, value: u64::from(len) + 2 });
                 }
                 self.needed = needed;
-                false
+                None
             }
         }
     }
@@ -419,17 +419,26 @@ mod tests {
     /// planned for each.
     fn requests<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Found {
         let mut decoder = RequestDecoder::default();
-        let (mut buffer, mut found) = (Vec::new(), Vec::new());
+        let (mut buffer, mut found, mut passed) = (Vec::new(), Vec::new(), 0);
         for chunk in chunks {
             buffer.extend_from_slice(chunk);
             loop {
+                let here = buffer.len().min(passed);
+                buffer.drain(..here);
+                passed -= here;
+                if passed > 0 {
+                    break;
+                }
                 let used = match decoder.decode(&buffer, &LIMITS) {
                     Ok(Step::Partial(needed)) => {
                         assert!(needed > buffer.len(), "it has what it asks for");
                         break;
                     }
-                    Ok(Step::Skip(n)) => n,
-                    Ok(Step::Request(n)) => {
+                    Ok(step @ (Step::Request(n) | Step::Large { line: n, .. })) => {
+                        assert!(!decoder.is_partial(), "what is whole leaves nothing behind");
+                        if let Step::Large { value, .. } = step {
+                            passed = value as usize;
+                        }
                         let request = decoder.request(&buffer[..n]);
                         found.push((buffer[..n].to_vec(), format!("{:?}", request.plan())));
                         n

@@ -43,7 +43,11 @@ impl Dialect for RequestDecoder {
                 Dispatched::Wait => Cut::Wait,
                 Dispatched::Done | Dispatched::DrainFirst => Cut::Done(n),
             },
-            Ok(Step::Skip(n)) => Cut::Done(n),
+            Ok(Step::Large { line, value }) => {
+                // It is refused, which nothing has to be waited for.
+                dispatch(session, state, bound, &self.request(&bytes[..line]));
+                Cut::Skip(line, value)
+            }
             Ok(Step::Partial(needed)) => Cut::Partial(needed),
             Err(error @ (DecodeError::Binary | DecodeError::Line(_))) => Cut::Broken(error.line().to_vec()),
         }

@@ -42,6 +42,51 @@ fn an_early_refusal_of_a_streamed_value() {
     });
 }
 
+/// What is left of a refused value is its own session's: whatever else that session sends and however it
+/// ends, the others of its worker are answered as if nothing had been.
+#[test]
+fn the_rest_of_a_refused_value_is_its_sessions_own() {
+    play(async {
+        let node = ScriptedNode::new("a").await;
+        let mut policy = memcached();
+        policy.limits.bulk_bytes = 1000;
+        let world = World::new(&[&node], policy);
+        let mut other = world.client().await;
+        let mut asks = async || {
+            other.sends_raw(b"mn\r\nwrong\r\n").await;
+            other.gets("MN\r\nERROR\r\n").await;
+        };
+        let refused = "SERVER_ERROR object too large for cache\r\n";
+        let value = [&b"mn\r\n".repeat(500)[..], b"\r\n"].concat();
+        let line = format!("set k 0 0 {}\r\n", value.len() - 2);
+        // The line alone, in pieces, and with what stands behind the value in the same piece.
+        for cuts in
+            [&[line.len()][..], &[3, 7, line.len() + 1], &[line.len() + 900, line.len() + value.len() - 1]]
+        {
+            let stream = [line.as_bytes(), &value, b"mn\r\n"].concat();
+            let mut client = world.client().await;
+            let mut at = 0;
+            for cut in cuts.iter().chain([&stream.len()]) {
+                client.sends_raw(&stream[at..*cut]).await;
+                at = *cut;
+                asks().await;
+            }
+            client.gets([refused, "MN\r\n"].concat()).await;
+        }
+        let [mut closes, mut ends] = [world.client().await, world.client().await];
+        for client in [&mut closes, &mut ends] {
+            client.sends_raw(line.as_bytes()).await;
+            client.gets(refused).await;
+        }
+        asks().await;
+        drop(closes);
+        ends.ends().await;
+        until("the sessions are gone", || world.sessions() <= 1).await;
+        asks().await;
+        world.client().await.ends().await;
+    });
+}
+
 /// Retrievals that find nothing are counted at the node that said so, in both protocols, also when their client
 /// wants to hear nothing of it.
 #[test]

@@ -9,7 +9,7 @@ use crate::{
     },
     proxy::{
         clock::{Clock, woke},
-        dialect::{Begun, Decoder},
+        dialect::{Begun, Decoder, SharedDecoder},
         input::Input,
     },
 };
@@ -24,19 +24,23 @@ fn input_is_kept_in_pieces() {
     let whole = words(&["SET", "k", "value"]).len();
     for at in 1..whole {
         let mut input = Input::default();
-        let mut shared = Decoder::of(Protocol::Redis);
+        let shared = SharedDecoder::of(Protocol::Redis);
         let decode = |decoder: &mut Decoder, bytes: &[u8]| match decoder {
-            Decoder::Resp(decoder) => (decoder.decode(bytes, &LIMITS), decoder.is_partial()),
+            Decoder::Resp(decoder) => decoder.decode(bytes, &LIMITS),
             _ => unreachable!("made for Redis"),
         };
-        assert!(matches!(decode(&mut shared, &bytes[..at]).0, Ok(Step::Partial(_))), "{at}");
-        input.keep(&bytes[..at], &mut shared);
-        assert!(!decode(&mut shared, b"").1, "the shared decoder is ready for the next session");
+        let (step, begun) = shared.lend(|decoder| decode(decoder, &bytes[..at]));
+        assert!(matches!(step, Ok(Step::Partial(_))), "{at}");
+        // Of a request's first bytes there may be nothing to know yet.
+        input.keep(&bytes[..at], begun.unwrap_or_else(|| Decoder::of(Protocol::Redis)));
+        let (next, begun) = shared.lend(|decoder| decode(decoder, &bytes[..whole]));
+        assert_eq!(next, Ok(Step::Request(whole)), "the shared decoder is ready for the next session");
+        assert!(begun.is_none());
         assert_eq!(input.len(), at);
         let mut waiting = input.take(&bytes[at..]).expect("it holds something");
         assert!(input.is_empty());
         assert_eq!((&waiting.bytes[..], waiting.done), (&bytes[..], 0));
-        assert_eq!(decode(&mut waiting.decoder, &waiting.bytes).0, Ok(Step::Request(whole)), "{at}");
+        assert_eq!(decode(&mut waiting.decoder, &waiting.bytes), Ok(Step::Request(whole)), "{at}");
         waiting.done = whole;
         input.put_back(waiting);
         assert_eq!(input.len(), bytes.len() - whole);

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
     ops::{Deref, DerefMut},
     process::Command,
 };
@@ -85,6 +85,23 @@ impl Wire {
     pub(crate) fn ask(&mut self, bytes: impl AsRef<[u8]>) -> String {
         self.send(bytes);
         self.fenced()
+    }
+
+    /// One line, and no byte behind it.
+    pub(crate) fn line(&mut self) -> String {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(b"\r\n") {
+            let mut byte = [0];
+            let n = self.0.read(&mut byte).expect("a line in time");
+            assert!(n > 0, "closed after {}", bytes.escape_ascii());
+            bytes.extend_from_slice(&byte);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Sends no more; what is answered can still be read.
+    pub(crate) fn end(&mut self) {
+        self.0.shutdown(Shutdown::Write).expect("a connection can end");
     }
 
     /// All bytes until the other side closes.
