@@ -110,7 +110,12 @@ fn keys(criterion: &mut Criterion) {
 fn memcached(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("memcached");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let limits = memcache::Limits { value_bytes: 1 << 20, line_bytes: 2048, request_bytes: 1 << 24 };
+    let limits = memcache::Limits {
+        value_bytes: 1 << 20,
+        line_bytes: 2048,
+        request_bytes: 1 << 24,
+        args_max: 1 << 20,
+    };
     let value = "x".repeat(100);
     for (name, request) in [
         ("get", "get user:0000000042:session\r\n".to_owned()),

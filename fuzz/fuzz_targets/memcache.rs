@@ -11,7 +11,7 @@ use ringway::protocol::memcache::{
     plan::Gather,
 };
 
-const LIMITS: Limits = Limits { value_bytes: 1 << 12, line_bytes: 2048, request_bytes: 1 << 14 };
+const LIMITS: Limits = Limits { value_bytes: 1 << 12, line_bytes: 2048, request_bytes: 1 << 14, args_max: 64 };
 
 const AWAITED: [Awaits; 8] = [
     Awaits::GET,

@@ -50,7 +50,7 @@ const ONLY: [Only; 25] = [
     only("hot_keys", &[Redis, Memcached], "its requests are not sampled"),
     only("limits.bulk_bytes", &[Redis, Memcached], HTTP_LIMITS),
     only("limits.request_bytes", &[Redis, Memcached], HTTP_LIMITS),
-    only("limits.args_max", &[Redis], "its requests have no arguments to count"),
+    only("limits.args_max", &[Redis, Memcached], HTTP_LIMITS),
     only("limits.pipeline_depth", &[Redis, Memcached], HTTP_LIMITS),
     only("limits.session_bytes_max", &[Redis, Memcached], HTTP_LIMITS),
     only("limits.stall_timeout", &[Redis, Memcached], HTTP_LIMITS),

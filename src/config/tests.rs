@@ -272,7 +272,7 @@ fn keys_of_other_protocols() {
             http("").replace("h:1", "embedded"),
             "pools.p.nodes[0].address: an embedded node speaks redis or memcached, not http",
         ),
-        (memcached("limits: {args_max: 9}"), "pools.p.limits.args_max: is for redis pools"),
+        (http("limits: {args_max: 9}"), "pools.p.limits.args_max: is for redis and memcached pools"),
         (memcached("auth: {password_env: CARGO_PKG_NAME}"), "pools.p.auth: has no user"),
         (
             memcached("client_auth: {password_env: CARGO_PKG_NAME}"),

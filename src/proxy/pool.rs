@@ -135,6 +135,7 @@ impl Terms {
                 value_bytes: policy.limits.bulk_bytes,
                 line_bytes: memcache::Limits::LINE_BYTES,
                 request_bytes: policy.limits.request_bytes,
+                args_max: policy.limits.args_max,
             },
             patience_us,
             tries: policy.retries.min(u32::from(u8::MAX)) as u8,

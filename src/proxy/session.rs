@@ -53,6 +53,8 @@ pub(crate) struct State {
     pub(super) stalled: bool,
     /// They wait for another topology, or for their turn to be streamed.
     pub(super) waits: bool,
+    /// Keys that retrievals of many asked for since nothing was under way.
+    pub(crate) keys_asked: usize,
     /// How large its replies are, on a moving average, and what came of the present one.
     pub(super) reply_bytes: u32,
     pub(super) piece_bytes: u32,
@@ -106,6 +108,7 @@ impl Session {
             broken: false,
             stalled: false,
             waits: false,
+            keys_asked: 0,
             reply_bytes: REPLY_GUESS,
             piece_bytes: 0,
             taken_us: None,

@@ -1,7 +1,7 @@
 //! The replies that one session is owed, in the order of its requests: pure. The head's reply
 //! goes straight to the client's buffer; one that overtakes it is kept aside.
 
-use std::rc::Rc;
+use std::{cell::Cell, rc::Rc};
 
 use super::{link::Link, pool::Bound};
 use crate::{
@@ -64,6 +64,9 @@ pub(crate) struct Joint {
     /// The whole request, where it is needed once the replies are there: one that teaches the nodes
     /// something is remembered when all have accepted it.
     pub(crate) request: Option<Box<[u8]>>,
+    /// Parts from the first on that are known to be done: with many, each reply would have all of them
+    /// looked at.
+    pub(crate) done: Cell<usize>,
 }
 
 /// How the parts become one reply.
@@ -463,8 +466,8 @@ impl Window {
         let Some(slot) = self.slot(seq) else { return Vec::new() };
         if matches!(slot.reply, Reply::Waiting | Reply::Pieces(_)) {
             let whole = Part { positions: (0..keys as u32).collect(), ..Part::new(bound, 0) };
-            let joint =
-                Joint { kind, keys, parts: vec![whole], bound: bound.clone(), request: Some(frame.into()) };
+            let (parts, request) = (vec![whole], Some(frame.into()));
+            let joint = Joint { kind, keys, parts, bound: bound.clone(), request, done: Cell::default() };
             slot.reply = Reply::Joint(Box::new(joint));
         }
         let Reply::Joint(joint) = &mut slot.reply else { return Vec::new() };
@@ -509,7 +512,7 @@ impl Reply {
             Reply::Waiting => false,
             Reply::Shelved { .. } => true,
             Reply::Pieces(pieces) => pieces.done.is_some() || pieces.aside.len() > hold,
-            Reply::Joint(joint) => joint.parts.iter().all(|p| p.done.is_some()),
+            Reply::Joint(joint) => joint.is_done(),
         }
     }
 
@@ -557,6 +560,14 @@ impl Part {
 }
 
 impl Joint {
+    /// Whether all its parts are.
+    fn is_done(&self) -> bool {
+        let rest = self.parts.get(self.done.get()..).unwrap_or_default();
+        let done = self.done.get() + rest.iter().take_while(|p| p.done.is_some()).count();
+        self.done.set(done);
+        done == self.parts.len()
+    }
+
     /// Bytes of its parts.
     fn held(&self) -> usize {
         self.parts.iter().map(|p| p.reply.len()).sum()

@@ -149,7 +149,7 @@ pub struct Limits {
     pub bulk_bytes: usize,
     /// One request.
     pub request_bytes: usize,
-    /// Arguments of one request.
+    /// Arguments of one request; words of one of memcached's retrievals.
     pub args_max: usize,
     /// Requests of one session in flight; more wait.
     pub pipeline_depth: usize,

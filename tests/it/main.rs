@@ -29,6 +29,7 @@ mod promises;
 mod proof;
 mod quarantine;
 mod reload;
+mod retrievals;
 mod scripts;
 mod stale;
 mod stalled;

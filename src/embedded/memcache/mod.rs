@@ -22,7 +22,7 @@ pub(super) use items::{Memo, State};
 
 /// What a request may measure. A value above the first is refused, as there.
 pub(super) fn limits(request_bytes: usize) -> Limits {
-    Limits { value_bytes: ITEM_BYTES_MAX, line_bytes: Limits::LINE_BYTES, request_bytes }
+    Limits { value_bytes: ITEM_BYTES_MAX, line_bytes: Limits::LINE_BYTES, request_bytes, args_max: 1 << 20 }
 }
 
 /// Cuts one request from the start of the input and answers it: what the decoder says of it.

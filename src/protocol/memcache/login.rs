@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     fn judged(bytes: &[u8]) -> Login {
-        let limits = Limits { value_bytes: 1024, line_bytes: 2048, request_bytes: 4096 };
+        let limits = Limits { value_bytes: 1024, line_bytes: 2048, request_bytes: 4096, args_max: 1 << 20 };
         let mut decoder = RequestDecoder::default();
         let Ok(Step::Request(n)) = decoder.decode(bytes, &limits) else { panic!("a request") };
         login(&decoder.request(&bytes[..n]), b"user", b"secret")

@@ -57,8 +57,12 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
     ("debugtime", "for memcached's own tests"),
     ("misbehave", "for memcached's own tests"),
     ("ma q", "an item that N creates is not announced: newer servers hide it too, 1.6.18 did not"),
-    ("odd numbers", "a sign, a blank or more than 32 bits are refused: newer servers read them differently"),
+    (
+        "odd numbers",
+        "a sign, a blank, more than 32 bits or 250 digits are refused: newer servers read them differently",
+    ),
     ("long lines", "the limit holds whether or not the line arrives in one piece"),
+    ("many keys", "a retrieval of more words than limits.args_max is refused"),
     ("long keys in get", "answers of requests in front of it are kept; 1.6.18 drops those not yet sent"),
     (
         "large values",

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{
-    Awaits, KEY_BYTES_MAX, Request, base64, number,
+    Awaits, KEY_BYTES_MAX, Limits, Request, base64, number,
     request::{Fault, META_WORDS_MAX, Span},
     verb::{STATS, Verb, why_not},
     write::{
@@ -17,7 +17,7 @@ use super::{
 pub enum Plan<'a> {
     /// One key, one node.
     One(One<'a>),
-    /// A retrieval of several keys, which may live on several nodes.
+    /// A retrieval of keys that may live on several nodes.
     Keys(Keys<'a>),
     /// Asked of every node.
     All(All<'a>),
@@ -58,7 +58,7 @@ impl<'a> One<'a> {
     }
 }
 
-/// A retrieval of several keys.
+/// A retrieval of several keys, or of one in a line that is long all the same.
 #[derive(Clone, Copy, Debug)]
 pub struct Keys<'a> {
     /// Whether asking twice does no harm.
@@ -72,7 +72,7 @@ impl<'a> Keys<'a> {
     /// What the reply to each part may be.
     pub const AWAITS: Awaits = Awaits::GET;
 
-    /// How many keys there are, doubled ones included; at least two.
+    /// How many keys there are, doubled ones included; at least one.
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
         self.request.len() - self.head
@@ -94,6 +94,23 @@ impl<'a> Keys<'a> {
             out.extend_from_slice(word);
         }
         out.extend_from_slice(b"\r\n");
+    }
+
+    /// How long the line is that [`Keys::write`] writes for these positions.
+    pub fn line_bytes(&self, positions: &[u32]) -> usize {
+        let head: usize = (0..self.head).map(|i| self.request.word(i).len() + 1).sum();
+        let keys: usize = positions.iter().map(|at| self.key(*at as usize).len() + 1).sum();
+        head + keys + 1
+    }
+
+    /// How many of these positions, from the first on, a line of so many bytes has room for; at least one.
+    pub fn fitting(&self, positions: &[u32], bytes_max: usize) -> usize {
+        let mut bytes = self.line_bytes(&[]);
+        let fits = |at: &&u32| {
+            bytes += self.key(**at as usize).len() + 1;
+            bytes <= bytes_max
+        };
+        positions.iter().take_while(fits).count().max(1)
     }
 }
 
@@ -245,8 +262,12 @@ impl<'a> Request<'a> {
         let read_only = self.decoder.verb == Verb::Get;
         match self.decoder.words.get(head..).unwrap_or(&[]) {
             [] => refuse(ERROR),
+            _ if self.decoder.fault != Fault::None => refuse(self.decoder.fault.line()),
             keys if keys.iter().any(|key| key.len as usize > KEY_BYTES_MAX) => refuse(BAD_FORMAT),
-            [key] => self.one(Cow::Borrowed(key.of(self.frame)), read_only, Awaits::GET, None),
+            // What stands between its words or behind a NUL is not for a node to read when it is long.
+            [key] if self.frame.len() <= Limits::LINE_BYTES => {
+                self.one(Cow::Borrowed(key.of(self.frame)), read_only, Awaits::GET, None)
+            }
             _ => Plan::Keys(Keys { read_only, request: *self, head }),
         }
     }
@@ -254,6 +275,8 @@ impl<'a> Request<'a> {
     fn gat(&self) -> Plan<'a> {
         match self.decoder.words.len() {
             0 | 1 => refuse(ERROR),
+            // Of the words of a long line it is the one that goes to each node.
+            _ if self.word(1).len() > KEY_BYTES_MAX => refuse(BAD_EXPTIME),
             _ if number::signed(self.word(1)).is_none() => refuse(BAD_EXPTIME),
             2 => Plan::Local(Local::End),
             _ => self.get(2),
@@ -446,7 +469,8 @@ mod tests {
     use super::super::{Limits, RequestDecoder, Step};
     use super::*;
 
-    const LIMITS: Limits = Limits { value_bytes: 1000, line_bytes: 2048, request_bytes: 10_000 };
+    const LIMITS: Limits =
+        Limits { value_bytes: 1000, line_bytes: 2048, request_bytes: 10_000, args_max: 40 };
 
     /// What a plan comes to, as one line.
     fn shown(bytes: &str) -> String {
@@ -478,6 +502,50 @@ mod tests {
             Plan::Nothing => "nothing".to_owned(),
             Plan::Quit => "quit".to_owned(),
         }
+    }
+
+    /// A line is as long as it is said to be, and has as many keys as there is room for, but one at least.
+    #[test]
+    fn lines_have_a_length() {
+        let keys: Vec<String> = (0..30).map(|i| "k".repeat(1 + i * 7)).collect();
+        for head in ["get", "gats  100"] {
+            let line = format!("{head} {}\r\n", keys.join("  "));
+            let mut decoder = RequestDecoder::default();
+            let limits = Limits { line_bytes: 10_000, ..LIMITS };
+            assert_eq!(decoder.decode(line.as_bytes(), &limits), Ok(Step::Request(line.len())));
+            let request = decoder.request(line.as_bytes());
+            let Plan::Keys(keys) = request.plan() else { panic!("it has many keys") };
+            let positions: Vec<u32> = (0..30).collect();
+            for bytes_max in [0, 1, 20, 100, 1000, 10_000] {
+                let n = keys.fitting(&positions, bytes_max);
+                let mut out = Vec::new();
+                keys.write(&positions[..n], &mut out);
+                assert_eq!(keys.line_bytes(&positions[..n]), out.len());
+                assert!(n == 1 || out.len() <= bytes_max);
+                assert!(n == 30 || keys.line_bytes(&positions[..=n]) > bytes_max);
+            }
+        }
+    }
+
+    /// A line that is long for one key is not passed on as it is; nor is a time that takes up all of it.
+    #[test]
+    fn long_lines_of_one_key() {
+        let blanks = " ".repeat(3000);
+        for (line, sent) in [
+            (format!("get a{blanks}\r\n"), "get a\r\n"),
+            (format!("gat {blanks} 7 a\r\n"), "gat 7 a\r\n"),
+            (format!("gets a\0{blanks}\n"), "gets a\r\n"),
+        ] {
+            let mut decoder = RequestDecoder::default();
+            assert_eq!(decoder.decode(line.as_bytes(), &LIMITS), Ok(Step::Request(line.len())));
+            let request = decoder.request(line.as_bytes());
+            let Plan::Keys(keys) = request.plan() else { panic!("it is long: {line}") };
+            let mut out = Vec::new();
+            keys.write(&[0], &mut out);
+            assert_eq!((keys.len(), out.escape_ascii().to_string()), (1, sent.escape_default().to_string()));
+        }
+        let digits = "0".repeat(251);
+        assert_eq!(shown(&format!("gat {digits} a\r\n")), "CLIENT_ERROR invalid exptime argument\\r\\n");
     }
 
     /// What goes to which node, without what would silence it, and what a miss would be.

@@ -74,8 +74,12 @@ fn unescape(text: &str) -> Vec<u8> {
     }
 }
 
-const LIMITS: Limits =
-    Limits { value_bytes: 1 << 20, line_bytes: Limits::LINE_BYTES, request_bytes: 1 << 22 };
+const LIMITS: Limits = Limits {
+    value_bytes: 1 << 20,
+    line_bytes: Limits::LINE_BYTES,
+    request_bytes: 1 << 22,
+    args_max: 1 << 20,
+};
 
 /// What ringway answers to a stream without any node, and whether it closes the session; `None`
 /// when a node would be asked.

@@ -9,7 +9,7 @@
 use super::{
     KEY_BYTES_MAX, number, search,
     verb::Verb,
-    write::{BAD_CHUNK, BAD_FORMAT, ERROR, FLAGS_TOO_LONG, TOO_LARGE},
+    write::{BAD_CHUNK, BAD_FORMAT, ERROR, FLAGS_TOO_LONG, TOO_LARGE, TOO_MANY_KEYS},
 };
 
 /// Bounds of a request.
@@ -22,6 +22,8 @@ pub struct Limits {
     pub line_bytes: usize,
     /// A whole request, which may be a `get` of many keys, in bytes; at most 4 GiB.
     pub request_bytes: usize,
+    /// Words of a retrieval, which is refused when it has more. No other line has room for many.
+    pub args_max: usize,
 }
 
 impl Limits {
@@ -94,6 +96,7 @@ pub(super) enum Fault {
     Flags,
     Large,
     Chunk,
+    Many,
 }
 
 impl Fault {
@@ -106,6 +109,7 @@ impl Fault {
             Fault::Flags => FLAGS_TOO_LONG,
             Fault::Large => TOO_LARGE,
             Fault::Chunk => BAD_CHUNK,
+            Fault::Many => TOO_MANY_KEYS,
         }
     }
 }
@@ -196,7 +200,7 @@ impl RequestDecoder {
             }
             // Words are looked for once more only when the line is known to be whole.
             let whole = self.scanned == 0 || search::line_feed(bytes, self.scanned).is_some();
-            let line_feed = if whole { self.split(bytes) } else { None };
+            let line_feed = if whole { self.split(bytes, limits.args_max) } else { None };
             let line = line_feed.unwrap_or(bytes.len());
             if line > limits.line_bytes && line > line_bytes_max(bytes, limits) {
                 return Err(DecodeError::Line(line_bytes_max(bytes, limits)));
@@ -225,6 +229,9 @@ impl RequestDecoder {
         let line = line_feed + 1;
         self.verb = self.words.first().map_or(Verb::Unknown, |span| Verb::of(span.of(bytes)));
         (self.fault, self.small) = (Fault::None, 0);
+        if self.words.len() > limits.args_max && matches!(self.verb, Verb::Get | Verb::Gat) {
+            self.fault = Fault::Many;
+        }
         if !self.verb.has_value() {
             return Some(Step::Request(line));
         }
@@ -249,8 +256,9 @@ impl RequestDecoder {
         }
     }
 
-    /// Finds the words of the line at the start, and its line feed.
-    fn split(&mut self, bytes: &[u8]) -> Option<usize> {
+    /// Finds the words of the line at the start, and its line feed. Of a retrieval that has more than it may
+    /// have, one word more.
+    fn split(&mut self, bytes: &[u8], args_max: usize) -> Option<usize> {
         self.words.clear();
         let mut words_max = WORDS_MAX;
         let (mut start, mut at) = (0, 0);
@@ -270,10 +278,11 @@ impl RequestDecoder {
             if at > start {
                 self.words.push(Span { start: start as u32, len: (at - start) as u32 });
                 if self.words.len() >= words_max {
-                    if !matches!(Verb::of(self.words[0].of(bytes)), Verb::Get | Verb::Gat) {
+                    let is_many = self.words.len() > args_max;
+                    if is_many || !matches!(Verb::of(self.words[0].of(bytes)), Verb::Get | Verb::Gat) {
                         return line_feed.or_else(|| search::line_feed(bytes, at));
                     }
-                    words_max = usize::MAX;
+                    words_max = args_max.saturating_add(1);
                 }
             }
             if line_feed.is_some() {
@@ -409,9 +418,10 @@ impl<'a> Request<'a> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::Plan, *};
 
-    const LIMITS: Limits = Limits { value_bytes: 1000, line_bytes: 2048, request_bytes: 10_000 };
+    const LIMITS: Limits =
+        Limits { value_bytes: 1000, line_bytes: 2048, request_bytes: 10_000, args_max: 40 };
 
     type Found = (Vec<(Vec<u8>, String)>, Option<DecodeError>);
 
@@ -513,6 +523,37 @@ mod tests {
             if expected.is_some() {
                 assert_eq!(requests([&ended[..]]).1, expected, "{}", stream.escape_ascii());
             }
+        }
+    }
+
+    /// A retrieval has as many words as it may; with more it is one request all the same, and is refused as a
+    /// whole. Other lines are not counted.
+    #[test]
+    fn many_words() {
+        let refusal = Plan::Refuse { line: TOO_MANY_KEYS.into(), close: false };
+        let is_refusal = |plan: &str| plan == format!("{refusal:?}");
+        for (verb, words, is_refused) in [
+            ("get", 40, false),
+            ("get", 41, true),
+            ("gats 0", 40, false),
+            ("gats 0", 41, true),
+            ("get", 400, true),
+            ("md", 41, false),
+            ("flush_all", 50, false),
+        ] {
+            let keys = words - verb.split(' ').count();
+            let stream = format!("{verb}{} \0 a\r\nget b\r\n", " a".repeat(keys));
+            let (found, error) = requests([stream.as_bytes()]);
+            assert_eq!((found.len(), error), (2, None), "{stream}");
+            assert_eq!(is_refusal(&found[0].1), is_refused, "{stream} {}", found[0].1);
+            assert_eq!(found[1].0, b"get b\r\n");
+            assert_eq!(requests(stream.as_bytes().chunks(1)).0, found);
+        }
+        let mut few = RequestDecoder::default();
+        let limits = Limits { args_max: 2, ..LIMITS };
+        for (line, is_refused) in [("get a b\r\n", true), ("get  a\r\n", false), ("touch a 0\r\n", false)] {
+            assert_eq!(few.decode(line.as_bytes(), &limits), Ok(Step::Request(line.len())));
+            assert_eq!(is_refusal(&format!("{:?}", few.request(line.as_bytes()).plan())), is_refused);
         }
     }
 

@@ -14,23 +14,28 @@ use super::{
         pipeline::Expect,
         pool::Bound,
         session::{Session, State},
-        window::{JointKind, Reply},
+        window::JointKind,
     },
     Again, Dispatched, Refused, Sending, Several, Share, append, keep_small,
+    retrieve::{self, write_part},
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
     protocol::memcache::{
-        All, Awaits, DecodeError, Keys, Limits, Local, One, Plan, Request, RequestDecoder, Step, life,
+        All, Awaits, DecodeError, Limits, Local, One, Plan, Request, RequestDecoder, Step, life,
         login::{Login, login},
         plan::Gather,
     },
-    topology::{Route, SampledKey},
+    topology::SampledKey,
 };
 
 /// For requests that were within their bounds when they came.
-const UNLIMITED: Limits =
-    Limits { value_bytes: usize::MAX >> 1, line_bytes: usize::MAX, request_bytes: usize::MAX };
+const UNLIMITED: Limits = Limits {
+    value_bytes: usize::MAX >> 1,
+    line_bytes: usize::MAX,
+    request_bytes: usize::MAX,
+    args_max: usize::MAX,
+};
 
 /// What memcached says to a retrieval when nothing is there.
 pub(super) const NOTHING: &[u8] = b"END\r\n";
@@ -41,7 +46,8 @@ impl Dialect for RequestDecoder {
         match self.decode(bytes, &bound.terms.memcache) {
             Ok(Step::Request(n)) => match dispatch(session, state, bound, &self.request(&bytes[..n])) {
                 Dispatched::Wait => Cut::Wait,
-                Dispatched::Done | Dispatched::DrainFirst => Cut::Done(n),
+                Dispatched::DrainFirst => Cut::DrainFirst,
+                Dispatched::Done => Cut::Done(n),
             },
             Ok(Step::Large { line, value }) => {
                 // It is refused, which nothing has to be waited for.
@@ -57,7 +63,11 @@ impl Dialect for RequestDecoder {
         if bound.terms.guarded && !state.client.authenticated {
             return Begun::No;
         }
-        let Some((request, needed)) = self.head(bytes) else { return Begun::No };
+        let Some((request, needed)) = self.head(bytes) else {
+            // A line as long as this has to be whole first. Meanwhile nothing stands in its way, or it would
+            // count as what waits behind others.
+            return if state.window.is_empty() { Begun::No } else { Begun::Later };
+        };
         let Plan::One(one) = request.plan() else { return Begun::No };
         if !state.window.is_empty() {
             return Begun::Later;
@@ -84,7 +94,7 @@ impl Dialect for RequestDecoder {
     }
 }
 
-fn sending<'a>(
+pub(super) fn sending<'a>(
     session: &'a Rc<Session>,
     bound: &'a Rc<Bound>,
     read_only: bool,
@@ -109,7 +119,7 @@ fn dispatch(
     }
     match request.plan() {
         Plan::One(one) => return self::one(session, state, bound, &one),
-        Plan::Keys(keys) => return self::keys(session, state, bound, request, keys),
+        Plan::Keys(keys) => return retrieve::keys(session, state, bound, request, keys),
         Plan::All(all) => self::all(session, state, bound, all),
         Plan::Local(local) => self::local(session, state, bound, local),
         Plan::Refuse { line, close } => {
@@ -123,7 +133,7 @@ fn dispatch(
     Dispatched::Done
 }
 
-fn due_us(session: &Session, bound: &Bound, class: Class) -> u32 {
+pub(super) fn due_us(session: &Session, bound: &Bound, class: Class) -> u32 {
     session.pool.worker.clock.now_us().wrapping_add(bound.terms.patience_us[class as usize])
 }
 
@@ -156,7 +166,7 @@ fn one(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, one: &One<'_
 
 /// A request whose items live no longer than they may at the node at this index.
 #[cold]
-fn bounded<'a>(to: &Sending<'_>, index: usize, frame: &'a [u8]) -> Cow<'a, [u8]> {
+pub(super) fn bounded<'a>(to: &Sending<'_>, index: usize, frame: &'a [u8]) -> Cow<'a, [u8]> {
     let Some(ttl_max) = to.ttl_max(index) else { return Cow::Borrowed(frame) };
     let ttl_s = ttl_max.as_secs().clamp(1, u64::from(u32::MAX)) as u32;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -165,7 +175,12 @@ fn bounded<'a>(to: &Sending<'_>, index: usize, frame: &'a [u8]) -> Cow<'a, [u8]>
 
 /// What is not sent is refused, or a retrieval finds nothing.
 #[cold]
-fn not_sent(to: &Sending<'_>, state: &mut State, refused: Refused, miss: Option<Cow<'static, [u8]>>) {
+pub(super) fn not_sent(
+    to: &Sending<'_>,
+    state: &mut State,
+    refused: Refused,
+    miss: Option<Cow<'static, [u8]>>,
+) {
     match miss {
         Some(nothing) if refused.may_miss => {
             to.session.pool.block().misses.add(1);
@@ -176,57 +191,6 @@ fn not_sent(to: &Sending<'_>, state: &mut State, refused: Refused, miss: Option<
             let line = if is_silent(to.awaits) { Vec::new() } else { to.session.error_line(&refused.text) };
             state.window.ready(Class::Local, 0, &line, Outcome::Refused);
         }
-    }
-}
-
-fn keys(
-    session: &Rc<Session>,
-    state: &mut State,
-    bound: &Rc<Bound>,
-    request: &Request<'_>,
-    keys: Keys<'_>,
-) -> Dispatched {
-    let class = if keys.read_only { Class::Read } else { Class::Write };
-    let to = sending(session, bound, keys.read_only, due_us(session, bound, class), Keys::AWAITS);
-    let planned = to.parts((0..keys.len()).map(|i| keys.key(i)));
-    let sent = planned.and_then(|parts| match (parts.as_slice(), parts.first()) {
-        ([_], Some(part)) if !to.is_away(part.index) => {
-            to.forward(state, &bounded(&to, part.index, request.frame), part.index)
-        }
-        _ => {
-            let write = |positions: &[u32], out: &mut Vec<u8>| write_part(&to, &keys, positions, out);
-            let miss = |_: &[u32]| Some(NOTHING.to_vec());
-            let several = Several { kind: JointKind::Values, keys: keys.len(), parts, pinned: false };
-            to.joint(state, several, write, miss)?;
-            remember(state, request.frame);
-            Ok(())
-        }
-    });
-    match sent {
-        Ok(()) => session.watch_until(state, to.due_us),
-        Err(refused) if refused.waits && bound.may_wait() => return Dispatched::Wait,
-        Err(refused) => not_sent(&to, state, refused, Some(Cow::Borrowed(NOTHING))),
-    }
-    Dispatched::Done
-}
-
-/// The part of a retrieval that goes to the node of its first key.
-fn write_part(to: &Sending<'_>, keys: &Keys<'_>, positions: &[u32], out: &mut Vec<u8>) {
-    keys.write(positions, out);
-    if !to.bound.terms.bounds_life || to.read_only {
-        return;
-    }
-    let key = positions.first().map_or(&[][..], |at| keys.key(*at as usize));
-    let topology = &to.bound.topology;
-    if let Route::Send(index) = topology.route(topology.ring.hash(key), key) {
-        *out = bounded(to, index, out).into_owned();
-    }
-}
-
-/// The merge goes by the client's own line.
-fn remember(state: &mut State, frame: &[u8]) {
-    if let Some(Reply::Joint(joint)) = state.window.last().map(|slot| &mut slot.reply) {
-        joint.request = Some(frame.into());
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod memcache;
 mod resp;
+mod retrieve;
 
 use std::{rc::Rc, time::Duration};
 
@@ -86,12 +87,23 @@ struct Share {
     index: usize,
     positions: Vec<u32>,
     may_miss: bool,
+    lane: Lane,
+}
+
+/// What a part goes over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Lane {
+    /// The connection that all sessions share.
+    #[default]
+    Shared,
+    /// One that its request has to itself, with other parts for the same node.
+    Private,
 }
 
 impl Share {
     /// What goes to a node without any key.
     fn of(index: usize) -> Share {
-        Share { index, positions: Vec::new(), may_miss: false }
+        Share { index, positions: Vec::new(), may_miss: false, lane: Lane::Shared }
     }
 }
 
@@ -225,7 +237,8 @@ impl Sending<'_> {
             let (index, may_miss) = self.place(key)?;
             let part =
                 parts.iter().position(|p| p.index == index && p.may_miss == may_miss).unwrap_or_else(|| {
-                    parts.push(Share { index, positions: Vec::with_capacity(KEYS_GUESS), may_miss });
+                    let positions = Vec::with_capacity(KEYS_GUESS);
+                    parts.push(Share { index, positions, may_miss, lane: Lane::Shared });
                     parts.len() - 1
                 });
             parts[part].positions.push(position as u32);
@@ -250,6 +263,24 @@ impl Sending<'_> {
     #[inline(always)]
     fn append(&self, state: &State, index: usize, expect: Expect, frame: &[u8]) -> Result<(), Refused> {
         append(self.bound, index, state.client.version, expect, frame)
+    }
+
+    /// The same over a connection that the request has to itself: the one for this node among `privates`.
+    #[cold]
+    fn append_private(
+        &self,
+        state: &State,
+        index: usize,
+        expect: Expect,
+        frame: &[u8],
+        privates: &mut Vec<(usize, Rc<Pipeline>)>,
+    ) -> Result<(), Refused> {
+        let link = &self.bound.links[index];
+        let at = privates.iter().position(|(of, _)| *of == index).unwrap_or_else(|| {
+            privates.push((index, link.private(&self.session.pool.worker, state.client.version)));
+            privates.len() - 1
+        });
+        privates[at].1.append(expect, frame, link).map_err(|full| not_taken(link, full))
     }
 
     #[inline]
@@ -285,13 +316,21 @@ impl Sending<'_> {
             parts: Vec::with_capacity(parts.len()),
             bound: self.bound.clone(),
             request: None,
+            done: Default::default(),
         };
-        for (part, Share { index, positions, may_miss }) in parts.into_iter().enumerate() {
+        let mut privates = Vec::new();
+        for (part, Share { index, positions, may_miss, lane }) in parts.into_iter().enumerate() {
             frame.clear();
             write(&positions, frame);
             let sent = match self.away(index).filter(|_| !pinned) {
                 Some(refused) => Err(refused),
-                None => self.append(state, index, self.expect(seq, part as u32, pinned), frame),
+                None => {
+                    let expect = self.expect(seq, part as u32, pinned);
+                    match lane {
+                        Lane::Shared => self.append(state, index, expect, frame),
+                        Lane::Private => self.append_private(state, index, expect, frame, &mut privates),
+                    }
+                }
             };
             let mut part = Part { positions, ..Part::new(self.bound, index) };
             if let Err(refused) = sent {

@@ -104,6 +104,111 @@ fn retrievals_that_find_nothing_are_counted() {
     });
 }
 
+/// Reads the lines that a node gets for these keys, none of which is long: how many keys each of them names.
+async fn short_lines(peer: &mut Peer, head: &str, keys: &[String]) -> Vec<usize> {
+    let (mut lines, mut got) = (Vec::new(), Vec::new());
+    while got.len() < keys.len() {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\r\n") {
+            line.push(soon("a line for the node", peer.0.read_u8()).await.expect("a line goes on"));
+        }
+        assert!(line.len() <= 2048, "a line of {} bytes", line.len());
+        let line = String::from_utf8(line).expect("text");
+        let rest = line.trim_end().strip_prefix(head).expect("the same command");
+        let before = got.len();
+        got.extend(rest.split(' ').filter(|key| !key.is_empty()).map(str::to_owned));
+        lines.push(got.len() - before);
+    }
+    assert_eq!(got, keys);
+    lines
+}
+
+fn numbered(count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("key:{i}")).collect()
+}
+
+/// A retrieval of very many keys goes over a connection of its own, in short lines: others are answered
+/// meanwhile, and what its own session asks behind it waits. When the connection breaks, what was not answered
+/// is asked again.
+#[test]
+fn a_long_retrieval_keeps_nobody_waiting() {
+    play(async {
+        let node = ScriptedNode::new("a").await;
+        let world = World::new(&[&node], memcached());
+        let (mut client, mut other) = (world.client().await, world.client().await);
+        let keys = numbered(5000);
+        client.sends_raw(b"get before\r\n").await;
+        let mut shared = node.accepts().await;
+        shared.gets_raw(b"get before\r\n").await;
+        client.sends_raw(format!("get {}\r\nget after\r\n", keys.join("  ")).as_bytes()).await;
+        shared.says("END\r\n").await;
+        client.gets("END\r\n").await;
+        let mut private = node.accepts().await;
+        let lines = short_lines(&mut private, "get", &keys).await;
+        other.sends_raw(b"get other\r\n").await;
+        shared.gets_raw(b"get other\r\n").await;
+        shared.says("END\r\n").await;
+        other.gets("END\r\n").await;
+        private.says("VALUE key:0 0 1\r\nv\r\nEND\r\n").await;
+        drop(private);
+        let mut private = node.accepts().await;
+        let again = short_lines(&mut private, "get", &keys[lines[0]..]).await;
+        assert_eq!(again, lines[1..]);
+        private.says("END\r\n".repeat(again.len() - 1)).await;
+        private.says("VALUE key:4999 0 1\r\nv\r\nEND\r\n").await;
+        client.gets("VALUE key:0 0 1\r\nv\r\nVALUE key:4999 0 1\r\nv\r\nEND\r\n").await;
+        private.sees_the_end().await;
+        shared.gets_raw(b"get after\r\n").await;
+        shared.says("END\r\n").await;
+        client.gets("END\r\n").await;
+    });
+}
+
+/// A `gat` that memcached would take for no line is cut, and one that is long without many keys is written anew.
+#[test]
+fn a_long_gat_is_cut() {
+    play(async {
+        let node = ScriptedNode::new("a").await;
+        let world = World::new(&[&node], memcached());
+        let mut client = world.client().await;
+        let keys = numbered(600);
+        client.sends_raw(format!("gats  100 {}\r\nget after\r\n", keys.join(" ")).as_bytes()).await;
+        let mut shared = node.accepts().await;
+        let lines = short_lines(&mut shared, "gats 100", &keys).await;
+        assert_eq!(lines.len(), 3);
+        shared.gets_raw(b"get after\r\n").await;
+        shared.says("END\r\n".repeat(4)).await;
+        client.gets("END\r\nEND\r\n").await;
+        client
+            .sends_raw(format!("gat {} 0 a\r\nget b{}\r\n", " ".repeat(3000), " ".repeat(70_000)).as_bytes())
+            .await;
+        shared.gets_raw(b"gat 0 a\r\nget b\r\n").await;
+        shared.says("END\r\n".repeat(2)).await;
+        client.gets("END\r\nEND\r\n").await;
+    });
+}
+
+/// However many retrievals a session sends at once, a node is asked for a bounded number of its keys before
+/// the next ones wait.
+#[test]
+fn many_retrievals_at_once() {
+    play(async {
+        let node = ScriptedNode::new("a").await;
+        let world = World::new(&[&node], memcached());
+        let mut client = world.client().await;
+        let line = format!("get {}\r\n", numbered(4000).join(" "));
+        client.sends_raw(line.repeat(6).as_bytes()).await;
+        let mut shared = node.accepts().await;
+        shared.gets_raw(line.repeat(4).as_bytes()).await;
+        let more = timeout(Duration::from_millis(50), shared.0.read_u8()).await;
+        assert!(more.is_err(), "more than it may have at once: {more:?}");
+        shared.says("END\r\n".repeat(4)).await;
+        shared.gets_raw(line.repeat(2).as_bytes()).await;
+        shared.says("END\r\n".repeat(2)).await;
+        client.gets("END\r\n".repeat(6)).await;
+    });
+}
+
 /// A `flush_all noreply` that a node does not answer in time is refused in silence: the next reply
 /// is that of the next request.
 #[test]

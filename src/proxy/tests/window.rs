@@ -21,8 +21,14 @@ fn forward() -> Slot {
 fn joint(bound: &Rc<Bound>, parts: &[ModelPart], keys: usize) -> Slot {
     let part = |p: &ModelPart| Part { positions: p.positions.clone(), ..Part::new(bound, p.node) };
     let parts = parts.iter().map(part).collect();
-    let joint =
-        Joint { kind: JointKind::Split(Split::Values), keys, parts, bound: bound.clone(), request: None };
+    let joint = Joint {
+        kind: JointKind::Split(Split::Values),
+        keys,
+        parts,
+        bound: bound.clone(),
+        request: None,
+        done: Default::default(),
+    };
     Slot { class: Class::Read, due_us: 0, silent: false, reply: Reply::Joint(Box::new(joint)) }
 }
 
