@@ -12,7 +12,7 @@ use ringway::{
     metrics::{NodeBlock, PoolBlock},
     net::{StdStream, Target},
     protocol::Protocol,
-    proxy::{self, Memory, Order, PoolHandle, Registry},
+    proxy::{self, Memory, Order, Place, PoolHandle, Registry},
     ring::{BoundedLoad, HashKind, Member, Placement, Ring, Settings},
     topology::{
         self, Entry, Health, HealthSettings, Node, NodeId, Policy, Samples, Topology, TopologyWriter,
@@ -118,6 +118,7 @@ fn pool() -> Pool {
         writes: topology::write_notes().0,
         samples: Samples::new(1),
         graces: PoolHandle::graces(1),
+        given: PoolHandle::given(1),
     };
     Pool { handle: Arc::new(handle), _writer: writer, _stop: stop }
 }
@@ -176,7 +177,8 @@ fn a_steady_session_allocates_nothing() {
     runtime.spawn_local(proxy::run(0, Arc::new(Memory::new(1 << 30)), taken));
     let (stream, _) = listener.accept().expect("the client comes");
     stream.set_nonblocking(true).expect("an option");
-    let order = Order::Serve { pool: pool.handle.clone(), stream: StdStream::Tcp(stream), id: 1 };
+    let (place, _) = Place::take(&pool.handle, 0);
+    let order = Order::Serve { place, stream: StdStream::Tcp(stream), id: 1 };
     assert!(orders.send(order).is_ok(), "the worker runs");
     runtime.block_on(warmed).expect("the client lives");
     let mut client_is_back = None;

@@ -107,6 +107,7 @@ impl App {
             writes,
             samples: Samples::new(workers),
             graces: PoolHandle::graces(workers),
+            given: PoolHandle::given(workers),
         });
         let blocks = handle.blocks.clone();
         let pool = membership::Pool { writer, spec: spec.clone(), bell: bell.clone(), blocks };

@@ -116,7 +116,7 @@ table! {
     NODE_PROBES = View Counter "ringway_node_probes_total" ["pool" "node"] "probes":
         "Probes of a node that ended and counted, whatever they met";
     NODE_UNBOUNDED = View Counter "ringway_node_unbounded_writes_total" ["pool" "node"] "writes":
-        "Writes whose time to live a node did not let be bounded (ttl_max), as a Redis before 7.0";
+        "Writes whose time to live was not bounded (ttl_max): by a Redis before 7.0, or as the node failed in between";
     NODE_FAILURES = View Counter "ringway_node_failures_total" ["pool" "node" "kind"] "failures":
         "Failures that traffic saw of a node, by kind: a lost connection counts once, a timeout once per request";
     NODE_ERROR_REPLIES = View Counter "ringway_node_error_replies_total" ["pool" "node" "reply"] "replies":

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    dispatch,
+    dispatch::{self, NOBODY},
     gate::Gate,
     inflight::Fate,
     pipeline::{Content, Expect, Pipeline},
@@ -231,8 +231,7 @@ impl Link {
             match leaving {
                 Leaving::Evict => self.evict(&pipeline, moved),
                 Leaving::Retire => {
-                    moved.extend(pipeline.take_unwritten());
-                    pipeline.retire();
+                    moved.extend(pipeline.leave());
                     if !pipeline.is_over() {
                         self.leaving.borrow_mut().push(pipeline);
                     }
@@ -242,7 +241,9 @@ impl Link {
     }
 
     fn evict(&self, pipeline: &Rc<Pipeline>, moved: &mut Vec<(Expect, Vec<u8>)>) {
-        for (mut expect, fate, bytes) in pipeline.reset() {
+        let taken = pipeline.reset();
+        count_unbounded(&taken, self.block());
+        for (mut expect, fate, bytes) in taken {
             if !expect.session.awaits(&expect) {
                 continue;
             }
@@ -306,7 +307,17 @@ impl Link {
 
     /// Looks after timeouts.
     pub(crate) fn tick(&self, now_us: u32) {
-        let policy = &self.standing.borrow().policy;
+        self.tick_pipelines(now_us, &self.standing.borrow().policy);
+        if !self.leaving.borrow().is_empty() {
+            let over: Vec<_> = self.leaving.borrow_mut().extract_if(.., |p| p.is_over()).collect();
+            over.iter().for_each(|pipeline| pipeline.release());
+        }
+        if !self.line.borrow().is_empty() || !self.called.borrow().is_empty() {
+            self.call_next();
+        }
+    }
+
+    fn tick_pipelines(&self, now_us: u32, policy: &Policy) {
         for pipelines in self.lanes.iter().chain([&self.leaving]) {
             // One after the other: what a pipeline does may change the list.
             let nth = |n: usize| pipelines.borrow().get(n).cloned();
@@ -314,11 +325,18 @@ impl Link {
                 pipeline.tick(now_us, policy);
             }
         }
-        if !self.leaving.borrow().is_empty() {
-            self.leaving.borrow_mut().retain(|p| !p.is_over());
-        }
-        if !self.line.borrow().is_empty() || !self.called.borrow().is_empty() {
-            self.call_next();
+    }
+}
+
+/// Of requests that are lost, counts what was to bound the life of keys that may have been written.
+pub(crate) fn count_unbounded(taken: &[(Expect, Fate, Vec<u8>)], block: &NodeBlock) {
+    // What stands at the start follows a write that is gone.
+    let mut was_applied = true;
+    for (expect, fate, _) in taken {
+        if expect.seq != NOBODY {
+            was_applied = *fate == Fate::MaybeApplied && !expect.read_only;
+        } else if was_applied && *fate == Fate::Unsent {
+            block.unbounded.add(1);
         }
     }
 }

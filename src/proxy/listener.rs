@@ -16,7 +16,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{PoolHandle, worker::Order};
+use super::{Place, PoolHandle, worker::Order};
 use crate::{
     metrics::Reason,
     net::{Listener, Reserve, Stream},
@@ -48,16 +48,22 @@ impl Workers {
         }
     }
 
-    /// Hands a client to the worker that serves the fewest of the pool; ties go round.
-    fn hand(&self, pool: &Arc<PoolHandle>, stream: Stream) -> io::Result<()> {
-        let stream = stream.into_std()?;
+    /// A place with the worker that was given the fewest clients of the pool, and how many the pool had before;
+    /// ties go round. One that stands still was given those that wait for it, and one that is gone is given none.
+    fn place(&self, pool: &Arc<PoolHandle>) -> (Place, usize) {
         let turn = self.next.fetch_add(1, Relaxed);
         let count = self.orders.len();
-        let load = |i: &usize| pool.blocks[*i].sessions.value();
-        let worker = (0..count).map(|i| (turn + i) % count).min_by_key(load).unwrap_or(0);
-        let id = self.ids.fetch_add(1, Relaxed);
-        self.orders[worker]
-            .send(Order::Serve { pool: pool.clone(), stream, id })
+        let lives = |i: &usize| !self.orders[*i].is_closed();
+        let load = |i: &usize| pool.given[*i].load(Relaxed);
+        let worker = (0..count).map(|i| (turn + i) % count).filter(lives).min_by_key(load).unwrap_or(0);
+        Place::take(pool, worker)
+    }
+
+    /// Hands a client to the worker with which it has its place.
+    fn hand(&self, place: Place, stream: Stream) -> io::Result<()> {
+        let (stream, id) = (stream.into_std()?, self.ids.fetch_add(1, Relaxed));
+        self.orders[place.worker]
+            .send(Order::Serve { place, stream, id })
             .map_err(|_| io::Error::other("the worker is gone"))
     }
 }
@@ -103,16 +109,16 @@ pub async fn accept(
 
 async fn admit(mut stream: Stream, pool: &Arc<PoolHandle>, workers: &Workers) {
     let limit = pool.reader.load().policy.limits.clients;
-    if pool.sessions.fetch_add(1, Relaxed) >= limit || !workers.reserve.takes(&stream) {
-        pool.sessions.fetch_sub(1, Relaxed);
+    let (place, before) = workers.place(pool);
+    if before >= limit || !workers.reserve.takes(&stream) {
+        drop(place);
         pool.blocks[0].refuse(Reason::Clients);
         // A client that does not take it at once does without.
         let words = pool.reader.load().policy.protocol.too_many_clients();
         let _ = tokio::time::timeout(Duration::from_millis(10), stream.write_all(words)).await;
         return;
     }
-    if let Err(error) = workers.hand(pool, stream) {
-        pool.sessions.fetch_sub(1, Relaxed);
+    if let Err(error) = workers.hand(place, stream) {
         tracing::warn!(pool = %pool.name, %error, "can't hand a client to a worker");
     }
 }

@@ -39,6 +39,6 @@ mod worker;
 pub use clock::woke;
 pub use facts::Registry;
 pub use listener::{Workers, accept};
-pub use pool::PoolHandle;
+pub use pool::{Place, PoolHandle};
 pub use scripts::Scripts;
 pub use worker::{Memory, Order, run};

@@ -6,7 +6,10 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Release},
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -49,6 +52,8 @@ pub struct PoolHandle {
     pub blocks: Arc<[PoolBlock]>,
     /// Sessions that are open, over all workers.
     pub sessions: AtomicUsize,
+    /// Of these, those that each worker was given, served or not yet.
+    pub given: Arc<[AtomicUsize]>,
     /// Requests in flight of an HTTP pool, over all workers; other pools bound them for each session.
     pub requests: AtomicUsize,
     /// Tells one start of the process from the next.
@@ -70,9 +75,37 @@ impl PoolHandle {
     /// The grace of a worker that has never served the pool.
     pub const UNUSED: u64 = u64::MAX;
 
+    /// Clients that were given to so many workers: none.
+    pub fn given(workers: usize) -> Arc<[AtomicUsize]> {
+        (0..workers).map(|_| AtomicUsize::new(0)).collect()
+    }
+
     /// The graces of so many workers.
     pub fn graces(workers: usize) -> Arc<[AtomicU64]> {
         (0..workers).map(|_| AtomicU64::new(PoolHandle::UNUSED)).collect()
+    }
+}
+
+/// A client's place in its pool and with the worker that it was given to. It is free again when this is dropped,
+/// whatever became of the client.
+pub struct Place {
+    pub(super) pool: Arc<PoolHandle>,
+    pub(super) worker: usize,
+}
+
+impl Place {
+    /// Takes one, and tells how many the pool had before.
+    pub fn take(pool: &Arc<PoolHandle>, worker: usize) -> (Place, usize) {
+        pool.given[worker].fetch_add(1, Relaxed);
+        let before = pool.sessions.fetch_add(1, Relaxed);
+        (Place { pool: pool.clone(), worker }, before)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.pool.given[self.worker].fetch_sub(1, Relaxed);
+        self.pool.sessions.fetch_sub(1, Relaxed);
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod hung;
 mod large;
+mod listener;
 mod lost;
 mod memcached;
 mod plan;
@@ -31,15 +32,20 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Memory, Order, PoolHandle, Registry, dispatch, link::Link, pipeline::MAYBE, pool::Bound, run};
+use super::{
+    Memory, Order, Place, PoolHandle, Registry, dispatch, link::Link, pipeline::MAYBE, pool::Bound, run,
+};
 use crate::{
     metrics::{NodeBlock, PoolBlock},
     net::{Stream, Target},
-    protocol::resp::{frame::Scanner, write},
+    protocol::{
+        Protocol,
+        resp::{frame::Scanner, write},
+    },
     ring::{Ring, Settings},
     topology::{
         Entry, Failure, Health, HealthSettings, Node, NodeId, NodeSpec, Placement, Policy, Samples, Topology,
-        TopologyWriter, channel,
+        TopologyReader, TopologyWriter, channel,
     },
 };
 
@@ -142,6 +148,26 @@ fn bound(names: &[&str]) -> Rc<Bound> {
     Rc::new(Bound::new(topology, table, links))
 }
 
+/// A pool that so many workers share.
+fn pool(reader: TopologyReader, protocol: Protocol, workers: usize) -> Arc<PoolHandle> {
+    Arc::new(PoolHandle {
+        name: "cache".into(),
+        protocol,
+        id: 1,
+        reader,
+        blocks: (0..workers).map(|_| PoolBlock::default()).collect(),
+        sessions: AtomicUsize::new(0),
+        given: PoolHandle::given(workers),
+        requests: AtomicUsize::new(0),
+        run_id: "0".repeat(40).into(),
+        scripts: Arc::default(),
+        registry: Registry::default(),
+        writes: crate::topology::write_notes().0,
+        samples: Samples::new(workers),
+        graces: PoolHandle::graces(workers),
+    })
+}
+
 /// One worker with one pool.
 struct World {
     writer: TopologyWriter,
@@ -156,21 +182,7 @@ impl World {
         let nodes: Vec<_> = nodes.iter().map(|n| (n.name, n.address())).collect();
         let policy_protocol = policy.protocol;
         let (writer, reader) = channel(topology(&nodes, policy));
-        let pool = Arc::new(PoolHandle {
-            name: "cache".into(),
-            protocol: policy_protocol,
-            id: 1,
-            reader,
-            blocks: Arc::new([PoolBlock::default()]),
-            sessions: AtomicUsize::new(0),
-            requests: AtomicUsize::new(0),
-            run_id: "0".repeat(40).into(),
-            scripts: Arc::default(),
-            registry: Registry::default(),
-            writes: crate::topology::write_notes().0,
-            samples: Samples::new(1),
-            graces: PoolHandle::graces(1),
-        });
+        let pool = pool(reader, policy_protocol, 1);
         let (orders, taken) = mpsc::unbounded_channel();
         let worker = spawn_local(run(0, Arc::new(Memory::new(1 << 30)), taken));
         World { writer, pool, orders, worker, ids: Cell::new(1) }
@@ -185,8 +197,8 @@ impl World {
         theirs.set_nodelay(true).expect("an option");
         let theirs = Stream::Tcp(theirs).into_std().expect("a socket");
         let id = self.ids.replace(self.ids.get() + 1);
-        self.pool.sessions.fetch_add(1, Relaxed);
-        self.order(Order::Serve { pool: self.pool.clone(), stream: theirs, id });
+        let (place, _) = Place::take(&self.pool, 0);
+        self.order(Order::Serve { place, stream: theirs, id });
         Client(stream)
     }
 

@@ -21,7 +21,7 @@ use super::{
     clock::Clock,
     dialect::Decoder,
     facts, http,
-    pool::PoolHandle,
+    pool::{Place, PoolHandle},
     serving::{Follower, Serving},
     session::Session,
     wheel::{TICK_US, Wheel},
@@ -50,8 +50,8 @@ const LATE_US: u32 = 100_000;
 pub enum Order {
     /// Serve this client.
     Serve {
-        /// The pool whose listener took it.
-        pool: Arc<PoolHandle>,
+        /// Its place in the pool whose listener took it.
+        place: Place,
         /// The connection.
         stream: StdStream,
         /// The session's number, unique in the process.
@@ -310,17 +310,16 @@ impl Worker {
         pool
     }
 
-    fn serve(self: &Rc<Self>, handle: &Arc<PoolHandle>, stream: StdStream, id: u64) {
-        let pool = match self.pool(handle) {
+    fn serve(self: &Rc<Self>, place: Place, stream: StdStream, id: u64) {
+        let pool = match self.pool(&place.pool) {
             Serving::Framed(pool) => pool,
-            Serving::Http(pool) => return http::start(&pool, stream, id),
+            Serving::Http(pool) => return http::start(&pool, place, stream, id),
         };
         let client = facts::client_state(&pool, id, &stream);
         let stream = match stream.attach() {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(pool = %handle.name, peer = ?client.peer, %error, "can't serve a client");
-                handle.sessions.fetch_sub(1, Relaxed);
+                tracing::warn!(pool = %place.pool.name, peer = ?client.peer, %error, "can't serve a client");
                 return;
             }
         };
@@ -334,7 +333,7 @@ impl Worker {
             pool.forget_session(id);
             pool.handle.registry.leave(id);
             pool.block().sessions.add(-1);
-            pool.handle.sessions.fetch_sub(1, Relaxed);
+            drop(place);
         });
     }
 
@@ -391,7 +390,7 @@ pub async fn run(index: usize, memory: Arc<Memory>, mut orders: mpsc::UnboundedR
         tokio::select! {
             order = orders.recv() => match order {
                 None => return,
-                Some(Order::Serve { pool, stream, id }) => worker.serve(&pool, stream, id),
+                Some(Order::Serve { place, stream, id }) => worker.serve(place, stream, id),
                 Some(Order::Close(id)) => {
                     worker.closed.borrow_mut().push(id);
                     worker.end_sessions(|pool| pool == id);

@@ -381,7 +381,8 @@ impl Sending<'_> {
         let mut frame = Vec::new();
         let ms = ttl_max.as_millis().to_string();
         write::request(&mut frame, &[b"PEXPIRE", key, ms.as_bytes(), b"LT"]);
-        let expect = Expect { class: Class::Write, ..self.expect(NOBODY, 0, true) };
+        // It may be sent twice: it only shortens a life.
+        let expect = Expect { class: Class::Write, read_only: true, ..self.expect(NOBODY, 0, true) };
         if append(self.bound, index, version, expect, &frame).is_err() {
             self.bound.links[index].block().unbounded.add(1);
         }

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -29,6 +29,7 @@ use super::{
 use crate::{
     metrics::Reason,
     net::{StdStream, Stream},
+    proxy::pool::Place,
     topology::HttpLimits,
 };
 
@@ -44,20 +45,22 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX;
 
 /// A client's place among the pool's clients. It is held by whoever has the connection.
-pub(super) struct Seat(Rc<HttpPool>);
+pub(super) struct Seat {
+    pool: Rc<HttpPool>,
+    _place: Place,
+}
 
 impl Seat {
-    fn new(pool: &Rc<HttpPool>) -> Seat {
+    fn new(pool: &Rc<HttpPool>, place: Place) -> Seat {
         pool.block().sessions.add(1);
         pool.block().accepted.add(1);
-        Seat(pool.clone())
+        Seat { pool: pool.clone(), _place: place }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.block().sessions.add(-1);
-        self.0.handle.sessions.fetch_sub(1, Relaxed);
+        self.pool.block().sessions.add(-1);
     }
 }
 
@@ -95,8 +98,8 @@ pub(super) struct Session {
 }
 
 /// Serves a client to its end.
-pub(crate) fn start(pool: &Rc<HttpPool>, stream: StdStream, id: u64) {
-    let seat = Rc::new(Seat::new(pool));
+pub(crate) fn start(pool: &Rc<HttpPool>, place: Place, stream: StdStream, id: u64) {
+    let seat = Rc::new(Seat::new(pool, place));
     let peer = stream.peer();
     let stream = match stream.attach() {
         Ok(stream) => stream,

@@ -202,14 +202,23 @@ impl Core {
     /// Takes out requests that may go another way: nothing of them was written, nor of any other
     /// request of their session.
     pub(super) fn take_movable(&mut self) -> Vec<(Expect, Vec<u8>)> {
-        let taken = self.queue.take_unwritten();
-        let bound: HashSet<u64> = self.queue.tags().map(|e| e.session.id).collect();
-        let (stay, go): (Vec<_>, Vec<_>) =
-            taken.into_iter().partition(|(e, _)| bound.contains(&e.session.id));
+        let (stay, go) = self.part();
         for (expect, bytes) in stay {
             self.queue.push(expect, &bytes);
         }
         go
+    }
+
+    /// Takes out requests of which nothing was written: first those of sessions with another one that was,
+    /// then those of others. What bounds the life of keys that were written stays behind their write.
+    pub(super) fn part(&mut self) -> (Vec<(Expect, Vec<u8>)>, Vec<(Expect, Vec<u8>)>) {
+        let mut taken = self.queue.take_unwritten();
+        let limits = taken.iter().take_while(|(e, _)| e.seq == NOBODY).count();
+        for (expect, bytes) in taken.drain(..limits) {
+            self.queue.push(expect, &bytes);
+        }
+        let bound: HashSet<u64> = self.queue.tags().map(|e| e.session.id).collect();
+        taken.into_iter().partition(|(e, _)| bound.contains(&e.session.id))
     }
 
     /// This thread stood still for so long. Nothing was heard of the node meanwhile, and it may have stood

@@ -25,8 +25,9 @@ use self::{
 use super::{
     connect::Connection,
     dialect::Replies,
+    dispatch::{self, NOBODY},
     inflight::{Fate, InFlight},
-    link::{Link, overtaken, repeatable},
+    link::{Link, count_unbounded, overtaken, repeatable},
     sampler::Cost,
     session::Session,
     worker::Worker,
@@ -111,6 +112,8 @@ pub(crate) struct Pipeline {
     feeder: RefCell<Option<Rc<Session>>>,
     /// Its one request is streamed: not kept whole, never repeated.
     upload: Cell<Option<Upload>>,
+    /// Requests that wait, unsent, until those before them are answered.
+    aside: RefCell<Vec<(Expect, Vec<u8>)>>,
     /// Tells a task that is connecting or pausing to look again.
     nudge: Notify,
 }
@@ -164,6 +167,7 @@ impl Pipeline {
             retired: Cell::new(false),
             feeder: RefCell::default(),
             upload: Cell::new(None),
+            aside: RefCell::default(),
             nudge: Notify::new(),
         })
     }
@@ -279,15 +283,31 @@ impl Pipeline {
             || (self.retired.get() && core.state == State::Idle && core.queue.is_empty())
     }
 
-    /// Takes back requests of which nothing was written. A streamed one stays: its session adds to it here.
-    pub(crate) fn take_unwritten(&self) -> Vec<(Expect, Vec<u8>)> {
-        if self.is_streamed() {
-            return Vec::new();
+    /// Its node serves no more, and works: it takes no new requests and closes when the last one is answered.
+    /// Gives back requests of which nothing was written. Those of sessions that wait for a reply here stay aside
+    /// until that is there, and these sessions send nothing elsewhere before; a streamed one stays, for its
+    /// session adds to it here.
+    pub(crate) fn leave(&self) -> Vec<(Expect, Vec<u8>)> {
+        let mut moved = Vec::new();
+        if !self.is_streamed() {
+            let core = &mut *self.core.borrow_mut();
+            let (stay, go) = core.part();
+            self.aside.borrow_mut().extend(stay);
+            moved = go;
+            self.count_in_flight(core);
         }
-        let core = &mut *self.core.borrow_mut();
-        let taken = core.queue.take_unwritten();
-        self.count_in_flight(core);
-        taken
+        self.step_aside();
+        if self.is_over() {
+            moved.extend(self.aside.take());
+        }
+        moved
+    }
+
+    /// It is closed: what stayed aside goes where the topology points.
+    pub(crate) fn release(&self) {
+        for (expect, bytes) in self.aside.take() {
+            dispatch::send_again(&expect.session.pool.bound_now(), expect, &bytes);
+        }
     }
 
     /// Resets the connection and gives back all requests with their fates.
@@ -304,9 +324,10 @@ impl Pipeline {
     fn close(&self) -> Vec<(Expect, Fate, Vec<u8>)> {
         let mut core = self.core.borrow_mut();
         core.state = State::Over;
-        let taken = core.queue.take();
+        let mut taken = core.queue.take();
         self.count_in_flight(&mut core);
         drop(core);
+        taken.extend(self.aside.take().into_iter().map(|(expect, bytes)| (expect, Fate::Unsent, bytes)));
         self.wake();
         self.nudge.notify_one();
         taken
@@ -391,6 +412,7 @@ impl Pipeline {
     fn refuse_all(&self, link: &Link, core: &mut Core) {
         let taken = core.queue.take();
         self.count_in_flight(core);
+        count_unbounded(&taken, link.block());
         for (expect, _, _) in taken {
             let text = format!("{}: no connection", link.describe());
             expect.session.fail(&expect, &text, Reason::NoOwner, Outcome::Refused);
@@ -559,14 +581,24 @@ impl Pipeline {
         }
         let overtaken = overtaken(&taken);
         for ((mut expect, fate, bytes), overtaken) in taken.into_iter().zip(overtaken) {
-            if !expect.session.awaits(&expect) {
+            let is_limit = expect.seq == NOBODY;
+            if !is_limit && !expect.session.awaits(&expect) {
                 continue;
             }
-            if !overtaken && self.is_repeatable(&mut expect, fate, free) {
+            let is_again = if is_limit {
+                // Whatever became of the write: to be sent twice does no harm.
+                let age_us = self.worker.clock.now_us().wrapping_sub(expect.sent_us);
+                u128::from(age_us) < link.standing.borrow().policy.deadline.as_micros()
+            } else {
+                !overtaken && self.is_repeatable(&mut expect, fate, free)
+            };
+            if is_again {
                 if fate == Fate::MaybeApplied {
                     link.block().retries.add(1);
                 }
                 self.core.borrow_mut().queue.push(expect, &bytes);
+            } else if is_limit {
+                link.block().unbounded.add(1);
             } else {
                 let applied = if expect.read_only { "" } else { MAYBE };
                 let text = format!("{}: {word}{applied}", link.describe());

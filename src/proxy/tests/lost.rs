@@ -243,3 +243,60 @@ fn connections_come_one_by_one() {
         assert!(began.elapsed() > Duration::from_millis(44 * 10 * 3 / 4), "{:?}", began.elapsed());
     });
 }
+
+/// What bounds the life of keys that were written is not lost with a connection: it is sent again, behind its
+/// write where that is sent again too, and alone where the write may have been applied.
+#[test]
+fn lives_stay_bounded() {
+    const COUNT: usize = 24;
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], Policy { ttl_max: Some(Duration::from_secs(60)), ..patient() });
+        let mut client = world.client().await;
+        client.sends(&["GET", "first"]).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["GET", "first"]).await;
+        peer.says("$-1\r\n").await;
+        client.gets("$-1\r\n").await;
+        let value = "x".repeat(900_000);
+        let write = |at: usize| words(&["HSET", &format!("k{at:02}"), "f", &value]);
+        let limit = |at: usize| words(&["PEXPIRE", &format!("k{at:02}"), "60000", "LT"]);
+        let before = world.pool.blocks[0].bytes_in.value();
+        for at in 0..COUNT {
+            client.sends_raw(&write(at)).await;
+        }
+        let total: usize = (0..COUNT).map(|at| write(at).len()).sum();
+        until("all is read", || world.pool.blocks[0].bytes_in.value() == before + total as u64).await;
+        // What it has not read makes this a reset.
+        drop(peer);
+        let mut again = a.accepts().await;
+        // Those of writes that were sent come first.
+        let mut first = 0;
+        loop {
+            let mut head = [0; 6];
+            soon("a request", again.0.read_exact(&mut head)).await.expect("a request");
+            if head == write(first)[..6] {
+                break;
+            }
+            assert!(head == limit(first)[..6] && first < COUNT, "{}", head.escape_ascii());
+            again.gets_raw(&limit(first)[6..]).await;
+            again.says(":1\r\n").await;
+            first += 1;
+        }
+        assert!(first > 0, "the sockets' buffers are too small");
+        for at in first..COUNT {
+            again.gets_raw(&write(at)[if at == first { 6 } else { 0 }..]).await;
+            again.gets_raw(&limit(at)).await;
+            again.says(":1\r\n:1\r\n").await;
+        }
+        for _ in 0..first {
+            let told = client.reply().await;
+            assert!(told.ends_with("connection lost; the command may have been applied\r\n"), "{told}");
+        }
+        for _ in first..COUNT {
+            client.gets(":1\r\n").await;
+        }
+        client.ends().await;
+        assert_eq!(world.node("a").blocks[0].unbounded.value(), 0);
+    });
+}

@@ -196,6 +196,71 @@ fn a_reload_reaches_connections_that_exist() {
     });
 }
 
+/// A server that gets another weight is another node to the ring, with connections of its own: a session's commands
+/// reach it in their order all the same, those that were not yet written and those that come now.
+#[test]
+fn another_weight_keeps_the_order() {
+    const COUNT: usize = 24;
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let (mut client, mut other) = (world.client().await, world.client().await);
+        let value = "x".repeat(900_000);
+        let write = |at: usize| words(&["SET", &format!("k{at:02}"), &value]);
+        for at in 0..COUNT {
+            client.sends_raw(&write(at)).await;
+        }
+        let total: usize = (0..COUNT).map(|at| write(at).len()).sum();
+        until("all is read", || world.pool.blocks[0].bytes_in.value() == total as u64).await;
+        let mut old = a.accepts().await;
+        world.publish(|next| {
+            let mut nodes = next.nodes.to_vec();
+            let node = &nodes[0].node;
+            nodes[0].node = Arc::new(Node {
+                id: NodeId(7),
+                name: node.name.clone(),
+                address: node.address.clone(),
+                weight: 2,
+                zone: None,
+                evidence: Default::default(),
+                blocks: Arc::new([NodeBlock::default()]),
+            });
+            next.nodes = nodes.into();
+        });
+        client.sends(&["SET", "k00", "last"]).await;
+        // Who waits for nothing is served by the new connection at once.
+        other.sends(&["GET", "k"]).await;
+        let mut new = a.accepts().await;
+        new.gets(&["GET", "k"]).await;
+        new.says("$-1\r\n").await;
+        other.gets("$-1\r\n").await;
+        let mut kept = 0;
+        loop {
+            let mut head = [0; 6];
+            if soon("a request or the end", old.0.read_exact(&mut head)).await.is_err() {
+                break;
+            }
+            old.gets_raw(&write(kept)[6..]).await;
+            let mut early = [0];
+            let read = timeout(Duration::from_millis(20), new.0.read(&mut early)).await;
+            assert!(read.is_err(), "the new connection overtakes the old one");
+            old.says("+OK\r\n").await;
+            client.gets("+OK\r\n").await;
+            kept += 1;
+        }
+        assert!(kept > 0 && kept < COUNT, "the sockets' buffers are too large or too small: {kept}");
+        for at in kept..COUNT {
+            new.gets_raw(&write(at)).await;
+            new.says("+OK\r\n").await;
+            client.gets("+OK\r\n").await;
+        }
+        new.gets(&["SET", "k00", "last"]).await;
+        new.says("+OK\r\n").await;
+        client.gets("+OK\r\n").await;
+        client.ends().await;
+    });
+}
+
 /// A client that asks for nothing for `limits.idle_timeout` is disconnected, also one that was there when the timeout
 /// was set; one that waits for a reply is not idle.
 #[test]
