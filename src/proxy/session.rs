@@ -30,6 +30,8 @@ use crate::{
 const READS_MAX: usize = 8;
 /// A reply with more than this still to come waits at its node for the client, not in memory.
 pub(crate) const LARGE_REPLY: u64 = 4 << 20;
+/// What waits of a client that has not logged in and does not read: twice the largest request that it may send.
+const STRANGER_BYTES: usize = 512 * 1024;
 /// A buffer larger than this is not kept for the next session.
 const KEEP_BYTES: usize = 64 * 1024;
 
@@ -240,14 +242,14 @@ impl Session {
         let limits = &bound.topology.policy.limits;
         // One request that is not whole yet has a bound of its own.
         let limit = if state.stalled { limits.session_bytes_max } else { limits.request_bytes };
-        if input.len() > limit.max(limits.session_bytes_max) {
-            self.close_with(
-                &mut state,
-                Reason::SlowClient,
-                &self.error_line(
-                    "ERR limits.session_bytes_max is used up by what this session has sent and not read",
-                ),
-            );
+        let (limit, what) = if state.is_stranger(&bound) {
+            (STRANGER_BYTES, "what a client may hold that has not logged in")
+        } else {
+            (limit.max(limits.session_bytes_max), "limits.session_bytes_max")
+        };
+        if input.len() > limit {
+            let text = format!("ERR {what} is used up by what this session has sent and not read");
+            self.close_with(&mut state, Reason::SlowClient, &self.error_line(&text));
         }
         state.pending = input.len();
         // A session that only waits for replies is flushed when they come.
@@ -545,6 +547,12 @@ impl Session {
 }
 
 impl State {
+    /// Whether the client has yet to log in.
+    #[inline]
+    pub(crate) fn is_stranger(&self, bound: &Bound) -> bool {
+        bound.terms.guarded && !self.client.authenticated
+    }
+
     fn client_account(&mut self, held: usize, memory: &Memory) -> bool {
         memory.settle(&mut self.accounted, held)
     }

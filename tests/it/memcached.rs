@@ -288,6 +288,14 @@ fn logins() {
         "CLIENT_ERROR unauthenticated\r\nCLIENT_ERROR authentication failure\r\nSTORED\r\nEND\r\n"
     );
     assert!(ringway.owns("a"));
+    // A login that is as long as a line may be; and what is no login of anybody. memcached closes once its buffer is full.
+    let login = format!("set x 0 0 2048\r\n{:2048}\r\nget a\r\n", "app secret");
+    let said = [ringway.address(), nodes[0].address()].map(|address| Wire::connect(&address).ask(&login));
+    assert_eq!(said, ["STORED\r\nEND\r\n"; 2]);
+    let mut wire = Wire::connect(&ringway.address());
+    wire.send("set x 0 0 500000000\r\n");
+    assert_eq!(wire.rest(), "CLIENT_ERROR unauthenticated\r\n");
+    assert_eq!(ringway.metric("ringway_refusals_total", &[("reason", "auth")]), 3.0);
 }
 
 /// A node that wants another login, or a login at all, is misconfigured and not dead; its message

@@ -1,7 +1,7 @@
 //! The login of memcached's authfile: the first thing on a connection is a `set` of any key whose
 //! value is `user password`. Everything else is refused until then.
 
-use super::{Request, request::Fault, write::TOO_LARGE};
+use super::{Request, request::Fault};
 use crate::protocol::secret::same;
 
 /// What a request before the login comes to.
@@ -23,7 +23,6 @@ pub fn login(request: &Request<'_>, user: &[u8], password: &[u8]) -> Login {
     match request.decoder.fault {
         Fault::None => {}
         Fault::Chunk => return Login::Refused(b"CLIENT_ERROR bad command line termination\r\n"),
-        Fault::Large => return Login::Refused(TOO_LARGE),
         _ => return UNAUTHENTICATED,
     }
     let value = request.value().split(|b| *b == 0).next().unwrap_or_default();
@@ -50,9 +49,9 @@ mod tests {
     use super::*;
 
     fn judged(bytes: &[u8]) -> Login {
-        let limits = Limits { value_bytes: 1024, line_bytes: 2048, request_bytes: 4096, args_max: 1 << 20 };
         let mut decoder = RequestDecoder::default();
-        let Ok(Step::Request(n)) = decoder.decode(bytes, &limits) else { panic!("a request") };
+        let step = decoder.decode(bytes, &Limits::UNAUTHENTICATED);
+        let Ok(Step::Request(n) | Step::Large { line: n, .. }) = step else { panic!("a request") };
         login(&decoder.request(&bytes[..n]), b"user", b"secret")
     }
 
@@ -68,6 +67,8 @@ mod tests {
             ("set x 0 0 4\r\nuser\r\n", Err("CLIENT_ERROR bad authentication token format")),
             ("set x 0 0 4\r\nuser secret\r\n", Err("CLIENT_ERROR bad command line termination")),
             ("set x 0 0 x\r\n", Err("CLIENT_ERROR unauthenticated")),
+            ("set x 0 0 2049\r\n", Err("CLIENT_ERROR unauthenticated")),
+            ("add x 0 0 500000000\r\n", Err("CLIENT_ERROR unauthenticated")),
             ("add x 0 0 11\r\nuser secret\r\n", Err("CLIENT_ERROR unauthenticated")),
             ("get a\r\n", Err("CLIENT_ERROR unauthenticated")),
             ("version\r\n", Err("CLIENT_ERROR unauthenticated")),

@@ -70,5 +70,8 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
     ),
     ("bad data chunk", "named before a bad flag of the same ms"),
     ("0x80", "refused at the start of any request, not only of the first"),
-    ("login", "before it each request gets one answer, not each line"),
+    (
+        "login",
+        "before it each request gets one answer, not each line, and one with a value above 2048 bytes ends the session",
+    ),
 ];

@@ -43,7 +43,9 @@ pub(super) const NOTHING: &[u8] = b"END\r\n";
 impl Dialect for RequestDecoder {
     #[inline]
     fn cut(&mut self, session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, bytes: &[u8]) -> Cut {
-        match self.decode(bytes, &bound.terms.memcache) {
+        let is_stranger = state.is_stranger(bound);
+        let limits = if is_stranger { &Limits::UNAUTHENTICATED } else { &bound.terms.memcache };
+        match self.decode(bytes, limits) {
             Ok(Step::Request(n)) => match dispatch(session, state, bound, &self.request(&bytes[..n])) {
                 Dispatched::Wait => Cut::Wait,
                 Dispatched::DrainFirst => Cut::DrainFirst,
@@ -52,6 +54,8 @@ impl Dialect for RequestDecoder {
             Ok(Step::Large { line, value }) => {
                 // It is refused, which nothing has to be waited for.
                 dispatch(session, state, bound, &self.request(&bytes[..line]));
+                // Nobody who knows the password has sent this.
+                state.ending |= is_stranger;
                 Cut::Skip(line, value)
             }
             Ok(Step::Partial(needed)) => Cut::Partial(needed),
@@ -60,7 +64,7 @@ impl Dialect for RequestDecoder {
     }
 
     fn begin(&mut self, session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, bytes: &[u8]) -> Begun {
-        if bound.terms.guarded && !state.client.authenticated {
+        if state.is_stranger(bound) {
             return Begun::No;
         }
         let Some((request, needed)) = self.head(bytes) else {
@@ -113,7 +117,7 @@ fn dispatch(
     bound: &Rc<Bound>,
     request: &Request<'_>,
 ) -> Dispatched {
-    if bound.terms.guarded && !state.client.authenticated {
+    if state.is_stranger(bound) {
         enter(session, state, bound, request);
         return Dispatched::Done;
     }

@@ -87,6 +87,44 @@ fn the_rest_of_a_refused_value_is_its_sessions_own() {
     });
 }
 
+/// Before the login nothing is held that is no login: a large value is refused at its line, and the session ends; so
+/// does one that sends and reads nothing. A login may be as long as a line.
+#[test]
+fn strangers_hold_nothing() {
+    play(async {
+        let node = ScriptedNode::new("a").await;
+        let secret = crate::topology::Secret(b"user:secret"[..].into());
+        let world = World::new(&[&node], Policy { client_auth: Some(secret), ..memcached() });
+        let refused = "CLIENT_ERROR unauthenticated\r\n";
+        for line in ["set k 0 0 2049\r\n", "add k 0 0 500000000 noreply\r\n", "ms k 3000 q\r\n"] {
+            let mut client = world.client().await;
+            client.sends_raw(format!("get k\r\n{line}").as_bytes()).await;
+            client.gets(refused.repeat(2)).await;
+            client.sees_the_end().await;
+        }
+        let mut mute = world.client().await;
+        let sends = async {
+            let bytes = b"x\r\n".repeat(1 << 20);
+            while mute.0.write_all(&bytes).await.is_ok() {}
+        };
+        let refused = || world.pool.blocks[0].refusals[crate::metrics::Reason::SlowClient as usize].value();
+        tokio::select! {
+            () = sends => {}
+            () = until("no more is taken", || refused() > 0) => {}
+        }
+        let mut client = world.client().await;
+        let login = format!("set k 0 0 2048\r\n{:2048}\r\nmn\r\nset k 0 0 3000\r\n", "user secret");
+        client.sends_raw(login.as_bytes()).await;
+        client.gets("STORED\r\nMN\r\n").await;
+        let value = [&[b'x'; 3000][..], b"\r\n"].concat();
+        client.sends_raw(&value).await;
+        let mut peer = node.accepts().await;
+        peer.gets_raw(&[&b"set k 0 0 3000\r\n"[..], &value].concat()).await;
+        peer.says("STORED\r\n").await;
+        client.gets("STORED\r\n").await;
+    });
+}
+
 /// Retrievals that find nothing are counted at the node that said so, in both protocols, also when their client
 /// wants to hear nothing of it.
 #[test]
