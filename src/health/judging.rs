@@ -28,7 +28,7 @@ impl Ward {
                     stand.push(change);
                     continue;
                 }
-                Judgement::Ask => None,
+                Judgement::Ask | Judgement::Moot => None,
                 Judgement::Withheld(fault) => {
                     self.scene.withhold(now, &whose, fault);
                     Some(fault)
@@ -64,13 +64,13 @@ impl Ward {
                     }
                     true
                 }
-                Judgement::Stands if held.fault.is_some() => {
+                judgement if judgement == Judgement::Moot || held.fault.is_some() => {
                     patient.detector.reprieve(now);
                     patient.call.hurry.notify_one();
                     scene.release(&whose);
                     false
                 }
-                Judgement::Stands => {
+                _ => {
                     stand.push(*id);
                     true
                 }
@@ -91,9 +91,58 @@ mod tests {
 
     use super::*;
     use crate::{
-        health::{Lag, Scene, tests::topology, watch},
-        topology::{Basis, Cause, HealthSettings, NodeId, Rule, Samples, SeenBy, channel, write_notes},
+        health::{Fault, Lag, Scene, Traffic, tests::topology, watch},
+        net::{Address, Target},
+        topology::{
+            Basis, Cause, Entry, Evidence, Failure, HealthSettings, Node, NodeId, Rule, Samples, SeenBy,
+            channel, write_notes,
+        },
     };
+
+    /// Where nodes are that nobody knew at first is known to whoever judges as soon as their names resolve: they are
+    /// behind a link then.
+    #[tokio::test(start_paused = true)]
+    async fn late_names_are_behind_the_link() {
+        let bell = Arc::new(Notify::new());
+        let mut first = topology((Ipv4Addr::LOCALHOST, 1).into(), HealthSettings::default(), &bell);
+        let found = first.nodes[0].clone();
+        let named = |i: u8| {
+            let node = Node {
+                id: NodeId(i.into()),
+                name: format!("n{i}").into(),
+                address: Address::Tcp { host: format!("n{i}.example"), port: 6379 },
+                weight: 1,
+                zone: None,
+                evidence: Evidence::default(),
+                blocks: Arc::new([]),
+            };
+            Entry { node: Arc::new(node), targets: Arc::new([]), ..found.clone() }
+        };
+        first.nodes = Arc::new([named(1), named(2)]);
+        let (writer, reader) = channel(first);
+        let pool = reader.load().pool.clone();
+        let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+        let (_notes, noted) = write_notes();
+        ward.admit(&noted);
+        let mut next = (*writer.current()).clone();
+        next.revision += 1;
+        let target = |i: u8| Target::Tcp(([10, 0, 0, i], 6379).into());
+        let found = |(entry, i): (&Entry, u8)| Entry { targets: Arc::new([target(i)]), ..entry.clone() };
+        next.nodes = next.nodes.iter().zip(1..).map(found).collect();
+        writer.publish(next);
+        ward.admit(&noted);
+        let mut silence = Traffic::default();
+        silence.new[Failure::Timeout as usize] = 3;
+        for name in ["n1", "n2"] {
+            ward.scene.traffic(Instant::now(), &(pool.clone(), name.into()), &silence);
+        }
+        let (cause, node) = (Cause::Timeout, NodeId(1));
+        let basis = Basis { rule: Rule::Failures, seen_by: SeenBy::Traffic };
+        let eject = Change::Eject { pool, node, cause, evidence: "it is silent".into(), basis };
+        let told = ward.judge(vec![eject]);
+        assert!(matches!(told[..], [Change::Suspect { node: NodeId(1), .. }]), "{told:?}");
+        assert_eq!(ward.held[&node].fault, Some(Fault::Link));
+    }
 
     /// A verdict that waits is judged again in time, however often something else happens in its pool.
     #[tokio::test(start_paused = true)]

@@ -46,7 +46,10 @@ pub use resolve::RESOLVE_INTERVAL;
 pub use scene::{Group, Lateness, Own, Scene, Sighting, Trouble, WINDOW, Whose};
 pub use window::{Pace, Rate};
 use window::{Reading, SLICES, Window};
-pub use withhold::{ASK_MAX, Accusation, Fault, Judgement, LINK_GRACE, STALL_MIN, Shows, Witness, judge};
+pub use withhold::{
+    ASK_MAX, Accusation, Charge, Fault, Judgement, LINK_GRACE, Lookup, NAMES_ASK_MAX, STALL_MIN, Shows,
+    Witness, judge, judge_name,
+};
 
 use crate::topology::{
     Cause, Change, Data, Entry, ErrorReply, Failure, Health, Inbox, NodeId, NotedWrites, OnReturn, Placement,
@@ -81,7 +84,7 @@ pub async fn run(reader: TopologyReader, bell: Arc<Notify>, inbox: Inbox, scene:
     let resolve_again = Arc::new(Notify::new());
     let Returns { noted, graces, samples } = returns;
     tokio::select! {
-        () = resolve::run(reader.clone(), inbox.clone(), resolve_again.clone()) => {}
+        () = resolve::run(reader.clone(), inbox.clone(), resolve_again.clone(), scene.clone()) => {}
         () = watch(Ward::new(reader, scene, resolve_again, graces), (noted, samples), &bell, &inbox) => {}
     }
 }
@@ -261,7 +264,13 @@ impl Ward {
         let mut is_other = before.as_ref().is_some_and(|before| !Arc::ptr_eq(&before.ring, &topology.ring));
         for entry in topology.nodes.iter() {
             match self.patients.get_mut(&entry.node.id) {
-                Some(patient) => patient.detector.configure(topology.health.clone()),
+                Some(patient) => {
+                    patient.detector.configure(topology.health.clone());
+                    if !Arc::ptr_eq(&patient.targets, &entry.targets) {
+                        patient.targets = entry.targets.clone();
+                        self.scene.moved(&topology.pool, entry);
+                    }
+                }
                 None => {
                     is_other |= before.is_some();
                     self.admit_one(&topology, entry);
@@ -298,6 +307,7 @@ impl Ward {
         let task = self.send(entry.node.id, Prober::default(), call.clone(), appointment);
         let patient = Patient {
             name: entry.node.name.clone(),
+            targets: entry.targets.clone(),
             detector: Detector::new(topology.health.clone(), entry.health, now),
             counts: [0; Failure::ALL.len()],
             said: [0; ErrorReply::ALL.len()],
@@ -390,6 +400,14 @@ impl Ward {
             patient.window.push(reading);
             seen.push((id, patient));
         }
+        let doubtful = self.scene.doubtful(now, &topology.pool, self.window / SLICES);
+        seen.retain_mut(|(_, patient)| {
+            let counts = !doubtful.contains(&patient.name);
+            if !counts {
+                patient.window = Window::default();
+            }
+            counts
+        });
         let paces = window::paces(seen.iter_mut().map(|(_, patient)| &mut patient.window), &topology.health);
         let mut changes = Vec::new();
         for ((id, patient), pace) in seen.into_iter().zip(paces) {

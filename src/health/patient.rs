@@ -5,12 +5,17 @@ use std::sync::Arc;
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::{Call, Detector, Life, Traffic, window::Window};
-use crate::topology::{Data, ErrorReply, Evidence, Failure, Health};
+use crate::{
+    net::Target,
+    topology::{Data, ErrorReply, Evidence, Failure, Health},
+};
 
 /// One watched node.
 pub(super) struct Patient {
     /// The node's.
     pub(super) name: Arc<str>,
+    /// Where it is.
+    pub(super) targets: Arc<[Target]>,
     /// What is thought of it.
     pub(super) detector: Detector,
     /// Failures and error replies that traffic had seen at the last look.

@@ -3,10 +3,15 @@
 
 use std::{collections::HashSet, io, sync::Arc, time::Duration};
 
-use tokio::{sync::Notify, task::JoinSet, time::sleep};
+use tokio::{
+    sync::Notify,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
+use super::{Lookup, Scene};
 use crate::{
-    net::{Address, Target, resolve},
+    net::{Address, Target, is_denied, resolve},
     topology::{Change, Entry, Inbox, NodeId, TopologyReader},
 };
 
@@ -16,13 +21,17 @@ pub const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Between two rounds at least, however many connections are lost.
 const RESOLVE_PAUSE: Duration = Duration::from_secs(1);
 
+/// The same while a node waits for its first address, as the resolver does not answer.
+const RETRY_PAUSE: Duration = Duration::from_secs(3);
+
 /// How long a resolver may take.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Names asked for at once: each takes a thread while it is looked up.
 const RESOLVES_AT_ONCE: usize = 16;
 
-type Found = (NodeId, io::Result<Arc<[Target]>>);
+/// Whose name was looked up, when the resolver was asked, and what it said.
+type Found = (NodeId, Instant, io::Result<Arc<[Target]>>);
 
 /// Whether its address is a name that may come to mean another place.
 pub(super) fn has_a_name(entry: &Entry) -> bool {
@@ -30,40 +39,63 @@ pub(super) fn has_a_name(entry: &Entry) -> bool {
 }
 
 /// Resolves the names of one pool, at the interval and when `hurry` is rung, until membership
-/// ends.
-pub(super) async fn run(reader: TopologyReader, inbox: Inbox, hurry: Arc<Notify>) {
+/// ends. Whoever asks the scene learns what the resolver said.
+pub(super) async fn run(reader: TopologyReader, inbox: Inbox, hurry: Arc<Notify>, scene: Scene) {
     let mut unknown = HashSet::new();
     loop {
         let topology = reader.load();
         unknown.retain(|id| topology.position(*id).is_some());
         let mut names = topology.nodes.iter().filter(|e| has_a_name(e));
         let mut rounds: JoinSet<Found> = JoinSet::new();
+        // Somebody waits for a resolver that does not answer.
+        let mut is_missed = false;
         loop {
             while rounds.len() < RESOLVES_AT_ONCE
                 && let Some(entry) = names.next()
             {
                 let node = entry.node.clone();
-                rounds.spawn(async move { (node.id, resolve(&node.address, RESOLVE_TIMEOUT).await) });
+                rounds.spawn(async move {
+                    let asked = Instant::now();
+                    (node.id, asked, resolve(&node.address, RESOLVE_TIMEOUT).await)
+                });
             }
             let Some(found) = rounds.join_next().await else { break };
-            let Some(change) = found.ok().and_then(|found| judge(&reader, &mut unknown, found)) else {
-                continue;
-            };
+            let Ok((id, asked, answer)) = found else { continue };
+            let Some(entry) = topology.position(id).map(|at| &topology.nodes[at]) else { continue };
+            let lookup = lookup(&answer);
+            scene.looked_up(asked, &(topology.pool.clone(), entry.node.name.clone()), lookup);
+            is_missed |= lookup == Lookup::Unanswered && entry.targets.is_empty();
+            let Some(change) = judge(&reader, &mut unknown, (id, answer)) else { continue };
             if inbox.send(change).await.is_err() {
                 return;
             }
         }
         sleep(RESOLVE_PAUSE).await;
+        let pause = if is_missed { RETRY_PAUSE } else { RESOLVE_INTERVAL } - RESOLVE_PAUSE;
         tokio::select! {
             () = hurry.notified() => {}
-            () = sleep(RESOLVE_INTERVAL - RESOLVE_PAUSE) => {}
+            () = sleep(pause) => {}
             () = inbox.closed() => return,
         }
     }
 }
 
+/// What an answer says of the resolver.
+fn lookup(answer: &io::Result<Arc<[Target]>>) -> Lookup {
+    match answer {
+        Ok(targets) if !targets.is_empty() => Lookup::Found,
+        Ok(_) => Lookup::Denied,
+        Err(error) if is_denied(error) => Lookup::Denied,
+        Err(_) => Lookup::Unanswered,
+    }
+}
+
 /// What is to be said about an answer of the resolver.
-fn judge(reader: &TopologyReader, unknown: &mut HashSet<NodeId>, found: Found) -> Option<Change> {
+fn judge(
+    reader: &TopologyReader,
+    unknown: &mut HashSet<NodeId>,
+    found: (NodeId, io::Result<Arc<[Target]>>),
+) -> Option<Change> {
     let (id, answer) = found;
     let topology = reader.load();
     let (pool, entry) = (&topology.pool, &topology.nodes[topology.position(id)?]);
@@ -128,7 +160,7 @@ mod tests {
     async fn a_name_is_resolved() {
         let (_writer, reader) = pool("localhost");
         let (inbox, mut changes) = mpsc::channel(4);
-        let resolving = tokio::spawn(run(reader, inbox, Arc::new(Notify::new())));
+        let resolving = tokio::spawn(run(reader, inbox, Arc::new(Notify::new()), Scene::default()));
         let patience = Duration::from_secs(20);
         let change = tokio::time::timeout(patience, changes.recv()).await.expect("an answer in time");
         let Some(Change::Resolved { node: NodeId(7), targets: found, .. }) = change else {

@@ -2,41 +2,26 @@
 //! a fault is located by comparing. The watches of all pools write to it, on the control runtime; verdicts are
 //! judged by it, and incidents are located with it. Bounded by the nodes, a few numbers for each.
 
+mod chart;
+mod losses;
 mod process;
+mod verdicts;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::watch, time::Instant};
 
-use super::{
-    Answer, Business, Holder, Lag, Late, Probe, Stalls, Symptom, Traffic,
-    heavy::Lists,
-    withhold::{Accusation, Fault, Judgement, LINK_GRACE, Shows, Witness, judge},
-};
-use crate::{
-    metrics::Outcome,
-    net::Target,
-    topology::{Cause, Entry, Failure, Node, NodeId, Sample},
-};
+use chart::{Chart, answered, push};
+
+use super::{Answer, Business, Holder, Lag, Probe, Stalls, Symptom, Traffic, heavy::Lists, withhold::Fault};
+use crate::topology::{Entry, Failure, NodeId, Sample};
 
 /// What happened within this time is "now".
 pub const WINDOW: Duration = Duration::from_secs(10);
-
-/// A stop of this process is looked for as far back as a request or a probe may have been waiting.
-const STALL_WINDOW: Duration = Duration::from_millis(500);
-
-/// An answer is no older when it speaks for the link.
-const HEARD_WITHIN: Duration = Duration::from_secs(1);
-
-/// Nodes that begin to fail within this time of each other fail together.
-const TOGETHER: Duration = Duration::from_secs(30);
-
-/// Probes and failures that are kept of a node.
-const KEPT: usize = 32;
 
 /// What a person would want to know of a node and of everything around it, to say where the fault is.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,8 +52,13 @@ pub struct Sighting {
     pub zone: Group,
     /// All other nodes of the process.
     pub all: Group,
-    /// Other nodes of the process that have names, and those of them that do not resolve.
+    /// Other nodes of the process that have names, and those of them for which the resolver does not answer.
     pub names: Group,
+    /// It does not answer for this node's name either.
+    pub unanswered: bool,
+    /// The other nodes behind the same link, and those of them that lose some requests and answer others; none
+    /// when these are all on one host.
+    pub losing: Group,
     /// This process.
     pub own: Own,
     /// The key that holds it the most, as far as samples tell.
@@ -149,44 +139,15 @@ pub type Whose = (Arc<str>, Arc<str>);
 struct Seen {
     charts: HashMap<Whose, Chart>,
     troubles: BTreeMap<Fault, Trouble>,
-    /// When the link was last seen to be cut.
-    cut: Option<Instant>,
+    /// What was last seen to be wrong with the link, and when.
+    cut: Option<(Fault, Instant)>,
+    /// When all nodes were asked last, for the sake of one.
+    asked: Option<Instant>,
     /// When the counters of traffic were looked at last.
     looked: Option<Instant>,
     /// Who is withheld now, and for what.
     withheld: HashMap<Whose, Fault>,
     no_descriptors: bool,
-}
-
-/// What is known of one node.
-#[derive(Debug)]
-struct Chart {
-    node: Arc<Node>,
-    /// Where it is: an ip address, or what it is called.
-    host: String,
-    is_remote: bool,
-    has_a_name: bool,
-    failures: VecDeque<(Instant, [u64; Failure::ALL.len()])>,
-    /// When each began and ended, and what it met.
-    probes: VecDeque<(Instant, Instant, Symptom)>,
-    said: Option<Arc<str>>,
-    wrong: Option<Arc<str>>,
-    lates: VecDeque<Late>,
-    round_trip: Option<Duration>,
-    /// Since when it fails, and how many requests it had answered by then.
-    failing: Option<(Instant, u64)>,
-    /// When it began to fail, also when it does not any more.
-    failed: Option<Instant>,
-    /// Its last failure was silence.
-    is_silent: bool,
-    /// Its last answer.
-    heard: Option<Instant>,
-    /// Requests that it had answered at the last look.
-    answered: u64,
-    /// Rises with everything that is learnt.
-    version: u64,
-    /// What it is busy with; none when it is not.
-    lists: Option<Box<Lists>>,
 }
 
 impl Scene {
@@ -210,10 +171,17 @@ impl Scene {
         self.asked.subscribe()
     }
 
-    /// A node is watched from now on, or is somewhere else.
+    /// A node is watched from now on.
     pub fn admit(&self, pool: &Arc<str>, entry: &Entry) {
         let chart = Chart::of(entry);
         self.seen().charts.insert((pool.clone(), entry.node.name.clone()), chart);
+    }
+
+    /// A node is somewhere else than before, or where it is has become known.
+    pub(super) fn moved(&self, pool: &Arc<str>, entry: &Entry) {
+        if let Some(chart) = self.seen().charts.get_mut(&(pool.clone(), entry.node.name.clone())) {
+            chart.moved(entry);
+        }
     }
 
     /// A node is watched no more.
@@ -272,6 +240,7 @@ impl Scene {
                 chart.wrong.clone_from(wrong);
                 chart.heard = Some(probe.ended);
                 chart.round_trip = Some(probe.ended - probe.started);
+                chart.answers(probe.ended, probe.took);
                 // Traffic may have seen more meanwhile.
                 if chart.failing.is_some_and(|(since, _)| since <= probe.started) {
                     chart.failing = None;
@@ -290,78 +259,6 @@ impl Scene {
         }
     }
 
-    /// Whether a verdict on a node may stand. `asked` is how long the others have been asked already, `patience`
-    /// what a probe may take.
-    pub(super) fn judge(
-        &self,
-        now: Instant,
-        whose: &Whose,
-        cause: Cause,
-        (asked, patience): (Duration, Duration),
-    ) -> Judgement {
-        let (stalled, _) = self.lag.since(before(now, STALL_WINDOW));
-        let mut seen = self.seen();
-        seen.look(now);
-        let Some(chart) = seen.charts.get(whose) else { return Judgement::Stands };
-        let began = chart.failing.map_or(now, |(since, _)| since);
-        let since = began.max(before(now, HEARD_WITHIN));
-        let cut = seen.cut.map(|at| now.saturating_duration_since(at));
-        let accused = Accusation { cause, is_remote: chart.is_remote, stalled, asked, patience, cut };
-        // One that is silent for long has troubles of its own.
-        let is_old = |chart: &Chart| chart.failing.is_some_and(|(since, _)| since + TOGETHER < began);
-        let remote = seen.charts.iter().filter(|(_, chart)| chart.is_remote && !is_old(chart));
-        let witnesses: Vec<Witness<'_>> = remote
-            .map(|(other, chart)| Witness {
-                host: &chart.host,
-                shows: if other == whose { Shows::Silence } else { chart.shows(since) },
-            })
-            .collect();
-        let now_alone = judge(&Accusation { cut: None, ..accused }, witnesses.iter().copied());
-        let judgement = judge(&accused, witnesses);
-        if now_alone == Judgement::Withheld(Fault::Link) {
-            seen.cut = Some(now);
-        }
-        if judgement == Judgement::Ask && asked.is_zero() {
-            self.asked.send_modify(|turn| *turn += 1);
-        }
-        judgement
-    }
-
-    /// A verdict is withheld.
-    pub(super) fn withhold(&self, now: Instant, whose: &Whose, fault: Fault) {
-        let mut seen = self.seen();
-        let group = seen.group(|_, chart| chart.is_remote);
-        let (_, stalled) = self.lag.since(before(now, WINDOW));
-        let evidence = match fault {
-            Fault::Link => vec![format!(
-                "{} of {} nodes on other machines are silent, of all pools",
-                group.silent, group.nodes
-            )],
-            Fault::Starved => {
-                vec![format!("this process did not run for {} ms of the last 10 s", stalled.as_millis())]
-            }
-            Fault::Descriptors | Fault::Memory => Vec::new(),
-        };
-        seen.withheld.insert(whose.clone(), fault);
-        let trouble = seen.trouble(fault, now, evidence);
-        trouble.withheld.insert(format!("{}/{}", whose.0, whose.1));
-    }
-
-    /// A verdict is withheld no more.
-    pub(super) fn release(&self, whose: &Whose) {
-        self.seen().withheld.remove(whose);
-    }
-
-    /// What is wrong with the process now.
-    pub fn troubles(&self, now: Instant) -> Vec<Trouble> {
-        let mut seen = self.seen();
-        let is_cut = seen.cut.is_some_and(|at| now < at + LINK_GRACE);
-        if !is_cut && seen.withheld.values().all(|fault| *fault != Fault::Link) {
-            seen.troubles.remove(&Fault::Link);
-        }
-        seen.troubles.values().cloned().collect()
-    }
-
     /// Rises whenever something is learnt of a node; 0 when it is not known.
     pub fn version(&self, pool: &Arc<str>, node: &Arc<str>) -> u64 {
         self.seen().charts.get(&(pool.clone(), node.clone())).map_or(0, |chart| chart.version)
@@ -378,13 +275,11 @@ impl Scene {
             seen.group(|other, chart| *other != whose && is_of(other, chart))
         };
         let zone = chart.node.zone.as_ref();
-        let names = seen.charts.iter().filter(|(other, chart)| **other != whose && chart.has_a_name);
-        let unresolved = |chart: &Chart| chart.probes.back().is_some_and(|p| p.2 == Symptom::Unresolved);
-        let names = names.fold(Group::default(), |group, (_, chart)| Group {
-            nodes: group.nodes + 1,
-            failing: group.failing + usize::from(unresolved(chart)),
-            silent: 0,
-        });
+        let names = seen.names(|other| *other != whose);
+        let losing = match chart.is_remote {
+            true => seen.behind_link(now, |other| *other != whose),
+            false => Group::default(),
+        };
         Sighting {
             failures: chart.recent(now),
             probes: chart.probes.iter().filter(|p| now - p.1 < WINDOW).map(|p| p.2).collect(),
@@ -400,6 +295,8 @@ impl Scene {
             zone: others(&|other, of| zone.is_some() && other.0 == whose.0 && of.node.zone.as_ref() == zone),
             all: others(&|_, _| true),
             names,
+            unanswered: chart.is_unanswered(),
+            losing,
             key,
             client,
             stalls: chart.lists.as_ref().and_then(|lists| lists.stalled_by(now)),
@@ -480,114 +377,8 @@ impl Seen {
     }
 }
 
-impl Chart {
-    fn of(entry: &Entry) -> Chart {
-        let ip = entry.targets.iter().find_map(|target| match target {
-            Target::Tcp(address) => Some(address.ip()),
-            Target::Unix(_) => None,
-        });
-        Chart {
-            host: ip.map_or_else(|| entry.node.address.to_string(), |ip| ip.to_string()),
-            is_remote: ip.is_some_and(|ip| !ip.is_loopback()),
-            has_a_name: super::resolve::has_a_name(entry),
-            failures: VecDeque::new(),
-            probes: VecDeque::new(),
-            said: None,
-            wrong: None,
-            lates: VecDeque::new(),
-            round_trip: None,
-            failing: None,
-            failed: None,
-            is_silent: false,
-            heard: None,
-            answered: answered(&entry.node),
-            node: entry.node.clone(),
-            version: 1,
-            lists: None,
-        }
-    }
-
-    /// What it is busy with, as of now.
-    fn lists(&mut self, now: Instant) -> Option<&Lists> {
-        self.lists.as_mut()?.decay(now);
-        if self.lists.as_ref().is_some_and(|lists| lists.is_empty()) {
-            self.lists = None;
-        }
-        self.lists.as_deref()
-    }
-
-    /// It fails. Whether it did not before.
-    fn fails(&mut self, now: Instant, is_silent: bool) -> bool {
-        self.version += 1;
-        self.is_silent = is_silent;
-        let is_first = self.failing.is_none();
-        if is_first {
-            self.failing = Some((now, answered(&self.node)));
-            self.failed = Some(now);
-        }
-        is_first
-    }
-
-    /// What it shows to one that is accused of failing since then.
-    fn shows(&self, since: Instant) -> Shows {
-        match (self.heard, self.failing) {
-            (Some(heard), _) if heard >= since => Shows::Answer,
-            (_, Some(_)) if self.is_silent => Shows::Silence,
-            _ => Shows::Nothing,
-        }
-    }
-
-    /// Whether a probe ended since the node failed first.
-    fn is_fresh(&self, probe: &(Instant, Instant, Symptom)) -> bool {
-        self.failed.is_some_and(|since| probe.1 >= since)
-    }
-
-    /// Failures of traffic within the window.
-    fn recent(&self, now: Instant) -> [u64; Failure::ALL.len()] {
-        let mut sum = [0; Failure::ALL.len()];
-        for (_, new) in self.failures.iter().filter(|(at, _)| now - *at < WINDOW) {
-            for (sum, new) in sum.iter_mut().zip(new) {
-                *sum += new;
-            }
-        }
-        sum
-    }
-
-    fn lateness(&self, now: Instant) -> Lateness {
-        // What came before was owed from an earlier failure, which is over.
-        let since = self.failed.unwrap_or(now);
-        let is_of_now = |late: &&Late| now - late.came < WINDOW && late.came >= since;
-        let mut recent: Vec<&Late> = self.lates.iter().filter(is_of_now).collect();
-        recent.sort_by_key(|late| late.given_up);
-        let (Some(first), Some(last)) = (recent.first(), recent.last()) else { return Lateness::Never };
-        let late = last.came - last.given_up;
-        // Two that were given up one after the other and came together waited for the same thing.
-        let apart = last.given_up - first.given_up;
-        if recent.len() > 1 && last.came.saturating_duration_since(first.came) > apart / 2 {
-            return Lateness::Each(late);
-        }
-        Lateness::AtOnce(late)
-    }
-}
-
 fn before(now: Instant, span: Duration) -> Instant {
     now.checked_sub(span).unwrap_or(now)
-}
-
-fn push<T>(kept: &mut VecDeque<T>, one: T) {
-    if kept.len() == KEPT {
-        kept.pop_front();
-    }
-    kept.push_back(one);
-}
-
-/// Requests that a node answered, be it with an error.
-fn answered(node: &Node) -> u64 {
-    let of = |outcome| {
-        let blocks = node.blocks.iter().flat_map(|block| block.requests.iter());
-        blocks.map(|class| class[outcome as usize].value()).sum::<u64>()
-    };
-    of(Outcome::Ok) + of(Outcome::Error)
 }
 
 #[cfg(test)]
@@ -598,9 +389,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        health::tests::topology,
+        health::{Judgement, LINK_GRACE, Late, Lookup, tests::topology},
         net::Address,
-        topology::{Evidence, HealthSettings, NodeId},
+        topology::{Cause, Evidence, HealthSettings, Node},
     };
 
     fn whose(name: &str) -> Whose {
@@ -677,6 +468,140 @@ mod tests {
             scene.release(&whose("n2"));
             assert_eq!(scene.troubles(Instant::now()), []);
         }
+    }
+
+    fn time_out(scene: &Scene, name: &str) {
+        let mut timeouts = Traffic::default();
+        timeouts.new[Failure::Timeout as usize] = 2;
+        scene.traffic(Instant::now(), &whose(name), &timeouts);
+    }
+
+    /// A link that loses packets is its own fault, whether a node is accused of silence or of the part of its
+    /// requests that fail; what was lost meanwhile proves nothing, and it is over when nothing is lost any more. A
+    /// node that loses them alone is accused rightly, and so is one that is accused of what it answered.
+    #[tokio::test(start_paused = true)]
+    async fn a_lossy_link_withholds() {
+        let loses = |scene: &Scene, names: &[&str]| {
+            for name in names {
+                time_out(scene, name);
+                probe(scene, name, Symptom::Good);
+                time_out(scene, name);
+                probe(scene, name, Symptom::Good);
+            }
+        };
+        // What comes when it was sent a second time was lost the first time.
+        let late = |scene: &Scene, name: &str| {
+            for took in [1, 205, 1, 205].map(Duration::from_millis) {
+                let mut seen = scene.seen();
+                let chart = seen.charts.get_mut(&whose(name)).expect("it is there");
+                chart.answers(Instant::now(), took);
+            }
+        };
+        let judged = |scene: &Scene, cause| {
+            let times = (Duration::ZERO, Duration::from_millis(500));
+            scene.judge(Instant::now(), &whose("n1"), cause, times)
+        };
+        for cause in [Cause::Timeout, Cause::ConnectTimeout, Cause::FailureRate] {
+            let alone = scene(4);
+            loses(&alone, &["n1"]);
+            tokio::time::advance(Duration::from_millis(1)).await;
+            ["n2", "n3", "n4"].iter().for_each(|name| probe(&alone, name, Symptom::Good));
+            assert_eq!(judged(&alone, cause), Judgement::Stands, "{cause:?}");
+            assert_eq!(alone.doubtful(Instant::now(), "cache", Duration::ZERO).len(), 0);
+            let scene = scene(4);
+            loses(&scene, &["n1", "n2"]);
+            late(&scene, "n3");
+            assert_eq!(judged(&scene, cause), Judgement::Withheld(Fault::Lossy), "{cause:?}");
+            scene.withhold(Instant::now(), &whose("n1"), Fault::Lossy);
+            let evidence = scene.troubles(Instant::now()).swap_remove(0).evidence;
+            assert_eq!(
+                evidence,
+                ["3 of 4 nodes on other machines left something unanswered within 3 s, of all pools"]
+            );
+            let losing = scene.sight(Instant::now(), &"cache".into(), &"n1".into()).losing;
+            assert_eq!(losing, Group { nodes: 3, failing: 2, silent: 0 });
+            assert_eq!(scene.doubtful(Instant::now(), "cache", Duration::ZERO).len(), 4);
+            assert_eq!(judged(&scene, Cause::Refused), Judgement::Stands);
+            scene.release(&whose("n1"));
+            tokio::time::advance(Duration::from_millis(1500)).await;
+            ["n1", "n2", "n3"].iter().for_each(|name| late(&scene, name));
+            assert_eq!(scene.troubles(Instant::now()).len(), 1, "it goes on");
+            tokio::time::advance(Duration::from_secs(6)).await;
+            assert_eq!(scene.troubles(Instant::now()), []);
+        }
+    }
+
+    /// Of a node whose requests fail by something else than silence the rate says enough.
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_of_answers_stands() {
+        let scene = scene(3);
+        ["n1", "n2", "n3"].iter().for_each(|name| {
+            time_out(&scene, name);
+            probe(&scene, name, Symptom::Good);
+            time_out(&scene, name);
+        });
+        let mut answers = Traffic::default();
+        answers.new[Failure::Status as usize] = 9;
+        scene.traffic(Instant::now(), &whose("n1"), &answers);
+        let judged = scene.judge(
+            Instant::now(),
+            &whose("n1"),
+            Cause::FailureRate,
+            (Duration::ZERO, Duration::from_millis(500)),
+        );
+        assert_eq!(judged, Judgement::Stands);
+    }
+
+    /// A node that nobody can find is judged by what the resolver says; where it is found, nothing is left of
+    /// the verdict, and it stands behind the link from then on.
+    #[tokio::test(start_paused = true)]
+    async fn names_are_judged() {
+        let scene = Scene::default();
+        let mut entries = Vec::new();
+        for i in 1..=2 {
+            let one = topology(([10, 0, 0, i], 6379).into(), HealthSettings::default(), &Arc::default());
+            let mut entry = one.nodes[0].clone();
+            entry.node = Arc::new(Node {
+                id: NodeId(i.into()),
+                name: format!("n{i}").into(),
+                address: Address::Tcp { host: format!("n{i}.example"), port: 6379 },
+                weight: 1,
+                zone: None,
+                evidence: Evidence::default(),
+                blocks: Arc::new([]),
+            });
+            entries.push(entry.clone());
+            entry.targets = Arc::new([]);
+            scene.admit(&"cache".into(), &entry);
+        }
+        let judged = |name, cause| {
+            let times = (Duration::ZERO, Duration::from_millis(500));
+            scene.judge(Instant::now(), &whose(name), cause, times)
+        };
+        let says = |name, found| scene.looked_up(Instant::now(), &whose(name), found);
+        assert_eq!(judged("n1", Cause::Unresolved), Judgement::Ask);
+        says("n1", Lookup::Unanswered);
+        says("n2", Lookup::Unanswered);
+        // Requests for it fail as they find no connection.
+        for cause in [Cause::Unresolved, Cause::ConnectTimeout] {
+            assert_eq!(judged("n1", cause), Judgement::Withheld(Fault::Dns));
+        }
+        scene.withhold(Instant::now(), &whose("n1"), Fault::Dns);
+        let trouble = scene.troubles(Instant::now()).swap_remove(0);
+        assert_eq!(trouble.evidence, ["the resolver does not answer for 2 of 2 names"]);
+        assert!(scene.sight(Instant::now(), &"cache".into(), &"n1".into()).unanswered);
+        says("n2", Lookup::Denied);
+        assert_eq!(judged("n1", Cause::Unresolved), Judgement::Stands, "it does answer");
+        assert_eq!(judged("n2", Cause::Unresolved), Judgement::Stands);
+        says("n1", Lookup::Found);
+        assert_eq!(judged("n1", Cause::Unresolved), Judgement::Moot);
+        scene.release(&whose("n1"));
+        assert_eq!(scene.troubles(Instant::now()), []);
+        ["n1", "n2"].iter().for_each(|name| time_out(&scene, name));
+        assert_eq!(judged("n1", Cause::Refused), Judgement::Stands);
+        entries.iter().for_each(|entry| scene.moved(&"cache".into(), entry));
+        assert_eq!(judged("n1", Cause::Unresolved), Judgement::Moot);
+        assert_eq!(judged("n1", Cause::Timeout), Judgement::Withheld(Fault::Link));
     }
 
     /// What others of the pool, the host and the process show is counted without the node itself, and a good

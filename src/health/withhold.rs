@@ -1,21 +1,24 @@
-//! Whether a verdict may stand. A node is not ejected for what is the fault of this proxy or of its link:
-//! a proxy that is cut off must not empty its rings. Pure.
+//! Whether a verdict may stand. A node is not ejected for what is the fault of this proxy, of its link or of its
+//! resolver: a proxy that is cut off must not empty its rings. Pure.
 //!
 //! | the node | the others, of all pools | |
 //! |---|---|---|
 //! | answered, if only to refuse | | the verdict stands |
 //! | is silent | this process was not run itself for [`STALL_MIN`] or more | withheld: starved |
 //! | is silent | it is on this machine, or no other host is known | the verdict stands: no link is in doubt |
-//! | is silent | more than half of all nodes are silent, on two hosts or more, or were within [`LINK_GRACE`]: what is owed from then is not late yet | withheld: link |
-//! | is silent | it could become so, as some were not heard of since | they are asked at once, for the time of a probe |
-//! | is silent | otherwise | the verdict stands |
+//! | is silent | more than half of all nodes are silent, on two hosts or more | withheld: link |
+//! | is silent, or fails too often by silence | more than half are silent or lose requests, on two hosts or more | withheld: lossy |
+//! | the same | it was one of both within [`LINK_GRACE`]: what is owed from then is not late yet | withheld still |
+//! | is silent | it could become so, as some were not heard of since, or lost something at the same time | they are asked at once, for the time of a probe |
+//! | the same | otherwise | the verdict stands |
+//! | has a name of which the resolver says that there is none | | the verdict stands |
+//! | has a name that the resolver does not answer for | it answers for none | withheld: dns |
+//! | the same | it answers for another | the verdict stands |
 //!
 //! *Silent* are timeouts and addresses that can't be reached. A refused connection is an answer: the host
 //! is there. Nodes on this machine have no link and are not counted.
 
 use std::{collections::BTreeSet, time::Duration};
-
-use crate::topology::Cause;
 
 /// A stop of this process from which on its own clock is not believed.
 pub const STALL_MIN: Duration = Duration::from_millis(200);
@@ -26,14 +29,19 @@ const ASK_SLACK: Duration = Duration::from_millis(300);
 /// How long a link that was cut is in doubt.
 pub const LINK_GRACE: Duration = Duration::from_secs(2);
 
-/// It never waits longer.
+/// It never waits longer for other nodes.
 pub const ASK_MAX: Duration = Duration::from_secs(3);
+
+/// Nor longer for the resolver, which takes five seconds at worst and is asked again three seconds later.
+pub const NAMES_ASK_MAX: Duration = Duration::from_secs(15);
 
 /// What one node shows while another is accused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shows {
     /// It answered since the accused began to fail.
     Answer,
+    /// It answers some of what it is asked, and some is lost.
+    Losses,
     /// It is silent, too.
     Silence,
     /// Nobody has asked it since.
@@ -52,8 +60,12 @@ pub struct Witness<'a> {
 /// What is at fault on this side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Fault {
-    /// The way out of this machine.
+    /// The way out of this machine is cut.
     Link,
+    /// It loses packets.
+    Lossy,
+    /// The resolver does not answer.
+    Dns,
     /// The process did not get to run.
     Starved,
     /// It has no descriptor left.
@@ -67,17 +79,30 @@ pub enum Fault {
 pub enum Judgement {
     /// It stands.
     Stands,
-    /// The other nodes are asked first.
+    /// The other nodes, or the resolver, are asked first.
     Ask,
     /// It is withheld.
     Withheld(Fault),
+    /// What it rests on is not so any more.
+    Moot,
+}
+
+/// What a node is accused of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charge {
+    /// It answered, and what it answered is held against it.
+    Answer,
+    /// It answers nothing.
+    Silence,
+    /// It leaves too many requests unanswered.
+    Losses,
 }
 
 /// What is known when a verdict is judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Accusation {
-    /// Why the node is to go.
-    pub cause: Cause,
+    /// Of what.
+    pub charge: Charge,
     /// Whether a link leads to it.
     pub is_remote: bool,
     /// How long this process stood still lately.
@@ -86,13 +111,24 @@ pub struct Accusation {
     pub asked: Duration,
     /// What a probe may take.
     pub patience: Duration,
-    /// How long ago the link was last seen to be cut.
-    pub cut: Option<Duration>,
+    /// What was last seen to be wrong with the link, and how long ago.
+    pub cut: Option<(Fault, Duration)>,
+}
+
+/// What the resolver said when it was last asked for a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Where it is.
+    Found,
+    /// That there is no such name, or that it has no address.
+    Denied,
+    /// Nothing.
+    Unanswered,
 }
 
 /// Judges.
 pub fn judge<'a>(accused: &Accusation, witnesses: impl IntoIterator<Item = Witness<'a>>) -> Judgement {
-    if !matches!(accused.cause, Cause::Timeout | Cause::ConnectTimeout) {
+    if accused.charge == Charge::Answer {
         return Judgement::Stands;
     }
     if accused.stalled >= STALL_MIN {
@@ -101,33 +137,66 @@ pub fn judge<'a>(accused: &Accusation, witnesses: impl IntoIterator<Item = Witne
     if !accused.is_remote {
         return Judgement::Stands;
     }
-    let (mut all, mut silent, mut unheard) = (0, 0, 0);
+    let (mut all, mut silent, mut losing, mut unheard) = (0, 0, 0, 0);
     let (mut hosts, mut silent_hosts) = (BTreeSet::new(), BTreeSet::new());
     for witness in witnesses {
         all += 1;
         hosts.insert(witness.host);
         match witness.shows {
-            Shows::Answer => {}
-            Shows::Silence => {
-                silent += 1;
-                silent_hosts.insert(witness.host);
+            Shows::Answer => continue,
+            Shows::Silence => silent += 1,
+            Shows::Losses => losing += 1,
+            Shows::Nothing => {
+                unheard += 1;
+                continue;
             }
-            Shows::Nothing => unheard += 1,
         }
+        silent_hosts.insert(witness.host);
     }
     if hosts.len() < 2 {
         return Judgement::Stands;
     }
-    let was_cut = accused.cut.is_some_and(|ago| ago < LINK_GRACE);
-    if was_cut || 2 * silent > all && silent_hosts.len() > 1 {
-        return Judgement::Withheld(Fault::Link);
+    let before = accused.cut.filter(|(_, ago)| *ago < LINK_GRACE).map(|(fault, _)| fault);
+    let now = (2 * (silent + losing) > all && silent_hosts.len() > 1).then_some(if losing > silent {
+        Fault::Lossy
+    } else {
+        Fault::Link
+    });
+    if let Some(fault) = before.or(now) {
+        return Judgement::Withheld(fault);
     }
-    let may_become = unheard > 0 && 2 * (silent + unheard) > all;
-    if may_become && accused.asked < (accused.patience + ASK_SLACK).min(ASK_MAX) {
+    // Of a link that loses packets not all nodes have lost some yet.
+    let may_become =
+        unheard > 0 && 2 * (silent + losing + unheard) > all || losing > 0 && silent_hosts.len() > 1;
+    let is_in_time = accused.asked < (accused.patience + ASK_SLACK).min(ASK_MAX);
+    if may_become && is_in_time && accused.charge == Charge::Silence {
         Judgement::Ask
     } else {
         Judgement::Stands
     }
+}
+
+/// Judges a node of which nobody knows where it is: what the resolver last said of its name, and what it has
+/// said since of those of others. `asked` is how long it has been asked already.
+pub fn judge_name(
+    own: Option<Lookup>,
+    others: impl IntoIterator<Item = Option<Lookup>>,
+    asked: Duration,
+) -> Judgement {
+    match own {
+        Some(Lookup::Found) => return Judgement::Moot,
+        Some(Lookup::Denied) => return Judgement::Stands,
+        Some(Lookup::Unanswered) | None => {}
+    }
+    let mut waits = own.is_none();
+    for other in others {
+        match other {
+            Some(Lookup::Found | Lookup::Denied) if own.is_some() => return Judgement::Stands,
+            Some(Lookup::Found | Lookup::Denied | Lookup::Unanswered) => {}
+            None => waits = true,
+        }
+    }
+    if waits && asked < NAMES_ASK_MAX { Judgement::Ask } else { Judgement::Withheld(Fault::Dns) }
 }
 
 #[cfg(test)]
@@ -135,7 +204,7 @@ mod tests {
     use super::*;
 
     const SILENT: Accusation = Accusation {
-        cause: Cause::Timeout,
+        charge: Charge::Silence,
         is_remote: true,
         stalled: Duration::ZERO,
         asked: Duration::ZERO,
@@ -151,6 +220,7 @@ mod tests {
             shows: match pair[1] {
                 "a" => Shows::Answer,
                 "s" => Shows::Silence,
+                "l" => Shows::Losses,
                 _ => Shows::Nothing,
             },
         };
@@ -182,9 +252,59 @@ mod tests {
         let late = Accusation { asked: Duration::from_millis(800), ..SILENT };
         assert_eq!(judged(&late, "h1 s h2 - h3 -"), Stands);
         assert_eq!(judged(&late, "h1 s h2 s h3 -"), Withheld(Fault::Link));
-        for (ago, expected) in [(LINK_GRACE / 2, Withheld(Fault::Link)), (LINK_GRACE, Stands)] {
-            let accused = Accusation { cut: Some(ago), ..SILENT };
-            assert_eq!(judged(&accused, "h1 s h2 a h3 a"), expected, "{ago:?}");
+        for fault in [Fault::Link, Fault::Lossy] {
+            for (ago, expected) in [(LINK_GRACE / 2, Withheld(fault)), (LINK_GRACE, Stands)] {
+                let accused = Accusation { cut: Some((fault, ago)), ..SILENT };
+                assert_eq!(judged(&accused, "h1 s h2 a h3 a"), expected, "{ago:?}");
+            }
+        }
+    }
+
+    /// A link that loses packets is told from one that is cut by the nodes that go on answering now and then. Who
+    /// leaves too many requests unanswered is judged, too, and waits for nobody: its requests say enough.
+    #[test]
+    fn a_lossy_link_ejects_nobody() {
+        use Judgement::{Stands, Withheld};
+        let rate = Accusation { charge: Charge::Losses, ..SILENT };
+        for (witnesses, expected) in [
+            ("h1 l h2 l h3 l", Withheld(Fault::Lossy)),
+            ("h1 s h2 l h3 l", Withheld(Fault::Lossy)),
+            ("h1 s h2 l h3 s", Withheld(Fault::Link)),
+            ("h1 l h1 l h1 l h2 a", Stands),
+            ("h1 l h2 a h3 a", Stands),
+        ] {
+            assert_eq!(judged(&SILENT, witnesses), expected, "{witnesses}");
+            assert_eq!(judged(&rate, witnesses), expected, "{witnesses}");
+        }
+        let late = Accusation { asked: Duration::from_millis(800), ..SILENT };
+        for witnesses in ["h1 l h2 - h3 -", "h1 s h2 l h3 a h4 a"] {
+            assert_eq!(judged(&SILENT, witnesses), Judgement::Ask);
+            assert_eq!(judged(&late, witnesses), Stands);
+        }
+        assert_eq!(judged(&rate, "h1 l h2 - h3 -"), Stands);
+    }
+
+    /// A name that does not exist is its node's mistake; a resolver that answers for no name is not. It is waited
+    /// for, and not for ever.
+    #[test]
+    fn a_dead_resolver_ejects_nobody() {
+        use Judgement::{Ask, Moot, Stands, Withheld};
+        use Lookup::{Denied, Found, Unanswered};
+        let (soon, late) = (Duration::from_secs(1), NAMES_ASK_MAX);
+        let dns = Withheld(Fault::Dns);
+        for (own, others, at_first, at_last) in [
+            (Some(Denied), vec![], Stands, Stands),
+            (Some(Denied), vec![Some(Denied), None], Stands, Stands),
+            (Some(Found), vec![Some(Unanswered)], Moot, Moot),
+            (Some(Unanswered), vec![], dns, dns),
+            (Some(Unanswered), vec![Some(Unanswered), Some(Unanswered)], dns, dns),
+            (Some(Unanswered), vec![Some(Unanswered), Some(Found)], Stands, Stands),
+            (Some(Unanswered), vec![Some(Denied)], Stands, Stands),
+            (Some(Unanswered), vec![Some(Unanswered), None], Ask, dns),
+            (None, vec![Some(Found)], Ask, dns),
+        ] {
+            assert_eq!(judge_name(own, others.clone(), soon), at_first, "{own:?} {others:?}");
+            assert_eq!(judge_name(own, others.clone(), late), at_last, "{own:?} {others:?}");
         }
     }
 
@@ -192,11 +312,9 @@ mod tests {
     /// not the link's; a process that stood still believes nothing that is silent.
     #[test]
     fn answers_stand() {
-        for cause in [Cause::Refused, Cause::Lost, Cause::Misconfigured, Cause::Loading, Cause::Unresolved] {
-            let stalled = Duration::from_secs(3);
-            let accused = Accusation { cause, stalled, ..SILENT };
-            assert_eq!(judged(&accused, "h1 s h2 s h3 s"), Judgement::Stands);
-        }
+        let stalled = Duration::from_secs(3);
+        let answered = Accusation { charge: Charge::Answer, stalled, ..SILENT };
+        assert_eq!(judged(&answered, "h1 s h2 s h3 s"), Judgement::Stands);
         let local = Accusation { is_remote: false, ..SILENT };
         assert_eq!(judged(&local, "h1 s h2 s h3 s"), Judgement::Stands);
         let stalled = Accusation { stalled: STALL_MIN, ..local };

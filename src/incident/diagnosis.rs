@@ -199,6 +199,11 @@ pub fn diagnose_trouble(trouble: &Trouble) -> Diagnosis {
         Fault::Link => {
             (What::Link, "this proxy: its link is cut, most nodes of all pools are silent at once")
         }
+        Fault::Lossy => (
+            What::Lossy,
+            "this proxy: its link loses packets, most nodes of all pools leave requests unanswered and answer others",
+        ),
+        Fault::Dns => (What::Dns, "this proxy: its resolver does not answer, no name resolves"),
         Fault::Starved => (What::Starved, "this proxy: it does not get to run, so its own clock is late"),
         Fault::Descriptors => (What::Descriptors, "this proxy: it has no file descriptor left"),
         Fault::Memory => (What::Memory, "this proxy: it has no memory left for what its clients are owed"),
@@ -575,14 +580,22 @@ const BUSIER: f64 = 2.0;
 /// What this process has to do with it.
 fn by_ourselves(scale: &mut Scale, view: &View<'_>) {
     let seen = view.seen;
-    let is_silence = view.last.map_or_else(
-        || view.traffic(Failure::Timeout) + view.traffic(Failure::ConnectTimeout) > 0,
-        Symptom::is_silence,
-    );
+    let is_silence = view.last.map_or_else(|| unanswered(view) > 0, Symptom::is_silence);
     if seen.own.link && is_silence {
         scale.explain_away(0.2, |_, _| true);
         let sign = format!("{} of the process's {} other nodes are silent", seen.all.silent, seen.all.nodes);
         scale.add(Place::Proxy, What::Link, 16.0, sign);
+    }
+    let losing = seen.losing;
+    let loses = view.tail.iter().any(|met| met.is_silence()) || is_silence || unanswered(view) > 0;
+    if !seen.own.link && loses && losing.failing > 0 && 2 * (losing.failing + 1) > losing.nodes + 1 {
+        // What looks like one node's fault, or like that of what it was asked for, is everyone's.
+        scale.explain_away(0.15, |_, _| true);
+        let sign = format!(
+            "{} of the {} other nodes behind this proxy's link leave requests unanswered and answer others, too",
+            losing.failing, losing.nodes
+        );
+        scale.add(Place::Proxy, What::Lossy, 16.0, sign);
     }
     let stalled = seen.own.stalled.as_millis();
     if stalled >= 2000 && is_silence {
@@ -594,11 +607,16 @@ fn by_ourselves(scale: &mut Scale, view: &View<'_>) {
         scale.add(Place::Proxy, What::Descriptors, 10.0, "this process has no descriptor left");
     }
     let names = seen.names;
-    if view.last == Some(Symptom::Unresolved) && names.nodes > 0 && names.failing == names.nodes {
-        let sign = format!("no name resolves: the {} of other nodes do not, either", names.nodes);
+    if view.last == Some(Symptom::Unresolved) && seen.unanswered && names.failing == names.nodes {
+        let sign = format!("the resolver answers for no name, the {} of other nodes among them", names.nodes);
         scale.explain_away(0.4, |_, _| true);
         scale.add(Place::Proxy, What::Dns, 12.0, sign);
     }
+}
+
+/// Requests that nothing came back for.
+fn unanswered(view: &View<'_>) -> u64 {
+    view.traffic(Failure::Timeout) + view.traffic(Failure::ConnectTimeout)
 }
 
 #[cfg(test)]
@@ -704,6 +722,8 @@ mod tests {
                 "zone" => seen.zone = group(value),
                 "all" => seen.all = group(value),
                 "names" => seen.names = group(value),
+                "unanswered" => seen.unanswered = true,
+                "losing" => seen.losing = group(value),
                 "stalled" => seen.own = Own { stalled: ms(value), ..seen.own },
                 "link" => seen.own = Own { link: true, ..seen.own },
                 "no-descriptors" => seen.own = Own { no_descriptors: true, ..seen.own },

@@ -32,6 +32,10 @@ pub(super) fn sentence(subject: &Subject<'_>, seen: &Sighting, place: Place, wha
         (_, What::Rejected) => format!(
             "the path to node {node}: something on the way to {address} rejects connections, as a firewall does"
         ),
+        (Place::Proxy, What::Lossy) => {
+            "this proxy: its link loses packets, most nodes of all pools leave requests unanswered and answer others"
+                .to_owned()
+        }
         (_, What::Lossy) => {
             format!("the path to node {node}: it loses packets, some get through to {address}")
         }

@@ -164,6 +164,16 @@ pub async fn resolve(address: &Address, timeout: Duration) -> io::Result<Arc<[Ta
     Ok(addresses.into_iter().map(Target::Tcp).collect())
 }
 
+/// Whether a resolver that gave this error knows that there is no such name. Any other error says nothing of the
+/// name: the resolver was not there, or had no answer either. The standard library gives the reason as text only,
+/// the C library's: glibc's, musl's or that of the BSDs.
+pub fn is_denied(error: &io::Error) -> bool {
+    let text = error.to_string();
+    ["not known", "does not resolve", "No address associated", "has no usable address"]
+        .iter()
+        .any(|reason| text.contains(reason))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +202,22 @@ mod tests {
         ] {
             let error = text.parse::<Address>().expect_err(text);
             assert!(error.to_string().contains(&format!("`{text}`")));
+        }
+    }
+
+    /// A name that does not exist is told from a resolver that does not answer.
+    #[test]
+    fn denials() {
+        for (text, expected) in [
+            ("failed to lookup address information: Name or service not known", true),
+            ("failed to lookup address information: Name does not resolve", true),
+            ("failed to lookup address information: No address associated with hostname", true),
+            ("failed to lookup address information: nodename nor servname provided, or not known", true),
+            ("failed to lookup address information: Temporary failure in name resolution", false),
+            ("failed to lookup address information: Try again", false),
+            ("the resolver did not answer", false),
+        ] {
+            assert_eq!(is_denied(&io::Error::other(text)), expected, "{text}");
         }
     }
 

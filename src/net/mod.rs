@@ -4,6 +4,6 @@ mod address;
 mod reserve;
 mod stream;
 
-pub use address::{Address, ListenAddress, ParseError, Target, resolve};
+pub use address::{Address, ListenAddress, ParseError, Target, is_denied, resolve};
 pub use reserve::Reserve;
 pub use stream::{Listener, ReadHalf, Spare, StdStream, Stream, WriteHalf, dial, is_ours};

@@ -56,7 +56,7 @@ pub(crate) async fn reach(
     version: Version,
 ) -> Result<Stream, ConnectError> {
     let mut last =
-        ConnectError { kind: Some(Failure::ConnectTimeout), text: "the name does not resolve".to_owned() };
+        ConnectError { kind: Some(Failure::ConnectTimeout), text: "its name does not resolve".to_owned() };
     for target in targets.iter() {
         let attempt = async {
             let mut stream = dial(target, user_timeout(policy)).await.map_err(dial_error)?;

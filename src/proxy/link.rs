@@ -290,6 +290,11 @@ impl Link {
         quiet
     }
 
+    /// Why it can't be reached.
+    pub(crate) fn why_unreachable(&self) -> &'static str {
+        if self.standing.borrow().targets.is_empty() { "its name does not resolve" } else { "no connection" }
+    }
+
     /// The node as messages name it.
     pub(crate) fn describe(&self) -> String {
         format!("ERR node {} ({})", self.node.name, self.node.address)

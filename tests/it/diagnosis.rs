@@ -369,6 +369,35 @@ fn a_cut_link_ejects_nobody() {
     }
 }
 
+/// A link that loses packets, for all nodes alike: no node is ejected for it, be it for requests in a row, for the
+/// part of them that fail or for its probes, and the proxy's incident says what it is.
+#[test]
+fn a_lossy_link_ejects_nobody() {
+    let Some(network) = Network::start(4) else { return };
+    let nodes = [0, 1, 2, 3].map(|host| Redis::inside(&network, host, 6379));
+    let by_rate = "health: {interval: 100ms, timeout: 300ms, failures: 1000, volume: 20, window: 2s}";
+    for (health, probability, is_used) in [(BRISK, 0.4, true), (BRISK, 0.4, false), (by_rate, 0.7, true)] {
+        let mut ringway = Ringway::serve(Config::of(&nodes).pool(health));
+        let epoch = ringway.epoch();
+        let load = is_used.then(|| load(&mut ringway));
+        if let Some(load) = &load {
+            load.run(300);
+        }
+        network.rule(&format!("-p tcp -m statistic --mode random --probability {probability} -j DROP"));
+        located(&mut ringway, None, "proxy", "lossy");
+        // Long enough for each node to lose enough.
+        thread::sleep(Duration::from_secs(5));
+        let told = incidents(&mut ringway);
+        assert!(told.iter().all(|incident| incident["node"].is_null()), "{told:#?}");
+        network.open();
+        until(SOON, "it is over", || incidents(&mut ringway)[0]["closed_ms"].is_number());
+        ["a", "b", "c", "d"].iter().for_each(|node| ringway.wait_back(node));
+        load.map(Load::stop);
+        assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
+        assert_eq!(ringway.epoch(), epoch, "no key moved");
+    }
+}
+
 /// Most nodes of a zone that fail at once are the zone's fault.
 #[test]
 fn a_zone_is_located() {

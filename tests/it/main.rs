@@ -24,6 +24,7 @@ mod memcached;
 mod memcached_scripts;
 mod metrics;
 mod miss;
+mod names;
 mod orders;
 mod promises;
 mod proof;

@@ -489,7 +489,7 @@ fn append(
 fn not_taken(link: &Link, full: Full) -> Refused {
     let (reason, why) = match full {
         Full::Overload => (Reason::Overload, "too many requests wait for it"),
-        Full::Unreachable => (Reason::NoOwner, "no connection"),
+        Full::Unreachable => (Reason::NoOwner, link.why_unreachable()),
     };
     Refused::new(reason, format!("{}: {why}", link.describe()))
 }

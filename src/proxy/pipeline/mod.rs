@@ -414,7 +414,7 @@ impl Pipeline {
         self.count_in_flight(core);
         count_unbounded(&taken, link.block());
         for (expect, _, _) in taken {
-            let text = format!("{}: no connection", link.describe());
+            let text = format!("{}: {}", link.describe(), link.why_unreachable());
             expect.session.fail(&expect, &text, Reason::NoOwner, Outcome::Refused);
         }
         self.nudge.notify_one();

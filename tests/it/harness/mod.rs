@@ -8,6 +8,7 @@ pub(crate) mod fake;
 pub(crate) mod forwarder;
 pub(crate) mod load;
 pub(crate) mod memcached;
+pub(crate) mod names;
 pub(crate) mod network;
 pub(crate) mod nginx;
 pub(crate) mod redis;
