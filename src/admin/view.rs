@@ -1,6 +1,9 @@
 //! What the routes show, from a topology: plain data, ready to be written.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use serde::Serialize;
 use tokio::time::Instant;
@@ -119,7 +122,8 @@ pub(super) struct Readiness {
 /// The JSON of `/v1/topology`.
 pub(super) fn topology_json(state: &AdminState) -> serde_json::Result<Vec<u8>> {
     let snapshots = snapshots(state);
-    let pools = snapshots.iter().map(|(_, topology)| pool_part(topology)).collect();
+    let flapping = |topology: &Topology| state.membership.flapping(&topology.pool);
+    let pools = snapshots.iter().map(|(_, topology)| pool_part(topology, &flapping(topology))).collect();
     let (boot_id, draining) = (&*state.boot_id, state.is_draining());
     // People read it with curl: indented, and the prompt comes on a line of its own.
     let mut page = serde_json::to_vec_pretty(&TopologyPage { boot_id, version: VERSION, draining, pools })?;
@@ -154,11 +158,11 @@ pub(super) fn readiness(state: &AdminState) -> Readiness {
 }
 
 /// Each pool with one snapshot, so that all numbers of a pool are of one revision.
-fn snapshots(state: &AdminState) -> Vec<(Pool, std::sync::Arc<Topology>)> {
+fn snapshots(state: &AdminState) -> Vec<(Pool, Arc<Topology>)> {
     state.pools.load().iter().map(|pool| (pool.clone(), pool.topology.load())).collect()
 }
 
-fn pool_part(topology: &Topology) -> PoolPart<'_> {
+fn pool_part<'a>(topology: &'a Topology, flapping: &HashMap<Arc<str>, Instant>) -> PoolPart<'a> {
     let shares = shares(topology);
     let (placement, hash) = ring_words(topology);
     // All but HTTP pools say what a key is.
@@ -185,7 +189,7 @@ fn pool_part(topology: &Topology) -> PoolPart<'_> {
             .nodes
             .iter()
             .zip(shares)
-            .map(|(entry, share)| node_part(topology, entry, share))
+            .map(|(entry, share)| node_part(topology, entry, share, flapping.get(&entry.node.name)))
             .collect(),
     }
 }
@@ -212,9 +216,17 @@ fn seconds_until(at: Instant) -> f64 {
     at.saturating_duration_since(Instant::now()).as_secs_f64()
 }
 
-fn node_part<'a>(topology: &'a Topology, entry: &'a Entry, share: f64) -> NodePart<'a> {
+fn node_part<'a>(
+    topology: &'a Topology,
+    entry: &'a Entry,
+    share: f64,
+    flaps_until: Option<&Instant>,
+) -> NodePart<'a> {
     let node = &entry.node;
-    let wait = topology.waits.iter().find(|wait| wait.node == node.id);
+    let wait = topology.waits.iter().find(|wait| wait.node == node.id).map(|wait| (wait.reason, wait.due));
+    // What else it waits for comes first, as that may take longer.
+    let flaps = flaps_until.filter(|_| entry.health == Health::Ejected);
+    let wait = wait.or_else(|| flaps.map(|until| (WaitReason::Flaps, Some(*until))));
     NodePart {
         name: &node.name,
         address: node.address.to_string(),
@@ -225,7 +237,7 @@ fn node_part<'a>(topology: &'a Topology, entry: &'a Entry, share: f64) -> NodePa
         admitted: entry.placement.admitted(),
         order: entry.order,
         share,
-        wait: wait.map(|wait| WaitPart { reason: wait.reason, due_s: wait.due.map(seconds_until) }),
+        wait: wait.map(|(reason, due)| WaitPart { reason, due_s: due.map(seconds_until) }),
         misconfigured: entry.misconfigured.as_deref(),
         slow: entry.slow.map(|slow| slow.to_string()),
         targets: entry.targets.iter().map(ToString::to_string).collect(),

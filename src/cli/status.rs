@@ -127,10 +127,12 @@ fn remarks(node: &Value) -> String {
             "hold_down" => "its keys wait for its return (hold_down)",
             "leftovers" => "its keys wait until what others have of them is gone",
             "ttl" => "waits until what it has has expired",
+            "flaps" => "flaps",
             "word" => "durable, and back without a key: waits for `ringway restore`",
             other => other,
         };
-        let due = wait["due_s"].as_f64().map_or_else(String::new, |due| format!(", next in {due:.0} s"));
+        let next = if reason == "flaps" { "tried again" } else { "next" };
+        let due = wait["due_s"].as_f64().map_or_else(String::new, |due| format!(", {next} in {due:.0} s"));
         all.push(format!("{what}{due}"));
         // What an operator may do who would rather not wait.
         match (reason, node["placement"].as_str()) {
@@ -167,17 +169,20 @@ mod tests {
         };
         let held =
             json!({"health": "ejected", "placement": "held", "wait": {"reason": "budget", "due_s": 34.2}});
+        let flaps =
+            json!({"health": "ejected", "placement": "away", "wait": {"reason": "flaps", "due_s": 33.9}});
         let page = json!({"name": "cache", "epoch": 7, "on_ejected": "rehash", "serves": true,
             "degraded": "c fails and stays in the ring",
-            "nodes": [node("a", json!({})), node("bb", held), node("c", json!({"order": "drain"}))]});
+            "nodes": [node("a", json!({})), node("bb", held), node("c", json!({"order": "drain"})), node("d", flaps)]});
         let (mut unwell, mut out) = (Vec::new(), Vec::new());
         assert!(pool(&page, &mut unwell, &mut out).is_ok());
-        let expected = "\npool cache: epoch 7, 1 of 3 nodes serve as they should, on_ejected rehash\n  \
+        let expected = "\npool cache: epoch 7, 1 of 4 nodes serve as they should, on_ejected rehash\n  \
             degraded: c fails and stays in the ring\n  \
             a   healthy    owns       25.00 %  10.0.0.1:6379\n  \
             bb  ejected    held       25.00 %  10.0.0.1:6379  (held by the warmth budget, next in 34 s; `ringway eject` moves its keys at once)\n  \
-            c   healthy    owns       25.00 %  10.0.0.1:6379  (by order: drain)\n";
+            c   healthy    owns       25.00 %  10.0.0.1:6379  (by order: drain)\n  \
+            d   ejected    away       25.00 %  10.0.0.1:6379  (flaps, tried again in 34 s)\n";
         assert_eq!(String::from_utf8_lossy(&out), expected);
-        assert_eq!(unwell, ["pool cache", "cache/bb", "cache/c"]);
+        assert_eq!(unwell, ["pool cache", "cache/bb", "cache/c", "cache/d"]);
     }
 }

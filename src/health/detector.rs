@@ -18,7 +18,7 @@
 //! | probation | a failed probe | relapsed |
 //!
 //! A node *flaps* when it is ejected within `flap_window` of its return. Each time in a row doubles how long
-//! its good probes do not count, from twice the `interval` up to `flap_max`.
+//! its good probes do not count, from twice the `interval` up to `flap_max`, less a fifth at most at random.
 //!
 //! *Certain* is what needs no second opinion about what happened, only about whether it lasts:
 //! nobody listens, the name does not resolve, our credentials are refused, its data is loading.
@@ -41,7 +41,10 @@ use std::{fmt::Write, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::window::{Pace, Rate};
+use super::{
+    flaps::Flaps,
+    window::{Pace, Rate},
+};
 use crate::topology::{Basis, Cause, ErrorReply, Failure, Health, HealthSettings, Rule, SeenBy, Slow};
 
 /// One thing that was seen of a node.
@@ -136,31 +139,6 @@ struct Slowness {
     what: Slow,
     /// It has too few requests to tell whether it still is.
     is_stale: bool,
-}
-
-/// How often a node came and went.
-#[derive(Clone, Copy, Debug, Default)]
-struct Flaps {
-    /// Ejections, each within `flap_window` of the return before it.
-    count: u32,
-    returned: Option<Instant>,
-}
-
-impl Flaps {
-    /// It is ejected again, or after a long time.
-    fn left(&mut self, now: Instant, window: Duration) {
-        let is_again = self.returned.is_some_and(|at| now - at < window);
-        self.count = if is_again { self.count.saturating_add(1) } else { 0 };
-    }
-
-    /// How long its good probes do not count: twice as long each time.
-    fn wait(self, settings: &HealthSettings) -> Duration {
-        if self.count == 0 {
-            return Duration::ZERO;
-        }
-        let doubled = settings.interval.saturating_mul(1 << self.count.min(20));
-        doubled.min(settings.flap_max)
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -267,13 +245,14 @@ fn is_certain(cause: Cause) -> bool {
 }
 
 impl Detector {
-    /// The detector of a node of which this much is known; a healthy one is fresh.
-    pub fn new(settings: Arc<HealthSettings>, known: Health, now: Instant) -> Detector {
+    /// The detector of a node of which this much is known; a healthy one is fresh. What two nodes, or two proxies,
+    /// shall not do in the same instant is spread by the seed.
+    pub fn new(settings: Arc<HealthSettings>, known: Health, seed: u64, now: Instant) -> Detector {
         let state = match known {
             Health::Healthy | Health::Suspect => State::Fresh,
             Health::Ejected | Health::Probation => State::Ejected { since: now },
         };
-        let (flaps, flaps_before) = (Flaps::default(), Flaps::default());
+        let (flaps, flaps_before) = (Flaps::new(seed), Flaps::new(seed));
         Detector {
             settings,
             state,
@@ -300,6 +279,13 @@ impl Detector {
             State::Ejected { .. } => Health::Ejected,
             State::Probation { .. } => Health::Probation,
         }
+    }
+
+    /// Until when its good probes do not count, as it comes and goes.
+    pub fn flaps_until(&self) -> Option<Instant> {
+        let State::Ejected { since } = self.state else { return None };
+        let wait = self.flaps.wait(&self.settings);
+        (!wait.is_zero()).then(|| since + wait)
     }
 
     /// How long to wait from the end of one probe until the next.
@@ -615,7 +601,7 @@ impl Detector {
 
     fn restore(&mut self, now: Instant, good: u32) -> Option<Verdict> {
         self.state = State::Healthy;
-        self.flaps.returned = Some(now);
+        self.flaps.returned(now);
         self.tally = Tally::default();
         self.slow = None;
         Some(Verdict::Restore { evidence: format!("{good} probes in a row were answered") })
@@ -654,7 +640,7 @@ mod tests {
     impl Run {
         fn fresh() -> Run {
             let now = Instant::now();
-            Run(Detector::new(settings(), Health::Healthy, now), now)
+            Run(Detector::new(settings(), Health::Healthy, 0, now), now)
         }
 
         fn healthy() -> Run {
@@ -1009,7 +995,7 @@ mod tests {
     fn the_shortest_ways() {
         let now = Instant::now();
         let short = Arc::new(HealthSettings { rise: 1, fall: 1, ..HealthSettings::default() });
-        let mut run = Run(Detector::new(short, Health::Healthy, now), now);
+        let mut run = Run(Detector::new(short, Health::Healthy, 0, now), now);
         assert_eq!(run.cause(failed(Cause::Timeout)), Some(Cause::Timeout));
         assert!(matches!(run.good(), Some(Verdict::Restore { .. })));
     }
@@ -1044,22 +1030,25 @@ mod tests {
             while !matches!(run.good(), Some(Verdict::Restore { .. })) {
                 run.1 += Duration::from_millis(100);
             }
-            (run.1 - since).as_secs()
+            (run.1 - since).as_secs_f64()
         };
         assert!(!eject(&mut run).contains("comes and goes"));
-        assert_eq!(back_after(&mut run), 0);
-        for (wait, said) in
-            [(2, "in 2.0 s"), (4, "in 4.0 s"), (8, "in 8.0 s"), (16, "in 16.0 s"), (32, "in 32.0 s")]
-        {
+        assert_eq!(run.0.flaps_until(), None);
+        assert!(back_after(&mut run) < 1.0);
+        for doubled in [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] {
             let evidence = eject(&mut run);
-            assert!(evidence.contains(said), "{evidence}");
-            assert_eq!(back_after(&mut run), wait);
+            let said = evidence.rsplit_once("count again in ").and_then(|(_, rest)| rest.strip_suffix(" s"));
+            let said: f64 = said.and_then(|said| said.parse().ok()).expect("the evidence says it");
+            assert!((0.8 * doubled..=doubled).contains(&said), "{evidence}");
+            let until = run.0.flaps_until().expect("it waits");
+            assert!(((until - run.1).as_secs_f64() - said).abs() < 0.1, "it is known until when");
+            // Two probes, and the steps of this test.
+            assert!((said..said + 0.4).contains(&back_after(&mut run)), "{said}");
+            assert_eq!(run.0.flaps_until(), None);
         }
-        assert!(eject(&mut run).contains("in 60.0 s"), "the cap");
-        assert_eq!(back_after(&mut run), 60);
         run.1 += Duration::from_secs(5 * 60);
         assert!(!eject(&mut run).contains("comes and goes"), "it behaved for long");
-        assert_eq!(back_after(&mut run), 0);
+        assert!(back_after(&mut run) < 1.0);
     }
 
     proptest! {

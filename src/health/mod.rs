@@ -4,6 +4,7 @@
 
 mod cleaning;
 mod detector;
+mod flaps;
 mod heavy;
 mod judging;
 mod lag;
@@ -147,6 +148,7 @@ async fn watch(mut ward: Ward, told: (NotedWrites, Samples), bell: &Notify, inbo
             if let Change::Eject { node, .. } = change {
                 ward.quarantine.leaves(node);
             }
+            ward.tell_flaps(&change);
             if inbox.send(change).await.is_err() {
                 return;
             }
@@ -308,7 +310,7 @@ impl Ward {
         let patient = Patient {
             name: entry.node.name.clone(),
             targets: entry.targets.clone(),
-            detector: Detector::new(topology.health.clone(), entry.health, now),
+            detector: Detector::new(topology.health.clone(), entry.health, seed(&entry.node.name, 0), now),
             counts: [0; Failure::ALL.len()],
             said: [0; ErrorReply::ALL.len()],
             window: Window::default(),
@@ -354,6 +356,19 @@ impl Ward {
             }
         }
         changes
+    }
+
+    /// Whoever shows nodes is to know which of them have to wait as they come and go.
+    fn tell_flaps(&self, change: &Change) {
+        let (Change::Eject { pool, node, .. }
+        | Change::Probation { pool, node }
+        | Change::Relapse { pool, node }
+        | Change::Restore { pool, node, .. }) = change
+        else {
+            return;
+        };
+        let Some(patient) = self.patients.get(node) else { return };
+        self.scene.flaps(&(pool.clone(), patient.name.clone()), patient.detector.flaps_until());
     }
 
     /// What are nodes busy with?
@@ -600,9 +615,13 @@ async fn round(
 /// A pause between nine and eleven tenths of this one: the probes of many nodes, and those of many
 /// proxies, shall not meet.
 fn jittered(pause: Duration, node: &str, turn: u64) -> Duration {
-    let seed = turn ^ u64::from(std::process::id()) << 32;
-    let tenth = xxh3_64_with_seed(node.as_bytes(), seed) as f64 / u64::MAX as f64 / 5.0;
+    let tenth = seed(node, turn) as f64 / u64::MAX as f64 / 5.0;
     pause.mul_f64(0.9 + tenth)
+}
+
+/// Another number for each node, turn and process. Processes in containers may all have the same id.
+fn seed(node: &str, turn: u64) -> u64 {
+    xxh3_64_with_seed(node.as_bytes(), probe::process() ^ turn)
 }
 
 #[cfg(test)]

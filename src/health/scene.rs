@@ -226,6 +226,21 @@ impl Scene {
         all
     }
 
+    /// A node that comes and goes has to wait until then, or does not.
+    pub(super) fn flaps(&self, whose: &Whose, until: Option<Instant>) {
+        if let Some(chart) = self.seen().charts.get_mut(whose) {
+            chart.flaps_until = until;
+        }
+    }
+
+    /// The nodes of a pool that have to wait as they come and go, and until when.
+    pub fn flapping(&self, now: Instant, pool: &str) -> HashMap<Arc<str>, Instant> {
+        let seen = self.seen();
+        let of_pool = seen.charts.iter().filter(|((of, _), _)| **of == *pool);
+        let until = |(whose, chart): (&Whose, &Chart)| Some((whose.1.clone(), chart.flaps_until?));
+        of_pool.filter_map(until).filter(|(_, until)| *until > now).collect()
+    }
+
     /// A probe ended, and counts.
     pub fn probe(&self, whose: &Whose, probe: &Probe) {
         let mut seen = self.seen();

@@ -118,6 +118,11 @@ impl Handle {
         self.scene.business(Instant::now(), pool)
     }
 
+    /// The nodes of a pool that wait as they come and go, and until when.
+    pub fn flapping(&self, pool: &str) -> HashMap<Arc<str>, Instant> {
+        self.scene.flapping(Instant::now(), pool)
+    }
+
     /// Gives membership one pool more.
     pub async fn add(&self, pool: Pool) {
         self.tell(Control::Add(Box::new(pool))).await;

@@ -3,11 +3,14 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::harness::{
     Config, Load, Redis, Ringway, SOON,
     forwarder::Forwarder,
     load::Plan,
     memcached::{Memcached, Wire},
+    ringway::run,
     until,
 };
 
@@ -219,4 +222,30 @@ fn a_deep_probe_finds_a_full_memcached() {
     ringway.wait_metric("ringway_ejections_total", &[("node", "a"), ("cause", "unwritable")], 1.0);
     wire.ask("flush_all\r\n");
     assert_eq!(ringway.metric("ringway_ejections_total", &[]), 1.0);
+}
+
+/// A node that comes and goes waits before it is believed, and whoever looks is told that it does, and until when.
+#[test]
+fn a_node_that_flaps_says_so() {
+    let mut nodes = Redis::several(3);
+    let mut ringway =
+        Ringway::serve(Config::of(&nodes).pool("health: {interval: 1500ms, timeout: 500ms, rise: 1}"));
+    nodes[1].kill();
+    ringway.wait_away("b");
+    assert_eq!(ringway.node("b")["wait"], Value::Null, "once is no flapping");
+    nodes[1].restart_empty();
+    ringway.wait_back("b");
+    nodes[1].kill();
+    ringway.wait_away("b");
+    nodes[1].restart_empty();
+    until(SOON, "it is told", || {
+        let wait = &ringway.node("b")["wait"];
+        wait["reason"] == "flaps" && wait["due_s"].as_f64().is_some_and(|due| (0.0..=3.0).contains(&due))
+    });
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let said = run(&["status", "--admin", &admin]);
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("(flaps, tried again in "), "{said}");
+    ringway.wait_back("b");
+    assert_eq!(ringway.node("b")["wait"], Value::Null);
 }

@@ -397,7 +397,8 @@ impl Patient {
                     return Ok(());
                 }
                 let out = self.flaps.out.unwrap_or(self.born);
-                let is_due = self.started >= out + self.flaps.wait;
+                // It is shorter by a fifth at most.
+                let is_due = self.started >= out + self.flaps.wait.mul_f64(0.8);
                 holds(Law::Flaps, is_due, || {
                     let waited = self.started.saturating_duration_since(out);
                     format!("ejection {} in a row, and waited {waited:?} only", self.flaps.count)

@@ -255,7 +255,7 @@ impl Watcher {
             Some(Sabotage::IsHasty) => Arc::new(HealthSettings { fall: 1, ..(*settings).clone() }),
             _ => settings,
         };
-        Watcher { detector: Detector::new(settings.clone(), known, now), settings, sabotage }
+        Watcher { detector: Detector::new(settings.clone(), known, 0, now), settings, sabotage }
     }
 
     pub(crate) fn detector(&self) -> &Detector {
@@ -280,7 +280,7 @@ impl Watcher {
         }
         let verdict = self.detector.step(now, seen);
         if self.sabotage == Some(Sabotage::ForgetsFlaps) && matches!(verdict, Some(Verdict::Eject { .. })) {
-            self.detector = Detector::new(self.settings.clone(), Health::Ejected, now);
+            self.detector = Detector::new(self.settings.clone(), Health::Ejected, 0, now);
         }
         verdict
     }

@@ -22,6 +22,7 @@ function tone(node) {
 const WAITS = {
   budget: "waits for the warmth budget",
   hold_down: "its keys wait for its return",
+  flaps: "it comes and goes",
   leftovers: "its keys wait until what others have of them is gone",
   ttl: "waits until what it has has expired",
   word: "durable, and back without a key: waits for ringway restore",

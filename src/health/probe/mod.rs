@@ -279,12 +279,17 @@ const KEY_SECONDS: &str = "60";
 /// No name of a key is longer: memcached takes 250 bytes.
 const KEY_MAX: usize = 200;
 
+/// A number that no other process has.
+pub(super) fn process() -> u64 {
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+    *PROCESS
+}
+
 /// The key with which a node is tried: no other process has the same, or two would delete it under each other's
 /// hands.
 pub(super) fn key(pool: &str, node: &str) -> Arc<str> {
-    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
     let is_plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
-    let process = *PROCESS;
+    let process = process();
     if is_plain(pool) && is_plain(node) && pool.len() + node.len() < KEY_MAX {
         return format!("ringway:probe:{pool}:{node}:{process:016x}").into();
     }

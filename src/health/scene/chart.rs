@@ -56,6 +56,8 @@ pub(super) struct Chart {
     pub(super) heard: Option<Instant>,
     /// Requests that it had answered at the last look.
     pub(super) answered: u64,
+    /// Until when it has to wait, as it comes and goes.
+    pub(super) flaps_until: Option<Instant>,
     /// Rises with everything that is learnt.
     pub(super) version: u64,
     /// What it is busy with; none when it is not.
@@ -83,6 +85,7 @@ impl Chart {
             failed: None,
             is_silent: false,
             heard: None,
+            flaps_until: None,
             answered: answered(&entry.node),
             node: entry.node.clone(),
             version: 1,
