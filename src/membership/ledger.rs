@@ -60,8 +60,10 @@ pub(super) struct Back {
     turn: u64,
     pub(super) data: Data,
     pub(super) evidence: Arc<str>,
-    /// It was there before.
+    /// The node was there before it was out.
     is_known: bool,
+    /// Since when it was out.
+    out_since: Option<Instant>,
     /// It was out by hand since: nobody knows what was done to it.
     was_ordered: bool,
     /// An operator said that it need not wait for the budget.
@@ -125,6 +127,7 @@ impl Ledger {
             data,
             evidence,
             is_known,
+            out_since: self.out(node).map(|out| out.since),
             was_ordered: false,
             is_waived: false,
             is_accepted: false,
@@ -233,8 +236,19 @@ impl Ledger {
 
     /// Whether a node that came back has nothing of what it had, or soon has not.
     pub(super) fn returns_cold(&self, node: NodeId, policy: &Policy) -> bool {
-        let is_emptied = policy.on_return == OnReturn::Quarantine && !policy.sole_writer;
-        self.back(node).is_some_and(|back| !back.is_waived && (back.data.is_cold() || is_emptied))
+        let is_emptied = |back: &Back| {
+            let is_known = policy.sole_writer && back.data != Data::Other;
+            policy.on_return == OnReturn::Quarantine && !is_known
+        };
+        self.back(node).is_some_and(|back| !back.is_waived && (back.data.is_cold() || is_emptied(back)))
+    }
+
+    /// Whether a node whose keys waited for it came back as another process with data: nobody knows how old that is,
+    /// unless it is what the pool holds its keys for.
+    pub(super) fn brings_other(&self, node: NodeId, policy: &Policy) -> bool {
+        let is_expected =
+            |back: &Back| back.out_since.is_some_and(|since| back.at < since + policy.hold_down);
+        self.back(node).is_some_and(|back| back.data == Data::Other && !is_expected(back))
     }
 
     /// Whether others have had keys of a node since it had all of them.

@@ -26,6 +26,11 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
     let out_max = rules.eject_max * total as f64 + 1e-9;
     let holders = weight(nodes, |i| before[i] != Placement::Away);
     nodes.iter_mut().for_each(|entry| entry.placement = Placement::Owns);
+    // Others took writes for it, it fails, and can't be cleaned: nobody needs it so much that it would serve that.
+    let is_stale = |entry: &Entry, was: Placement, ledger: &Ledger| {
+        let is_out = was == Placement::Away || was == Placement::Held && ledger.has_left(entry.node.id);
+        is_out && !works(entry) && rules.policy.moves_keys() && rules.policy.on_return != OnReturn::Serve
+    };
     let (mut away, mut owners) = (0, nodes.len());
     // An operator's word goes before guard and budget, and not before somebody has to own.
     for entry in nodes.iter_mut().filter(|entry| entry.order.is_some_and(Order::is_out)) {
@@ -34,32 +39,39 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
             entry.placement = Placement::Away;
         }
     }
-    let mut goes = |entry: &Entry| {
+    let mut goes = |entry: &Entry, is_stale: bool| {
         let with = away + u64::from(entry.node.weight);
-        let may = owners > 1 && with as f64 <= out_max;
+        let may = owners > 1 && (is_stale || with as f64 <= out_max);
         if may {
             (away, owners) = (with, owners - 1);
         }
         may
     };
-    for i in leavers(nodes, &before, ledger) {
-        if goes(&nodes[i]) {
+    let stale: Vec<bool> = (0..nodes.len()).map(|i| is_stale(&nodes[i], before[i], ledger)).collect();
+    for i in leavers(nodes, &before, &stale, ledger) {
+        if goes(&nodes[i], stale[i]) {
             let share = f64::from(nodes[i].node.weight) / holders as f64;
             nodes[i].placement = leave(nodes[i].node.id, before[i], share, rules, ledger);
         }
     }
     for i in returners(nodes, &before, ledger, rules) {
         let share = f64::from(nodes[i].node.weight) / (holders + u64::from(nodes[i].node.weight)) as f64;
-        if !ledger.spending.returns(share, &rules.policy.warmth, rules.time) && goes(&nodes[i]) {
+        if !ledger.spending.returns(share, &rules.policy.warmth, rules.time) && goes(&nodes[i], false) {
             nodes[i].placement = Placement::Away;
         }
     }
     for i in 0..nodes.len() {
         let id = nodes[i].node.id;
-        let was_out = before[i] == Placement::Away || before[i] == Placement::Held && ledger.has_left(id);
+        let was_out = match before[i] {
+            Placement::Away => true,
+            Placement::Held => ledger.has_left(id),
+            // It has none of its keys, and begins only now.
+            Placement::Starting(_) => ledger.start(id).is_none(),
+            Placement::Owns => false,
+        };
         let is_new = was_out && nodes[i].placement == Placement::Owns;
         let waits = || ledger.waits(id, rules.policy, rules.time);
-        if is_new && nodes[i].order.is_none() && waits() && goes(&nodes[i]) {
+        if is_new && nodes[i].order.is_none() && waits() && goes(&nodes[i], false) {
             nodes[i].placement = Placement::Away;
         }
     }
@@ -77,9 +89,8 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
 fn last_resort(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
     // What nobody has who starts would have no owner at all: the one that has come furthest takes it.
     let starting = (0..nodes.len()).filter(|i| nodes[*i].placement.serves());
-    let works = |i: usize| matches!(nodes[i].health, Health::Healthy | Health::Suspect);
-    if let Some(i) = starting.max_by_key(|i| (works(*i), nodes[*i].placement, Reverse(*i))) {
-        let is_dead = !works(i);
+    if let Some(i) = starting.max_by_key(|i| (works(&nodes[*i]), nodes[*i].placement, Reverse(*i))) {
+        let is_dead = !works(&nodes[i]);
         let id = nodes[i].node.id;
         let is_clean = match ledger.start(id) {
             Some(start) => start.is_clean(),
@@ -96,6 +107,11 @@ fn last_resort(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
             }
         };
     }
+}
+
+/// Whether a node answers, as far as is known.
+fn works(entry: &Entry) -> bool {
+    matches!(entry.health, Health::Healthy | Health::Suspect)
 }
 
 /// Where the keys are of a node that fails, and had its keys, or some of them, until now.
@@ -124,19 +140,25 @@ fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &
 /// How a node that may own its keys again takes them back.
 fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
     let (id, policy) = (entry.node.id, rules.policy);
-    let is_back = matches!(entry.health, Health::Healthy | Health::Suspect);
+    let is_back = works(entry);
     let start = match before {
         // It never gave its keys to anybody.
         Placement::Owns => return Placement::Owns,
-        Placement::Held if !ledger.has_left(id) => return Placement::Owns,
         _ if !policy.moves_keys() => return Placement::Owns,
+        Placement::Held if !ledger.has_left(id) && (!is_back || !ledger.brings_other(id, policy)) => {
+            return Placement::Owns;
+        }
         // It fails, and the guard wants what it serves; the rest of its keys may be old there.
         Placement::Starting(to) if !is_back && policy.on_return != OnReturn::Serve => {
             return Placement::Starting(Admission { fence: to.admitted, ..to });
         }
+        // Nobody else is there. It has none of its keys until it answers and is clean.
+        _ if !is_back && policy.on_return != OnReturn::Serve => {
+            return Placement::Starting(Admission { admitted: 0, fence: 0 });
+        }
         // The guard wants it, as it is.
         _ if !is_back => return Placement::Owns,
-        Placement::Starting(_) => ledger.start(id).copied(),
+        Placement::Starting(_) if ledger.start(id).is_some() => ledger.start(id).copied(),
         _ => {
             // Of a quarantine it is said when it is cleaned.
             if matches!(policy.on_return, OnReturn::Flush | OnReturn::Ttl) {
@@ -168,10 +190,15 @@ fn weight(nodes: &[Entry], which: impl Fn(usize) -> bool) -> u64 {
     (0..nodes.len()).filter(|i| which(*i)).map(|i| u64::from(nodes[i].node.weight)).sum()
 }
 
-/// Who should be out, in the order in which they are put out.
-fn leavers(nodes: &[Entry], before: &[Placement], ledger: &Ledger) -> Vec<usize> {
+/// Who should be out, in the order in which they are put out. What an operator has pinned leaves no more, and
+/// comes in when it has nothing old.
+fn leavers(nodes: &[Entry], before: &[Placement], stale: &[bool], ledger: &Ledger) -> Vec<usize> {
     let mut out: Vec<usize> = (0..nodes.len())
-        .filter(|i| nodes[*i].order.is_none())
+        .filter(|i| match nodes[*i].order {
+            None => true,
+            Some(Order::Pin) => stale[*i],
+            Some(_) => false,
+        })
         .filter(|i| match nodes[*i].health {
             Health::Healthy | Health::Suspect => false,
             Health::Ejected => true,

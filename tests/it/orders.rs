@@ -215,3 +215,34 @@ fn the_budget_can_be_overridden() {
     assert_eq!(command(&mut ringway, &["restore", "b", "--yes", "--wait"]).0, Some(0));
     assert!(ringway.owns("b"));
 }
+
+/// A node that hangs, and for whose keys others took writes, is brought in by no order before it answers and is clean:
+/// neither by a pin, nor because a drain leaves so few others that `eject_max` would want it.
+#[test]
+fn an_order_brings_up_nothing_old() {
+    for (hung, order) in [(&[1][..], ["pin", "b"]), (&[1, 2], ["drain", "d"])] {
+        let nodes = Redis::several(4);
+        let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK).pool("warmth: {share: 100%}"));
+        let mut client = ringway.client();
+        let names: Vec<String> = (0..200).map(|i| format!("key:{i}")).collect();
+        names.iter().for_each(|key| assert_eq!(client.cmd(&["SET", key, "old"]), "+OK\r\n"));
+        let map = owners(&nodes);
+        let keys: Vec<&String> = names.iter().filter(|key| hung.contains(&map[*key])).collect();
+        let away: Vec<&str> = hung.iter().map(|at| ["a", "b", "c", "d"][*at]).collect();
+        hung.iter().for_each(|at| nodes[*at].stop());
+        away.iter().for_each(|name| ringway.wait_away(name));
+        keys.iter().for_each(|key| assert_eq!(client.cmd(&["SET", key, "new"]), "+OK\r\n"));
+        let (code, out, err) = command(&mut ringway, &[&order[..], &["--yes"]].concat());
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+        assert!(away.iter().all(|name| !ringway.owns(name)), "{order:?} brings none of them in");
+        keys.iter().for_each(|key| assert_eq!(client.cmd(&["SET", key, "new"]), "+OK\r\n", "others serve"));
+        hung.iter().for_each(|at| nodes[*at].cont());
+        until(SOON, "they are back", || {
+            let read: Vec<String> = keys.iter().map(|key| client.cmd(&["GET", key])).collect();
+            assert!(!read.iter().any(|value| value.contains("old")), "{order:?}: {read:?}");
+            away.iter().all(|name| ringway.owns(name))
+        });
+        let read = keys.iter().filter(|key| client.cmd(&["GET", key]).contains("old")).count();
+        assert_eq!(read, 0, "{order:?}");
+    }
+}

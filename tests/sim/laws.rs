@@ -130,7 +130,8 @@ impl Back {
     /// Whether what it has is nothing, or soon will be, and it is to wait for the budget.
     pub(crate) fn is_cold(self, topology: &Topology) -> bool {
         let policy = &topology.policy;
-        let is_emptied = policy.on_return == OnReturn::Quarantine && !policy.sole_writer;
+        let is_known = policy.sole_writer && self.data != Data::Other;
+        let is_emptied = policy.on_return == OnReturn::Quarantine && !is_known;
         !self.is_waived && (self.data.is_cold() || is_emptied)
     }
 }
@@ -317,7 +318,7 @@ impl Laws {
                 // Of one that was held while it started, others have had keys.
                 let owned = |e: &Entry| match e.placement {
                     Placement::Owns => true,
-                    Placement::Held => !self.owing.contains(name),
+                    Placement::Held => !self.owing.contains(name) && !self.brings_other(name),
                     Placement::Away | Placement::Starting(_) => false,
                 };
                 let owned = case.before.nodes.iter().any(|e| e.node.id == entry.node.id && owned(e));
@@ -367,16 +368,19 @@ impl Laws {
                 }
             };
             let is_same = |e: &&Entry| e.node.name == *name && e.node.address == entry.node.address;
-            let works = |e: &Entry| matches!(e.health, Health::Healthy | Health::Suspect);
             let was_out = |e: &Entry| match e.placement {
                 Placement::Owns => false,
                 Placement::Away => is_away(e),
-                Placement::Held => self.owing.contains(name),
+                Placement::Held => {
+                    let is_other = self.brings_other(name) && entry.placement != Placement::Owns;
+                    self.owing.contains(name) || is_other
+                }
                 // It failed, was kept as it was, and is back.
                 Placement::Starting(_) => !works(e) && works(entry),
             };
-            if before.nodes.iter().find(is_same).is_some_and(was_out) {
-                let clean = if self.needs_cleaning(name, after) { 0 } else { LEVELS };
+            if let Some(old) = before.nodes.iter().find(is_same).filter(|old| was_out(old)) {
+                let was_held = old.placement == Placement::Held;
+                let clean = if self.needs_cleaning(name, was_held, after) { 0 } else { LEVELS };
                 self.starts.insert(name.clone(), (*time, clean));
             }
             if entry.placement == Placement::Owns {
@@ -386,11 +390,8 @@ impl Laws {
             if let Some((_, below, _)) = cleaned.filter(|(node, _, began)| *node == id && began >= since) {
                 *clean = below.max(*clean);
             }
-            let is_back = matches!(entry.health, Health::Healthy | Health::Suspect);
-            // The guard wants it as it is.
             let is_last = whole == 1 && entry.placement == Placement::Owns;
-            let is_forced = !is_back || is_last;
-            holds(Law::Clean, is_forced || admitted <= *clean, || {
+            holds(Law::Clean, is_last || admitted <= *clean, || {
                 format!("node {name} serves levels below {admitted}, and was cleaned below {clean}")
             })?;
             if entry.placement == Placement::Owns {
@@ -400,11 +401,16 @@ impl Laws {
         Ok(())
     }
 
+    /// Whether a node came back as another process with data.
+    fn brings_other(&self, name: &str) -> bool {
+        self.back.get(name).is_some_and(|back| back.data == Data::Other)
+    }
+
     /// Whether a node that begins to start has to be cleaned.
-    fn needs_cleaning(&self, name: &str, topology: &Topology) -> bool {
+    fn needs_cleaning(&self, name: &str, was_held: bool, topology: &Topology) -> bool {
         let policy = &topology.policy;
         match policy.on_return {
-            _ if !self.owing.contains(name) => false,
+            _ if !self.owing.contains(name) && !(was_held && self.brings_other(name)) => false,
             OnReturn::Serve | OnReturn::Ttl => false,
             OnReturn::Quarantine => true,
             OnReturn::Flush => {
@@ -483,7 +489,8 @@ fn orders(case: &Case<'_>) -> Result<(), Breach> {
         let wanted = case.orders.get(&entry.node.name).copied();
         let is_obeyed = match wanted {
             None => true,
-            Some(Order::Pin) => entry.placement.serves(),
+            // What it has may be old, and nobody can clean it as long as it fails.
+            Some(Order::Pin) => entry.placement.serves() || stays_out(case, entry),
             Some(Order::Drain | Order::Eject) => is_away(entry) || owners == 1,
         };
         holds(Law::Orders, entry.order == wanted && is_obeyed, || {
@@ -494,7 +501,18 @@ fn orders(case: &Case<'_>) -> Result<(), Breach> {
     Ok(())
 }
 
-/// Not too much is out, but for what operators put out, and nobody is kept that may go.
+/// Whether a node was out before, and fails still.
+fn stays_out(case: &Case<'_>, entry: &Entry) -> bool {
+    let was = case.before.nodes.iter().find(|e| e.node.name == entry.node.name);
+    !works(entry) && was.is_some_and(|was| !was.placement.serves()) && !entry.placement.serves()
+}
+
+fn works(entry: &Entry) -> bool {
+    matches!(entry.health, Health::Healthy | Health::Suspect)
+}
+
+/// Not too much is out, but for what operators put out and what was out before and fails still, and nobody is kept
+/// that may go.
 fn guard(case: &Case<'_>) -> Result<(), Breach> {
     let nodes = &case.after.nodes;
     let weight = |which: &dyn Fn(&Entry) -> bool| -> u32 {
@@ -503,11 +521,12 @@ fn guard(case: &Case<'_>) -> Result<(), Breach> {
     let is_out = |e: &Entry| !e.placement.serves();
     let (total, out) = (weight(&|_| true), weight(&is_out));
     let by_hand = weight(&|e| is_out(e) && e.order.is_some_and(Order::is_out));
+    let stays = weight(&|e| !e.order.is_some_and(Order::is_out) && stays_out(case, e));
     let most = case.after.health.eject_max * f64::from(total) + 1e-6;
     let owners = nodes.iter().filter(|e| !is_out(e)).count();
     holds(Law::Guard, owners > 0, || "nobody owns".to_owned())?;
-    holds(Law::Guard, f64::from(out) <= most || out == by_hand, || {
-        format!("{out} of {total} is out, {by_hand} by hand, at most {most:.2} may be")
+    holds(Law::Guard, f64::from(out) <= most || out == by_hand + stays, || {
+        format!("{out} of {total} is out, {by_hand} by hand, {stays} as before, at most {most:.2} may be")
     })?;
     let kept = nodes.iter().filter(|e| !is_out(e) && e.order.is_none() && e.health == Health::Ejected);
     for entry in kept {

@@ -106,7 +106,8 @@ fn movers(case: &Case<'_>, back: &BTreeMap<Arc<str>, Back>, never_there: &BTreeS
         let is_back = matches!(entry.health, Health::Healthy | Health::Suspect);
         let is_cold = back.get(&entry.node.name).is_some_and(|back| back.is_cold(case.after));
         let was_by_hand = before.get(&*entry.node.name).is_some_and(|old| by_hand(old));
-        let own_decision = !matches!(case.reason, Reason::Order(ref name) if *name == entry.node.name);
+        let is_ordered = matches!(case.reason, Reason::Order(ref name) if *name == entry.node.name);
+        let own_decision = !is_ordered && entry.order != Some(Order::Pin);
         if was_away(entry) && !is_away(entry) && is_back && is_cold && !was_by_hand && own_decision {
             let is_forced = out + own > case.after.health.eject_max * total - 1e-6;
             movers.come.push((own / (holders + own), is_forced));

@@ -2,7 +2,7 @@
 //! failures while it still starts.
 
 use super::*;
-use crate::topology::{LEVELS, OnReturn, level};
+use crate::topology::{Admission, LEVELS, OnReturn, level};
 
 fn pool(weights: &[u32], edit: impl FnOnce(&mut Policy)) -> PoolSpec {
     let mut spec = spec(weights, 0.5);
@@ -12,6 +12,9 @@ fn pool(weights: &[u32], edit: impl FnOnce(&mut Policy)) -> PoolSpec {
     spec.policy = Arc::new(policy);
     spec
 }
+
+/// All its keys wait until it is clean.
+const FENCED: Placement = Placement::Starting(Admission { admitted: 0, fence: LEVELS });
 
 fn cleaned(pool: &mut Planned, name: &str, leftovers: bool) {
     let node = pool.id(name);
@@ -281,4 +284,77 @@ fn a_word_is_said_once() {
     pool.order("n0", None).expect("it is so");
     assert_eq!(pool.topology.revision, revision);
     assert_eq!(pool.entry("n0").placement, Placement::Away, "what it has has not expired");
+}
+
+/// A node that fails, and for whose keys others took writes, is taken back by nobody before it answers and is clean: not
+/// by an operator who pins it, nor for the guard, when a drain or a reload leaves too few others.
+#[test]
+fn who_fails_is_not_taken_back() {
+    let out = |pool: &Planned| pool.entry("n1").placement == Placement::Away;
+    let mut pinned = Planned::new(&pool(&[1; 4], |_| {}));
+    pinned.eject("n1");
+    pinned.order("n1", Some(Order::Pin)).expect("it may be pinned");
+    assert!(out(&pinned), "{:?}", placements(&pinned));
+    assert_eq!(told(pinned.restore_with("n1", Data::Same)), ["starts n1"], "it does not wait for the budget");
+    assert_eq!(pinned.entry("n1").placement, FENCED);
+    cleaned(&mut pinned, "n1", false);
+    assert_eq!(pinned.entry("n1").placement, Placement::Owns);
+    assert_eq!(told(pinned.eject("n1")), ["kept n1"], "from now on it stays");
+
+    let mut drained = Planned::new(&pool(&[1; 4], |p| p.warmth.share = 1.0));
+    drained.eject("n1");
+    drained.eject("n2");
+    drained.order("n3", Some(Order::Drain)).expect("n0 is left");
+    assert!(out(&drained) && drained.entry("n2").placement == Placement::Away, "{:?}", placements(&drained));
+
+    let mut left = Planned::new(&pool(&[1; 4], |p| p.warmth.share = 1.0));
+    left.eject("n1");
+    left.eject("n2");
+    let mut fewer = pool(&[1; 4], |p| p.warmth.share = 1.0);
+    fewer.nodes.retain(|node| &*node.name != "n3");
+    left.reload(fewer);
+    assert!(out(&left) && left.entry("n2").placement == Placement::Away, "{:?}", placements(&left));
+}
+
+/// When it is the last one it has no keys either, as long as it fails: all are refused.
+#[test]
+fn who_fails_and_is_left_alone_owns_nothing() {
+    let mut pool = Planned::new(&pool(&[1; 2], |_| {}));
+    pool.eject("n1");
+    let mut alone = self::pool(&[1; 2], |_| {});
+    alone.nodes.retain(|node| &*node.name == "n1");
+    pool.reload(alone);
+    let none = Placement::Starting(Admission { admitted: 0, fence: 0 });
+    assert_eq!(placements(&pool), [none]);
+    pool.restore("n1");
+    assert!(is_waited_for(&pool, "n1"), "{:?}", placements(&pool));
+    cleaned(&mut pool, "n1", false);
+    assert_eq!(placements(&pool), [Placement::Owns]);
+}
+
+/// A node whose keys waited for it, and that comes back as another process with data, has what was saved some time
+/// ago: it is cleaned, unless the pool holds its keys for just that.
+#[test]
+fn who_waited_and_restarted_is_cleaned() {
+    for (hold_down, is_cleaned) in [(Duration::ZERO, true), (Duration::from_secs(60), false)] {
+        let mut pool = Planned::new(&pool(&[1; 4], |p| (p.warmth.share, p.hold_down) = (0.25, hold_down)));
+        pool.eject("n0");
+        pool.eject("n1");
+        assert_eq!(pool.entry("n1").placement, Placement::Held);
+        pool.time += Duration::from_secs(1);
+        pool.restore_with("n1", Data::Other);
+        assert_eq!(pool.entry("n1").placement, if is_cleaned { FENCED } else { Placement::Owns });
+    }
+}
+
+/// A node that is to be emptied is cold, whatever it has: it waits for the warmth budget.
+#[test]
+fn who_is_to_be_emptied_is_cold() {
+    for (data, is_cold) in [(Data::Other, true), (Data::Same, false)] {
+        let mut pool = Planned::new(&pool(&[1; 4], |p| (p.warmth.share, p.sole_writer) = (0.25, true)));
+        pool.eject("n1");
+        pool.time += Duration::from_secs(1);
+        pool.restore_with("n1", data);
+        assert_eq!(pool.entry("n1").placement == Placement::Away, is_cold, "{:?}", placements(&pool));
+    }
 }
