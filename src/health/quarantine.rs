@@ -29,6 +29,8 @@ const CLEANING: Duration = Duration::from_secs(1);
 const GLANCE: Duration = Duration::from_millis(1);
 /// From a try to the next; membership lets one begin after a second.
 const REST: Duration = Duration::from_millis(900);
+/// Beyond what probes take: requests that wait for a verdict, a control that is late.
+const VERDICT: Duration = Duration::from_secs(5);
 /// A node that could not be cleaned key by key so often is emptied.
 const TRIES: u32 = 3;
 
@@ -47,6 +49,8 @@ pub struct Returns {
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
     logs: HashMap<NodeId, Log>,
+    /// Of nodes that serve: what was in flight when a connection broke, and when that was.
+    doubts: HashMap<NodeId, (Instant, Log)>,
     missed: u64,
     /// Nodes that are being cleaned, and whether they left meanwhile.
     busy: HashMap<NodeId, bool>,
@@ -119,20 +123,54 @@ impl fmt::Display for Done {
     }
 }
 
+impl Log {
+    /// Remembers a write, if there are not too many.
+    fn add(&mut self, taken_by: NodeId, key: Box<[u8]>, room: usize) {
+        if self.is_cut {
+            return;
+        }
+        self.keys.insert((taken_by, key));
+        if self.keys.len() > room {
+            *self = Log { keys: HashSet::new(), is_cut: true };
+        }
+    }
+}
+
 impl Quarantine {
     /// Remembers notes.
     pub(super) fn remember(&mut self, notes: impl IntoIterator<Item = Written>, topology: &Topology) {
         let room = topology.policy.quarantine_max;
         for Written { away, taken_by, key } in notes {
-            let log = self.logs.entry(away).or_default();
-            if log.is_cut {
-                continue;
-            }
-            log.keys.insert((taken_by, key));
-            if log.keys.len() > room {
-                *log = Log { keys: HashSet::new(), is_cut: true };
+            if away == taken_by && owns(topology, away) {
+                let now = Instant::now();
+                let (at, log) = self.doubts.entry(away).or_insert_with(|| (now, Log::default()));
+                if *at + verdict_max(topology) < now {
+                    *log = Log::default();
+                }
+                *at = now;
+                log.add(taken_by, key, room);
+            } else {
+                self.logs.entry(away).or_default().add(taken_by, key, room);
             }
         }
+    }
+
+    /// What was in flight when a node's connections broke counts as written elsewhere if it left for that.
+    fn confirm_doubts(&mut self, topology: &Topology) {
+        let (room, now) = (topology.policy.quarantine_max, Instant::now());
+        let (logs, fresh) = (&mut self.logs, verdict_max(topology));
+        self.doubts.retain(|id, (at, doubts)| {
+            if *at + fresh < now || topology.position(*id).is_none() {
+                return false;
+            }
+            if owns(topology, *id) {
+                return true;
+            }
+            let log = logs.entry(*id).or_default();
+            log.is_cut |= doubts.is_cut;
+            doubts.keys.drain().for_each(|(taken_by, key)| log.add(taken_by, key, room));
+            false
+        });
     }
 
     /// Follows the topology: nodes that own all their keys have nothing old, and notes that were missed
@@ -151,6 +189,7 @@ impl Quarantine {
             .map(|entry| entry.node.id)
             .collect();
         self.logs.retain(|id, _| away.contains(id));
+        self.confirm_doubts(topology);
         // Another return is another matter.
         let is_starting = |id: &NodeId| {
             let at = topology.position(*id);
@@ -292,6 +331,17 @@ impl Quarantine {
         self.dropped(node);
         self.rests.insert(node, Instant::now() + REST);
     }
+}
+
+/// Whether a node has all its keys.
+fn owns(topology: &Topology, node: NodeId) -> bool {
+    topology.position(node).is_some_and(|at| topology.nodes[at].placement == Placement::Owns)
+}
+
+/// How long after a connection broke its node may be ejected for that.
+fn verdict_max(topology: &Topology) -> Duration {
+    let health = &topology.health;
+    VERDICT + health.interval * health.fall + health.timeout
 }
 
 /// Whether a node serves and answers, as far as is known.
@@ -455,6 +505,27 @@ mod tests {
         quarantine.follow(&two([Owns, Owns], Health::Healthy, true), 0);
         quarantine.follow(&now, 0);
         assert_eq!(planned(&mut quarantine, &now).0, "", "it owned its keys since");
+    }
+
+    /// What was in flight when a connection to a node broke counts as written elsewhere when the node is ejected soon
+    /// after, and does not when it serves on: not even at an absence that comes later.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_in_flight_when_a_connection_broke() {
+        use Placement::{Away, Owns};
+        for (later, expected) in [(1, "d"), (60, "")] {
+            let owning = two([Owns, Owns], Health::Healthy, true);
+            let node = owning.nodes[0].node.id;
+            let mut quarantine = Quarantine::default();
+            quarantine.follow(&owning, 0);
+            quarantine
+                .remember([Written { away: node, taken_by: node, key: b"k".as_slice().into() }], &owning);
+            quarantine.follow(&owning, 0);
+            tokio::time::advance(Duration::from_secs(later)).await;
+            quarantine.follow(&two([Away, Owns], Health::Healthy, true), 0);
+            let fenced = two([FENCED, Owns], Health::Healthy, true);
+            quarantine.follow(&fenced, 0);
+            assert_eq!(planned(&mut quarantine, &fenced).0, expected, "{later} s later");
+        }
     }
 
     /// A node that can't be cleaned key by key is emptied after some tries.

@@ -244,15 +244,14 @@ impl Link {
         let taken = pipeline.reset();
         count_unbounded(&taken, self.block());
         for (mut expect, fate, bytes) in taken {
+            // Whoever asked may have given up, and the node may execute it all the same.
+            dispatch::note_in_doubt(&expect, fate, &bytes, self.node.id);
             if !expect.session.awaits(&expect) {
                 continue;
             }
             if pipeline.is_repeatable(&mut expect, fate, false) {
                 moved.push((expect, bytes));
             } else {
-                if !expect.read_only {
-                    dispatch::note_in_doubt(&expect, &bytes, self.node.id);
-                }
                 let text = format!("{}: ejected; the command may have been applied", self.describe());
                 expect.session.fail(&expect, &text, Reason::MaybeApplied, Outcome::Lost);
             }

@@ -12,7 +12,7 @@ mod session;
 mod window;
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     future::Future,
     net::SocketAddr,
     rc::Rc,
@@ -44,8 +44,8 @@ use crate::{
     },
     ring::{Ring, Settings},
     topology::{
-        Entry, Failure, Health, HealthSettings, Node, NodeId, NodeSpec, Placement, Policy, Samples, Topology,
-        TopologyReader, TopologyWriter, channel,
+        Entry, Failure, Health, HealthSettings, Node, NodeId, NodeSpec, NotedWrites, Placement, Policy,
+        Samples, Topology, TopologyReader, TopologyWriter, WriteNotes, channel, write_notes,
     },
 };
 
@@ -149,7 +149,7 @@ fn bound(names: &[&str]) -> Rc<Bound> {
 }
 
 /// A pool that so many workers share.
-fn pool(reader: TopologyReader, protocol: Protocol, workers: usize) -> Arc<PoolHandle> {
+fn pool(reader: TopologyReader, protocol: Protocol, workers: usize, writes: WriteNotes) -> Arc<PoolHandle> {
     Arc::new(PoolHandle {
         name: "cache".into(),
         protocol,
@@ -162,7 +162,7 @@ fn pool(reader: TopologyReader, protocol: Protocol, workers: usize) -> Arc<PoolH
         run_id: "0".repeat(40).into(),
         scripts: Arc::default(),
         registry: Registry::default(),
-        writes: crate::topology::write_notes().0,
+        writes,
         samples: Samples::new(workers),
         graces: PoolHandle::graces(workers),
     })
@@ -175,6 +175,7 @@ struct World {
     orders: mpsc::UnboundedSender<Order>,
     worker: JoinHandle<()>,
     ids: Cell<u64>,
+    noted: RefCell<NotedWrites>,
 }
 
 impl World {
@@ -182,10 +183,11 @@ impl World {
         let nodes: Vec<_> = nodes.iter().map(|n| (n.name, n.address())).collect();
         let policy_protocol = policy.protocol;
         let (writer, reader) = channel(topology(&nodes, policy));
-        let pool = pool(reader, policy_protocol, 1);
+        let (writes, noted) = write_notes();
+        let pool = pool(reader, policy_protocol, 1, writes);
         let (orders, taken) = mpsc::unbounded_channel();
         let worker = spawn_local(run(0, Arc::new(Memory::new(1 << 30)), taken));
-        World { writer, pool, orders, worker, ids: Cell::new(1) }
+        World { writer, pool, orders, worker, ids: Cell::new(1), noted: RefCell::new(noted) }
     }
 
     async fn client(&self) -> Client {
@@ -248,6 +250,13 @@ impl World {
 
     fn is_innocent(&self, name: &str) -> bool {
         Failure::ALL.iter().all(|kind| self.failures(name, *kind) == 0)
+    }
+
+    /// The keys that were noted as written elsewhere since it was asked.
+    fn noted(&self) -> Vec<String> {
+        let noted = &mut *self.noted.borrow_mut();
+        let keys = std::iter::from_fn(|| noted.here()).map(|w| String::from_utf8_lossy(&w.key).into_owned());
+        keys.collect()
     }
 
     fn sessions(&self) -> usize {

@@ -12,6 +12,7 @@ pub(crate) use resp::table;
 
 use super::{
     dialect::{Begun, Decoder, is_silent},
+    inflight::Fate,
     link::Link,
     pipeline::{Content, Expect, Full, Pipeline},
     pool::Bound,
@@ -494,9 +495,13 @@ fn not_taken(link: &Link, full: Full) -> Refused {
     Refused::new(reason, format!("{}: {why}", link.describe()))
 }
 
-/// A write was in flight at a node that is evicted: it may have been applied there, or may yet be.
+/// A request was in flight at a node that is evicted, or whose connection broke: a write may have been applied there,
+/// or may yet be.
 #[cold]
-pub(crate) fn note_in_doubt(expect: &Expect, bytes: &[u8], node: NodeId) {
+pub(crate) fn note_in_doubt(expect: &Expect, fate: Fate, bytes: &[u8], node: NodeId) {
+    if expect.read_only || fate == Fate::Unsent {
+        return;
+    }
     let pool = &expect.session.pool;
     let policy = pool.policy();
     if policy.on_return != OnReturn::Quarantine || !policy.sole_writer {

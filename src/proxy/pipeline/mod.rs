@@ -581,6 +581,7 @@ impl Pipeline {
         }
         let overtaken = overtaken(&taken);
         for ((mut expect, fate, bytes), overtaken) in taken.into_iter().zip(overtaken) {
+            dispatch::note_in_doubt(&expect, fate, &bytes, link.node.id);
             let is_limit = expect.seq == NOBODY;
             if !is_limit && !expect.session.awaits(&expect) {
                 continue;

@@ -12,7 +12,7 @@ fn each_worker_gets_its_part() {
     play(async {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         let (_writer, reader) = channel(topology(&[("a", nowhere)], Policy::default()));
-        let pool = pool(reader, Protocol::Redis, 2);
+        let pool = pool(reader, Protocol::Redis, 2, write_notes().0);
         let (to_one, mut one) = mpsc::unbounded_channel();
         let (to_other, mut other) = mpsc::unbounded_channel();
         let workers = Workers::new(vec![to_one, to_other], Arc::default());

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::topology::VERDICT_GRACE;
+use crate::topology::{OnReturn, VERDICT_GRACE};
 
 /// A connection is lost with requests in flight: the read is repeated once on a new connection,
 /// the write is refused as maybe applied by the node's name, and it is one failure.
@@ -298,5 +298,43 @@ fn lives_stay_bounded() {
         }
         client.ends().await;
         assert_eq!(world.node("a").blocks[0].unbounded.value(), 0);
+    });
+}
+
+/// A write that a node may have executed is noted when the node is evicted or its connection breaks, be there still
+/// somebody who waits for it or not: nothing is noted of reads, and of what was not sent.
+#[test]
+fn what_is_in_doubt_is_noted() {
+    play(async {
+        for (leaves, is_evicted) in [(false, true), (true, true), (false, false), (true, false)] {
+            let (a, b) = (ScriptedNode::new("a").await, ScriptedNode::new("b").await);
+            let exact = Policy { on_return: OnReturn::Quarantine, sole_writer: true, ..patient() };
+            let world = World::new(&[&a, &b], exact);
+            let [k, l] = world.keys(&["a", "b"]);
+            let mut client = world.client().await;
+            client.sends(&["GET", &l]).await;
+            client.sends(&["DEL", &k]).await;
+            let mut to_a = a.accepts().await;
+            to_a.gets(&["GET", &l]).await;
+            to_a.gets(&["DEL", &k]).await;
+            if leaves {
+                drop(client);
+                until("it is gone", || world.sessions() == 0).await;
+            }
+            if is_evicted {
+                world.eject("a");
+                until("the node is evicted", || world.node("a").blocks[0].connections.value() == 0).await;
+            } else {
+                drop(to_a);
+                until("it is lost", || world.node("a").blocks[0].connections.value() == 0).await;
+            }
+            let noted = RefCell::new(Vec::new());
+            until("it is noted", || {
+                noted.borrow_mut().extend(world.noted());
+                !noted.borrow().is_empty()
+            })
+            .await;
+            assert_eq!(noted.into_inner(), [k], "leaves {leaves}, evicted {is_evicted}");
+        }
     });
 }
