@@ -114,12 +114,12 @@ impl App {
         let (membership, scene) = (self.membership.clone(), self.scene.clone());
         let (graces, samples) = (handle.graces.clone(), handle.samples.clone());
         let returns = health::Returns { noted, graces, samples };
-        let health = self.control.handle().spawn(async move {
+        let health = self.control.handle().spawn(proxy::essential(async move {
             let inbox = membership.inbox();
             membership.add(pool).await;
             drop(membership);
             health::run(reader, bell, inbox, scene, returns).await;
-        });
+        }));
         let mut open = OpenPool { handle, listeners: Vec::new(), health: health.abort_handle() };
         for (asked, listener) in listeners {
             self.accept(&mut open, asked, listener);

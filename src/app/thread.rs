@@ -61,7 +61,7 @@ impl Thread {
                 Err(error) => drop(started.send(Err(error))),
                 Ok(runtime) => {
                     drop(started.send(Ok(runtime.handle().clone())));
-                    runtime.block_on(proxy::run(index, memory, orders));
+                    runtime.block_on(proxy::essential(proxy::run(index, memory, orders)));
                     // Nobody may be waiting.
                     let _ = end.send(());
                 }
@@ -77,8 +77,9 @@ impl Thread {
         &self.handle
     }
 
+    /// Spawns what the process can't do without.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.handle.spawn(task);
+        self.handle.spawn(proxy::essential(task));
     }
 
     /// Waits for the thread to end by itself; false when it did not in time.

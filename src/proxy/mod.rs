@@ -14,6 +14,7 @@ mod clock;
 mod connect;
 mod dialect;
 mod dispatch;
+mod essential;
 mod facts;
 mod flow;
 mod gate;
@@ -37,6 +38,7 @@ mod window;
 mod worker;
 
 pub use clock::woke;
+pub use essential::essential;
 pub use facts::Registry;
 pub use listener::{Workers, accept};
 pub use pool::{Place, PoolHandle};

@@ -20,6 +20,7 @@ use tokio::{
 use super::{
     clock::Clock,
     dialect::Decoder,
+    essential::essential,
     facts, http,
     pool::{Place, PoolHandle},
     serving::{Follower, Serving},
@@ -306,7 +307,7 @@ impl Worker {
         }
         let pool = Serving::new(self, handle);
         self.pools.borrow_mut().push((handle.id, pool.clone()));
-        spawn_local(follow(pool.downgrade()));
+        spawn_local(essential(follow(pool.downgrade())));
         pool
     }
 
