@@ -94,7 +94,8 @@ impl App {
                 refused.push(other_protocol(spec, old));
                 continue;
             }
-            let weighed = self.membership.reload(Arc::new(spec.clone()), ReloadMode::Weigh).await;
+            let mode = ReloadMode::Weigh { flush_new: after.reload.flush_new };
+            let weighed = self.membership.reload(Arc::new(spec.clone()), mode).await;
             refused.extend(weighed.err());
         }
         refused

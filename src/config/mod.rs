@@ -72,6 +72,8 @@ pub struct Reload {
     pub max_share: f64,
     /// Whether a changed file is reloaded without being asked to.
     pub watch: bool,
+    /// Whether a server may be emptied that a reload puts in and that has keys.
+    pub flush_new: bool,
 }
 
 /// Where incidents are written.
@@ -138,7 +140,7 @@ impl Settings {
 
 impl Default for Reload {
     fn default() -> Reload {
-        Reload { max_share: 0.1, watch: false }
+        Reload { max_share: 0.1, watch: false, flush_new: false }
     }
 }
 

@@ -66,6 +66,7 @@ fn reload(mut section: Section<'_>) -> Reload {
     let mut reload = Reload::default();
     section.read("max_share", &mut reload.max_share, share);
     section.read("watch", &mut reload.watch, switch);
+    section.read("flush_new", &mut reload.flush_new, switch);
     section.finish();
     reload
 }

@@ -154,7 +154,7 @@ const EVERY_KEY: &str = "
 workers: 3
 drain_timeout: 11s
 buffered_bytes: 2GiB
-reload: {max_share: 11%, watch: true}
+reload: {max_share: 11%, watch: true, flush_new: true}
 admin: {listen: '127.0.0.1:9401'}
 incidents: {file: /var/log/incidents.json, file_bytes_max: 1MiB}
 pools:
@@ -374,7 +374,7 @@ fn every_key() {
     assert_eq!(incidents, log);
     let ms = Duration::from_millis;
     assert_eq!((workers, drain_timeout, buffered_bytes), (3, ms(11_000), 2 << 30));
-    assert_eq!((reload.max_share, reload.watch), (0.11, true));
+    assert_eq!((reload.max_share, reload.watch, reload.flush_new), (0.11, true, true));
     assert_eq!(admin.listen.to_string(), "127.0.0.1:9401");
     let pool = &pools[0];
     let listen: Vec<String> = pool.listen.iter().map(ToString::to_string).collect();

@@ -25,12 +25,16 @@ pub fn to_yaml(settings: &Settings) -> String {
     let file = incidents.file.as_ref().map(|file| file.display().to_string());
     let bytes_max = usize::try_from(incidents.file_bytes_max).unwrap_or(usize::MAX);
     let incidents = map([("file", optional(file)), ("file_bytes_max", size_text(bytes_max).into())]);
-    let watch = map([("max_share", share_text(reload.max_share).into()), ("watch", reload.watch.into())]);
+    let reload = map([
+        ("max_share", share_text(reload.max_share).into()),
+        ("watch", reload.watch.into()),
+        ("flush_new", reload.flush_new.into()),
+    ]);
     let tree = map([
         ("workers", (*workers as u64).into()),
         ("drain_timeout", duration_text(*drain_timeout).into()),
         ("buffered_bytes", size_text(*buffered_bytes).into()),
-        ("reload", watch),
+        ("reload", reload),
         ("admin", map([("listen", admin.listen.to_string().into())])),
         ("incidents", incidents),
         ("pools", Value::Mapping(pools.iter().map(|p| (p.name.to_string().into(), pool(p))).collect())),

@@ -40,7 +40,7 @@ pub use detector::{Detector, Observation, Traffic, Verdict};
 pub use heavy::{Business, Heavy, Holder, Share, Stalls};
 pub use lag::{LAG_MAX, Lag};
 pub use memory::Buffers;
-pub use newcomer::{Newcomer, receive};
+pub use newcomer::{Newcomer, Reception, receive};
 pub use probe::{Answer, Late, Life, Probe, Prober, Question, Symptom};
 pub use quarantine::Returns;
 pub use resolve::RESOLVE_INTERVAL;

@@ -1,12 +1,17 @@
-//! NEWCOMERS. A node that a reload adds may have keys: it was in the pool before, or comes from another. What it
-//! has of the keys that become its own is old, and nobody knows of which. So where a pool does not serve old data
-//! a newcomer is emptied before it owns keys, as it is when it comes back; a durable pool is told of what it has.
+//! NEWCOMERS. A server that a reload puts in, as a new node or at another address, may have keys: it was in the pool
+//! before, comes from another, or is meant for something else and the address is a slip. What it has of the keys that
+//! become its own may be old, and nobody knows of which. So where a pool does not serve old data a newcomer is emptied
+//! before it owns keys, as it is when it comes back, if the operator has said that this may be; a durable pool is told
+//! of what it has.
 
 use std::sync::Arc;
 
 use tokio::time::{Duration, Instant};
 
-use super::probe::{self, Question};
+use super::{
+    Life,
+    probe::{self, Question},
+};
 use crate::{
     net::{Address, Target},
     protocol::Protocol,
@@ -24,14 +29,30 @@ pub struct Newcomer {
     pub spec: NodeSpec,
     /// Where to dial.
     pub targets: Arc<[Target]>,
+    /// Where the node was until now, if it has its keys: a process that is there as well has what it had.
+    pub was: Option<Arc<[Target]>>,
+}
+
+/// How newcomers are received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reception {
+    /// It is only asked whether they have keys that would be deleted.
+    Look,
+    /// They are emptied where they have to be.
+    Empty,
 }
 
 /// Receives a newcomer before it owns keys.
 ///
 /// # Errors
-/// It has keys and can't be emptied, or they are not known: in words for the operator.
-pub async fn receive(pool: &str, policy: &Arc<Policy>, newcomer: &Newcomer) -> Result<(), String> {
-    let Newcomer { spec, targets } = newcomer;
+/// It has keys, and they would be deleted or can't be: in words for the operator.
+pub async fn receive(
+    pool: &str,
+    policy: &Arc<Policy>,
+    newcomer: &Newcomer,
+    reception: Reception,
+) -> Result<(), String> {
+    let Newcomer { spec, targets, was } = newcomer;
     if policy.protocol == Protocol::Http || spec.address == Address::Embedded || targets.is_empty() {
         return Ok(());
     }
@@ -47,14 +68,15 @@ pub async fn receive(pool: &str, policy: &Arc<Policy>, newcomer: &Newcomer) -> R
     };
     let until = Instant::now() + PATIENCE;
     let node = &*spec.name;
-    let keys = match probe::keys(&question, until).await {
-        Ok(keys) => keys.unwrap_or_default(),
+    let life = match probe::life(&question, until).await {
+        Ok(life) => life,
         Err(why) => {
             tracing::debug!(pool, node, why, "a new node can't be asked what it has");
             return Ok(());
         }
     };
-    if keys == 0 {
+    let keys = life.as_ref().and_then(|life| life.keys).unwrap_or_default();
+    if keys == 0 || is_there(was.as_ref(), &question, life.as_ref()).await {
         return Ok(());
     }
     if policy.on_return == OnReturn::Serve {
@@ -64,15 +86,31 @@ pub async fn receive(pool: &str, policy: &Arc<Policy>, newcomer: &Newcomer) -> R
         }
         return Ok(());
     }
-    match probe::empty(&question, until).await {
+    let address = &spec.address;
+    if reception == Reception::Look {
+        return Err(format!(
+            "pool {pool}: the server at {address}, which is to be node {node}, has {keys} keys. They may be old, and would \
+             be deleted: if it is the right server, empty it or write reload: {{flush_new: true}}; with on_return: serve \
+             they would be served"
+        ));
+    }
+    match probe::empty(&question, Instant::now() + PATIENCE).await {
         Ok(_) => {
             let why = "nobody knows how old they are; on_return: serve would serve them";
-            tracing::warn!(pool, node, keys, why, "a new node had keys and was emptied");
+            tracing::warn!(pool, node, keys, why, "a server that is new had keys and was emptied");
             Ok(())
         }
         Err(why) => Err(format!(
-            "pool {pool}: node {node} is new and has {keys} keys, which may be old, and it can't be emptied: {why}; \
-             empty it, or write on_return: serve"
+            "pool {pool}: the server at {address}, which is to be node {node}, has {keys} keys, which may be old, and it \
+             can't be emptied: {why}; empty it, or write on_return: serve"
         )),
     }
+}
+
+/// Whether the process that answers is also where the node was: then it has what the node had.
+async fn is_there(was: Option<&Arc<[Target]>>, now: &Question, life: Option<&Life>) -> bool {
+    let (Some(targets), Some(life)) = (was.filter(|was| !was.is_empty()), life) else { return false };
+    let before = Question { targets: targets.clone(), ..now.clone() };
+    let answered = probe::life(&before, Instant::now() + PATIENCE).await;
+    matches!(answered, Ok(Some(before)) if before.is_same(life))
 }

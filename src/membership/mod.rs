@@ -32,7 +32,7 @@ pub use order::order;
 pub use plan::{Event, Outcome, Permit, Step, budget, plan, reload};
 
 use crate::{
-    health::{Business, Newcomer, Scene, receive},
+    health::{Business, Newcomer, Reception, Scene, receive},
     incident::{FileSettings, IncidentFile, Incidents},
     metrics::PoolBlock,
     net::{Address, Target, resolve},
@@ -393,9 +393,14 @@ impl Membership {
             let prepared = spawn_blocking(move || prepare(&now, &ledger, spec, targets)).await;
             // A build that panics takes this task with it, and the loop sees that.
             let prepared = prepared.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-            let received = match mode {
-                ReloadMode::Weigh => Ok(()),
-                ReloadMode::Do => receive_all(&prepared.spec, newcomers).await,
+            let reception = match mode {
+                ReloadMode::Weigh { flush_new: true } => None,
+                ReloadMode::Weigh { flush_new: false } => Some(Reception::Look),
+                ReloadMode::Do => Some(Reception::Empty),
+            };
+            let received = match reception {
+                None => Ok(()),
+                Some(reception) => receive_all(&prepared.spec, newcomers, reception).await,
             };
             Reloading { prepared, received, mode, answer }
         });
@@ -430,7 +435,7 @@ impl Membership {
         let permit = Permit { max_share: self.settings.max_share, yes, time: Instant::now() };
         let outcome = reload(&now, &pool.ledger, &prepared, &pool.births, &permit);
         let result = match outcome {
-            Outcome::Publish(_) if mode == ReloadMode::Weigh => Ok(prepared.moved),
+            Outcome::Publish(_) if !yes => Ok(prepared.moved),
             Outcome::Publish(step) => {
                 let published = pool.publish(now, *step);
                 self.done(published).await;
@@ -526,27 +531,31 @@ fn pool_of(change: &Change) -> &str {
     }
 }
 
-/// The nodes that a reload adds, and those at another address in the place of one for which others took writes.
+/// The nodes that a reload adds, and those at another address.
 fn newcomers(
     (now, ledger): (&Topology, &Ledger),
     spec: &PoolSpec,
     targets: &[Arc<[Target]>],
 ) -> Vec<Newcomer> {
     let known: HashMap<&str, &Entry> = now.nodes.iter().map(|e| (&*e.node.name, e)).collect();
-    let is_new = |node: &NodeSpec| match known.get(&*node.name) {
-        Some(old) => old.node.address != node.address && !debt::is_in_its_place(old, ledger),
-        None => true,
+    let newcomer = |(spec, targets): (&NodeSpec, &Arc<[Target]>)| {
+        let old = known.get(&*spec.name);
+        if old.is_some_and(|old| old.node.address == spec.address) {
+            return None;
+        }
+        // What others took writes for has old values, whoever it is.
+        let was = old.filter(|old| debt::is_in_its_place(old, ledger)).map(|old| old.targets.clone());
+        Some(Newcomer { spec: spec.clone(), targets: targets.clone(), was })
     };
-    let new = spec.nodes.iter().zip(targets).filter(|(node, _)| is_new(node));
-    new.map(|(spec, targets)| Newcomer { spec: spec.clone(), targets: targets.clone() }).collect()
+    spec.nodes.iter().zip(targets).filter_map(newcomer).collect()
 }
 
 /// Receives them all, side by side.
-async fn receive_all(spec: &PoolSpec, newcomers: Vec<Newcomer>) -> Result<(), String> {
+async fn receive_all(spec: &PoolSpec, newcomers: Vec<Newcomer>, reception: Reception) -> Result<(), String> {
     let mut receiving = JoinSet::new();
     for newcomer in newcomers {
         let (pool, policy) = (spec.name.clone(), spec.policy.clone());
-        receiving.spawn(async move { receive(&pool, &policy, &newcomer).await });
+        receiving.spawn(async move { receive(&pool, &policy, &newcomer, reception).await });
     }
     let mut received = Ok(());
     while let Some(one) = receiving.join_next().await {

@@ -858,7 +858,11 @@ async fn reloads_are_answered() {
     let mut next = spec(&[1, 1, 1], 0.5);
     next.nodes.push(NodeSpec { address: Address::Embedded, ..node(3, 1) });
     let next = Arc::new(next);
-    let why = run.handle.reload(next.clone(), ReloadMode::Weigh).await.expect_err("it moves half");
+    let why = run
+        .handle
+        .reload(next.clone(), ReloadMode::Weigh { flush_new: false })
+        .await
+        .expect_err("it moves half");
     assert!(why.contains("max_share"), "{why}");
     assert_eq!(run.reader.load().revision, 1);
     let moved = run.handle.reload(next.clone(), ReloadMode::Do).await.expect("it is meant");
@@ -870,7 +874,10 @@ async fn reloads_are_answered() {
     assert_eq!(run.handle.reload(next, ReloadMode::Do).await, Ok(0.0));
     run.handle.set_max_share(1.0).await;
     let back = Arc::new(spec(&[1, 1], 0.5));
-    run.handle.reload(back.clone(), ReloadMode::Weigh).await.expect("the new limit is in force");
+    run.handle
+        .reload(back.clone(), ReloadMode::Weigh { flush_new: false })
+        .await
+        .expect("the new limit is in force");
     run.handle.reload(back.clone(), ReloadMode::Do).await.expect("it was weighed");
     for (broken, word) in
         [(PoolSpec { name: "other".into(), ..spec(&[1], 0.5) }, "no such pool"), (spec(&[], 0.5), "no nodes")]

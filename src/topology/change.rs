@@ -246,8 +246,11 @@ pub enum Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReloadMode {
     /// It is only asked whether it would be done.
-    Weigh,
-    /// It is done, however much it moves: that was weighed.
+    Weigh {
+        /// Whether servers that come and have keys may be emptied.
+        flush_new: bool,
+    },
+    /// It is done, however much it moves and whoever is emptied: that was weighed.
     Do,
 }
 

@@ -12,7 +12,7 @@ fn set_all(ringway: &mut Ringway, count: usize) {
 }
 
 /// What lets a reload move as much as it likes.
-const FREE: &str = "reload: {max_share: 100%}";
+const FREE: &str = "reload: {max_share: 100%, flush_new: true}";
 
 /// A node is added and taken away again under load: no request fails, each is one epoch, the new
 /// node takes only what becomes its own, and its leaving gives back exactly that.
@@ -73,7 +73,7 @@ fn a_newcomer_with_old_data() {
         let read: Vec<String> = (0..100).map(|i| client.cmd(&["GET", &format!("key:{i}")])).collect();
         assert_eq!(read.iter().any(|value| value == "$1\r\nv\r\n"), is_old, "{on_return}: {read:?}");
         assert_eq!(
-            ringway.said().contains("a new node had keys and was emptied"),
+            ringway.said().contains("a server that is new had keys and was emptied"),
             !is_old,
             "{}",
             ringway.said()
@@ -83,8 +83,34 @@ fn a_newcomer_with_old_data() {
     nodes[1].cmd(&["SET", "key:1", "old"]);
     let mut ringway = Ringway::serve(Config::of(&nodes[..1]).top(FREE));
     assert_eq!(ringway.reload(Config::of(&nodes).top(FREE)), "refused");
-    let said = "node b is new and has 1 keys, which may be old, and it can't be emptied";
+    let said = "which is to be node b, has 1 keys, which may be old, and it can't be emptied";
     until(SOON, said, || ringway.said().contains(said));
+}
+
+/// A server that a reload puts in and that has keys is not emptied unasked, be it a new node or another address of one:
+/// the address may be a slip. The same process at another address is what it was.
+#[test]
+fn nobody_is_emptied_unasked() {
+    let nodes = Redis::several(3);
+    let asked = |flush_new: bool| {
+        Config::of(&nodes[..2]).top(&format!("reload: {{max_share: 100%, flush_new: {flush_new}}}"))
+    };
+    let mut ringway = Ringway::serve(asked(false));
+    set_all(&mut ringway, 50);
+    assert_eq!(nodes[2].cmd(&["SET", "of another service", "v"]), "+OK\r\n");
+    let address = nodes[2].address();
+    for config in [asked(false).node("c", &address), asked(false).moved("b", &address)] {
+        assert_eq!(ringway.reload(config), "refused");
+        let said = format!("the server at {address}, which is to be node");
+        until(SOON, &said, || ringway.said().contains(&said) && ringway.said().contains("flush_new: true"));
+        assert_eq!(nodes[2].cmd(&["DBSIZE"]), ":1\r\n");
+    }
+    let keys = nodes[1].cmd(&["DBSIZE"]);
+    let same = nodes[1].address().replace("127.0.0.1", "localhost");
+    assert_eq!(ringway.reload(asked(false).moved("b", &same)), "ok");
+    assert_eq!(nodes[1].cmd(&["DBSIZE"]), keys, "it is the same process");
+    assert_eq!(ringway.reload(asked(true).moved("b", &address)), "ok");
+    assert_eq!(nodes[2].cmd(&["DBSIZE"]), ":0\r\n");
 }
 
 /// Keys that a reload moves are deleted where they were: neither the failure of their new owner nor another reload
@@ -127,7 +153,7 @@ fn what_a_reload_moves_has_no_old_copies() {
 #[test]
 fn another_server_in_the_place_of_one_that_is_out() {
     let nodes = Redis::several(4);
-    let config = Config::of(&nodes[..3]).pool("health: {interval: 100ms, timeout: 1s}");
+    let config = Config::of(&nodes[..3]).top(FREE).pool("health: {interval: 100ms, timeout: 1s}");
     let mut ringway = Ringway::serve(&config);
     set_all(&mut ringway, 100);
     nodes[1].client().list(&["KEYS", "*"]).iter().for_each(|key| drop(nodes[3].cmd(&["SET", key, "v"])));
@@ -138,7 +164,7 @@ fn another_server_in_the_place_of_one_that_is_out() {
     assert_eq!(ringway.reload(config.moved("b", &nodes[3].address())), "ok");
     let read: Vec<String> = (0..100).map(|i| client.cmd(&["GET", &format!("key:{i}")])).collect();
     assert!(!read.contains(&"$1\r\nv\r\n".to_owned()), "{read:?}");
-    assert!(ringway.owns("b") && ringway.said().contains("a new node had keys and was emptied"));
+    assert!(ringway.owns("b") && ringway.said().contains("a server that is new had keys and was emptied"));
     nodes[1].cont();
 }
 

@@ -562,14 +562,13 @@ pub(super) async fn delete(question: &Question, keys: &[Box<[u8]>], until: Insta
     in_time(work, until).await.map_err(|trouble| format!("{target}: {trouble}"))
 }
 
-/// How many keys a node has, if it says so.
+/// Who a node is and how many keys it has, if it says so.
 ///
 /// # Errors
 /// Why it can't be asked now, in words.
-pub(super) async fn keys(question: &Question, until: Instant) -> Result<Option<u64>, String> {
+pub(super) async fn life(question: &Question, until: Instant) -> Result<Option<Life>, String> {
     let (mut link, target) = visit(question, until).await?;
-    let life = in_time(link.life(), until).await.map_err(|trouble| format!("{target}: {trouble}"))?;
-    Ok(life.and_then(|life| life.keys))
+    in_time(link.life(), until).await.map_err(|trouble| format!("{target}: {trouble}"))
 }
 
 /// Empties a node, or the pool's database of it. How many keys it had, if it says so.
