@@ -410,7 +410,7 @@ impl Laws {
     fn needs_cleaning(&self, name: &str, was_held: bool, topology: &Topology) -> bool {
         let policy = &topology.policy;
         match policy.on_return {
-            _ if !self.owing.contains(name) && !(was_held && self.brings_other(name)) => false,
+            _ if !(self.owing.contains(name) || was_held && self.brings_other(name)) => false,
             OnReturn::Serve | OnReturn::Ttl => false,
             OnReturn::Quarantine => true,
             OnReturn::Flush => {

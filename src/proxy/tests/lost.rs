@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use socket2::SockRef;
+
 use super::*;
 use crate::topology::{OnReturn, VERDICT_GRACE};
 
@@ -318,6 +320,7 @@ fn what_is_in_doubt_is_noted() {
             to_a.gets(&["GET", &l]).await;
             to_a.gets(&["DEL", &k]).await;
             if leaves {
+                SockRef::from(&client.0).set_linger(Some(Duration::ZERO)).expect("an option");
                 drop(client);
                 until("it is gone", || world.sessions() == 0).await;
             }
