@@ -27,6 +27,9 @@ const EARLY_BYTES_MAX: usize = 4096;
 /// First and longest pause between two attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
+/// Requests of which nothing was written, each with its bytes, in order.
+pub(super) type Unsent = Vec<(Expect, Vec<u8>)>;
+
 /// What changes while a pipeline lives.
 pub(super) struct Core {
     pub(super) state: State,
@@ -201,7 +204,7 @@ impl Core {
 
     /// Takes out requests that may go another way: nothing of them was written, nor of any other
     /// request of their session.
-    pub(super) fn take_movable(&mut self) -> Vec<(Expect, Vec<u8>)> {
+    pub(super) fn take_movable(&mut self) -> Unsent {
         let (stay, go) = self.part();
         for (expect, bytes) in stay {
             self.queue.push(expect, &bytes);
@@ -211,7 +214,7 @@ impl Core {
 
     /// Takes out requests of which nothing was written: first those of sessions with another one that was,
     /// then those of others. What bounds the life of keys that were written stays behind their write.
-    pub(super) fn part(&mut self) -> (Vec<(Expect, Vec<u8>)>, Vec<(Expect, Vec<u8>)>) {
+    pub(super) fn part(&mut self) -> (Unsent, Unsent) {
         let mut taken = self.queue.take_unwritten();
         let limits = taken.iter().take_while(|(e, _)| e.seq == NOBODY).count();
         for (expect, bytes) in taken.drain(..limits) {

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use self::{
-    core::{Core, timeout},
+    core::{Core, Unsent, timeout},
     upload::Upload,
 };
 use super::{
@@ -118,7 +118,7 @@ pub(crate) struct Pipeline {
     /// Its one request is streamed: not kept whole, never repeated.
     upload: Cell<Option<Upload>>,
     /// Requests that wait, unsent, until those before them are answered.
-    aside: RefCell<Vec<(Expect, Vec<u8>)>>,
+    aside: RefCell<Unsent>,
     /// Tells a task that is connecting or pausing to look again.
     nudge: Notify,
 }
