@@ -1,4 +1,4 @@
-//! How fast one worker makes connections to one node: a few at once, then one after the other. A node that is
+//! How fast the workers make connections to one node: a few at once, then one after the other. A node that is
 //! back has other work than to greet everybody in the same instant. Each pause is a little different, so that
 //! many workers and many proxies do not come together either. Pure but for the dice.
 
@@ -20,9 +20,15 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// `burst` at once, then one in `every`.
-    pub(crate) fn new(burst: u32, every: Duration) -> Gate {
-        Gate { full_at: Cell::new(None), burst, every }
+    /// The part that one of so many workers has of `burst` at once and then one in `every`; each may have two at
+    /// once, however many they are.
+    pub(crate) fn new(burst: u32, every: Duration, workers: usize) -> Gate {
+        let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
+        Gate {
+            full_at: Cell::new(None),
+            burst: (burst / workers).max(2),
+            every: every.saturating_mul(workers),
+        }
     }
 
     /// Takes a token; how long to wait for it.
@@ -48,7 +54,7 @@ mod tests {
     #[test]
     fn a_burst_and_then_one_by_one() {
         let ms = Duration::from_millis;
-        let gate = Gate::new(3, ms(10));
+        let gate = Gate::new(3, ms(10), 1);
         let start = Instant::now();
         let waits: Vec<Duration> = (0..6).map(|_| gate.pass(start)).collect();
         assert_eq!(waits, [0, 0, 0, 10, 20, 30].map(ms));
@@ -57,6 +63,22 @@ mod tests {
         let later = start + Duration::from_secs(3600);
         let waits: Vec<Duration> = (0..4).map(|_| gate.pass(later)).collect();
         assert_eq!(waits, [0, 0, 0, 10].map(ms));
+    }
+
+    /// Workers share what passes: together they let as many through as one would alone, but for two each.
+    #[test]
+    fn workers_share_it() {
+        let ms = Duration::from_millis;
+        let start = Instant::now();
+        for (workers, at_once, later) in [(1, 128, 100), (4, 128, 100), (5, 125, 100), (100, 200, 100)] {
+            let gates: Vec<Gate> = (0..workers).map(|_| Gate::new(128, ms(1), workers)).collect();
+            let mut waits: Vec<Duration> =
+                gates.iter().flat_map(|gate| (0..400).map(|_| gate.pass(start))).collect();
+            waits.sort_unstable();
+            let within = |pause: Duration| waits.iter().filter(|wait| **wait <= pause).count();
+            assert_eq!(within(ms(0)), at_once, "{workers} workers");
+            assert_eq!(within(ms(100)) - at_once, later, "{workers} workers, in the first 100 ms");
+        }
     }
 
     /// Pauses differ, and stay near what they are meant to be.

@@ -32,7 +32,7 @@ const WARN_EVERY_US: u32 = 10_000_000;
 /// Between two rings of control's bell because of what a node says of itself, in microseconds.
 const RING_EVERY_US: u32 = 20_000;
 
-/// Connections that a worker makes to one node at once, and the pause before each further one.
+/// Connections that all workers together make to one node at once, and the pause before each further one.
 const CONNECTS: (u32, Duration) = (16, Duration::from_millis(10));
 
 /// Requests that one worker streams to one node at once, each on a connection of its own: others wait, for a
@@ -106,7 +106,7 @@ impl Link {
             worker_index,
             scripts: scripts.clone(),
             lanes: Default::default(),
-            gate: Gate::new(CONNECTS.0, CONNECTS.1),
+            gate: Gate::new(CONNECTS.0, CONNECTS.1, entry.node.blocks.len()),
             warned_us: Cell::new(None),
             rang_us: Cell::new(None),
             countdown: Countdown::new(entry.node.id.0 << 16 | worker_index as u64),

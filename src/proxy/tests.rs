@@ -53,7 +53,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Runs a test on a thread like a worker's.
-fn play(test: impl Future<Output = ()>) {
+pub(super) fn play(test: impl Future<Output = ()>) {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .on_thread_unpark(super::woke)

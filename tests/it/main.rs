@@ -15,6 +15,7 @@ mod gutter;
 mod harness;
 mod http;
 mod http_bad;
+mod http_failures;
 mod import;
 mod incident;
 mod keys;

@@ -1,7 +1,7 @@
 //! One request at one node: a connection, the request over it, the head of the reply, and what it
 //! means when one of them does not come.
 
-use std::{pin::pin, rc::Rc};
+use std::{pin::pin, rc::Rc, sync::Arc};
 
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
 use hyper::body::{Body, Incoming};
@@ -47,6 +47,8 @@ pub(super) enum Kind {
     Unreachable(Option<Failure>),
     /// No connection came free.
     Full,
+    /// No connection was made for as long as the client waits.
+    Late,
     /// The connection broke that an earlier request had left open.
     Stale,
     /// A new connection broke.
@@ -155,25 +157,25 @@ fn absolute(target: &Uri, host: Option<&HeaderValue>) -> Uri {
 pub(super) async fn attempt(
     onward: &mut Onward,
     link: &Rc<Link>,
-    policy: &Policy,
+    policy: &Arc<Policy>,
     class: Class,
     pick: Pick,
 ) -> Result<Answered, Failed> {
     let exchange = onward.exchange.clone();
     let mut lease = Lease::new(link, &exchange, class);
     let mut evicted = pin!(link.evicted());
-    let expired = sleep_until(exchange.heard() + policy.deadline);
+    let until = exchange.heard() + policy.deadline;
     // A connection that is being made when this ends is given up: nothing was sent over it.
     let connection = tokio::select! {
         biased;
-        connection = link.connection(policy, pick) => connection.map_err(|error| unconnected(&mut lease, error)),
+        connection = link.connection(policy, pick, until) => connection.map_err(|error| unconnected(link, &error)),
         () = &mut evicted => Err(failed(link, Kind::Left, true, "ejected")),
-        () = expired => Err(failed(link, Kind::Full, true, "no connection came free in time")),
     };
     let mut connection = connection.inspect_err(|_| lease.outcome = Outcome::Refused)?;
     exchange.begin();
     let started = Instant::now();
     let request = onward.take(link, policy, connection.is_h2());
+    let replies = connection.replies();
     // Cancelled, the connection is dropped, and closes.
     let sent = tokio::select! {
         biased;
@@ -187,6 +189,9 @@ pub(super) async fn attempt(
             if late == Late::Client {
                 lease.outcome = Outcome::Error;
                 return Err(failed(link, Kind::Cut(Cut::Slow), false, Cut::Slow));
+            }
+            if connection.replies() == replies {
+                connection.doubt();
             }
             if exchange.due(policy.request_timeout, policy.deadline * 2).is_some_and(|due| due <= Instant::now()) {
                 lease.timed_out();
@@ -244,26 +249,14 @@ fn failed(link: &Link, kind: Kind, is_unsent: bool, what: impl std::fmt::Display
 }
 
 /// There is no connection.
-fn unconnected(lease: &mut Lease, error: NoConnection) -> Failed {
-    let evidence = &lease.link.node.evidence;
-    let kind = match &error {
+fn unconnected(link: &Link, error: &NoConnection) -> Failed {
+    let kind = match error {
         NoConnection::Left => Kind::Left,
-        NoConnection::Connect(error) => {
-            if let Some(kind) = error.kind {
-                evidence.failed(kind, 1);
-            }
-            Kind::Unreachable(error.kind)
-        }
-        NoConnection::Handshake(error) => {
-            let kind = match Fault::of(error) {
-                Fault::Garbage(_) => Failure::Protocol,
-                Fault::Broken(_) => Failure::Lost,
-            };
-            evidence.failed(kind, 1);
-            Kind::Unreachable(Some(kind))
-        }
+        NoConnection::Busy => Kind::Full,
+        NoConnection::Late => Kind::Late,
+        NoConnection::Unreachable(kind, _) => Kind::Unreachable(*kind),
     };
-    failed(&lease.link, kind, true, error)
+    failed(link, kind, true, error)
 }
 
 /// The connection failed before a reply.

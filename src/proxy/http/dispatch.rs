@@ -16,7 +16,7 @@ use super::{
     refuse::Refusal,
 };
 use crate::{
-    metrics::{Class, Outcome, Reason},
+    metrics::{Class, Outcome, PoolBlock, Reason},
     protocol::http::Repeat,
     topology::{Failure, NodeId, OnEjected, Route, VERDICT_GRACE, level},
 };
@@ -131,7 +131,7 @@ impl Course {
     async fn goes_on(&mut self, pool: &Rc<HttpPool>, onward: &Onward, link: &Link, failed: &Failed) -> bool {
         let may_repeat = failed.is_unsent || onward.is_repeatable();
         match failed.kind {
-            Kind::Full | Kind::Cut(_) => return false,
+            Kind::Full | Kind::Late | Kind::Cut(_) => return false,
             _ if !may_repeat => return false,
             Kind::Left => return failed.is_unsent || self.spend(),
             // No sign of anything: that connection was about to be closed.
@@ -177,7 +177,7 @@ impl Course {
         };
         let deadline = pool.bound().topology.policy.deadline;
         let until = (Instant::now() + VERDICT_GRACE).min(heard + deadline);
-        pool.block().parked.add(1);
+        let _parked = Parked::new(pool.block());
         let verdict = timeout_at(until, async {
             while !has_moved() {
                 if changes.changed().await.is_err() {
@@ -186,9 +186,23 @@ impl Course {
             }
             true
         });
-        let moved = verdict.await.unwrap_or(false);
-        pool.block().parked.add(-1);
-        moved
+        verdict.await.unwrap_or(false)
+    }
+}
+
+/// A request that waits for a verdict; its client may go away meanwhile.
+struct Parked<'a>(&'a PoolBlock);
+
+impl Parked<'_> {
+    fn new(block: &PoolBlock) -> Parked<'_> {
+        block.parked.add(1);
+        Parked(block)
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.parked.add(-1);
     }
 }
 
@@ -208,6 +222,7 @@ fn refusal(failed: &Failed, repeat: Repeat) -> Refusal {
         Kind::Unreachable(Some(Failure::ConnectTimeout)) => {
             (late, "connection_timeout", Reason::NoOwner, Outcome::Timeout)
         }
+        Kind::Late => (late, "connection_timeout", Reason::Timeout, Outcome::Timeout),
         Kind::Unreachable(Some(Failure::Refused)) => {
             (bad, "connection_refused", Reason::NoOwner, Outcome::Refused)
         }

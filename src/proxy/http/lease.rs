@@ -82,6 +82,7 @@ impl Lease {
     /// The connection failed; the failure is counted once for a connection, and not at all when it
     /// was an idle one that the node may have been closing while the request was under way.
     pub(super) fn fault(&mut self, fault: &Fault, was_closing: bool) -> Outcome {
+        self.connection.iter().for_each(Connection::doubt);
         let is_first = self.connection.as_ref().is_none_or(|c| !c.is_lost.replace(true));
         match fault {
             Fault::Garbage(_) => self.link.node.evidence.failed(Failure::Protocol, 1),

@@ -18,9 +18,9 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
-    sync::{Mutex, Notify},
+    sync::Notify,
     task::spawn_local,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
@@ -32,17 +32,17 @@ use super::{
 use crate::{
     metrics::NodeBlock,
     net::Target,
-    protocol::resp::Version,
+    protocol::{http::Fault, resp::Version},
     proxy::{
-        connect::{self, ConnectError},
+        connect,
         gate::{Gate, spread},
         rebind::{Leaving, Side},
     },
-    topology::{Entry, HttpLimits, Node, NodeId, NodeProtocol, Policy},
+    topology::{Entry, Failure, HttpLimits, Node, NodeId, NodeProtocol, Policy},
 };
 
-/// Connections that a worker makes to one node at once, and the pause before each further one, while the node
-/// is new or was in trouble.
+/// Connections that all workers together make to one node at once, and the pause before each further one, while
+/// the node is new, is back or was in trouble.
 const CONNECTS: (u32, Duration) = (128, Duration::from_millis(1));
 /// So long after the trouble.
 const CAREFUL: Duration = Duration::from_secs(5);
@@ -62,8 +62,10 @@ pub(super) struct Link {
     idle: RefCell<Vec<Connection>>,
     /// The HTTP/2 connection that all requests share.
     shared: RefCell<Option<Connection>>,
-    /// Held while that one is made.
-    sharing: Mutex<()>,
+    /// That one is being made.
+    is_dialling: Cell<bool>,
+    /// Who waits for it: one dial answers all of them.
+    dialled: Waiting<Result<Connection, NoConnection>>,
     /// Connections that there are, or that are being made.
     open: Cell<usize>,
     waiting: Waiting<Turn>,
@@ -90,6 +92,10 @@ pub(super) struct Connection {
     pub(super) is_reused: bool,
     /// That it was lost is counted.
     pub(super) is_lost: Rc<Cell<bool>>,
+    /// Further requests had better have another.
+    is_doubted: Rc<Cell<bool>>,
+    /// Replies that came over it.
+    replies: Rc<Cell<u64>>,
     resets: Arc<AtomicBool>,
 }
 
@@ -106,23 +112,38 @@ pub(super) enum Pick {
     /// The same, for a request that can't be repeated: one that the node has closed must be known
     /// to be closed.
     Sure,
-    /// A new one.
+    /// A new one. Over HTTP/2 that is the one that all share, as long as no request has failed over it.
     Fresh,
 }
 
 /// How a request went.
 pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<Outgoing>>>;
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
+/// Why there is no connection. One dial may have many who ask.
+#[derive(Clone, Debug, thiserror::Error)]
 pub(super) enum NoConnection {
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error("{0}")]
-    Handshake(hyper::Error),
+    /// It can't be made; with the node's failure, or none when that is this process's own trouble.
+    #[error("{1}")]
+    Unreachable(Option<Failure>, Rc<str>),
+    /// All that there may be were busy for as long as the client waits.
+    #[error("no connection came free in time")]
+    Busy,
+    /// It was not made for as long as the client waits.
+    #[error("no connection was made in time")]
+    Late,
     /// The node left while somebody waited.
     #[error("it left")]
     Left,
+}
+
+impl NoConnection {
+    fn handshake(error: &hyper::Error) -> NoConnection {
+        let kind = match Fault::of(error) {
+            Fault::Garbage(_) => Failure::Protocol,
+            Fault::Broken(_) => Failure::Lost,
+        };
+        NoConnection::Unreachable(Some(kind), error.to_string().into())
+    }
 }
 
 impl Connection {
@@ -147,10 +168,17 @@ impl Connection {
 
     /// Sends a request and waits for the head of its reply.
     pub(super) async fn send(&mut self, request: Request<Outgoing>) -> Sent {
-        match &mut self.sender {
+        let sent = match &mut self.sender {
             Sender::H1(sender) => sender.try_send_request(request).await,
             Sender::H2(sender) => sender.try_send_request(request).await,
-        }
+        };
+        self.replies.set(self.replies.get() + u64::from(sent.is_ok()));
+        sent
+    }
+
+    /// How many replies have come over it.
+    pub(super) fn replies(&self) -> u64 {
+        self.replies.get()
     }
 
     /// What the kernel still has to send is thrown away when the connection closes, or a node that
@@ -158,21 +186,20 @@ impl Connection {
     pub(super) fn reset_on_close(&self) {
         self.resets.store(true, Relaxed);
     }
+
+    /// It does not do what it should: the next requests go over another.
+    pub(super) fn doubt(&self) {
+        self.is_doubted.set(true);
+    }
 }
 
 /// The right to have one connection more; none once it was given away.
 struct Slot(Option<Rc<Link>>);
 
-impl Slot {
-    fn of(link: &Rc<Link>) -> Slot {
-        Slot(Some(link.clone()))
-    }
-}
-
 impl Drop for Slot {
     fn drop(&mut self) {
         let Some(link) = self.0.take() else { return };
-        if let Some(Turn::Slot(mut unwanted)) = link.waiting.give(Turn::Slot(Slot::of(&link))) {
+        if let Some(Turn::Slot(mut unwanted)) = link.waiting.give(Turn::Slot(Slot(Some(link.clone())))) {
             unwanted.0 = None;
             link.open.set(link.open.get() - 1);
         }
@@ -186,7 +213,11 @@ impl Side for Link {
 
     fn update(&self, entry: &Entry, _: &Arc<Policy>) {
         *self.targets.borrow_mut() = entry.targets.clone();
-        self.is_owner.set(entry.placement.serves());
+        let is_owner = entry.placement.serves();
+        if !self.is_owner.replace(is_owner) && is_owner {
+            // It is back, and all who wait for it come.
+            self.trouble();
+        }
     }
 }
 
@@ -198,11 +229,12 @@ impl Link {
             targets: RefCell::new(entry.targets.clone()),
             idle: RefCell::default(),
             shared: RefCell::default(),
-            sharing: Mutex::new(()),
+            is_dialling: Cell::new(false),
+            dialled: Waiting::default(),
             open: Cell::new(0),
             waiting: Waiting::default(),
             is_owner: Cell::new(entry.placement.serves()),
-            gate: Gate::new(CONNECTS.0, CONNECTS.1),
+            gate: Gate::new(CONNECTS.0, CONNECTS.1, entry.node.blocks.len()),
             careful_until: Cell::new(Instant::now() + CAREFUL),
             evicted: Notify::new(),
         })
@@ -223,32 +255,41 @@ impl Link {
         self.evicted.notified()
     }
 
-    /// A connection that takes a request. Waits its turn when there are as many as there may be.
+    /// A connection that takes a request. Waits its turn when there are as many as there may be, and at most
+    /// `until`.
     pub(super) async fn connection(
         self: &Rc<Self>,
-        policy: &Policy,
+        policy: &Arc<Policy>,
         pick: Pick,
+        until: Instant,
     ) -> Result<Connection, NoConnection> {
-        let fresh = pick == Pick::Fresh;
         if policy.http.node_protocol == NodeProtocol::H2 {
-            return self.shared(policy, fresh).await;
+            return timeout_at(until, self.shared(policy)).await.unwrap_or(Err(NoConnection::Late));
         }
+        let fresh = pick == Pick::Fresh;
         if !fresh && let Some(connection) = self.reuse(pick).await {
             return Ok(connection);
         }
-        if self.open.get() < policy.http.limits.connections_per_node_max {
-            self.open.set(self.open.get() + 1);
-            return self.connect(Slot::of(self), policy).await;
-        }
-        // The oldest makes room, if none of them will do.
-        if fresh && !self.idle.borrow().is_empty() {
-            self.idle.borrow_mut().remove(0);
-        }
-        match self.waiting.join().await {
-            Ok(Turn::Connection(connection)) => Ok(connection),
-            Ok(Turn::Slot(slot)) => self.connect(slot, policy).await,
-            Err(_) => Err(NoConnection::Left),
-        }
+        let slot = if self.open.get() < policy.http.limits.connections_per_node_max {
+            self.slot()
+        } else {
+            // The oldest makes room, if none of them will do.
+            if fresh && !self.idle.borrow().is_empty() {
+                self.idle.borrow_mut().remove(0);
+            }
+            match timeout_at(until, self.waiting.join()).await {
+                Ok(Ok(Turn::Connection(connection))) => return Ok(connection),
+                Ok(Ok(Turn::Slot(slot))) => slot,
+                Ok(Err(_)) => return Err(NoConnection::Left),
+                Err(_) => return Err(NoConnection::Busy),
+            }
+        };
+        timeout_at(until, self.connect(slot, policy)).await.unwrap_or(Err(NoConnection::Late))
+    }
+
+    fn slot(self: &Rc<Self>) -> Slot {
+        self.open.set(self.open.get() + 1);
+        Slot(Some(self.clone()))
     }
 
     /// One that is there and takes a request.
@@ -266,51 +307,87 @@ impl Link {
         }
     }
 
-    async fn shared(self: &Rc<Self>, policy: &Policy, fresh: bool) -> Result<Connection, NoConnection> {
-        if fresh {
-            self.shared.take();
-        }
-        let _one_at_a_time = self.sharing.lock().await;
-        let known = self.shared.borrow().as_ref().and_then(Connection::share);
+    /// The HTTP/2 connection, made if there is none that will do.
+    async fn shared(self: &Rc<Self>, policy: &Arc<Policy>) -> Result<Connection, NoConnection> {
+        let known = self.shared.borrow().as_ref().filter(|c| !c.is_doubted.get()).and_then(Connection::share);
         if let Some(mut connection) = known
             && connection.is_ready().await
         {
             return Ok(connection);
         }
-        self.open.set(self.open.get() + 1);
-        let connection = self.connect(Slot::of(self), policy).await?;
-        *self.shared.borrow_mut() = connection.share();
-        Ok(connection)
+        let turn = self.dialled.join();
+        if !self.is_dialling.replace(true) {
+            // A task: who asked first may go away, and the others wait for the same.
+            spawn_local(self.clone().dial(policy.clone()));
+        }
+        turn.await.unwrap_or(Err(NoConnection::Left))
     }
 
+    /// Makes the HTTP/2 connection, and answers all who wait for it.
+    async fn dial(self: Rc<Self>, policy: Arc<Policy>) {
+        let made = self.connect(self.slot(), &policy).await;
+        self.is_dialling.set(false);
+        let answer = || match &made {
+            Ok(connection) => connection.share().map(|c| Ok(Connection { is_reused: false, ..c })),
+            Err(error) => Some(Err(error.clone())),
+        };
+        while let Some(answer) = answer()
+            && self.dialled.give(answer).is_none()
+        {}
+        if self.is_owner.get()
+            && let Ok(connection) = made
+        {
+            *self.shared.borrow_mut() = connection.share();
+        }
+    }
+
+    /// Makes a connection. What keeps it from coming is evidence, once for all who wait for it.
     async fn connect(self: &Rc<Self>, slot: Slot, policy: &Policy) -> Result<Connection, NoConnection> {
         let wait = self.pause();
         if !wait.is_zero() {
             sleep(spread(wait)).await;
         }
+        self.greet(slot, policy).await.inspect_err(|error| {
+            self.trouble();
+            if let NoConnection::Unreachable(Some(kind), _) = error {
+                self.node.evidence.failed(*kind, 1);
+            }
+        })
+    }
+
+    async fn greet(self: &Rc<Self>, slot: Slot, policy: &Policy) -> Result<Connection, NoConnection> {
         let targets = self.targets.borrow().clone();
-        let stream =
-            connect::reach(&targets, policy, Version::Resp2).await.inspect_err(|_| self.trouble())?;
+        let stream = connect::reach(&targets, policy, Version::Resp2)
+            .await
+            .map_err(|error| NoConnection::Unreachable(error.kind, error.to_string().into()))?;
         let resets = Arc::new(AtomicBool::new(false));
         let meter =
             Meter::Node { node: self.node.clone(), worker: self.worker_index, resets: resets.clone() };
         let io = TokioIo::new(Wire::new(stream, meter));
         let limits = &policy.http.limits;
+        let refused = |error: hyper::Error| NoConnection::handshake(&error);
         let sender = match policy.http.node_protocol {
             NodeProtocol::H1 => {
-                let (sender, connection) = h1(limits).handshake(io).await.map_err(NoConnection::Handshake)?;
+                let (sender, connection) = h1(limits).handshake(io).await.map_err(refused)?;
                 spawn_local(self.clone().drive(connection.with_upgrades(), slot));
                 Sender::H1(sender)
             }
             NodeProtocol::H2 => {
                 let mut builder = http2::Builder::new(Spawner);
                 builder.max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
-                let (sender, connection) = builder.handshake(io).await.map_err(NoConnection::Handshake)?;
+                let (sender, connection) = builder.handshake(io).await.map_err(refused)?;
                 spawn_local(self.clone().drive(connection, slot));
                 Sender::H2(sender)
             }
         };
-        Ok(Connection { sender, is_reused: false, is_lost: Rc::default(), resets })
+        Ok(Connection {
+            sender,
+            is_reused: false,
+            is_lost: Rc::default(),
+            is_doubted: Rc::default(),
+            replies: Rc::default(),
+            resets,
+        })
     }
 
     /// How long the next connection is held back.
@@ -328,7 +405,7 @@ impl Link {
         drop(slot);
     }
 
-    /// A connection could not be made, or broke.
+    /// A connection could not be made, or broke: for a while those that connect are held back.
     pub(super) fn trouble(&self) {
         self.careful_until.set(Instant::now() + CAREFUL);
     }
@@ -350,6 +427,7 @@ impl Link {
         self.is_owner.set(false);
         self.forget();
         self.waiting.clear();
+        self.dialled.clear();
         if leaving == Leaving::Evict {
             self.evicted.notify_waiters();
         }
@@ -379,6 +457,8 @@ impl Connection {
                 sender: Sender::H2(sender.clone()),
                 is_reused: true,
                 is_lost: self.is_lost.clone(),
+                is_doubted: self.is_doubted.clone(),
+                replies: self.replies.clone(),
                 resets: self.resets.clone(),
             }),
         }
@@ -404,7 +484,10 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::{proxy::tests::topology, topology::HttpSettings};
+    use crate::{
+        proxy::tests::{play, topology},
+        topology::{HttpSettings, Placement},
+    };
 
     fn pauses(link: &Link, count: usize) -> Vec<Duration> {
         (0..count).map(|_| link.pause()).collect()
@@ -416,18 +499,51 @@ mod tests {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
         let mut http = HttpSettings::default();
         http.limits.connections_per_node_max = 1;
-        let policy = Policy { http: Arc::new(http), ..Policy::default() };
-        let link = Link::new(&topology(&[("a", nowhere)], policy.clone()).nodes[0], 0);
-        link.open.set(1);
-        let slot = Slot::of(&link);
+        let policy = Arc::new(Policy { http: Arc::new(http), ..Policy::default() });
+        let link = Link::new(&topology(&[("a", nowhere)], Policy::default()).nodes[0], 0);
+        let until = Instant::now() + CAREFUL;
+        let slot = link.slot();
         let mut waiting: Vec<_> =
-            (0..20_000).map(|_| Box::pin(link.connection(&policy, Pick::Any))).collect();
+            (0..20_000).map(|_| Box::pin(link.connection(&policy, Pick::Any, until))).collect();
         let mut cx = Context::from_waker(Waker::noop());
         assert!(waiting.iter_mut().all(|request| request.as_mut().poll(&mut cx).is_pending()));
         drop(waiting);
         assert_eq!(link.waiting.len(), 20_000, "nobody came after them");
         drop(slot);
         assert_eq!((link.waiting.len(), link.open.get(), Rc::strong_count(&link)), (0, 0, 1));
+    }
+
+    /// Requests that an HTTP/2 node has no connection for wait for one dial, which answers all of them: at an address
+    /// that is silent the last waits no longer than the first, and that it is silent is known once.
+    #[test]
+    fn one_dial_answers_all() {
+        play(async {
+            let silent =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+            silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback has a free port");
+            silent.listen(0).expect("it is bound");
+            let address = silent.local_addr().ok().and_then(|a| a.as_socket()).expect("an address");
+            let _full = std::net::TcpStream::connect(address).expect("there is room for one");
+            let http = HttpSettings { node_protocol: NodeProtocol::H2, ..HttpSettings::default() };
+            let connect_timeout = Duration::from_millis(300);
+            let policy = Arc::new(Policy { connect_timeout, http: Arc::new(http), ..Policy::default() });
+            let link = Link::new(&topology(&[("a", address)], Policy::default()).nodes[0], 0);
+            let (since, until) = (Instant::now(), Instant::now() + CAREFUL);
+            let ask = |_| {
+                let (link, policy) = (link.clone(), policy.clone());
+                spawn_local(async move { link.connection(&policy, Pick::Any, until).await.err() })
+            };
+            for waiting in (0..20).map(ask).collect::<Vec<_>>() {
+                let error = waiting.await.expect("it does not panic");
+                let is_late =
+                    matches!(error, Some(NoConnection::Unreachable(Some(Failure::ConnectTimeout), _)));
+                assert!(is_late, "{error:?}");
+            }
+            assert!(since.elapsed() < 5 * connect_timeout, "{:?}", since.elapsed());
+            assert_eq!((link.node.evidence.streak(), link.open.get()), (1, 0));
+            let late = link.connection(&policy, Pick::Any, Instant::now() + connect_timeout / 3).await;
+            assert!(matches!(late, Err(NoConnection::Late)), "the client waits for less than that");
+        });
     }
 
     /// A node that is new or was in trouble is greeted by 128 at once and by one each millisecond after them; one
@@ -454,5 +570,16 @@ mod tests {
         assert!(!pauses(&link, 129)[128].is_zero(), "new trouble counts anew");
         advance(ms(1)).await;
         assert!(pauses(&link, 1000).iter().all(Duration::is_zero), "it is well again");
+        let mut entry = topology(&[("a", nowhere)], Policy::default()).nodes[0].clone();
+        link.update(&entry, &Arc::default());
+        assert!(pauses(&link, 1000).iter().all(Duration::is_zero), "it was there all the time");
+        link.leave(Leaving::Retire);
+        link.update(&entry, &Arc::default());
+        advance(CAREFUL - ms(1)).await;
+        assert!(!pauses(&link, 129)[128].is_zero(), "it is back");
+        entry.placement = Placement::Away;
+        advance(ms(1)).await;
+        link.update(&entry, &Arc::default());
+        assert!(pauses(&link, 1000).iter().all(Duration::is_zero), "it goes");
     }
 }

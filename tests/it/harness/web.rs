@@ -5,7 +5,7 @@ use std::{
     net::{TcpListener, TcpStream},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     thread,
 };
@@ -202,6 +202,7 @@ impl Write for Actor {
 pub(crate) struct Stage {
     address: String,
     seen: Arc<AtomicUsize>,
+    is_well: Arc<AtomicBool>,
 }
 
 impl Stage {
@@ -210,14 +211,20 @@ impl Stage {
         let listener = TcpListener::bind((loopback().as_str(), 0)).expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound").to_string();
         let (act, seen): (Arc<Act>, _) = (Arc::new(act), Arc::new(AtomicUsize::new(0)));
-        let counter = seen.clone();
+        let is_well = Arc::new(AtomicBool::new(true));
+        let (counter, well) = (seen.clone(), is_well.clone());
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (act, counter) = (act.clone(), counter.clone());
-                thread::spawn(move || perform(stream, &*act, &counter));
+                let (act, counter, well) = (act.clone(), counter.clone(), well.clone());
+                thread::spawn(move || perform(stream, &*act, &counter, &well));
             }
         });
-        Stage { address, seen }
+        Stage { address, seen, is_well }
+    }
+
+    /// From now on it answers probes so.
+    pub(crate) fn is_well(&self, is_well: bool) {
+        self.is_well.store(is_well, Relaxed);
     }
 
     /// `ip:port`.
@@ -231,13 +238,14 @@ impl Stage {
     }
 }
 
-fn perform(stream: TcpStream, act: &Act, seen: &AtomicUsize) {
+fn perform(stream: TcpStream, act: &Act, seen: &AtomicUsize, is_well: &AtomicBool) {
     let mut actor = Actor { stream, ahead: Vec::new() };
     loop {
         while let Some(at) = actor.ahead.windows(4).position(|w| w == b"\r\n\r\n") {
             let head: Vec<u8> = actor.ahead.drain(..at + 4).collect();
             if head.windows(19).any(|w| w.eq_ignore_ascii_case(b"user-agent: ringway")) {
-                let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+                let status = if is_well.load(Relaxed) { "200 OK" } else { "503 Service Unavailable" };
+                let _ = write!(actor, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
                 continue;
             }
             seen.fetch_add(1, Relaxed);

@@ -1,0 +1,252 @@
+//! HTTP pools whose nodes fail: what clients are told of it, by cause, and at which pace a node that is back is
+//! connected to.
+
+use std::{
+    io::Write,
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+use crate::harness::{
+    Config, Ringway, SOON, until,
+    web::{Actor, Browser, Gate, Stage},
+};
+
+/// An address that answers nobody: its queue is full of those who were there before.
+struct Silent {
+    address: SocketAddr,
+    _listener: socket2::Socket,
+    _before: TcpStream,
+}
+
+impl Silent {
+    fn start() -> Silent {
+        let listener =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback has a free port");
+        listener.listen(0).expect("it is bound");
+        let address = listener.local_addr().ok().and_then(|a| a.as_socket()).expect("an address");
+        let before = TcpStream::connect(address).expect("there is room for one");
+        Silent { address, _listener: listener, _before: before }
+    }
+}
+
+/// What the only node of a pool does.
+enum Node {
+    /// It does not listen.
+    Nobody,
+    /// It takes no connection.
+    Silent,
+    /// It does this with each request.
+    Acts(fn(&mut Actor)),
+}
+
+/// A cause, the node, lines of the pool, requests that are under way before, the method; and what is said: status,
+/// error and words, and the reason that is counted.
+type Cause = (
+    &'static str,
+    Node,
+    &'static [&'static str],
+    usize,
+    &'static str,
+    (u16, &'static str, &'static str, &'static str),
+);
+
+fn hold(actor: &mut Actor) {
+    // Until ringway closes.
+    let _ = std::io::Read::read(actor, &mut [0; 64]);
+}
+
+/// The beginning of a reply, and nothing more.
+fn begin(actor: &mut Actor) {
+    // ringway may have closed.
+    let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc");
+    hold(actor);
+}
+
+fn close(actor: &mut Actor) {
+    actor.close();
+}
+
+fn babble(actor: &mut Actor) {
+    // ringway may have closed.
+    let _ = actor.write_all(b"+PONG\r\n");
+}
+
+const CAUSES: [Cause; 11] = [
+    ("nobody listens", Node::Nobody, &[], 0, "GET", (502, "connection_refused", "refused", "no_owner")),
+    (
+        "no connection in time",
+        Node::Silent,
+        &["connect_timeout: 200ms"],
+        0,
+        "GET",
+        (504, "connection_timeout", "no connection within 200 ms", "no_owner"),
+    ),
+    (
+        "a connection that takes longer than the client waits",
+        Node::Silent,
+        &["connect_timeout: 10s", "request_timeout: 200ms", "deadline: 300ms"],
+        0,
+        "GET",
+        (504, "connection_timeout", "no connection was made in time", "timeout"),
+    ),
+    (
+        "the same over HTTP/2",
+        Node::Silent,
+        &["connect_timeout: 10s", "request_timeout: 200ms", "deadline: 300ms", "http: {node_protocol: h2}"],
+        0,
+        "GET",
+        (504, "connection_timeout", "no connection was made in time", "timeout"),
+    ),
+    (
+        "all connections are busy",
+        Node::Acts(begin),
+        &["deadline: 300ms", "request_timeout: 20s", "http: {limits: {connections_per_node_max: 1}}"],
+        1,
+        "GET",
+        (503, "connection_limit_reached", "no connection came free in time", "overload"),
+    ),
+    (
+        "too many requests",
+        Node::Acts(hold),
+        &["http: {limits: {requests_max: 1}}"],
+        1,
+        "GET",
+        (503, "connection_limit_reached", "http.limits.requests_max", "overload"),
+    ),
+    (
+        "the connection breaks",
+        Node::Acts(close),
+        &[],
+        0,
+        "POST",
+        (502, "connection_terminated", "the request may have been applied", "maybe_applied"),
+    ),
+    (
+        "the connection breaks, and nothing can have happened",
+        Node::Acts(close),
+        &["retries: 0"],
+        0,
+        "GET",
+        (502, "connection_terminated", "node a (", "maybe_applied"),
+    ),
+    (
+        "no HTTP comes",
+        Node::Acts(babble),
+        &["retries: 0"],
+        0,
+        "GET",
+        (502, "http_protocol_error", "node a (", "maybe_applied"),
+    ),
+    (
+        "no reply in time",
+        Node::Acts(hold),
+        &["request_timeout: 200ms", "retries: 0"],
+        0,
+        "GET",
+        (504, "http_response_timeout", "no reply in time", "timeout"),
+    ),
+    (
+        "no reply in time, and something may have happened",
+        Node::Acts(hold),
+        &["request_timeout: 200ms"],
+        0,
+        "DELETE",
+        (504, "http_response_timeout", "the request may have been applied", "timeout"),
+    ),
+];
+
+/// Each way in which a node can fail has its status, its error in Proxy-Status and its words, and is counted by its
+/// reason.
+#[test]
+fn each_cause_is_told() {
+    for (cause, node, lines, before, method, (status, error, words, reason)) in CAUSES {
+        let (mut silent, mut stage) = (None, None);
+        let address = match node {
+            Node::Nobody => TcpListener::bind("127.0.0.1:0")
+                .and_then(|l| l.local_addr())
+                .expect("a free port")
+                .to_string(),
+            Node::Silent => silent.insert(Silent::start()).address.to_string(),
+            Node::Acts(act) => stage.insert(Stage::start(move |_, actor| act(actor))).address(),
+        };
+        let config = Config::web([]).top("workers: 1").node("a", &address);
+        let config = config.pool("health: {interval: 1m, failures: 1000}");
+        let mut ringway = Ringway::serve(lines.iter().fold(config, |config, line| config.pool(line)));
+        let mut others: Vec<Browser> = (0..before).map(|_| Browser::connect(&ringway.address())).collect();
+        others.iter_mut().for_each(|other| other.send("GET /before HTTP/1.1\r\nHost: h\r\n\r\n"));
+        until(SOON, cause, || stage.as_ref().map_or(0, Stage::seen) == before);
+        let mut browser = Browser::connect(&ringway.address());
+        let page = browser.ask(method, "/page", "", b"").expect(cause);
+        let said = page.field("proxy-status").expect(cause);
+        assert_eq!(page.status, status, "{cause}: {said}");
+        let start = format!("ringway; error={error}; details=\"");
+        assert!(said.starts_with(&start) && said.contains(words), "{cause}: {said}");
+        assert!(page.text().starts_with("ringway: ") && page.text().contains(words), "{cause}: {page:?}");
+        assert!(ringway.metric("ringway_refusals_total", &[("reason", reason)]) >= 1.0, "{cause}: {reason}");
+    }
+}
+
+/// A request that waits for the verdict on its node, and whose client goes away meanwhile, waits no more.
+#[test]
+fn who_goes_away_is_not_waited_for() {
+    let node = Stage::start(|_, actor| actor.close());
+    let config = Config::web([]).node("a", &node.address()).pool("health: {interval: 1m, failures: 1000}");
+    let mut ringway = Ringway::serve(config);
+    for round in 1..=20 {
+        let mut browser = Browser::connect(&ringway.address());
+        let before = node.seen();
+        browser.send("GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+        until(SOON, "the node has closed", || node.seen() > before);
+        drop(browser);
+        ringway.wait_metric("ringway_sessions", &[], 0.0);
+        let parked = ringway.metric("ringway_parked_requests", &[]);
+        assert_eq!(parked, 0.0, "round {round}");
+    }
+}
+
+/// A node that is back, and for which several hundred clients wait, gets the connections of all workers together at
+/// the pace that the documentation names: 128 at once and then one each millisecond, give or take a quarter.
+#[test]
+fn a_node_that_is_back_is_not_stormed() {
+    const CLIENTS: usize = 400;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let node = Stage::start(move |_, actor| {
+        held.pass();
+        // ringway may have closed.
+        let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let other = Stage::start(|_, actor| actor.close());
+    let config = Config::web([]).top("workers: 4").node("a", &node.address()).node("b", &other.address());
+    let mut ringway =
+        Ringway::serve(config.pool("on_ejected: fail").pool("health: {interval: 100ms, timeout: 1s}"));
+    let path = (0..100).map(|i| format!("/{i}")).find(|path| {
+        let located = crate::harness::ringway::run(&[
+            "locate",
+            "--config",
+            &ringway.config_path(),
+            "--pool",
+            "cache",
+            path,
+        ]);
+        String::from_utf8_lossy(&located.stdout).trim_end().split('\t').nth(2) == Some("a")
+    });
+    let request = format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", path.expect("it has pages"));
+    let address = ringway.address();
+    let mut browsers: Vec<Browser> = (0..CLIENTS).map(|_| Browser::connect(&address)).collect();
+    ringway.wait_metric("ringway_sessions", &[], CLIENTS as f64);
+    node.is_well(false);
+    ringway.wait_away("a");
+    node.is_well(true);
+    ringway.wait_back("a");
+    let began = Instant::now();
+    browsers.iter_mut().for_each(|browser| browser.send(&request));
+    until(SOON, "all are there", || node.seen() == CLIENTS);
+    let took = began.elapsed();
+    let least = Duration::from_millis((CLIENTS as u64 - 128) * 3 / 4);
+    assert!(took >= least, "{took:?}, and {least:?} at least");
+    gate.open();
+    assert!(browsers.iter_mut().all(|browser| browser.page(false).is_some_and(|page| page.status == 200)));
+}
