@@ -1,10 +1,12 @@
 //! Cutting requests and replies: time per frame, in batches as a session or pipeline reads them; and
-//! finding a request's command and its keys.
+//! finding a request's command and its keys. Of HTTP, which hyper cuts, what is done with a head.
 
 use std::hint::black_box;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use http::{HeaderName, HeaderValue, Request as HttpRequest, request::Parts};
 use ringway::protocol::{
+    http::{KeyRule, KeySource, Pattern, fields, prepare, ring_key},
     memcache::{self, Awaits},
     resp::{
         frame::{FrameLimits, Request, RequestDecoder, Scanner, Step},
@@ -148,5 +150,76 @@ fn memcached(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, requests, replies, keys, memcached);
+/// The head of a browser's request.
+fn page() -> Parts {
+    let fields = [
+        ("host", "www.example.com"),
+        ("connection", "keep-alive"),
+        ("user-agent", "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"),
+        ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"),
+        ("accept-language", "en-US,en;q=0.5"),
+        ("accept-encoding", "gzip, deflate, br"),
+        ("cookie", "theme=dark; session=0123456789abcdef; consent=yes"),
+    ];
+    let request = HttpRequest::get("/articles/0000000042/comments?page=3");
+    let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    request.body(()).expect("a request").into_parts().0
+}
+
+/// HTTP: bringing a request's head into its one form, finding its ring key by each kind of rule, and taking out of a
+/// reply's head what is its connection's own.
+fn http_heads(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("http");
+    group.bench_function("prepare", |bencher| {
+        bencher.iter_batched_ref(
+            page,
+            |head| prepare(black_box(head)).expect("it may be forwarded"),
+            BatchSize::SmallInput,
+        );
+    });
+    let head = page();
+    let host = head.headers.get("host").and_then(|host| host.to_str().ok());
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    let client = Some(std::net::IpAddr::from([192, 0, 2, 1]));
+    let pattern = Pattern::new("^/articles/([0-9]+)/").expect("a pattern");
+    for (name, from) in [
+        ("path_and_query", KeySource::PathAndQuery),
+        ("path", KeySource::Path),
+        ("header", KeySource::Header(HeaderName::from_static("user-agent"))),
+        ("cookie", KeySource::Cookie("session".to_owned())),
+        ("host_and_path", KeySource::HostAndPath),
+        ("client_address", KeySource::ClientAddress),
+        ("pattern", KeySource::Capture(pattern)),
+    ] {
+        let rule = KeyRule { from, ..KeyRule::default() };
+        group.bench_function(format!("key_{name}"), |bencher| {
+            bencher.iter(|| {
+                let key = ring_key(&rule, host, black_box(path), &head.headers, client);
+                assert!(!key.expect("it has one").is_empty(), "it is not empty");
+            });
+        });
+    }
+    let mut reply = http::HeaderMap::new();
+    for (name, value) in [
+        ("server", "nginx"),
+        ("content-type", "text/html"),
+        ("content-length", "64"),
+        ("connection", "keep-alive"),
+        ("etag", "\"5f0-63b\""),
+    ] {
+        reply.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    group.bench_function("strip_reply", |bencher| {
+        bencher.iter_batched_ref(
+            || reply.clone(),
+            |headers| {
+                fields::strip(black_box(headers));
+                fields::frame(headers, Some(64));
+            },
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+criterion_group!(benches, requests, replies, keys, memcached, http_heads);
 criterion_main!(benches);

@@ -429,6 +429,34 @@ fn trailers_pass() {
     assert_eq!((page.status, page.text().as_str()), (200, "abc\nx-back: 9"), "{page:?}");
 }
 
+/// Trailers that no `Trailer` field names pass over HTTP/2 alone; for a side that speaks HTTP/1.1 they are left out,
+/// and the bodies before them, and the connections, are whole.
+#[test]
+fn trailers_that_nobody_announced() {
+    let node = Stage::start(|head, stream| {
+        let mut body = Vec::new();
+        let mut bytes = [0; 4096];
+        while head.starts_with(b"POST") && !body.ends_with(b"\r\n\r\n") {
+            let n = stream.read(&mut bytes).expect("a body");
+            body.extend_from_slice(&bytes[..n]);
+        }
+        let body = String::from_utf8_lossy(&body).to_ascii_lowercase();
+        assert!(body.is_empty() || body.ends_with("\r\nhi\r\n0\r\n\r\n"), "{body}");
+        let reply = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Back: 9\r\n\r\n";
+        stream.write_all(reply.as_bytes()).expect("it reads");
+    });
+    let mut ringway = Ringway::serve(Config::web([]).node("a", &node.address()));
+    let mut browser = Browser::connect(&ringway.address());
+    for _ in 0..2 {
+        browser.send("POST / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: te\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\n\r\n");
+        let page = browser.page(false).expect("an answer");
+        assert_eq!((page.status, page.text().as_str()), (200, "abc"), "{page:?}");
+    }
+    let url = format!("http://{}/", ringway.address());
+    let said = curl(&["-i", "--http2-prior-knowledge", "-H", "TE: trailers", &url]);
+    assert!(String::from_utf8_lossy(&said).contains("x-back: 9"), "{}", String::from_utf8_lossy(&said));
+}
+
 /// One hot page is shared by its nodes: with `bounded_load` none has more than its cap in flight.
 #[test]
 fn a_hot_page_is_shared() {

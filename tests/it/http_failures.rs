@@ -8,7 +8,9 @@ use std::{
 };
 
 use crate::harness::{
-    Config, Ringway, SOON, until,
+    Config, Ringway, SOON,
+    ringway::run,
+    until,
     web::{Actor, Browser, Gate, Stage},
 };
 
@@ -188,6 +190,37 @@ fn each_cause_is_told() {
     }
 }
 
+/// What is idempotent and not safe is sent again to the owner of its key and to nobody else: at the next node of the
+/// ring a DELETE would find nothing, and a PUT would be stored where nobody looks for it.
+#[test]
+fn a_delete_stays_with_its_owner() {
+    let node = Stage::start(|_, actor| actor.close());
+    let other = Stage::start(|_, actor| {
+        // ringway may have closed.
+        let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let config = Config::web([]).node("a", &node.address()).node("b", &other.address());
+    let mut ringway =
+        Ringway::serve(config.pool("health: {interval: 1m, failures: 1000}").pool("retries: 1"));
+    let path = owned_by_a(&ringway);
+    let mut browser = Browser::connect(&ringway.address());
+    for (method, sent) in [("DELETE", 2), ("PUT", 4), ("POST", 5)] {
+        let page = browser.ask(method, &path, "", b"").expect("an answer");
+        assert_eq!((page.status, node.seen(), other.seen()), (502, sent, 0), "{method}");
+        assert!(page.text().contains("may have been applied"), "{method}: {page:?}");
+    }
+    assert_eq!((browser.get(&path).text().as_str(), node.seen(), other.seen()), ("ok", 6, 1));
+}
+
+/// A path that node a owns.
+fn owned_by_a(ringway: &Ringway) -> String {
+    let is_its = |path: &String| {
+        let located = run(&["locate", "--config", &ringway.config_path(), "--pool", "cache", path]);
+        String::from_utf8_lossy(&located.stdout).trim_end().split('\t').nth(2) == Some("a")
+    };
+    (0..100).map(|i| format!("/{i}")).find(is_its).expect("it has pages")
+}
+
 /// A request that waits for the verdict on its node, and whose client goes away meanwhile, waits no more.
 #[test]
 fn who_goes_away_is_not_waited_for() {
@@ -222,18 +255,7 @@ fn a_node_that_is_back_is_not_stormed() {
     let config = Config::web([]).top("workers: 4").node("a", &node.address()).node("b", &other.address());
     let mut ringway =
         Ringway::serve(config.pool("on_ejected: fail").pool("health: {interval: 100ms, timeout: 1s}"));
-    let path = (0..100).map(|i| format!("/{i}")).find(|path| {
-        let located = crate::harness::ringway::run(&[
-            "locate",
-            "--config",
-            &ringway.config_path(),
-            "--pool",
-            "cache",
-            path,
-        ]);
-        String::from_utf8_lossy(&located.stdout).trim_end().split('\t').nth(2) == Some("a")
-    });
-    let request = format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", path.expect("it has pages"));
+    let request = format!("GET {} HTTP/1.1\r\nHost: h\r\n\r\n", owned_by_a(&ringway));
     let address = ringway.address();
     let mut browsers: Vec<Browser> = (0..CLIENTS).map(|_| Browser::connect(&address)).collect();
     ringway.wait_metric("ringway_sessions", &[], CLIENTS as f64);

@@ -16,6 +16,7 @@ mod harness;
 mod http;
 mod http_bad;
 mod http_failures;
+mod http_keys;
 mod import;
 mod incident;
 mod keys;

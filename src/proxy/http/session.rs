@@ -290,11 +290,15 @@ impl Session {
     pub(super) fn check(&self, now_us: u32, limits: &HttpLimits) {
         let mut seen = self.seen.get();
         let passed = self.activity.passed();
-        if passed != seen.passed {
-            (seen.passed, seen.since_us) = (passed, now_us);
-        }
         let is_idle = self.active.get() == 0;
         let head = self.head(is_idle);
+        if passed != seen.passed {
+            seen.passed = passed;
+            // Over HTTP/2 pings and other frames pass beside requests, and are none.
+            if !(self.is_h2.get() && is_idle && head.is_none()) {
+                seen.since_us = now_us;
+            }
+        }
         seen.head = head.map(|id| seen.head.filter(|(old, _)| *old == id).unwrap_or((id, now_us)));
         self.seen.set(seen);
         let is_over = |since_us: u32, timeout: Duration| {

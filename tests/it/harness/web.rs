@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -45,7 +45,20 @@ impl Page {
 impl Browser {
     /// Connects to `ip:port`.
     pub(crate) fn connect(address: &str) -> Browser {
-        let stream = TcpStream::connect(address).expect("somebody listens there");
+        Browser::over(TcpStream::connect(address).expect("somebody listens there"))
+    }
+
+    /// The same from an address of this machine.
+    pub(crate) fn connect_from(ip: &str, address: &str) -> Browser {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.expect("a socket can be made");
+        let parse = |text: &str| text.parse::<SocketAddr>().expect("an address").into();
+        socket.bind(&parse(&format!("{ip}:0"))).expect("it is an address of this machine");
+        socket.connect(&parse(address)).expect("somebody listens there");
+        Browser::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> Browser {
         stream.set_nodelay(true).expect("sockets take options");
         stream.set_read_timeout(Some(SOON)).expect("sockets take timeouts");
         Browser { stream, ahead: Vec::new() }

@@ -3,11 +3,16 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::Recorder;
 use super::{limited, quick};
-use crate::harness::{Config, Ringway, SOON, until};
+use crate::harness::{
+    Config, Ringway, SOON, until,
+    web::{Gate, Stage},
+};
 
 /// A name, the fields, the data, and what becomes of it.
 type Row = (&'static str, &'static [(&'static str, &'static str)], Option<&'static str>, Ends);
@@ -111,6 +116,24 @@ impl Frames {
         self.send(1, 4 | u8::from(is_whole), stream, &block);
     }
 
+    /// What comes of a kind and a stream, whatever else does; `None` when the connection ends before.
+    fn payload(&mut self, kind: u8, stream: u32) -> Option<Vec<u8>> {
+        loop {
+            let (found, id, payload) = self.frame()?;
+            if (found, id) == (kind, stream) {
+                return Some(payload);
+            }
+        }
+    }
+
+    fn frame(&mut self) -> Option<(u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.0.read_exact(&mut head).ok()?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        self.0.read_exact(&mut payload).ok()?;
+        Some((head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
+    }
+
     /// Waits for the end of `second`; what `first` ended with, if it did meanwhile.
     fn either(&mut self, first: u32, second: u32) -> Option<bool> {
         let mut ended = None;
@@ -140,12 +163,8 @@ impl Frames {
     /// The next stream of which the head of a reply, or a reset, comes.
     fn next_end(&mut self) -> Option<(u32, bool)> {
         loop {
-            let mut head = [0; 9];
-            self.0.read_exact(&mut head).ok()?;
-            let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-            self.0.read_exact(&mut payload).ok()?;
-            let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-            match head[3] {
+            let (kind, id, payload) = self.frame()?;
+            match kind {
                 // The static table has `:status: 200` at 8.
                 1 => return Some((id, payload[0] == 0x88)),
                 3 => return Some((id, false)),
@@ -229,4 +248,63 @@ fn slow_http2_clients() {
     assert_eq!(slow_body.end(stream), Some(true), "the connection lives");
     ringway.wait_metric("ringway_refusals_total", &[("reason", "slow_client")], 2.0);
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0, "no client is evidence");
+}
+
+/// Pings are no requests: a connection that sends nothing else is closed after `idle_timeout`; one with a request
+/// under way is not.
+#[test]
+fn pings_do_not_keep_a_connection() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let node = Stage::start(move |_, actor| {
+        held.pass();
+        // ringway may have closed.
+        let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let mut ringway = limited(&node, "idle_timeout: 600ms");
+    let mut busy = Frames::connect(&ringway.address());
+    busy.ask(1, &GET, None);
+    until(SOON, "it is under way", || node.seen() == 1);
+    let mut idle = Frames::connect(&ringway.address());
+    let mut pings = Frames(idle.0.try_clone().expect("it is open"));
+    let began = Instant::now();
+    let pinging = thread::spawn(move || {
+        while began.elapsed() < SOON / 2 {
+            pings.send(6, 0, 0, &[7; 8]);
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    assert_eq!(idle.end(1), None, "it is closed");
+    assert!(began.elapsed() < SOON / 2, "{:?}, though it pings", began.elapsed());
+    gate.open();
+    assert_eq!(busy.end(1), Some(true), "what is under way is no idleness");
+    drop(idle);
+    pinging.join().expect("it pings in vain");
+    assert_eq!(ringway.metric("ringway_refusals_total", &[("reason", "slow_client")]), 0.0);
+}
+
+/// Extended CONNECT, for WebSocket within HTTP/2, is not offered in the settings, and who asks for it all the same has
+/// that stream reset; who asks for a tunnel is told with 501 that there is none; and the connection goes on.
+#[test]
+fn websockets_within_http2_are_refused() {
+    let node = Recorder::start();
+    let mut ringway = Ringway::serve(Config::web([]).node("a", &node.stage.address()));
+    let mut frames = Frames::connect(&ringway.address());
+    let settings = frames.payload(4, 0).expect("settings");
+    assert!(
+        settings.chunks(6).all(|setting| setting[..2] != [0, 8]),
+        "no ENABLE_CONNECT_PROTOCOL: {settings:?}"
+    );
+    // 501 is in no table: its digits, compressed.
+    let is_501 = |head: &[u8]| head.windows(4).any(|w| w == [0x48, 0x82, 0x6c, 0x01]);
+    let websocket = [&[(":method", "CONNECT"), (":protocol", "websocket")], &GET[1..]].concat();
+    frames.ask_with(1, &websocket, false);
+    assert_eq!(frames.payload(3, 1), Some(vec![0, 0, 0, 1]), "PROTOCOL_ERROR");
+    frames.ask_with(3, &[(":method", "CONNECT"), (":authority", "h:1")], false);
+    assert!(is_501(&frames.payload(1, 3).expect("a head")));
+    let text = String::from_utf8_lossy(&frames.payload(0, 3).expect("a text")).into_owned();
+    assert!(text.starts_with("ringway: CONNECT is not served"), "{text}");
+    frames.ask(5, &GET, None);
+    assert_eq!(frames.end(5), Some(true), "the connection goes on");
+    assert_eq!(node.count(), 1);
 }
