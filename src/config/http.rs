@@ -9,7 +9,7 @@ use super::{
     units::{duration, number, size, switch, word},
 };
 use crate::{
-    protocol::http::{KeyRule, KeySource, Missing, Pattern},
+    protocol::http::{KeyRule, KeySource, Missing, Pattern, fields},
     topology::{Forwarded, HttpLimits, HttpProbe, HttpSettings, NodeProtocol},
 };
 
@@ -93,6 +93,9 @@ pub(super) fn http(mut section: Section<'_>) -> HttpSettings {
     section.read("keep_host", &mut h.keep_host, switch);
     section.read("forwarded", &mut h.forwarded, |t| word(&FORWARDED, t));
     section.read("via", &mut h.via, switch);
+    if let Some(field) = section.take("trailers") {
+        h.trailers = trailers(&field);
+    }
     if let Some(field) = section.take("failure_statuses") {
         h.failure_statuses = failure_statuses(&field);
     }
@@ -141,6 +144,18 @@ fn cookie_name(text: &str) -> Result<String, String> {
         Ok(_) => Ok(text.to_owned()),
         Err(_) => Err(format!("`{text}` is not the name of a cookie")),
     }
+}
+
+fn trailers(field: &Field<'_>) -> Vec<HeaderName> {
+    if !field.is_list() {
+        field.error("is not a list; write [NAME, ...]");
+        return Vec::new();
+    }
+    let name = |text: &str| match header_name(text)? {
+        name if fields::may_trail(&name) => Ok(name),
+        name => Err(format!("`{name}` can't be a trailer: what it says is needed before the body")),
+    };
+    field.items().iter().filter_map(|item| item.parse(name)).collect()
 }
 
 fn failure_statuses(field: &Field<'_>) -> Vec<u16> {
@@ -275,6 +290,9 @@ mod tests {
             ("keep_host: no", "neither true nor false"),
             ("forwarded: true", "not one of none, x_forwarded_for, forwarded"),
             ("via: us", "neither true nor false"),
+            ("trailers: x-sum", "trailers: is not a list; write [NAME, ...]"),
+            ("trailers: ['a b']", "trailers[0]: `a b` is not the name of a header"),
+            ("trailers: [x-sum, Content-Length]", "trailers[1]: `content-length` can't be a trailer"),
             ("failure_statuses: 502", "is not a list; write [502, 503, 504]"),
             ("failure_statuses: [500]", "failure_statuses[0]: `500` is not one of 502, 503, 504"),
             ("idle_connections: many", "is not a whole number"),

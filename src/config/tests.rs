@@ -2,6 +2,7 @@
 
 use std::{fs, sync::Arc, time::Instant};
 
+use ::http::HeaderName;
 use proptest::prelude::*;
 
 use super::*;
@@ -205,6 +206,7 @@ pools:
       keep_host: false
       forwarded: forwarded
       via: false
+      trailers: [X-Sum, server-timing]
       failure_statuses: [504, 502]
       idle_connections: 5
       probe: {path: '/health?full', host: 'web.example:81', status: 204-206, body: all well}
@@ -224,6 +226,7 @@ fn every_http_key() {
         keep_host: false,
         forwarded: Forwarded::Forwarded,
         via: false,
+        trailers: vec![HeaderName::from_static("x-sum"), HeaderName::from_static("server-timing")],
         failure_statuses: vec![502, 504],
         probe: HttpProbe {
             path: "/health?full".into(),

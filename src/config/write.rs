@@ -1,6 +1,7 @@
 //! SETTINGS -> TEXT. Every setting in force, defaults included, as a configuration that resolves to
 //! the same settings again; passwords, which settings do not show, are left out.
 
+use ::http::HeaderName;
 use serde_yaml::{Mapping, Value};
 
 use super::{
@@ -139,6 +140,7 @@ fn http(http: &HttpSettings) -> Value {
         ("keep_host", http.keep_host.into()),
         ("forwarded", forwarded_word(http.forwarded).into()),
         ("via", http.via.into()),
+        ("trailers", http.trailers.iter().map(HeaderName::as_str).collect::<Vec<_>>().into()),
         ("failure_statuses", http.failure_statuses.clone().into()),
         ("idle_connections", (http.idle_connections as u64).into()),
         ("probe", http_probe(&http.probe)),

@@ -2,6 +2,8 @@
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
+use ::http::HeaderName;
+
 use crate::{protocol::http::KeyRule, ring::BoundedLoad};
 
 /// What an HTTP pool obeys beside the rest of its [`Policy`](super::Policy).
@@ -20,6 +22,8 @@ pub struct HttpSettings {
     pub forwarded: Forwarded,
     /// Requests get a Via field (RFC 9110, 7.6.3).
     pub via: bool,
+    /// Trailers that whoever sends them need not have announced: ringway announces them where that is wanted.
+    pub trailers: Vec<HeaderName>,
     /// Replies with these statuses count as failures of the node: some of 502, 503 and 504. They
     /// go to the client all the same.
     pub failure_statuses: Vec<u16>,
@@ -97,6 +101,7 @@ impl Default for HttpSettings {
             keep_host: true,
             forwarded: Forwarded::default(),
             via: true,
+            trailers: Vec::new(),
             failure_statuses: Vec::new(),
             probe: HttpProbe::default(),
             idle_connections: 32,

@@ -105,6 +105,37 @@ pub fn frame(headers: &mut HeaderMap, length: Option<u64>) {
     }
 }
 
+/// Whether a field may come behind the body: not if it says how to read the message, or whether to take it (RFC 9110,
+/// 6.5.1).
+pub fn may_trail(name: &HeaderName) -> bool {
+    let first = [
+        header::AUTHORIZATION,
+        header::CACHE_CONTROL,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::COOKIE,
+        header::EXPECT,
+        header::HOST,
+        header::MAX_FORWARDS,
+        header::PROXY_AUTHORIZATION,
+        header::RANGE,
+        header::SET_COOKIE,
+        header::TRAILER,
+    ];
+    !first.contains(name) && !OF_CONNECTION.contains(name)
+}
+
+/// Names in Trailer what may come behind the body, beside what is named there: hyper writes no other over HTTP/1.1.
+pub fn announce(headers: &mut HeaderMap, trailers: &[HeaderName]) {
+    for name in trailers {
+        if !lists(headers, &header::TRAILER, name.as_str()) {
+            headers.append(header::TRAILER, name.clone().into());
+        }
+    }
+}
+
 /// Adds us to Via (RFC 9110, 7.6.3), by the version in which the request came.
 pub fn add_via(headers: &mut HeaderMap, version: Version) {
     let us = match version {
@@ -168,6 +199,21 @@ mod tests {
             all.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         all
+    }
+
+    /// What may come behind a body is announced once, beside what the sender announced; what a message needs before its
+    /// body is no trailer.
+    #[test]
+    fn trailers() {
+        let names = ["x-sum", "server-timing"].map(HeaderName::from_static);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::TRAILER, HeaderValue::from_static("X-Own, X-Sum"));
+        announce(&mut headers, &names);
+        announce(&mut headers, &names);
+        let named: Vec<_> = headers.get_all(header::TRAILER).iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(named, [&b"X-Own, X-Sum"[..], b"server-timing"]);
+        assert!(names.iter().all(may_trail));
+        assert!(![header::TE, header::HOST, header::CONTENT_LENGTH, header::TRAILER].iter().any(may_trail));
     }
 
     /// Fields of the connection go, named or not, and those that a message lives by stay.

@@ -103,6 +103,7 @@ impl Onward {
             if is_chunked {
                 // hyper takes a GET without a length for one without a body.
                 headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                fields::announce(headers, &policy.http.trailers);
             }
             *request.uri_mut() = self.target.clone();
         }

@@ -46,9 +46,21 @@ async fn serve(session: &Rc<Session>, mut request: Request<Incoming>) -> Respons
     let mut ticket = Ticket::new(session.clone());
     let policy = session.pool.bound().topology.policy.clone();
     let is_h2 = request.version() == Version::HTTP_2;
+    let trailers = &policy.http.trailers;
+    let takes_trailers =
+        !is_h2 && !trailers.is_empty() && fields::lists(request.headers(), &header::TE, "trailers");
     let client = hyper::upgrade::on(&mut request);
     let mut response = match forward(session, &policy, request, &mut ticket).await {
-        Ok(answered) => reply(answered, client, &policy, ticket),
+        Ok(answered) => {
+            let mut response = reply(answered, client, &policy, ticket);
+            if takes_trailers
+                && !response.body().is_end_stream()
+                && response.body().size_hint().exact().is_none()
+            {
+                fields::announce(response.headers_mut(), trailers);
+            }
+            response
+        }
         Err(refusal) => {
             session.pool.block().refuse(refusal.reason);
             ticket.outcome = refusal.outcome;
