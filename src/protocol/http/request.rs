@@ -24,6 +24,8 @@ pub struct Intent {
     pub repeat: Repeat,
     /// The protocols that the client would rather speak on this connection.
     pub upgrade: Option<HeaderValue>,
+    /// It asked for that within HTTP/2, and its connection goes on beside (RFC 8441).
+    pub is_within: bool,
     /// The client takes trailers.
     pub trailers: bool,
 }
@@ -34,6 +36,9 @@ pub enum Refused {
     /// `CONNECT`: a gateway to the nodes of a ring is no tunnel to anywhere.
     #[error("CONNECT is not served: this is a gateway to its own nodes")]
     Connect,
+    /// Within HTTP/2 there is WebSocket (RFC 8441), where nodes can be asked for it, and no other protocol.
+    #[error("no protocol but WebSocket is served within HTTP/2, and that where nodes speak HTTP/1.1")]
+    Protocol,
     /// HTTP/1.1 asks for exactly one Host (RFC 9112, 3.2).
     #[error("the request has no Host, or more than one")]
     HostCount,
@@ -55,7 +60,7 @@ impl Refused {
     /// The status that says it.
     pub fn status(self) -> StatusCode {
         match self {
-            Refused::Connect | Refused::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Refused::Connect | Refused::Protocol | Refused::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Refused::HostCount | Refused::HostForm | Refused::Target => StatusCode::BAD_REQUEST,
             Refused::Expectation => StatusCode::EXPECTATION_FAILED,
         }
@@ -69,8 +74,10 @@ impl Refused {
 /// # Errors
 /// [`Refused`]: it must not be forwarded.
 pub fn prepare(head: &mut Parts) -> Result<Intent, Refused> {
-    if head.method == Method::CONNECT {
-        return Err(Refused::Connect);
+    let is_within = is_websocket(head)?;
+    if is_within {
+        // What the same is over HTTP/1.1 (RFC 8441, 5).
+        head.method = Method::GET;
     }
     if !fields::is_plain(&head.headers) {
         return Err(Refused::TransferCoding);
@@ -81,10 +88,22 @@ pub fn prepare(head: &mut Parts) -> Result<Intent, Refused> {
     let wants_upgrade = head.version == Version::HTTP_11 && fields::says(&head.headers, "upgrade");
     let upgrade =
         if wants_upgrade { head.headers.get(header::UPGRADE).filter(|p| is_offered(p)) } else { None };
-    let upgrade = upgrade.cloned();
+    let upgrade = if is_within { Some(HeaderValue::from_static("websocket")) } else { upgrade.cloned() };
     let trailers = fields::lists(&head.headers, &header::TE, "trailers");
     fields::strip(&mut head.headers);
-    Ok(Intent { repeat: repeat(&head.method), upgrade, trailers })
+    Ok(Intent { repeat: repeat(&head.method), upgrade, is_within, trailers })
+}
+
+/// Whether it asks for a WebSocket within HTTP/2; for other protocols, or for a tunnel to somewhere, it is refused.
+fn is_websocket(head: &Parts) -> Result<bool, Refused> {
+    if head.method != Method::CONNECT {
+        return Ok(false);
+    }
+    match head.extensions.get::<hyper::ext::Protocol>() {
+        Some(protocol) if protocol.as_str().eq_ignore_ascii_case("websocket") => Ok(true),
+        Some(_) => Err(Refused::Protocol),
+        None => Err(Refused::Connect),
+    }
 }
 
 /// An upgrade to HTTP/2 in clear text is not taken: the node would speak it with the client past
@@ -282,6 +301,21 @@ mod tests {
         let intent = prepare(&mut trailers).expect("fine");
         assert_eq!((intent.repeat, intent.trailers), (Repeat::Idempotent, true));
         assert_eq!(trailers.headers.len(), 1, "{:?}", trailers.headers);
+    }
+
+    /// A WebSocket within HTTP/2 becomes what it is over HTTP/1.1; no other protocol does.
+    #[test]
+    fn websockets_within_http2() {
+        let ask = |protocol: &'static str| {
+            let mut head = head("CONNECT", "http://h:1/chat?room=7", Version::HTTP_2, &[]);
+            head.extensions.insert(hyper::ext::Protocol::from_static(protocol));
+            prepare(&mut head).map(|intent| (head.method, head.uri.to_string(), intent))
+        };
+        let (method, target, intent) = ask("websocket").expect("it is served");
+        assert_eq!((method, target.as_str()), (Method::GET, "/chat?room=7"));
+        assert_eq!((intent.is_within, intent.repeat), (true, Repeat::Safe));
+        assert_eq!(intent.upgrade, Some(HeaderValue::from_static("websocket")));
+        assert_eq!(ask("connect-udp").map(|_| ()), Err(Refused::Protocol));
     }
 
     /// Methods that read, that may be repeated, and all others.

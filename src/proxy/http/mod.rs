@@ -21,7 +21,9 @@ mod wire;
 
 use std::rc::Rc;
 
-use ::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
+use ::http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts,
+};
 use hyper::{
     body::{Body, Incoming},
     upgrade::OnUpgrade,
@@ -37,8 +39,8 @@ use self::{
 pub(crate) use self::{pool::HttpPool, session::start};
 use crate::{
     metrics::{Class, Outcome},
-    protocol::http::{Repeat, fields, prepare, ring_key},
-    topology::{Forwarded, HttpSettings, Policy, Topology},
+    protocol::http::{Refused, Repeat, fields, prepare, ring_key},
+    topology::{Forwarded, HttpSettings, NodeProtocol, Policy, Topology},
 };
 
 /// Answers one request: its reply from the owner of its key, or why there is none.
@@ -49,10 +51,12 @@ async fn serve(session: &Rc<Session>, mut request: Request<Incoming>) -> Respons
     let trailers = &policy.http.trailers;
     let takes_trailers =
         !is_h2 && !trailers.is_empty() && fields::lists(request.headers(), &header::TE, "trailers");
+    let is_connect = request.method() == Method::CONNECT;
     let client = hyper::upgrade::on(&mut request);
-    let mut response = match forward(session, &policy, request, &mut ticket).await {
+    let answered = forward(session, &policy, request, &mut ticket).await;
+    let mut response = match answered.and_then(|answered| tunnel::agreed(answered, is_connect)) {
         Ok(answered) => {
-            let mut response = reply(answered, client, &policy, ticket);
+            let mut response = reply(answered, (client, is_connect), &policy, ticket);
             if takes_trailers
                 && !response.body().is_end_stream()
                 && response.body().size_hint().exact().is_none()
@@ -107,6 +111,12 @@ async fn forward(
         let text = format!("the body has {length} bytes, and http.limits.body_bytes is {max}");
         return Err(Refusal::bad(StatusCode::PAYLOAD_TOO_LARGE, text));
     }
+    if intent.is_within {
+        if policy.http.node_protocol == NodeProtocol::H2 {
+            return Err(Refusal::of_request(Refused::Protocol));
+        }
+        head.headers.insert(header::SEC_WEBSOCKET_KEY, tunnel::key());
+    }
     fields::frame(&mut head.headers, length);
     let body = (!body.is_end_stream()).then_some(body);
     if body.is_some() {
@@ -144,7 +154,12 @@ fn introduce(headers: &mut HeaderMap, http: &HttpSettings, session: &Session, ve
 }
 
 /// The reply as the client gets it.
-fn reply(answered: Answered, client: OnUpgrade, policy: &Policy, mut ticket: Ticket) -> Response<Reply> {
+fn reply(
+    answered: Answered,
+    (client, is_connect): (OnUpgrade, bool),
+    policy: &Policy,
+    mut ticket: Ticket,
+) -> Response<Reply> {
     let (mut response, mut lease) = answered;
     ticket.outcome = lease.outcome;
     let node = hyper::upgrade::on(&mut response);
@@ -155,7 +170,12 @@ fn reply(answered: Answered, client: OnUpgrade, policy: &Policy, mut ticket: Tic
         let protocol = head.headers.get(header::UPGRADE).cloned();
         fields::strip(&mut head.headers);
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        if let Some(protocol) = protocol {
+        if is_connect {
+            // Within HTTP/2 that is a success, and the proof of the other side is the connection (RFC 8441, 5).
+            head.status = StatusCode::OK;
+            head.headers.remove(header::CONNECTION);
+            head.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+        } else if let Some(protocol) = protocol {
             head.headers.insert(header::UPGRADE, protocol);
         }
         // The connection is the tunnel's from here on.

@@ -188,6 +188,7 @@ impl Session {
         let mut builder = http2::Builder::new(Spawner);
         builder
             .max_concurrent_streams(STREAMS_MAX)
+            .enable_connect_protocol()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));

@@ -1,16 +1,51 @@
 //! A connection that client and node agreed to speak another protocol over, WebSocket for one: from
-//! the reply 101 on its bytes pass as they are.
+//! the reply 101 on its bytes pass as they are. Of a client's HTTP/2 connection it is one stream.
 
-use std::{pin::pin, rc::Rc};
+use std::{
+    hash::{BuildHasher, RandomState},
+    pin::pin,
+    rc::Rc,
+};
 
+use ::http::{HeaderValue, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{io::copy_bidirectional, task::spawn_local};
 
 use super::{
+    attempt::Answered,
     lease::{Lease, Ticket},
+    refuse::Refusal,
     session::Seat,
 };
+use crate::{
+    metrics::{Outcome, Reason},
+    protocol::memcache::base64,
+};
+
+/// The key of a WebSocket that is asked for within HTTP/2, where there is none: 16 bytes that nobody can foretell
+/// (RFC 6455, 4.1).
+pub(super) fn key() -> HeaderValue {
+    let dice = || RandomState::new().hash_one(()).to_be_bytes();
+    let mut text = Vec::with_capacity(24);
+    base64::encode(&[dice(), dice()].concat(), &mut text);
+    // Base64 can stand in a header.
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// A reply as one to a client that asked for a tunnel within HTTP/2: for it any success means that the tunnel is there.
+///
+/// # Errors
+/// The node answered with a success, and has not agreed to anything.
+pub(super) fn agreed(answered: Answered, is_connect: bool) -> Result<Answered, Refusal> {
+    let status = answered.0.status();
+    if !is_connect || !status.is_success() {
+        return Ok(answered);
+    }
+    let text = format!("{}: it answers {status} where a WebSocket is asked for", answered.1.link.describe());
+    let (kind, reason, outcome) = ("http_protocol_error", Reason::MaybeApplied, Outcome::Error);
+    Err(Refusal { status: StatusCode::BAD_GATEWAY, kind, reason, outcome, text: text.into() })
+}
 
 /// Passes bytes until one side closes or the node is ejected. The tunnel holds what its request held.
 pub(super) fn open(client: OnUpgrade, node: OnUpgrade, lease: Lease, ticket: Ticket) {

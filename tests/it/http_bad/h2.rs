@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -283,28 +284,96 @@ fn pings_do_not_keep_a_connection() {
     assert_eq!(ringway.metric("ringway_refusals_total", &[("reason", "slow_client")]), 0.0);
 }
 
-/// Extended CONNECT, for WebSocket within HTTP/2, is not offered in the settings, and who asks for it all the same has
-/// that stream reset; who asks for a tunnel is told with 501 that there is none; and the connection goes on.
+/// Tunnels to somewhere, other protocols than WebSocket within HTTP/2, and that one where nodes speak HTTP/2 themselves,
+/// are refused with 501 and why; a node that answers with a success and agrees to nothing is 502, as for the client
+/// any success is a tunnel; another reply passes as it is; and the connection goes on.
 #[test]
-fn websockets_within_http2_are_refused() {
-    let node = Recorder::start();
-    let mut ringway = Ringway::serve(Config::web([]).node("a", &node.stage.address()));
+fn protocols_within_http2_are_refused() {
+    let node = Stage::start(|head, actor| {
+        let status = if head.starts_with(b"GET /no ") { "404 Not Found" } else { "200 OK" };
+        // ringway may have closed.
+        let _ = write!(actor, "HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let connect =
+        |protocol, path| [(":method", "CONNECT"), (":protocol", protocol), GET[1], GET[2], (":path", path)];
+    let tunnel = [(":method", "CONNECT"), (":authority", "h:1")];
+    // Digits of a status that is in no table, compressed; 404 is in the table.
+    let (is_501, is_502, is_404) =
+        (&[0x48, 0x82, 0x6c, 0x01][..], &[0x48, 0x82, 0x6c, 0x02][..], &[0x8d][..]);
+    for (protocol, fields, status, words) in [
+        ("h1", &connect("connect-udp", "/x")[..], is_501, "ringway: no protocol but WebSocket"),
+        ("h1", &tunnel, is_501, "ringway: CONNECT is not served"),
+        ("h2", &connect("websocket", "/x"), is_501, "ringway: no protocol but WebSocket"),
+        ("h1", &connect("websocket", "/x"), is_502, "answers 200 OK where a WebSocket is asked for"),
+        ("h1", &connect("websocket", "/no"), is_404, "ok"),
+    ] {
+        let config =
+            Config::web([]).node("a", &node.address()).pool(&format!("http: {{node_protocol: {protocol}}}"));
+        let mut ringway = Ringway::serve(config);
+        let mut frames = Frames::connect(&ringway.address());
+        frames.ask_with(1, fields, false);
+        let head = frames.payload(1, 1).expect("a head");
+        assert!(head.windows(status.len()).any(|w| w == status), "{fields:?}: {head:x?}");
+        let text = String::from_utf8_lossy(&frames.payload(0, 1).expect("a text")).into_owned();
+        assert!(text.contains(words), "{fields:?}: {text}");
+        if protocol == "h1" {
+            frames.ask(3, &GET, None);
+            assert_eq!(frames.end(3), Some(true), "the connection goes on");
+        }
+    }
+}
+
+/// A WebSocket within HTTP/2 is one over HTTP/1.1 for the node, carries bytes both ways beside other requests, and ends
+/// when either side ends it.
+#[test]
+fn websockets_within_http2() {
+    let (sender, heads) = mpsc::channel();
+    let node = Stage::start(move |head, actor| {
+        if head.starts_with(b"GET /x ") {
+            let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            return;
+        }
+        sender.send(String::from_utf8_lossy(head).to_ascii_lowercase()).expect("the test waits");
+        let agreed = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\nhello";
+        actor.write_all(agreed).expect("it reads");
+        let mut bytes = [0; 4096];
+        while let Ok(n @ 1..) = actor.read(&mut bytes) {
+            actor.write_all(&bytes[..n]).expect("it reads");
+        }
+    });
+    let mut ringway = limited(&node, "idle_timeout: 500ms");
     let mut frames = Frames::connect(&ringway.address());
     let settings = frames.payload(4, 0).expect("settings");
-    assert!(
-        settings.chunks(6).all(|setting| setting[..2] != [0, 8]),
-        "no ENABLE_CONNECT_PROTOCOL: {settings:?}"
-    );
-    // 501 is in no table: its digits, compressed.
-    let is_501 = |head: &[u8]| head.windows(4).any(|w| w == [0x48, 0x82, 0x6c, 0x01]);
-    let websocket = [&[(":method", "CONNECT"), (":protocol", "websocket")], &GET[1..]].concat();
-    frames.ask_with(1, &websocket, false);
-    assert_eq!(frames.payload(3, 1), Some(vec![0, 0, 0, 1]), "PROTOCOL_ERROR");
-    frames.ask_with(3, &[(":method", "CONNECT"), (":authority", "h:1")], false);
-    assert!(is_501(&frames.payload(1, 3).expect("a head")));
-    let text = String::from_utf8_lossy(&frames.payload(0, 3).expect("a text")).into_owned();
-    assert!(text.starts_with("ringway: CONNECT is not served"), "{text}");
-    frames.ask(5, &GET, None);
-    assert_eq!(frames.end(5), Some(true), "the connection goes on");
-    assert_eq!(node.count(), 1);
+    assert!(settings.chunks(6).any(|setting| setting == [0, 8, 0, 0, 0, 1]), "it is offered: {settings:?}");
+    let chat = [(":method", "CONNECT"), (":protocol", "websocket"), GET[1], GET[2], (":path", "/chat")];
+    frames.ask_with(1, &[&chat[..], &[("sec-websocket-version", "13")]].concat(), false);
+    let head = frames.payload(1, 1).expect("a head");
+    assert_eq!(head[0], 0x88, "200: {head:x?}");
+    let asked = heads.recv().expect("the node is asked");
+    assert!(asked.starts_with("get /chat http/1.1\r\n"), "{asked}");
+    for line in
+        ["host: h\r\n", "upgrade: websocket\r\n", "connection: upgrade\r\n", "sec-websocket-version: 13\r\n"]
+    {
+        assert!(asked.contains(line), "{line}: {asked}");
+    }
+    let key = asked.split("sec-websocket-key: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+    assert!(key.is_some_and(|key| key.len() == 24 && key.ends_with("==")), "{asked}");
+    assert_eq!(frames.payload(0, 1).as_deref(), Some(&b"hello"[..]));
+    let began = Instant::now();
+    for round in 0..10u32 {
+        let said = vec![round as u8; 1000];
+        frames.send(0, 0, 1, &said);
+        let mut back = Vec::new();
+        while back.len() < said.len() {
+            back.extend(frames.payload(0, 1).expect("it is open"));
+        }
+        assert!(back == said, "round {round}");
+    }
+    until(SOON, "it is longer silent than idle_timeout", || began.elapsed() > Duration::from_millis(1200));
+    frames.ask(3, &GET, None);
+    assert_eq!(frames.end(3), Some(true), "a request beside it");
+    assert_eq!(ringway.metric("ringway_node_in_flight", &[]), 1.0);
+    // The end of the stream is the end of the node's connection, and that the end of the tunnel.
+    frames.send(0, 1, 1, b"");
+    ringway.wait_metric("ringway_node_in_flight", &[], 0.0);
 }
