@@ -1,10 +1,10 @@
 //! One server as it really is, and what its pool's watch knows of it: the traffic that meets it, the probe
 //! that asks it, the detector that judges. No law of its own is here but those of the detector's verdicts.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem::discriminant, sync::Arc, time::Duration};
 
 use ringway::{
-    health::{Observation, Symptom, Traffic, Verdict},
+    health::{Late, Observation, Symptom, Traffic, Verdict},
     topology::{Cause, Evidence, Failure, Health, HealthSettings, NodeId, Policy},
 };
 use tokio::time::Instant;
@@ -23,6 +23,20 @@ const PROBE_PAUSE_MIN: Duration = Duration::from_millis(20);
 /// A connection has at most so many requests under way.
 const OWED_MAX: usize = 50;
 
+/// How long, and for how many, late answers are waited.
+const LATE_PATIENCE: Duration = Duration::from_secs(10);
+const LATES: usize = 4;
+
+/// What a probe met.
+#[derive(Clone, Debug)]
+pub(crate) struct Heard {
+    /// When it began.
+    pub(crate) started: Instant,
+    pub(crate) symptom: Symptom,
+    /// Answers to earlier ones that came meanwhile.
+    pub(crate) late: Vec<Late>,
+}
+
 /// A server.
 #[derive(Debug)]
 pub(crate) struct Body {
@@ -30,8 +44,8 @@ pub(crate) struct Body {
     pub(crate) is_cut: bool,
     /// It is as it is now since then.
     pub(crate) since: Instant,
-    /// How long it had been well when it began to be ill.
-    pub(crate) calm: Duration,
+    /// What it was ill of before, whether it was cut off, and until when.
+    ills: Vec<(Truth, bool, Instant)>,
     /// Counts its starts.
     process: u32,
     /// It has what it had, from its disk.
@@ -58,6 +72,12 @@ pub(crate) struct Patient {
     is_lost: bool,
     /// It stood when the server died, which is then noticed at once.
     was_linked: bool,
+    /// When probes were given up whose answers may come yet.
+    given_up: Vec<Instant>,
+    /// Answers that nobody waits for any more: some are still to come.
+    lates: Vec<Late>,
+    /// Dials that nothing answered since it turned.
+    pub(crate) dark: usize,
     /// Which appointment counts.
     pub(crate) turn: u32,
     /// What comes of the probe that runs.
@@ -93,7 +113,7 @@ impl Body {
             truth: Truth::Up,
             is_cut: false,
             since: now,
-            calm: Duration::ZERO,
+            ills: Vec::new(),
             process: 0,
             has_data: true,
             patient: None,
@@ -113,7 +133,7 @@ impl Body {
             self.process += 1;
             self.has_data = dice.chance(30);
         }
-        self.calm = if self.is_well() { now - self.since } else { Duration::ZERO };
+        self.remember(now);
         (self.truth, self.since) = (truth, now);
         true
     }
@@ -122,9 +142,27 @@ impl Body {
         if self.is_cut == is_cut {
             return false;
         }
-        self.calm = if self.is_well() { now - self.since } else { Duration::ZERO };
+        self.remember(now);
         (self.is_cut, self.since) = (is_cut, now);
         true
+    }
+
+    fn remember(&mut self, now: Instant) {
+        if !self.is_well() {
+            self.ills.push((self.truth, self.is_cut, now));
+        }
+        if let Some(patient) = &mut self.patient {
+            patient.dark = 0;
+        }
+    }
+
+    /// Whether it was ill of something else within this time before it became ill.
+    pub(crate) fn was_other(&self, within: Duration) -> bool {
+        let is_same = |truth: Truth, is_cut: bool| {
+            is_cut == self.is_cut && (is_cut || discriminant(&truth) == discriminant(&self.truth))
+        };
+        let is_recent = |until: Instant| until + within > self.since;
+        self.ills.iter().any(|(truth, is_cut, until)| is_recent(*until) && !is_same(*truth, *is_cut))
     }
 
     /// What it came back with, if it is the same as when it served.
@@ -137,7 +175,7 @@ impl Body {
     }
 
     /// What its clients' connections notice when it turned.
-    pub(crate) fn shock(&mut self, evidence: &Evidence, is_busy: bool) {
+    pub(crate) fn shock(&mut self, evidence: &Evidence, is_busy: bool, now: Instant) {
         let (truth, is_cut) = (self.truth, self.is_cut);
         let Some(patient) = &mut self.patient else { return };
         if truth == Truth::Dead && !is_cut {
@@ -146,6 +184,7 @@ impl Body {
             }
             patient.is_connected = false;
             patient.owed.clear();
+            patient.given_up.clear();
             patient.was_linked = patient.is_linked;
             if patient.is_linked {
                 (patient.is_linked, patient.is_lost) = (false, true);
@@ -153,6 +192,8 @@ impl Body {
         } else if truth == Truth::Up && !is_cut {
             // What it was asked meanwhile is answered.
             patient.owed.clear();
+            let given_up = patient.given_up.drain(..).filter(|given_up| now - *given_up < LATE_PATIENCE);
+            patient.lates.extend(given_up.map(|given_up| Late { given_up, came: now }));
         }
     }
 
@@ -209,9 +250,9 @@ impl Body {
         Some(now + after)
     }
 
-    /// The running probe has ended, if one runs; what it met, and since when it ran.
-    pub(crate) fn end_probe(&mut self) -> Option<(Observation, (Instant, Symptom))> {
-        let (is_cut, process) = (self.is_cut, self.process);
+    /// The running probe has ended, if one runs; what it met.
+    pub(crate) fn end_probe(&mut self, now: Instant) -> Option<(Observation, Heard)> {
+        let (truth, is_cut, process) = (self.truth, self.is_cut, self.process);
         let patient = self.patient.as_mut()?;
         let met = patient.probing.take()?;
         let after_loss = std::mem::take(&mut patient.is_lost);
@@ -222,6 +263,14 @@ impl Body {
             Met::Failed(Cause::Loading) => Symptom::Loading,
             Met::Failed(_) => Symptom::Silent,
         };
+        match (symptom, truth) {
+            (Symptom::NoConnection, _) => patient.dark += 1,
+            (Symptom::Silent, Truth::Slow(late)) if !is_cut => {
+                patient.lates.push(Late { given_up: now, came: patient.started + late });
+            }
+            (Symptom::Silent, _) if patient.given_up.len() < LATES => patient.given_up.push(now),
+            _ => {}
+        }
         let seen = match met {
             Met::Good => {
                 (patient.is_linked, patient.life) = (true, Some(process));
@@ -233,7 +282,9 @@ impl Body {
                 Observation::Failed { cause, after_loss, text: cause.word().to_owned() }
             }
         };
-        Some((seen, (patient.started, symptom)))
+        let late;
+        (late, patient.lates) = patient.lates.drain(..).partition(|late| late.came <= now);
+        Some((seen, Heard { started: patient.started, symptom, late }))
     }
 
     /// A client asks for something.
@@ -309,6 +360,9 @@ impl Patient {
             is_linked: false,
             is_lost: false,
             was_linked: false,
+            given_up: Vec::new(),
+            lates: Vec::new(),
+            dark: 0,
             turn: 0,
             probing: None,
             started: now,

@@ -11,13 +11,14 @@ use ringway::{
 use tokio::time::{Duration, Instant};
 
 use crate::{
+    body::Heard,
     laws::{Breach, Law, holds},
     planner::Sabotage,
     scenario::Truth,
 };
 
-/// A node that was ill so shortly before shows signs of both faults.
-const REMEMBERED: Duration = Duration::from_secs(10);
+/// A node that was ill of something else so shortly before shows signs of both faults.
+pub(crate) const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// What the diagnoses rest on, and who spoils them.
 #[derive(Debug, Default)]
@@ -31,8 +32,10 @@ pub(crate) struct Clinic {
 pub(crate) struct Ill {
     pub(crate) truth: Truth,
     pub(crate) is_cut: bool,
-    /// How long it was well before.
-    pub(crate) calm: Duration,
+    /// It has been ill of nothing else lately.
+    pub(crate) is_pure: bool,
+    /// It was dialled since, and nothing answered.
+    pub(crate) is_dark: bool,
 }
 
 impl Clinic {
@@ -50,13 +53,13 @@ impl Clinic {
         now: Instant,
         whose: (&Arc<str>, &Arc<str>),
         seen: &Observation,
-        met: Option<(Instant, Symptom)>,
+        met: Option<Heard>,
     ) {
         let whose = (whose.0.clone(), whose.1.clone());
         if let Observation::Traffic(traffic) = seen {
             self.scene.traffic(now, &whose, traffic);
         }
-        let Some((started, symptom)) = met else { return };
+        let Some(Heard { started, symptom, late }) = met else { return };
         let symptom = match self.sabotage {
             Some(Sabotage::TakesSilenceForRefusal) if symptom.is_silence() => Symptom::Refused,
             _ => symptom,
@@ -75,7 +78,7 @@ impl Clinic {
             life: None,
             flushed: false,
             symptom,
-            late: Vec::new(),
+            late,
         };
         self.scene.probe(&whose, &probe);
     }
@@ -90,8 +93,10 @@ impl Clinic {
         ill: Ill,
     ) -> Result<bool, Breach> {
         let right: &[(Place, What)] = match ill.truth {
-            _ if ill.calm < REMEMBERED => return Ok(false),
-            // On a connection that stands a path that swallows all is like a node that hangs.
+            _ if !ill.is_pure => return Ok(false),
+            // A node that hangs is dialled all the same; on a connection that stands a path that swallows all is
+            // like it.
+            _ if ill.is_cut && ill.is_dark => &[(Place::Path, What::Unreachable)],
             _ if ill.is_cut => &[(Place::Path, What::Unreachable), (Place::Node, What::Hung)],
             Truth::Dead => &[(Place::Node, What::Gone)],
             Truth::Loading => &[(Place::Node, What::Loading)],

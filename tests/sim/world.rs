@@ -12,7 +12,7 @@ use std::{
 };
 
 use ringway::{
-    health::{Observation, Symptom, Verdict},
+    health::{Observation, Verdict},
     membership::{
         Births, Event as Told, IdSource, Ledger, Outcome, Permit, Prepared, Step, first_topology, prepare,
     },
@@ -25,8 +25,8 @@ use ringway::{
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    body::{Body, DELAY, Patient},
-    diagnoses::{Clinic, Ill},
+    body::{Body, DELAY, Heard, Patient},
+    diagnoses::{Clinic, Ill, REMEMBERED},
     dice::Dice,
     laws::{Breach, Case, Law, Laws, Reason, holds},
     planner::{Planner, Sabotage, Watcher, is_away},
@@ -259,9 +259,8 @@ impl World {
         if !is_meant {
             return Ok(());
         }
-        if let Some(seen) = self.bodies[i].end_probe() {
+        if let Some((seen, met)) = self.bodies[i].end_probe(self.now) {
             self.stats.probes += 1;
-            let (seen, met) = seen;
             self.hear(i, &seen, Some(met));
             self.observe(i, seen)?;
             if let Some(patient) = &mut self.bodies[i].patient {
@@ -278,7 +277,7 @@ impl World {
     }
 
     /// Whoever is to name the fault hears what was seen.
-    fn hear(&self, i: usize, seen: &Observation, met: Option<(Instant, Symptom)>) {
+    fn hear(&self, i: usize, seen: &Observation, met: Option<Heard>) {
         if let (Some(clinic), Some(at)) = (&self.clinic, self.position(i)) {
             let whose = (&self.topology.pool, &self.topology.nodes[at].node.name);
             clinic.hear(self.now, whose, seen, met);
@@ -288,7 +287,9 @@ impl World {
     /// A verdict is to eject a node: the fault is named.
     fn diagnose(&mut self, i: usize, cause: Cause) -> Result<(), Breach> {
         let body = &self.bodies[i];
-        let ill = Ill { truth: body.truth, is_cut: body.is_cut, calm: body.calm };
+        let is_dark = body.patient.as_ref().is_some_and(|patient| patient.dark > 0);
+        let ill =
+            Ill { truth: body.truth, is_cut: body.is_cut, is_pure: !body.was_other(REMEMBERED), is_dark };
         let (Some(clinic), Some(at)) = (&self.clinic, self.position(i)) else { return Ok(()) };
         let entry = &self.topology.nodes[at];
         self.stats.diagnoses +=

@@ -41,7 +41,7 @@ impl World {
         let Some(at) = self.position(i) else { return Ok(()) };
         let evidence = &self.topology.nodes[at].node.evidence;
         let is_busy = self.dice.chance(self.scenario.load);
-        self.bodies[i].shock(evidence, is_busy);
+        self.bodies[i].shock(evidence, is_busy, self.now);
         if let Some(due) = self.bodies[i].look_again(&self.topology.policy, &mut self.dice, self.now) {
             self.appoint(i, due);
         }
