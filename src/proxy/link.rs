@@ -313,8 +313,9 @@ impl Link {
     pub(crate) fn tick(&self, now_us: u32) {
         self.tick_pipelines(now_us, &self.standing.borrow().policy);
         if !self.leaving.borrow().is_empty() {
-            let over: Vec<_> = self.leaving.borrow_mut().extract_if(.., |p| p.is_over()).collect();
-            over.iter().for_each(|pipeline| pipeline.release());
+            let due: Vec<_> = self.leaving.borrow().iter().filter(|p| p.may_release()).cloned().collect();
+            due.iter().for_each(|pipeline| pipeline.release());
+            self.leaving.borrow_mut().retain(|p| !p.is_over());
         }
         if !self.line.borrow().is_empty() || !self.called.borrow().is_empty() {
             self.call_next();

@@ -298,6 +298,8 @@ impl Pipeline {
         if !self.is_streamed() {
             let core = &mut *self.core.borrow_mut();
             let (stay, go) = core.part();
+            let left = core.queue.len();
+            (core.overdue, core.refused) = (core.overdue.min(left), core.refused.min(left));
             self.aside.borrow_mut().extend(stay);
             moved = go;
             self.count_in_flight(core);
@@ -309,7 +311,13 @@ impl Pipeline {
         moved
     }
 
-    /// It is closed: what stayed aside goes where the topology points.
+    /// Whether nobody waits any more for what it still owes, be it that it hangs, and something stayed aside.
+    pub(crate) fn may_release(&self) -> bool {
+        let core = self.core.borrow();
+        core.refused == core.queue.len() && !self.aside.borrow().is_empty()
+    }
+
+    /// What stayed aside goes where the topology points.
     pub(crate) fn release(&self) {
         for (expect, bytes) in self.aside.take() {
             dispatch::send_again(&expect.session.pool.bound_now(), expect, &bytes);

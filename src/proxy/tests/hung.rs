@@ -280,3 +280,40 @@ fn a_fence_waits_for_its_own_keys_only() {
         until("it is answered", || grace() >= revision).await;
     });
 }
+
+/// A node that hangs and is drained: what was written there is refused in time, and what was not goes to the new
+/// owner then, in its order.
+#[test]
+fn a_hung_node_that_is_drained() {
+    const COUNT: usize = 24;
+    play(async {
+        let (a, b) = (ScriptedNode::new("a").await, ScriptedNode::new("b").await);
+        let request_timeout = Duration::from_secs(1);
+        let world = World::new(&[&a, &b], Policy { request_timeout, ..patient() });
+        let key = world.key("a");
+        let mut client = world.client().await;
+        let write = |at: usize| words(&["SET", &key, &format!("{at:02}{}", "x".repeat(900_000))]);
+        let total: usize = (0..COUNT).map(|at| write(at).len()).sum();
+        for at in 0..COUNT {
+            client.sends_raw(&write(at)).await;
+        }
+        until("all is read", || world.pool.blocks[0].bytes_in.value() == total as u64).await;
+        let _mute = a.accepts().await;
+        world.place("a", Placement::Away);
+        let mut to_b = b.accepts().await;
+        let mut head = vec![0; words(&["SET", &key, ""]).len() + 6];
+        soon("a request", to_b.0.read_exact(&mut head)).await.expect("a request");
+        let kept = (0..COUNT).find(|at| write(*at).starts_with(&head)).expect("one of them");
+        assert!(kept > 0, "the sockets' buffers are too small");
+        for at in kept..COUNT {
+            to_b.gets_raw(&write(at)[if at == kept { head.len() } else { 0 }..]).await;
+            to_b.says("+OK\r\n").await;
+        }
+        for _ in 0..kept {
+            let told = client.reply().await;
+            assert!(told.contains("no reply within 1000 ms"), "{told}");
+        }
+        client.gets("+OK\r\n".repeat(COUNT - kept)).await;
+        client.ends().await;
+    });
+}
