@@ -24,6 +24,7 @@ mod limits;
 mod local;
 mod memcached;
 mod memcached_scripts;
+mod memcached_sessions;
 mod metrics;
 mod miss;
 mod names;

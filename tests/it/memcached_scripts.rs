@@ -31,7 +31,7 @@ use crate::{
     memcached::pool,
 };
 
-type Text = BoxedStrategy<String>;
+pub(crate) type Text = BoxedStrategy<String>;
 
 fn words(words: &'static [&'static str]) -> Text {
     select(words).prop_map(str::to_owned).boxed()
@@ -107,13 +107,13 @@ fn wrong() -> Text {
     ])
 }
 
-/// A request of a pipeline.
-fn piped(with_cas: bool) -> impl Strategy<Value = String> {
-    let key = || words(&["a", "b", "c", "key:4", "key:5", "Zm9v"]);
+/// A request of a pipeline, of keys that end like this.
+pub(crate) fn piped(with_cas: bool, suffix: &'static str) -> impl Strategy<Value = String> {
+    let key = || words(&["a", "b", "c", "key:4", "key:5", "Zm9v"]).prop_map(move |key| key + suffix).boxed();
     let value = || words(&["", "1", "value", "END\r\n", "VALUE x 0 1\r\n"]);
     let exptime = || words(&["0", "0", "0", "-1", "5000", "2592001"]);
     // Counters of two digits that stay below 18446744073709551615.
-    let counter = || words(&["n", "m"]);
+    let counter = || words(&["n", "m"]).prop_map(move |key| key + suffix).boxed();
     let verb = if with_cas {
         words(&["get", "gets", "gat 0", "gats 0", "gat -1", "gat 5000"])
     } else {
@@ -318,7 +318,7 @@ fn compare(ours: &str, with_cas: bool) {
     let alone = Memcached::with(PLAIN);
     let wires = [ours, &alone.address()].map(|address| RefCell::new(Wire::connect(address)));
     let cases = |cases| TestRunner::new(Cases { cases, failure_persistence: None, ..Cases::default() });
-    let pipelines = (vec(piped(with_cas), 1..30), 0usize..4000);
+    let pipelines = (vec(piped(with_cas, ""), 1..30), 0usize..4000);
     let run = cases(300).run(&pipelines, |(script, cut)| {
         let [ours, theirs] = wires.each_ref().map(|wire| {
             let mut wire = wire.borrow_mut();

@@ -100,6 +100,8 @@ mod tests {
             ("mg k v N0 T5\r\n", "mg k v N60 T5\r\n"),
             ("ma k N3600 J13\r\n", "ma k N60 J13\r\n"),
             ("md k I T0\r\n", "md k I T60\r\n"),
+            ("ms k 1 E5 S1 c\r\nx\r\n", "ms k 1 E5 S1 c T60\r\nx\r\n"),
+            ("md k x E9 T0\r\n", "md k x E9 T60\r\n"),
             ("incr k 1\r\n", "incr k 1\r\n"),
             ("get T0 0\r\n", "get T0 0\r\n"),
         ] {

@@ -42,7 +42,7 @@ pub const MEMCACHED_VERSION: &str = "1.6.18";
 pub const KEY_BYTES_MAX: usize = 250;
 
 /// Where ringway does not say what memcached 1.6.18 says, and why. The first word is that of the
-/// request, or a word for what is wrong with it.
+/// request, or a word for what is wrong with it. docs/memcached.md has the same table.
 pub const DIFFERENCES: &[(&str, &str)] = &[
     ("version", "names ringway too; clients read the three numbers in front"),
     ("stats", "ringway's own numbers; what concerns one server's memory is refused by name"),
@@ -61,14 +61,24 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
         "odd numbers",
         "a sign, a blank, more than 32 bits or 250 digits are refused: newer servers read them differently",
     ),
-    ("long lines", "the limit holds whether or not the line arrives in one piece"),
-    ("many keys", "a retrieval of more words than limits.args_max is refused"),
+    (
+        "long lines",
+        "above 2048 bytes they close the session without a word, also when they come in one piece",
+    ),
+    (
+        "many keys",
+        "a retrieval of more words than limits.args_max is refused; a gat may be longer than 2048 bytes",
+    ),
     ("long keys in get", "answers of requests in front of it are kept; 1.6.18 drops those not yet sent"),
     (
         "large values",
         "above ringway's own limit the item that was there before stays, and the refusal comes at the line",
     ),
-    ("bad data chunk", "named before a bad flag of the same ms"),
+    (
+        "bad data chunk",
+        "named before a bad flag of the same ms; behind a value above 1 MiB it ends the session",
+    ),
+    ("cas ids", "of different nodes are not comparable"),
     ("0x80", "refused at the start of any request, not only of the first"),
     (
         "login",

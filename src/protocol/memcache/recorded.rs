@@ -177,3 +177,13 @@ fn replies_are_expected() {
     assert!(compared > 150, "{compared}");
     assert_eq!(answered(b"mn\r\n"), Some((b"MN\r\n".to_vec(), false)));
 }
+
+/// What users read of the differences is what is listed.
+#[test]
+fn the_docs_have_all_differences() {
+    let docs = include_str!("../../../docs/memcached.md");
+    let section = docs.split("\n## ").find(|section| section.starts_with("Differences from memcached"));
+    let rows = section.expect("a section").lines().filter(|line| line.starts_with("| ")).skip(1);
+    let listed = DIFFERENCES.iter().map(|(what, how)| format!("| {what} | {how} |"));
+    assert_eq!(rows.collect::<Vec<_>>(), listed.collect::<Vec<_>>());
+}
