@@ -181,6 +181,8 @@ fn a_steady_session_allocates_nothing() {
     let order = Order::Serve { place, stream: StdStream::Tcp(stream), id: 1 };
     assert!(orders.send(order).is_ok(), "the worker runs");
     runtime.block_on(warmed).expect("the client lives");
+    // tokio makes the list of tasks that yield anew each time that its runtime is entered.
+    let entered = allocation_counter::measure(|| runtime.block_on(tokio::task::yield_now()));
     let mut client_is_back = None;
     let counted = allocation_counter::measure(|| {
         go.wait();
@@ -188,5 +190,6 @@ fn a_steady_session_allocates_nothing() {
     });
     client.join().expect("the client got every reply");
     assert!(matches!(client_is_back, Some(Ok(_))));
-    assert_eq!(counted.count_total, 0, "{counted:?}");
+    assert_eq!(counted.count_total, entered.count_total, "{counted:?}");
+    assert!(entered.count_total <= 1, "{entered:?}");
 }

@@ -19,8 +19,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use crate::{membership, metrics::PoolBlock, topology::TopologyReader};
@@ -39,6 +40,17 @@ pub struct Pool {
     pub blocks: Arc<[PoolBlock]>,
 }
 
+/// What came of a reload.
+#[derive(Clone, Debug, Serialize)]
+pub struct LastReload {
+    /// When it was, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Why it was refused, so that the old settings stay; empty when it is in force.
+    pub refused: Vec<String>,
+    /// What only a restart puts in force.
+    pub needs_restart: Vec<&'static str>,
+}
+
 /// What the routes answer from. Clones share everything.
 #[derive(Clone)]
 pub struct AdminState {
@@ -53,6 +65,7 @@ pub struct AdminState {
     /// When the process started, in seconds since the Unix epoch.
     pub started: f64,
     draining: Arc<AtomicBool>,
+    last_reload: Arc<ArcSwapOption<LastReload>>,
     /// One page is rendered at a time: it may take a core for as long as it is large.
     rendering: Arc<Semaphore>,
 }
@@ -73,6 +86,7 @@ impl AdminState {
             boot_id,
             started: now.map_or(0.0, |d| d.as_secs_f64()),
             draining: Arc::default(),
+            last_reload: Arc::default(),
             rendering: Arc::new(Semaphore::new(1)),
         }
     }
@@ -80,6 +94,16 @@ impl AdminState {
     /// From now on `/readyz` says that this process is going away.
     pub fn drain(&self) {
         self.draining.store(true, Relaxed);
+    }
+
+    /// From now on this is what came of the last reload.
+    pub fn reloaded(&self, last: LastReload) {
+        self.last_reload.store(Some(Arc::new(last)));
+    }
+
+    /// What came of the last reload, if there was one.
+    pub fn last_reload(&self) -> Option<Arc<LastReload>> {
+        self.last_reload.load_full()
     }
 
     /// Whether this process is going away.

@@ -8,7 +8,7 @@ use std::{
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{AdminState, Pool};
+use super::{AdminState, LastReload, Pool};
 use crate::{
     metrics::{NodeView, PoolView, Process, ProcessView, render},
     ring,
@@ -32,6 +32,8 @@ pub(super) struct TopologyPage<'a> {
     boot_id: &'a str,
     version: &'static str,
     draining: bool,
+    /// What came of the last reload; `null` when there was none.
+    last_reload: Option<Arc<LastReload>>,
     pools: Vec<PoolPart<'a>>,
 }
 
@@ -126,7 +128,9 @@ pub(super) fn topology_json(state: &AdminState) -> serde_json::Result<Vec<u8>> {
     let pools = snapshots.iter().map(|(_, topology)| pool_part(topology, &flapping(topology))).collect();
     let (boot_id, draining) = (&*state.boot_id, state.is_draining());
     // People read it with curl: indented, and the prompt comes on a line of its own.
-    let mut page = serde_json::to_vec_pretty(&TopologyPage { boot_id, version: VERSION, draining, pools })?;
+    let last_reload = state.last_reload();
+    let page = TopologyPage { boot_id, version: VERSION, draining, last_reload, pools };
+    let mut page = serde_json::to_vec_pretty(&page)?;
     page.push(b'\n');
     Ok(page)
 }
@@ -260,6 +264,7 @@ fn pool_view<'a>(pool: &'a Pool, topology: &'a Topology) -> PoolView<'a> {
         name: &pool.name,
         epoch: topology.epoch,
         revision: topology.revision,
+        serves: topology.serves(),
         blocks: &pool.blocks,
         nodes: nodes.map(|(entry, share)| node_view(entry, share)).collect(),
     }

@@ -224,6 +224,12 @@ impl App {
         self.control.handle()
     }
 
+    /// Says that the process is going away, and serves on; how long for.
+    pub fn announce_drain(&self) -> Duration {
+        self.admin.drain();
+        self.lock().settings.drain_delay
+    }
+
     /// Stops: no new clients, what is in flight is answered, all is closed. Gives whether that was
     /// done within `drain_timeout`.
     pub fn stop(mut self) -> bool {

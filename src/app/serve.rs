@@ -4,19 +4,20 @@ use std::{
     io::{IsTerminal, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
-    time::interval,
+    time::{interval, sleep},
 };
 use tracing_subscriber::EnvFilter;
 
 use super::App;
 use crate::{
+    admin::LastReload,
     cli::{LogFormat, Serve},
     config::{Settings, Source},
     metrics::count_reload,
@@ -56,7 +57,11 @@ pub fn serve(serve: Serve) -> ExitCode {
     };
     // Nobody has to read it.
     let _ = std::io::stdout().write_all(banner(&app, &loaded.settings, &source).as_bytes());
-    runtime.block_on(follow(signals, &app, &source));
+    runtime.block_on(async {
+        let mut signals = signals;
+        follow(&mut signals, &app, &source).await;
+        linger(&mut signals, app.announce_drain()).await;
+    });
     tracing::info!("draining: no new clients, what is in flight is finished");
     if app.stop() {
         tracing::info!("stopped");
@@ -149,7 +154,7 @@ impl Signals {
 }
 
 /// Returns when it is time to stop.
-async fn follow(mut signals: Signals, app: &App, source: &Source) {
+async fn follow(signals: &mut Signals, app: &App, source: &Source) {
     let mut looks = interval(WATCH_INTERVAL);
     let mut seen = source.fingerprint().ok();
     loop {
@@ -169,15 +174,28 @@ async fn follow(mut signals: Signals, app: &App, source: &Source) {
     }
 }
 
+/// Serves on for a while, in which whoever asks `/readyz` learns to send clients elsewhere; a second signal ends it.
+async fn linger(signals: &mut Signals, delay: Duration) {
+    if delay.is_zero() {
+        return;
+    }
+    tracing::info!(
+        ?delay,
+        "going away: /readyz says so, and clients are served as before until the drain begins"
+    );
+    tokio::select! {
+        () = sleep(delay) => {}
+        _ = signals.interrupt.recv() => {}
+        _ = signals.terminate.recv() => {}
+    }
+}
+
 async fn reload(app: &App, source: &Source) {
     let loaded = match source.load() {
         Ok(loaded) => loaded,
         Err(errors) => {
-            count_reload("invalid");
-            for finding in &errors.findings {
-                tracing::error!("reload refused, the old settings stay: {finding}");
-            }
-            return;
+            let why = errors.findings.iter().map(ToString::to_string).collect();
+            return refused(app, "invalid", why);
         }
     };
     for warning in &loaded.warnings {
@@ -185,25 +203,38 @@ async fn reload(app: &App, source: &Source) {
     }
     match app.reload(loaded.settings).await {
         Ok(done) => {
-            count_reload(if done.refused.is_empty() { "ok" } else { "refused" });
             for (pool, moved) in &done.moved {
                 tracing::info!(%pool, moved = format!("{moved:.6}"), "reloaded");
-            }
-            for why in &done.refused {
-                tracing::error!("reload refused, the old settings stay: {why}");
             }
             for key in &done.needs_restart {
                 tracing::warn!("{key} changed: only a restart puts it in force");
             }
+            if !done.refused.is_empty() {
+                return refused(app, "refused", done.refused);
+            }
+            count_reload("ok");
+            app.reloaded(Vec::new(), done.needs_restart);
         }
-        Err(error) => {
-            count_reload("invalid");
-            tracing::error!("reload refused, the old settings stay: {error}");
-        }
+        Err(error) => refused(app, "invalid", vec![error.to_string()]),
     }
 }
 
+/// A reload comes to nothing: says why, here and to who asks the admin port.
+fn refused(app: &App, outcome: &'static str, why: Vec<String>) {
+    count_reload(outcome);
+    for why in &why {
+        tracing::error!("reload refused, the old settings stay: {why}");
+    }
+    app.reloaded(why, Vec::new());
+}
+
 impl App {
+    /// Tells the admin port what came of a reload.
+    fn reloaded(&self, refused: Vec<String>, needs_restart: Vec<&'static str>) {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.admin.reloaded(LastReload { at_ms: at.as_millis() as u64, refused, needs_restart });
+    }
+
     /// Whether the configuration's file is watched.
     fn watches(&self) -> bool {
         self.lock().settings.reload.watch

@@ -14,8 +14,8 @@ const EXIT_UNWELL: u8 = 4;
 const INCIDENTS: usize = 5;
 
 const EXAMPLES: &str = "\
-Ends with 0 when all nodes serve as they should, with 4 when one does not, a pool is degraded or an order is
-in force, and with 1 when nobody answers.
+Ends with 0 when all nodes serve as they should, with 4 when one does not, a pool is degraded, an order is in
+force or the last reload was refused, and with 1 when nobody answers.
 
 Examples:
   ringway status
@@ -46,6 +46,14 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     let draining = if page["draining"] == true { ", draining" } else { "" };
     writeln!(out, "ringway {} at {}{draining}", text(&page, "version"), arguments.admin)?;
     let mut unwell = Vec::new();
+    let refused: Vec<&str> =
+        page["last_reload"]["refused"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    for why in &refused {
+        writeln!(out, "the last reload was refused, the settings before it are in force: {why}")?;
+    }
+    if !refused.is_empty() {
+        unwell.push("the last reload".to_owned());
+    }
     for one in pools {
         pool(one, &mut unwell, out)?;
     }

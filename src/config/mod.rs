@@ -52,6 +52,8 @@ pub struct Settings {
     pub workers: usize,
     /// How long a drain waits for what is in flight.
     pub drain_timeout: Duration,
+    /// How long before that `/readyz` says that the process goes, while clients are served as before.
+    pub drain_delay: Duration,
     /// What all sessions together may hold in memory.
     pub buffered_bytes: usize,
     /// What a reload may do.
@@ -121,6 +123,7 @@ impl Default for Settings {
         Settings {
             workers: resolve::cores(),
             drain_timeout: Duration::from_secs(10),
+            drain_delay: Duration::ZERO,
             buffered_bytes: 1 << 30,
             reload: Reload::default(),
             admin: Admin::default(),

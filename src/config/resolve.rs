@@ -43,6 +43,7 @@ fn settings(mut root: Section<'_>, around: &Surroundings<'_>) -> Settings {
     let mut settings = Settings::default();
     root.read("workers", &mut settings.workers, number(1..=WORKERS_MAX));
     root.read("drain_timeout", &mut settings.drain_timeout, duration(0..=HOUR_MS));
+    root.read("drain_delay", &mut settings.drain_delay, duration(0..=HOUR_MS));
     root.read("buffered_bytes", &mut settings.buffered_bytes, size(1 << 20..=1 << 40));
     if let Some(section) = root.inner("reload") {
         settings.reload = reload(section);

@@ -154,6 +154,7 @@ fn key_paths(tree: &serde_yaml::Value, path: &str, keys: &mut Vec<String>) {
 const EVERY_KEY: &str = "
 workers: 3
 drain_timeout: 11s
+drain_delay: 12s
 buffered_bytes: 2GiB
 reload: {max_share: 11%, watch: true, flush_new: true}
 admin: {listen: '127.0.0.1:9401'}
@@ -371,12 +372,13 @@ fn every_policy() -> Policy {
 /// Every key reaches its own setting.
 #[test]
 fn every_key() {
-    let Settings { workers, drain_timeout, buffered_bytes, reload, admin, incidents, pools } =
+    let Settings { workers, drain_timeout, drain_delay, buffered_bytes, reload, admin, incidents, pools } =
         resolved(EVERY_KEY).expect("fine").settings;
     let log = IncidentLog { file: Some("/var/log/incidents.json".into()), file_bytes_max: 1 << 20 };
     assert_eq!(incidents, log);
     let ms = Duration::from_millis;
     assert_eq!((workers, drain_timeout, buffered_bytes), (3, ms(11_000), 2 << 30));
+    assert_eq!(drain_delay, ms(12_000));
     assert_eq!((reload.max_share, reload.watch, reload.flush_new), (0.11, true, true));
     assert_eq!(admin.listen.to_string(), "127.0.0.1:9401");
     let pool = &pools[0];

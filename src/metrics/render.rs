@@ -17,6 +17,8 @@ pub struct PoolView<'a> {
     pub epoch: u64,
     /// The topology's revision.
     pub revision: u64,
+    /// Whether some node that owns keys does not fail.
+    pub serves: bool,
     /// What the data workers counted.
     pub blocks: &'a [PoolBlock],
     /// Its nodes.
@@ -99,13 +101,14 @@ type PoolNumber = (&'static Metric, fn(&PoolView<'_>) -> i128);
 type NodeNumber = (&'static Metric, fn(&NodeView<'_>) -> f64);
 
 /// Rows with one number for each pool.
-const POOL_NUMBERS: [PoolNumber; 8] = [
+const POOL_NUMBERS: [PoolNumber; 9] = [
     (&table::SESSIONS, |p| p.blocks.iter().map(|b| i128::from(b.sessions.value())).sum()),
     (&table::SESSIONS_ACCEPTED, |p| total(p.blocks, |b| &b.accepted).into()),
     (&table::CLIENT_RECEIVED, |p| total(p.blocks, |b| &b.bytes_in).into()),
     (&table::CLIENT_SENT, |p| total(p.blocks, |b| &b.bytes_out).into()),
     (&table::PARKED, |p| p.blocks.iter().map(|b| i128::from(b.parked.value())).sum()),
     (&table::AWAY_MISSES, |p| total(p.blocks, |b| &b.misses).into()),
+    (&table::SERVES, |p| i128::from(p.serves)),
     (&table::EPOCH, |p| p.epoch.into()),
     (&table::REVISION, |p| p.revision.into()),
 ];
@@ -358,7 +361,7 @@ mod tests {
 
     fn pool_page(blocks: &[PoolBlock], node_blocks: &[NodeBlock]) -> String {
         let nodes = vec![node("n1", node_blocks)];
-        page(&[PoolView { name: "p", epoch: 7, revision: 9, blocks, nodes }])
+        page(&[PoolView { name: "p", epoch: 7, revision: 9, serves: true, blocks, nodes }])
     }
 
     /// The value of one series.
@@ -439,8 +442,14 @@ mod tests {
     /// A name with each of the three special characters stays one label value on one line.
     #[test]
     fn label_values_are_escaped() {
-        let page =
-            page(&[PoolView { name: "a\\b\"c\nd", epoch: 1, revision: 1, blocks: &[], nodes: Vec::new() }]);
+        let page = page(&[PoolView {
+            name: "a\\b\"c\nd",
+            epoch: 1,
+            revision: 1,
+            serves: true,
+            blocks: &[],
+            nodes: Vec::new(),
+        }]);
         assert_eq!(value(&page, r#"ringway_epoch{pool="a\\b\"c\nd"}"#), Some("1"), "{page}");
     }
 

@@ -87,6 +87,8 @@ table! {
         "Requests that wait for a verdict on their node or for the next epoch";
     AWAY_MISSES = View Counter "ringway_away_misses_total" ["pool"] "requests":
         "Reads that ringway answered with nothing as their node was away (on_ejected: miss)";
+    SERVES = View Gauge "ringway_pool_serves" ["pool"] "boolean":
+        "1 while some node that owns keys does not fail: what /readyz asks of each pool";
     EPOCH = View Gauge "ringway_epoch" ["pool"] "epochs":
         "Rises by one when some key changes its owner, and only then";
     REVISION = View Gauge "ringway_revision" ["pool"] "revisions":

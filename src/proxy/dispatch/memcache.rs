@@ -193,7 +193,7 @@ pub(super) fn not_sent(
         _ => {
             to.session.pool.block().refuse(refused.reason);
             let line = if is_silent(to.awaits) { Vec::new() } else { to.session.error_line(&refused.text) };
-            state.window.ready(Class::Local, 0, &line, Outcome::Refused);
+            state.window.ready(to.class, 0, &line, Outcome::Refused);
         }
     }
 }

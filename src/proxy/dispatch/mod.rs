@@ -76,10 +76,10 @@ impl Refused {
 }
 
 #[cold]
-fn refuse(session: &Session, state: &mut State, refused: Refused) {
+fn refuse(session: &Session, state: &mut State, class: Class, refused: Refused) {
     let line = session.error_line(&refused.text);
     session.pool.block().refuse(refused.reason);
-    state.window.ready(Class::Local, 0, &line, Outcome::Refused);
+    state.window.ready(class, 0, &line, Outcome::Refused);
 }
 
 /// The keys of a part, by their places among the request's keys, its node, and whether reads of them find
@@ -490,7 +490,10 @@ fn append(
 fn not_taken(link: &Link, full: Full) -> Refused {
     let (reason, why) = match full {
         Full::Overload => (Reason::Overload, "too many requests wait for it"),
-        Full::Unreachable => (Reason::NoOwner, link.why_unreachable()),
+        Full::Unreachable => {
+            link.block().unserved.add(1);
+            (Reason::NoOwner, link.why_unreachable())
+        }
     };
     Refused::new(reason, format!("{}: {why}", link.describe()))
 }

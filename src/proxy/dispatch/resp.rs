@@ -72,7 +72,7 @@ fn dispatch(
         }
     };
     if bound.terms.guarded && !state.client.authenticated && !allowed_before_auth(command.rule) {
-        refuse(session, state, Refused::new(Reason::Auth, local::NOAUTH.to_owned()));
+        refuse(session, state, Class::Local, Refused::new(Reason::Auth, local::NOAUTH.to_owned()));
         return Dispatched::Done;
     }
     let class = class(command);
@@ -97,7 +97,7 @@ fn dispatch(
                 session.pool.block().misses.add(1);
                 state.window.ready(class, due_us, &nothing, Outcome::Ok);
             }
-            None => refuse(session, state, refused),
+            None => refuse(session, state, class, refused),
         },
     }
     Dispatched::Done
@@ -114,7 +114,7 @@ fn no_command(session: &Session, state: &mut State, refusal: Refusal) {
         RefusalKind::Denied | RefusalKind::NotOffered => Reason::Denied,
         _ => Reason::Command,
     };
-    refuse(session, state, Refused::new(reason, refusal.text));
+    refuse(session, state, Class::Local, Refused::new(reason, refusal.text));
 }
 
 fn allowed_before_auth(rule: Rule) -> bool {

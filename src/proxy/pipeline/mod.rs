@@ -426,6 +426,7 @@ impl Pipeline {
     fn refuse_all(&self, link: &Link, core: &mut Core) {
         let taken = core.queue.take();
         self.count_in_flight(core);
+        link.block().unserved.add(taken.len() as u64);
         count_unbounded(&taken, link.block());
         for (expect, _, _) in taken {
             let text = format!("{}: {}", link.describe(), link.why_unreachable());
