@@ -36,6 +36,8 @@ pub(super) struct Read {
     pub(super) listen: Vec<Placed<ListenAddress>>,
     /// Nodes that return are cleaned, and nobody wrote that they should be.
     pub(super) on_return_unasked: bool,
+    /// Nor whether this ringway is the one that writes.
+    pub(super) sole_writer_unasked: bool,
 }
 
 const ON_EJECTED: [(&str, OnEjected); 4] = [
@@ -104,7 +106,7 @@ pub(super) fn pool(name: &Placed<&str>, mut section: Section<'_>, around: &Surro
     placement::check(&ring, &members, &section);
     let on_return_unasked = policy.on_return != OnReturn::Serve && section.peek("on_return").is_none();
     check_policy(&section, &policy, &health);
-    check_emptied(&section, &policy, &specs);
+    let sole_writer_unasked = section.peek("sole_writer").is_none();
     check_listeners(&listen, &policy, &section);
     check_nodes(&nodes, &listen, &policy);
     section.finish();
@@ -116,7 +118,7 @@ pub(super) fn pool(name: &Placed<&str>, mut section: Section<'_>, around: &Surro
         health,
         nodes: specs,
     };
-    Some(Read { spec, listen, on_return_unasked })
+    Some(Read { spec, listen, on_return_unasked, sole_writer_unasked })
 }
 
 /// A pool's name stands in addresses of the admin port, so it keeps to what needs no escape there.
@@ -339,19 +341,6 @@ fn check_memcached_auth(section: &Section<'_>, policy: &Policy) {
     if policy.client_auth.as_ref().is_some_and(|secret| !secret.0.contains(&b':')) {
         let text = "is not user:password, as a line of memcached's authfile is";
         section.report().error(&section.place_of("client_auth"), text);
-    }
-}
-
-/// Who has said nothing of old data has nodes that are emptied after each absence, however short.
-fn check_emptied(section: &Section<'_>, policy: &Policy, nodes: &[NodeSpec]) {
-    let is_unsaid = section.peek("on_return").is_none() && section.peek("sole_writer").is_none();
-    let is_inexact = policy.on_return == OnReturn::Quarantine && !policy.sole_writer;
-    // Nobody reaches embedded nodes but through this process, and they have nothing to lose.
-    if is_unsaid && is_inexact && nodes.iter().any(|node| node.address != Address::Embedded) {
-        let text = "says neither sole_writer nor on_return: a node that was away for a moment is emptied before it \
-                    serves again; write sole_writer: true if nobody else writes to the nodes, as other pools do to a \
-                    gutter's, or on_return: flush if that is meant";
-        section.report().warn(section.place(), text);
     }
 }
 

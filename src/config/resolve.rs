@@ -119,7 +119,7 @@ fn pools(
         }
         if let Some(read) = field.section().and_then(|s| pool::pool(&name, s, around)) {
             listeners.extend(read.listen);
-            unasked.push(read.on_return_unasked.then_some(name.place));
+            unasked.push(read.on_return_unasked.then_some((name.place, read.sole_writer_unasked)));
             pools.push(read.spec);
         }
     }
@@ -131,21 +131,34 @@ fn pools(
 }
 
 /// By default a node may be emptied when it returns; not one that others have, too. `unasked` has the
-/// places of pools whose file does not say what becomes of returning nodes.
-fn clean_only_own_nodes(pools: &mut [PoolSpec], unasked: &[Option<Place>], report: &Report) {
+/// places of pools whose file does not say what becomes of returning nodes, and whether it does not say who writes
+/// either: their nodes are emptied after each absence, however short.
+fn clean_only_own_nodes(pools: &mut [PoolSpec], unasked: &[Option<(Place, bool)>], report: &Report) {
     let mut users: HashMap<String, Vec<usize>> = HashMap::new();
     for (i, pool) in pools.iter().enumerate() {
         for node in pool.nodes.iter().filter(|node| node.address != Address::Embedded) {
             users.entry(node.address.to_string()).or_default().push(i);
         }
     }
-    for (i, place) in unasked.iter().enumerate().filter_map(|(i, place)| Some((i, place.as_ref()?))) {
+    let unasked = unasked.iter().enumerate().filter_map(|(i, place)| Some((i, place.as_ref()?)));
+    for (i, (place, is_unsaid)) in unasked {
         let addresses = pools[i].nodes.iter().map(|node| node.address.to_string());
         let is_shared = |address: &String| users.get(address).is_some_and(|users| users.len() > 1);
         if let Some(address) = addresses.into_iter().find(is_shared) {
             let text = "there more than once; on_return is serve, so nodes that return serve old data";
             report.warn(place, format!("has the node `{address}`, which is {text}"));
             Arc::make_mut(&mut pools[i].policy).on_return = OnReturn::Serve;
+            continue;
+        }
+        let policy = &pools[i].policy;
+        let is_inexact = policy.on_return == OnReturn::Quarantine && !policy.sole_writer;
+        // Nobody reaches embedded nodes but through this process, and they have nothing to lose.
+        let has_more = pools[i].nodes.iter().any(|node| node.address != Address::Embedded);
+        if *is_unsaid && is_inexact && has_more {
+            let text = "says neither sole_writer nor on_return: a node that was away for a moment is emptied before \
+                        it serves again; write sole_writer: true if nobody else writes to the nodes, as other pools do \
+                        to a gutter's, or on_return: flush if that is meant";
+            report.warn(place, text);
         }
     }
 }

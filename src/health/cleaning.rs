@@ -74,7 +74,12 @@ impl Ward {
                 }
                 if let Done::Emptied(Some(keys @ 1..)) = done {
                     let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());
-                    let why = "sole_writer: true would keep what is not old, if nobody else writes to it";
+                    let why = match topology.policy.sole_writer {
+                        false => "sole_writer: true would keep what is not old, if nobody else writes to it",
+                        true => {
+                            "it is another process than before, or not all is known that was written elsewhere"
+                        }
+                    };
                     tracing::warn!(%pool, node = name.as_deref(), keys, why, "a node that is back was emptied");
                 }
                 vec![Change::Cleaned { pool, node, below, leftovers, how: done.to_string().into() }]
