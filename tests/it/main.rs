@@ -1,5 +1,6 @@
 //! The tests of the whole program: the built `ringway` in front of real servers.
 
+mod absences;
 mod basics;
 mod cli;
 mod clients;
