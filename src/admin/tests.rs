@@ -243,7 +243,7 @@ async fn topology_is_shown_whole() {
         assert_eq!(pool[key], value, "{key}");
     }
     let failures = json!({
-        "refused": 0, "connect_timeout": 0, "lost": 0, "timeout": 3, "protocol": 0, "handshake": 0, "status": 0,
+        "refused": 0, "connect_timeout": 0, "lost": 0, "reset": 0, "timeout": 3, "protocol": 0, "handshake": 0, "status": 0,
     });
     let replies = json!({
         "loading": 0, "busy": 0, "masterdown": 0, "readonly": 0, "oom": 1, "noauth": 0, "clusterdown": 0,

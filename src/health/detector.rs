@@ -233,8 +233,8 @@ const COUNTED: [Failure; 5] =
     [Failure::Timeout, Failure::ConnectTimeout, Failure::Protocol, Failure::Refused, Failure::Status];
 
 /// Failures of traffic after which only a new connection proves anything.
-const OF_CONNECTION: [Failure; 4] =
-    [Failure::Lost, Failure::Refused, Failure::ConnectTimeout, Failure::Handshake];
+const OF_CONNECTION: [Failure; 5] =
+    [Failure::Lost, Failure::Reset, Failure::Refused, Failure::ConnectTimeout, Failure::Handshake];
 
 /// The shortest pause between probes of a suspect node, unless `interval` is shorter.
 const FAST_PROBE_MIN: Duration = Duration::from_millis(50);
@@ -459,7 +459,7 @@ impl Detector {
             Observation::Traffic(traffic) if !traffic.has_failures() => self.said(now, &traffic),
             Observation::Traffic(traffic) => {
                 let gone = traffic.of(Failure::Refused);
-                let signs = gone.saturating_add(traffic.of(Failure::Lost));
+                let signs = gone.saturating_add(traffic.sum(&[Failure::Lost, Failure::Reset]));
                 let doubt = Doubt::new(now);
                 self.traffic_failed(now, doubt, traffic, gone > 0 && signs > 1).or(Some(Verdict::Suspect))
             }
@@ -692,8 +692,10 @@ mod tests {
         let mut run = Run::healthy();
         assert_eq!(run.see(traffic(&[(Failure::Lost, 1)], 1)), Some(Verdict::Suspect));
         assert_eq!(run.cause(traffic(&[(Failure::Refused, 1)], 2)), Some(Cause::Refused));
-        let mut run = Run::healthy();
-        assert_eq!(run.cause(traffic(&[(Failure::Refused, 1), (Failure::Lost, 1)], 2)), Some(Cause::Refused));
+        for lost in [Failure::Lost, Failure::Reset] {
+            let mut run = Run::healthy();
+            assert_eq!(run.cause(traffic(&[(Failure::Refused, 1), (lost, 1)], 2)), Some(Cause::Refused));
+        }
     }
 
     /// Without a loss before it one refusal is only a sign; the second in a row ejects.

@@ -351,7 +351,8 @@ impl Ward {
             if patient.detector.health() == Health::Suspect {
                 patient.call.hurry.notify_one();
             }
-            if traffic.new[Failure::Lost as usize] > 0 && resolve::has_a_name(entry) {
+            let is_lost = [Failure::Lost, Failure::Reset].iter().any(|kind| traffic.new[*kind as usize] > 0);
+            if is_lost && resolve::has_a_name(entry) {
                 self.resolve_again.notify_one();
             }
         }

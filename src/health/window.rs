@@ -19,7 +19,8 @@ pub(super) const SLICES: u32 = 5;
 const SLOW_SLICES: (usize, usize) = (3, 2);
 /// Failures that count towards the rate: what becomes of requests. A lost connection is one, however many
 /// requests were in flight; one that is not made is not a request.
-const OF_REQUESTS: [Failure; 4] = [Failure::Timeout, Failure::Lost, Failure::Protocol, Failure::Status];
+const OF_REQUESTS: [Failure; 5] =
+    [Failure::Timeout, Failure::Lost, Failure::Reset, Failure::Protocol, Failure::Status];
 
 /// A node's counters at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

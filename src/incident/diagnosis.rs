@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc};
 
 use serde::Serialize;
 
-use super::sentence::sentence;
+use super::scale::Scale;
 use crate::{
     health::{Fault, Holder, Lateness, Sighting, Symptom, Trouble},
     topology::{Cause, Failure},
@@ -170,15 +170,6 @@ impl fmt::Display for Diagnosis {
     }
 }
 
-/// The weight that always goes to none of them.
-const DOUBT: f64 = 0.5;
-/// A diagnosis has at least so much weight, or there is none.
-const WEIGHT_MIN: f64 = 3.0;
-/// Rivals below this confidence are not told.
-const CONFIDENCE_MIN: f64 = 0.05;
-/// Those that are told.
-const TOLD: usize = 3;
-
 /// Where the fault of a node is, the likeliest first; nothing when there is too little to go by.
 pub fn diagnose(subject: &Subject<'_>, seen: &Sighting) -> Vec<Diagnosis> {
     let mut scale = Scale::default();
@@ -244,54 +235,6 @@ impl<'a> View<'a> {
     }
 }
 
-/// Explanations and their weights.
-#[derive(Default)]
-struct Scale(Vec<Weight>);
-
-struct Weight {
-    place: Place,
-    what: What,
-    weight: f64,
-    evidence: Vec<Arc<str>>,
-}
-
-impl Scale {
-    fn add(&mut self, place: Place, what: What, weight: f64, sign: impl Into<Arc<str>>) {
-        let sign = sign.into();
-        let at = self.0.iter().position(|w| (w.place, w.what) == (place, what)).unwrap_or_else(|| {
-            self.0.push(Weight { place, what, weight: 0.0, evidence: Vec::new() });
-            self.0.len() - 1
-        });
-        self.0[at].weight += weight;
-        if !sign.is_empty() {
-            self.0[at].evidence.push(sign);
-        }
-    }
-
-    /// What is explained by something else weighs less.
-    fn explain_away(&mut self, factor: f64, is_explained: impl Fn(Place, What) -> bool) {
-        for weight in self.0.iter_mut().filter(|w| is_explained(w.place, w.what)) {
-            weight.weight *= factor;
-        }
-    }
-
-    fn read(mut self, subject: &Subject<'_>, seen: &Sighting) -> Vec<Diagnosis> {
-        self.0.sort_by(|a, b| b.weight.total_cmp(&a.weight));
-        if self.0.first().is_none_or(|first| first.weight < WEIGHT_MIN) {
-            return Vec::new();
-        }
-        let all: f64 = self.0.iter().map(|w| w.weight).sum::<f64>() + DOUBT;
-        let told = self.0.into_iter().map(|w| Diagnosis {
-            place: w.place,
-            what: w.what,
-            confidence: (w.weight / all * 100.0).round() / 100.0,
-            text: sentence(subject, seen, w.place, w.what).into(),
-            evidence: w.evidence,
-        });
-        told.filter(|d| d.confidence >= CONFIDENCE_MIN).take(TOLD).collect()
-    }
-}
-
 /// What the detector took it for: little, and enough when nothing else is known.
 fn by_cause(scale: &mut Scale, cause: Option<Cause>) {
     use Place::{Node, Path};
@@ -330,7 +273,7 @@ fn by_last_probe(scale: &mut Scale, view: &View<'_>) {
             // A firewall that refuses new connections swallows what goes over old ones; a process that ends
             // resets them.
             let swallowed = view.tail.iter().take_while(|met| **met == Symptom::Silent).count() == 1;
-            if swallowed && view.traffic(Failure::Lost) + view.traffic(Failure::Refused) == 0 {
+            if swallowed && lost(view) + view.traffic(Failure::Refused) == 0 {
                 let sign = "a connection fell silent without an end, and new ones are refused";
                 scale.add(Place::Path, What::Rejected, 9.0, sign);
                 scale.explain_away(0.1, |_, what| what == What::Hung);
@@ -418,7 +361,7 @@ fn by_mixture(scale: &mut Scale, view: &View<'_>) {
 /// What requests met.
 fn by_traffic(scale: &mut Scale, view: &View<'_>) {
     let seen = view.seen;
-    let (late, lost) = (view.traffic(Failure::Timeout), view.traffic(Failure::Lost));
+    let (late, reset) = (view.traffic(Failure::Timeout), view.traffic(Failure::Reset));
     if late > 0 && view.last.is_none() {
         scale.add(Place::Node, What::Hung, 3.0, format!("{late} requests were not answered"));
         scale.add(Place::Path, What::Unreachable, 0.5, "");
@@ -452,8 +395,19 @@ fn by_traffic(scale: &mut Scale, view: &View<'_>) {
         scale.explain_away(0.1, |_, what| what == What::Closing);
         scale.add(Place::Node, What::Gone, 8.0, "requests were refused a connection");
     }
-    if lost > 0 && view.last.is_none() {
-        scale.add(Place::Node, What::Closing, 1.0, format!("{lost} connections were lost"));
+    let closed = view.traffic(Failure::Lost);
+    if closed + reset > 0 && view.last.is_none() {
+        let sign = format!("of connections with requests in flight {closed} were closed and {reset} reset");
+        scale.add(Place::Node, What::Closing, 1.0, sign);
+    }
+    if reset > 0 && view.last == Some(Symptom::Refused) {
+        // Who closes in good order stops of its own will, or is told to.
+        scale.add(
+            Place::Node,
+            What::Gone,
+            1.0,
+            format!("{reset} connections with requests in flight were reset"),
+        );
     }
     let told = [
         (Failure::Protocol, What::Protocol, "requests were answered with something else"),
@@ -480,7 +434,7 @@ fn by_company(scale: &mut Scale, view: &View<'_>) {
         let what = if view.last == Some(Symptom::NoConnection) { What::Unreachable } else { What::Rejected };
         scale.add(Place::Path, what, 3.0, sign);
     }
-    if scale.0.is_empty() {
+    if scale.is_empty() {
         return;
     }
     let (zone, pool) = (seen.zone, seen.pool);
@@ -505,7 +459,7 @@ fn by_holders(scale: &mut Scale, view: &View<'_>, cause: Option<Cause>) {
         Some(_) => false,
     };
     let may_be_load = matches!(cause, None | Some(Cause::Timeout | Cause::Slow | Cause::FailureRate));
-    if scale.0.is_empty() || !is_load || !may_be_load {
+    if scale.is_empty() || !is_load || !may_be_load {
         return;
     }
     let percent = |part: f64| format!("{:.0} %", part * 100.0);
@@ -612,6 +566,11 @@ fn by_ourselves(scale: &mut Scale, view: &View<'_>) {
         scale.explain_away(0.4, |_, _| true);
         scale.add(Place::Proxy, What::Dns, 12.0, sign);
     }
+}
+
+/// Connections that broke with requests in flight.
+fn lost(view: &View<'_>) -> u64 {
+    view.traffic(Failure::Lost) + view.traffic(Failure::Reset)
 }
 
 /// Requests that nothing came back for.

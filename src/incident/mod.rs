@@ -9,6 +9,7 @@
 mod counts;
 mod diagnosis;
 mod file;
+mod scale;
 mod sentence;
 mod toll;
 

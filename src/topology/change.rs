@@ -42,7 +42,7 @@ impl From<Failure> for Cause {
         match kind {
             Failure::Refused => Cause::Refused,
             Failure::ConnectTimeout => Cause::ConnectTimeout,
-            Failure::Lost => Cause::Lost,
+            Failure::Lost | Failure::Reset => Cause::Lost,
             Failure::Timeout => Cause::Timeout,
             Failure::Protocol => Cause::Protocol,
             Failure::Handshake => Cause::Misconfigured,

@@ -103,9 +103,11 @@ pub enum Failure {
     Refused,
     /// No connection within `connect_timeout`, or no route.
     ConnectTimeout,
-    /// A connection with requests in flight was lost. Counted once for a connection, however many
-    /// requests were in flight.
+    /// A connection with requests in flight was lost: the node closed it, or nothing came through any more.
+    /// Counted once for a connection, however many requests were in flight.
     Lost,
+    /// The same, and it was reset: the node's process ended, or something on the way cut it off.
+    Reset,
     /// A request was owed a reply and nothing came for `request_timeout`. Counted per request.
     Timeout,
     /// Bytes that are not the protocol.
@@ -118,10 +120,11 @@ pub enum Failure {
 
 impl Failure {
     /// All kinds, in the order of their discriminants.
-    pub const ALL: [Failure; 7] = [
+    pub const ALL: [Failure; 8] = [
         Failure::Refused,
         Failure::ConnectTimeout,
         Failure::Lost,
+        Failure::Reset,
         Failure::Timeout,
         Failure::Protocol,
         Failure::Handshake,
@@ -134,6 +137,7 @@ impl Failure {
             Failure::Refused => "refused",
             Failure::ConnectTimeout => "connect_timeout",
             Failure::Lost => "lost",
+            Failure::Reset => "reset",
             Failure::Timeout => "timeout",
             Failure::Protocol => "protocol",
             Failure::Handshake => "handshake",

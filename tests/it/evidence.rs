@@ -1,7 +1,11 @@
 //! What nodes say of themselves and how fast they answer: what becomes evidence, what does not, and what
 //! follows from it.
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -248,4 +252,36 @@ fn a_node_that_flaps_says_so() {
     assert!(said.contains("(flaps, tried again in "), "{said}");
     ringway.wait_back("b");
     assert_eq!(ringway.node("b")["wait"], Value::Null);
+}
+
+/// A node that closes connections with requests in flight and one that resets them are counted apart, for Redis and
+/// for HTTP.
+#[test]
+fn resets_are_told_from_closes() {
+    for (protocol, ask) in [("redis", &b"GET a\r\n"[..]), ("http", b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")] {
+        for (is_read, kind) in [(true, "lost"), (false, "reset")] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let address = listener.local_addr().expect("it is bound").to_string();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let mut stream = stream.expect("a connection");
+                    // The kernel resets what is closed before it is read.
+                    let mut bytes = [0; 4096];
+                    let come = if is_read { stream.read(&mut bytes) } else { stream.peek(&mut bytes) };
+                    come.expect("a request");
+                }
+            });
+            let config = Config::of([]).pool(&format!("protocol: {protocol}")).node("a", &address);
+            let mut ringway = Ringway::serve(config.pool("health: {interval: 1h}"));
+            until(SOON, &format!("{protocol}: {kind}"), || {
+                let mut stream = TcpStream::connect(ringway.address()).expect("it listens");
+                stream.write_all(ask).expect("it reads");
+                // What it answers is nobody's concern.
+                let _ = stream.read(&mut [0; 64]);
+                ringway.metric("ringway_node_failures_total", &[("node", "a"), ("kind", kind)]) > 0.0
+            });
+            let other = if is_read { "reset" } else { "lost" };
+            assert_eq!(ringway.metric("ringway_node_failures_total", &[("node", "a"), ("kind", other)]), 0.0);
+        }
+    }
 }

@@ -33,6 +33,11 @@ impl Fault {
         }
     }
 
+    /// Whether the connection was reset, rather than closed. hyper keeps no more of it than the text.
+    pub fn is_reset(&self) -> bool {
+        matches!(self, Fault::Broken(text) if ["reset by peer", "Broken pipe"].iter().any(|how| text.contains(how)))
+    }
+
     /// As a person would say it.
     pub fn text(&self) -> &str {
         let (Fault::Garbage(text) | Fault::Broken(text)) = self;

@@ -88,7 +88,8 @@ impl Lease {
             Fault::Garbage(_) => self.link.node.evidence.failed(Failure::Protocol, 1),
             Fault::Broken(_) if is_first && !was_closing => {
                 self.link.trouble();
-                self.link.node.evidence.failed(Failure::Lost, 1);
+                let kind = if fault.is_reset() { Failure::Reset } else { Failure::Lost };
+                self.link.node.evidence.failed(kind, 1);
             }
             Fault::Broken(_) => {}
         }

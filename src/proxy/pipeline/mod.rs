@@ -4,6 +4,7 @@
 
 mod core;
 mod drive;
+mod end;
 mod leave;
 mod upload;
 
@@ -23,6 +24,7 @@ use tokio::{
 
 use self::{
     core::{Core, Unsent, timeout},
+    end::End,
     upload::Upload,
 };
 use super::{
@@ -122,19 +124,6 @@ pub(crate) struct Pipeline {
     aside: RefCell<Unsent>,
     /// Tells a task that is connecting or pausing to look again.
     nudge: Notify,
-}
-
-/// How a connection ended.
-#[derive(Debug)]
-enum End {
-    /// The node closed it, or the network did.
-    Lost,
-    /// The node sent something that is not a reply.
-    Protocol(String),
-    /// It was retired and has nothing left to do.
-    Retired,
-    /// It was reset by an eviction.
-    Evicted,
 }
 
 impl Pipeline {
@@ -423,7 +412,8 @@ impl Pipeline {
                         core.queue.forget_written();
                     }
                 }
-                Poll::Ready(_) => return Err(End::Lost),
+                Poll::Ready(Ok(_)) => return Err(End::Lost),
+                Poll::Ready(Err(error)) => return Err(End::of(&error)),
                 Poll::Pending => break,
             }
         }
@@ -472,7 +462,7 @@ impl Pipeline {
             let mut buffer = ReadBuf::new(&mut scratch);
             match Pin::new(&mut io.read).poll_read(cx, &mut buffer) {
                 Poll::Pending => return None,
-                Poll::Ready(Err(_)) => return Some(End::Lost),
+                Poll::Ready(Err(error)) => return Some(End::of(&error)),
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Some(End::Lost),
                 Poll::Ready(Ok(())) => {
                     link.block().bytes_in.add(buffer.filled().len() as u64);
@@ -550,6 +540,7 @@ impl Pipeline {
             End::Protocol(text) => {
                 (format!("sent something that is not a reply ({text})"), Failure::Protocol)
             }
+            End::Reset => ("connection lost".to_owned(), Failure::Reset),
             _ => ("connection lost".to_owned(), Failure::Lost),
         };
         if taken.iter().any(|t| t.1 == Fate::MaybeApplied) || kind == Failure::Protocol {

@@ -93,7 +93,7 @@ fn unsent_writes_are_sent_later() {
             client.gets("+OK\r\n").await;
         }
         client.ends().await;
-        assert_eq!(world.failures("a", Failure::Lost), 1);
+        assert_eq!(world.failures("a", Failure::Reset), 1);
     });
 }
 
