@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::{AdminState, routes::refuse};
 use crate::{
-    membership,
-    topology::{Move, OnReturn, Order, Ordered, Topology, Wanted},
+    membership::{self, Compared},
+    topology::{Entry, Health, Move, OnReturn, Order, Ordered, Placement, Policy, Topology, Wanted},
 };
 
 /// What came, or would come, of an order.
@@ -26,13 +26,42 @@ struct Done {
     /// Nothing had to be done.
     unchanged: bool,
     epoch: u64,
-    /// The share of the key space that moves.
+    /// The share of the key space that moves: the sum of the moves.
     moved: f64,
     moves: Vec<Move>,
+    /// The share of the key space that nobody serves afterwards.
+    unserved: f64,
+    /// What is thought of the node.
+    health: Option<Health>,
     /// The order that was in force until now, and is not any more.
     replaced: Option<Order>,
     /// What becomes of what the node has, if it is away or was.
     data: Option<String>,
+    /// Whose placement is another for it.
+    others: Vec<Other>,
+}
+
+/// A node that is not named by the order, and has another placement for it.
+#[derive(Serialize)]
+struct Other {
+    node: String,
+    health: Health,
+    before: &'static str,
+    after: &'static str,
+    /// The share of its keys that it serves afterwards, if it answers.
+    admitted: f64,
+    /// The share of the key space that it has afterwards.
+    share: f64,
+    data: Option<String>,
+}
+
+/// What two topologies differ in.
+struct Differences {
+    unchanged: bool,
+    moved: f64,
+    moves: Vec<Move>,
+    unserved: f64,
+    others: Vec<Other>,
 }
 
 /// The words, and what they stand for.
@@ -69,16 +98,35 @@ pub(super) async fn order(
         Ok(ordered) => ordered,
         Err(why) => return refuse(StatusCode::CONFLICT, why),
     };
-    let (replaced, data) = (replaced(&ordered, &node), fate(&ordered, &node));
-    let compared = tokio::task::spawn_blocking(move || moves(&ordered));
+    let replaced = replaced(&ordered, &node);
+    let (epoch, order) = (ordered.after.epoch, word);
+    let health = entry(&ordered.after, &node).map(|entry| entry.health);
+    let data = fate(&ordered, &node);
+    let named = node.clone();
+    let compared = tokio::task::spawn_blocking(move || differences(&ordered, &named));
     match compared.await {
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("done, and not told: {error}")),
-        Ok((unchanged, epoch, moved, moves)) => {
-            let order = word;
-            Json(Done { pool, node, order, dry_run, unchanged, epoch, moved, moves, replaced, data })
-                .into_response()
-        }
+        Ok(Differences { unchanged, moved, moves, unserved, others }) => Json(Done {
+            pool,
+            node,
+            order,
+            dry_run,
+            unchanged,
+            epoch,
+            moved,
+            moves,
+            unserved,
+            health,
+            replaced,
+            data,
+            others,
+        })
+        .into_response(),
     }
+}
+
+fn entry<'a>(topology: &'a Topology, node: &str) -> Option<&'a Entry> {
+    topology.nodes.iter().find(|entry| &*entry.node.name == node)
 }
 
 /// The order that another one took the place of.
@@ -88,20 +136,39 @@ fn replaced(ordered: &Ordered, node: &str) -> Option<Order> {
     before.filter(|before| after.is_some_and(|after| after != *before))
 }
 
-/// What becomes of what the node has: now, if it comes back, or when it does, if it goes.
+/// What becomes of what a node has: now, if it comes back, or when it does, if it goes.
 fn fate(ordered: &Ordered, node: &str) -> Option<String> {
-    let serves = |topology: &Topology| {
-        let entry = topology.nodes.iter().find(|e| &*e.node.name == node)?;
-        Some(entry.placement.serves())
-    };
+    let (before, after) = (entry(&ordered.before, node)?, entry(&ordered.after, node)?);
     let policy = &ordered.after.policy;
-    let when = match (serves(&ordered.before)?, serves(&ordered.after)?) {
-        (true, false) => "when it is back ",
-        (false, true) => "",
-        _ => return None,
-    };
-    let what = match policy.on_return {
-        _ if !policy.moves_keys() => return None,
+    if !policy.moves_keys() {
+        return None;
+    }
+    let what = cleaning(policy);
+    let is_out = matches!(after.health, Health::Ejected | Health::Probation);
+    match (before.placement.serves(), after.placement) {
+        (true, Placement::Away) => Some(format!("when it is back {what}")),
+        (true, Placement::Held) => None,
+        (false, Placement::Owns) if is_out && before.placement == Placement::Away => Some(
+            "it fails, so nothing is deleted on it now: what it has is served, old or not, as soon as it answers"
+                .to_owned(),
+        ),
+        // Its keys have stayed with it.
+        (false, Placement::Owns) if is_out => None,
+        (false, Placement::Owns | Placement::Starting(_)) if !is_out => Some(what.to_owned()),
+        // It comes in by the order, and not yet.
+        (false, Placement::Away) if is_out && after.order == Some(Order::Pin) => {
+            Some(format!("it fails, and stays out until it answers; then {what}"))
+        }
+        _ if is_out && before.placement != after.placement => {
+            Some(format!("it fails, and serves nothing that may be old before it answers; then {what}"))
+        }
+        _ => None,
+    }
+}
+
+/// What is done with what a node that is back has.
+fn cleaning(policy: &Policy) -> &'static str {
+    match policy.on_return {
         OnReturn::Serve => "it serves what it has, old or not: on_return is serve",
         OnReturn::Flush => "it is emptied first: on_return is flush",
         OnReturn::Ttl => "it waits until what it had has expired: on_return is ttl",
@@ -111,15 +178,30 @@ fn fate(ordered: &Ordered, node: &str) -> Option<String> {
         OnReturn::Quarantine => {
             "it is emptied first, as without sole_writer: true nobody knows what is old: on_return is quarantine"
         }
-    };
-    Some(format!("{when}{what}"))
+    }
 }
 
-/// What the two topologies differ in. Takes milliseconds for large rings.
-fn moves(ordered: &Ordered) -> (bool, u64, f64, Vec<Move>) {
+/// What the two topologies differ in, beside the node that the order names. Takes milliseconds for large rings.
+fn differences(ordered: &Ordered, named: &str) -> Differences {
     let Ordered { before, after } = ordered;
-    let (moved, parts) = (membership::moved(before, after), membership::moves(before, after));
-    (before.revision == after.revision, after.epoch, moved, parts)
+    let Compared { moves, moved, .. } = membership::compare(before, after);
+    let shares = after.shares();
+    let changed = after.nodes.iter().zip(shares).filter_map(|(now, share)| {
+        let was = before.nodes.iter().find(|e| e.node.id == now.node.id)?;
+        let is_other = was.placement != now.placement && &*now.node.name != named;
+        is_other.then(|| Other {
+            node: now.node.name.to_string(),
+            health: now.health,
+            before: was.placement.word(),
+            after: now.placement.word(),
+            admitted: now.placement.admitted(),
+            share,
+            data: fate(ordered, &now.node.name),
+        })
+    });
+    let others = changed.collect();
+    let unserved = membership::unserved(after);
+    Differences { unchanged: before.revision == after.revision, moved, moves, unserved, others }
 }
 
 /// A browser sends the Host that its page asked for, and where the page is from.
@@ -146,6 +228,44 @@ mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
+
+    /// What becomes of a node's data follows from whether it answers: what fails can't be cleaned, and is either not
+    /// served before it was, or is served as it is, and then that is said.
+    #[test]
+    fn fates() {
+        let admission = |admitted| Placement::Starting(crate::topology::Admission { admitted, fence: admitted });
+        let pinned = Some(Order::Pin);
+        for (before, health, (after, order), says) in [
+            (Placement::Owns, Health::Healthy, (Placement::Away, None), Some("when it is back it is emptied first")),
+            (Placement::Away, Health::Healthy, (admission(0), None), Some("it is emptied first")),
+            (Placement::Away, Health::Ejected, (Placement::Owns, None), Some("what it has is served, old or not")),
+            (Placement::Away, Health::Ejected, (admission(0), None), Some("that may be old before it answers")),
+            (Placement::Away, Health::Probation, (Placement::Held, None), Some("that may be old before it answers")),
+            (Placement::Away, Health::Ejected, (Placement::Away, pinned), Some("stays out until it answers; then it is")),
+            (Placement::Held, Health::Ejected, (Placement::Owns, None), None),
+            (Placement::Owns, Health::Ejected, (Placement::Owns, pinned), None),
+        ] {
+            let topology = |placement, order| {
+                let mut topology = crate::admin::tests::topology("p", &["a", "b", "c"]);
+                let mut nodes = topology.nodes.to_vec();
+                (nodes[1].placement, nodes[1].health, nodes[1].order) = (placement, health, order);
+                topology.nodes = nodes.into();
+                let policy = Policy { on_return: OnReturn::Quarantine, ..Policy::default() };
+                topology.policy = std::sync::Arc::new(policy);
+                std::sync::Arc::new(topology)
+            };
+            let ordered = Ordered { before: topology(before, None), after: topology(after, order) };
+            let told = fate(&ordered, "b");
+            match says {
+                Some(says) => assert!(told.as_ref().is_some_and(|t| t.contains(says)), "{before:?} {after:?}: {told:?}"),
+                None => assert_eq!(told, None, "{before:?} {after:?}"),
+            }
+            let others = differences(&ordered, "a").others;
+            assert_eq!(others.len(), usize::from(before != after));
+            assert!(others.iter().all(|o| o.node == "b" && o.after == after.word() && o.health == health));
+            assert!(differences(&ordered, "b").others.is_empty());
+        }
+    }
 
     /// Orders come from this machine's programs, not from pages that a browser shows.
     #[test]

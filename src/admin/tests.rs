@@ -45,7 +45,7 @@ fn entry(name: &str, id: u64) -> Entry {
     }
 }
 
-fn topology(pool: &str, names: &[&str]) -> Topology {
+pub(super) fn topology(pool: &str, names: &[&str]) -> Topology {
     let members: Vec<Member> = names.iter().map(|name| Member { name: (*name).into(), weight: 1 }).collect();
     let settings = Settings {
         placement: RingPlacement::Vnode { points: 160 },

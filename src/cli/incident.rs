@@ -56,7 +56,10 @@ pub(super) fn list(all: &[&Value], out: &mut impl Write) -> Result<(), Stop> {
     for incident in all {
         let state = match incident["closed_ms"].as_u64() {
             Some(closed) => {
-                format!("over after {}", span(closed.saturating_sub(number(incident, "opened_ms"))))
+                // As its timeline counts: from the first doubt.
+                let begin =
+                    incident["timeline"][0]["at_ms"].as_u64().unwrap_or(number(incident, "opened_ms"));
+                format!("over after {}", span(closed.saturating_sub(begin)))
             }
             None => "goes on".to_owned(),
         };
@@ -113,7 +116,8 @@ fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
     writeln!(out, "  {}", utc(begin))?;
     for step in steps {
         let moved = step["moved"].as_f64().filter(|share| *share > 0.0);
-        let moved = moved.map_or(String::new(), |share| format!("; {:.2} % of the key space", share * 100.0));
+        let moved =
+            moved.map_or(String::new(), |share| format!("; {:.2} % of the key space moved", share * 100.0));
         let after = span(number(step, "at_ms").saturating_sub(begin));
         let (epoch, what) = (number(step, "epoch"), text(step, "what"));
         let epoch = if epoch == 0 { " ".repeat(10) } else { format!("epoch {epoch:<4}") };
@@ -124,7 +128,7 @@ fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
         Some(closed) => {
             let data =
                 incident["data"].as_str().map_or(String::new(), |d| format!("; it came back with data: {d}"));
-            format!("over after {}{data}", span(closed.saturating_sub(opened)))
+            format!("over after {}{data}", span(closed.saturating_sub(begin)))
         }
     };
     writeln!(out, "  {so_far}")?;
@@ -143,7 +147,7 @@ fn toll(toll: &Value, out: &mut impl Write) -> Result<(), Stop> {
         return Ok(());
     }
     let last = toll["last_refused_ms"].as_u64();
-    let last = last.map_or(String::new(), |ms| format!(", the last {} after the first doubt", span(ms)));
+    let last = last.map_or(String::new(), |ms| format!(", the last {} after the fault began", span(ms)));
     let rates = ["before", "lowest", "after"].map(|when| toll["hit_rate"][when].as_f64());
     let words = ["before", "at its lowest", "after"].iter().zip(rates);
     let told: Vec<String> =

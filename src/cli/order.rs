@@ -96,6 +96,17 @@ fn tell(
         let share = part["share"].as_f64().unwrap_or_default() * 100.0;
         writeln!(out, "  {share:>6.2} %  {} -> {}", name("from"), name("to"))?;
     }
+    let would = |is: &'static str, would_be: &'static str| if yes { is } else { would_be };
+    for other in done["others"].as_array().into_iter().flatten() {
+        writeln!(out, "  {}", other_node(other, would("is", "would be")))?;
+        if let Some(data) = other["data"].as_str() {
+            writeln!(out, "    its data: {data}")?;
+        }
+    }
+    let unserved = done["unserved"].as_f64().unwrap_or_default() * 100.0;
+    if unserved >= 0.005 {
+        writeln!(out, "  {unserved:.2} % of the key space {} served by nobody", would("is", "would be"))?;
+    }
     if let Some(replaced) = done["replaced"].as_str() {
         writeln!(out, "  in the place of {replaced}")?;
     }
@@ -106,6 +117,23 @@ fn tell(
         writeln!(out, "nothing is done; say --yes to do it")?;
     }
     Ok(out.flush()?)
+}
+
+/// A node that the order does not name, and that has another placement for it.
+fn other_node(other: &Value, is: &str) -> String {
+    let text = |key: &str| other[key].as_str().unwrap_or("?");
+    let fails = matches!(text("health"), "ejected" | "probation");
+    let serves = matches!(text("after"), "owns" | "starting");
+    let share = other["share"].as_f64().unwrap_or_default() * 100.0;
+    let (node, before, after) = (text("node"), text("before"), text("after"));
+    match (fails, serves) {
+        (true, true) => format!(
+            "node {node} fails and {is} taken back, as too few others are left: {before} -> {after}, with {share:.2} % of the \
+             key space; requests for them fail until it answers"
+        ),
+        (true, false) => format!("node {node} fails: {before} -> {after}"),
+        (false, _) => format!("node {node}: {before} -> {after}, with {share:.2} % of the key space"),
+    }
 }
 
 /// Waits for the end of an order, and tells how far it is.
@@ -146,5 +174,29 @@ fn wait(word: &str, arguments: &Arguments, pool: &str, out: &mut impl Write) -> 
             return Err(Stop::Failed(message, 1));
         }
         thread::sleep(LOOK_EVERY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A node that fails and is taken back is told as such, with what it has.
+    #[test]
+    fn others_are_told() {
+        let other = |health: &str, before: &str, after: &str| {
+            let share = if after == "away" { 0.0 } else { 0.4803 };
+            json!({"node": "n2", "health": health, "before": before, "after": after, "share": share})
+        };
+        let back = other_node(&other("ejected", "away", "owns"), "would be");
+        assert!(
+            back.starts_with("node n2 fails and would be taken back, as too few others are left: away -> owns, with 48.03 % of"),
+            "{back}"
+        );
+        assert_eq!(other_node(&other("ejected", "held", "away"), "is"), "node n2 fails: held -> away");
+        let well = "node n2: away -> starting, with 48.03 % of the key space";
+        assert_eq!(other_node(&other("healthy", "away", "starting"), "is"), well);
     }
 }

@@ -9,6 +9,7 @@
 mod counts;
 mod diagnosis;
 mod file;
+mod record;
 mod scale;
 mod sentence;
 mod toll;
@@ -18,18 +19,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use serde::Serialize;
 
 use counts::Counts;
 pub use diagnosis::{Diagnosis, Place, Subject, What, diagnose, diagnose_trouble};
 pub use file::{FileSettings, IncidentFile};
 use toll::{Account, Cost};
+pub use record::{Held, Incident, Step, Told};
 pub use toll::{HitRate, Toll};
 
 use crate::{
     health::{Fault, Trouble},
     metrics::PoolBlock,
-    topology::{Basis, Cause, Data, Entry, Health, Move, Node, Rule, SeenBy, Topology},
+    topology::{Basis, Cause, Data, Entry, Failure, Health, Move, Node, Topology},
 };
 
 /// Incidents that are kept.
@@ -40,79 +41,6 @@ const CONFIDENCE_MIN: f64 = 0.5;
 const MOVES: usize = 20;
 /// Steps of one incident that are kept: a node that flaps within one must not grow without end.
 const STEPS: usize = 200;
-
-/// One incident.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Incident {
-    /// Its number, from 1, since the process started.
-    pub id: u64,
-    /// The pool; none when it is about this process.
-    pub pool: Option<Arc<str>>,
-    /// The node; none when it is about this process.
-    pub node: Option<Arc<str>>,
-    /// Where the node is.
-    pub address: Option<String>,
-    /// Its zone, if it has one.
-    pub zone: Option<Arc<str>>,
-    /// When it was ejected, or found to be slow or misconfigured, in milliseconds since 1970.
-    pub opened_ms: u64,
-    /// When it served as before.
-    pub closed_ms: Option<u64>,
-    /// From the first doubt to the ejection, in milliseconds; `None` when there was no doubt before.
-    pub doubted_for_ms: Option<u64>,
-    /// Why, as a label.
-    pub cause: Option<Cause>,
-    /// Why, as a sentence.
-    pub evidence: Arc<str>,
-    /// Who saw what decided; none of what is no ejection.
-    pub seen_by: Option<SeenBy>,
-    /// The rule by which it was ejected.
-    pub rule: Option<Rule>,
-    /// Where the fault is, the likeliest first. Revised while it goes on.
-    pub diagnoses: Vec<Diagnosis>,
-    /// The largest share of the key space that one of its epochs moved.
-    pub moved: f64,
-    /// Who got its keys when they moved first, the largest parts first.
-    pub moves: Vec<Move>,
-    /// What the node came back with.
-    pub data: Option<Data>,
-    /// Requests at this node that failed since the first doubt.
-    pub requests_failed: u64,
-    /// Requests for its keys that others served meanwhile.
-    pub requests_substituted: u64,
-    /// Requests for its keys that were refused, or found nothing, as they stayed with it while it was out.
-    pub requests_unserved: u64,
-    /// What it cost the pool; none when it is about this process.
-    pub toll: Option<Toll>,
-    /// What happened, in order.
-    pub timeline: Vec<Step>,
-}
-
-/// One line of an incident.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Step {
-    /// Milliseconds since 1970.
-    pub at_ms: u64,
-    /// The epoch that was in force afterwards.
-    pub epoch: u64,
-    /// One word.
-    pub what: &'static str,
-    /// A sentence, if there is more to say.
-    pub text: Arc<str>,
-    /// The share of the key space that moved.
-    pub moved: f64,
-}
-
-/// What membership tells of a node, beside what two topologies show.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Told {
-    /// An incident begins, with this word: `ejected`, `held`, `kept`.
-    Opens(&'static str, Cause, Arc<str>, Option<Basis>),
-    /// It goes on: `released`, `waits`.
-    Goes(&'static str, Arc<str>),
-    /// It ends: `restored`, `recovered`, `readmitted`.
-    Ends(&'static str, Option<Data>, Arc<str>),
-}
 
 /// The incidents of a process. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -160,6 +88,8 @@ pub struct OpenIncident {
 struct Doubt {
     since_ms: u64,
     node: Arc<Node>,
+    /// Traffic saw it: what it saw last.
+    seen: Option<Failure>,
     /// What its counters were before.
     before: Counts,
     cost: Option<Cost>,
@@ -167,6 +97,18 @@ struct Doubt {
 }
 
 impl Doubt {
+    /// How long the node had given no answer when it was doubted, if it is for want of one, in milliseconds. That was
+    /// waited for before anything was said of it.
+    fn silence_ms(&self, cause: Cause, topology: &Topology) -> u64 {
+        let silence = match (self.seen, cause) {
+            (Some(Failure::Timeout), _) => topology.policy.request_timeout,
+            (Some(Failure::ConnectTimeout), _) => topology.policy.connect_timeout,
+            (None, Cause::Timeout | Cause::ConnectTimeout) => topology.health.timeout,
+            _ => return 0,
+        };
+        u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// What its node's counters say since.
     fn counts(&self) -> Counts {
         Counts::of(&self.node).since(self.before)
@@ -341,8 +283,18 @@ impl Incidents {
             let whose = (after.pool.clone(), name.clone());
             match told {
                 Told::Opens(what, cause, evidence, basis) => {
-                    book.open(&stamp, &whose, entry, (*cause, evidence, *basis));
+                    book.open(&stamp, (after, entry), (*cause, evidence, *basis));
                     book.step(&whose, &stamp, what, evidence.clone());
+                }
+                Told::OpensHeld(cause, evidence, basis, held) => {
+                    // What others moved in the same epoch is not its.
+                    let stamp = Stamp { moved: 0.0, ..stamp };
+                    book.open(&stamp, (after, entry), (*cause, evidence, *basis));
+                    let text = format!("{evidence}; its keys wait for {held}");
+                    book.step(&whose, &stamp, "held", text.into());
+                    if let Some(incident) = book.incident(&whose) {
+                        incident.held = incident.held.or(Some(*held));
+                    }
                 }
                 Told::Goes(what, text) => book.step(&whose, &stamp, what, text.clone()),
                 Told::Ends(what, data, text) => {
@@ -398,6 +350,7 @@ impl Book {
         Doubt {
             since_ms: stamp.at_ms,
             node: node.clone(),
+            seen: node.evidence.last(),
             // Of those in a row that the doubt is about some are counted already.
             before: Counts::of(node).without_failed(node.evidence.streak()),
             cost: self.accounts.get(pool).map(|account| account.cost(stamp.at_ms)),
@@ -419,10 +372,10 @@ impl Book {
     fn open(
         &mut self,
         stamp: &Stamp,
-        whose: &Whose,
-        entry: &Entry,
+        (topology, entry): (&Topology, &Entry),
         (cause, evidence, basis): (Cause, &Arc<str>, Option<Basis>),
     ) {
+        let whose = (topology.pool.clone(), entry.node.name.clone());
         let new = self.doubt(stamp, &whose.0, &entry.node);
         let doubt = self.doubts.entry(whose.clone()).or_insert(new);
         if let Some(id) = doubt.incident {
@@ -436,6 +389,8 @@ impl Book {
         self.last += 1;
         doubt.incident = Some(self.last);
         let since = doubt.since_ms;
+        let fault_ms = since.saturating_sub(doubt.silence_ms(cause, topology));
+        doubt.cost.iter_mut().for_each(|cost| cost.fault_ms = fault_ms);
         let doubted = (since < stamp.at_ms).then(|| stamp.at_ms - since);
         let mut incident = Incident {
             id: self.last,
@@ -444,6 +399,7 @@ impl Book {
             address: Some(entry.node.address.to_string()),
             zone: entry.node.zone.clone(),
             opened_ms: stamp.at_ms,
+            fault_ms,
             closed_ms: None,
             doubted_for_ms: doubted,
             cause: Some(cause),
@@ -452,6 +408,7 @@ impl Book {
             rule: basis.map(|b| b.rule),
             diagnoses: Vec::new(),
             moved: 0.0,
+            held: None,
             moves: Vec::new(),
             data: None,
             requests_failed: 0,
@@ -492,6 +449,7 @@ impl Book {
             address: None,
             zone: None,
             opened_ms: at_ms,
+            fault_ms: at_ms,
             closed_ms: None,
             doubted_for_ms: None,
             cause: None,
@@ -501,6 +459,7 @@ impl Book {
             rule: None,
             moves: Vec::new(),
             moved: 0.0,
+            held: None,
             data: None,
             requests_failed: 0,
             requests_substituted: 0,

@@ -26,7 +26,7 @@ pub struct Toll {
     /// Requests of the pool's clients that were refused from the first doubt to the end, for want of a node, of
     /// its answer or of room; a part of one that is split counts by itself.
     pub requests_refused: u64,
-    /// From the first doubt to the last of them, in milliseconds.
+    /// From the fault, [`super::Incident::fault_ms`], to the last of them, in milliseconds.
     pub last_refused_ms: Option<u64>,
     /// What became of the pool's hit rate.
     pub hit_rate: HitRate,
@@ -130,14 +130,15 @@ impl Account {
         let toll = Toll { hit_rate, ..Toll::default() };
         let is_before = |tally: &&Tally| tally.at_ms + TOLD_WITHIN_MS <= at_ms;
         let begin = self.tallies.iter().rfind(is_before).copied().unwrap_or(last);
-        Cost { doubted_ms: at_ms, begin, slice: last, end: None, is_counted: false, is_settled: false, toll }
+        Cost { fault_ms: at_ms, begin, slice: last, end: None, is_counted: false, is_settled: false, toll }
     }
 }
 
 /// What an incident has cost until now.
 #[derive(Clone, Debug)]
 pub(super) struct Cost {
-    doubted_ms: u64,
+    /// When the fault began, as far as is known.
+    pub(super) fault_ms: u64,
     /// The counters before the first doubt.
     begin: Tally,
     /// Where the second begins whose hit rate is looked at.
@@ -161,7 +162,7 @@ impl Cost {
         }
         if !self.is_counted {
             self.toll.requests_refused = now.refused.saturating_sub(self.begin.refused);
-            let last = now.refused_ms.saturating_sub(self.doubted_ms);
+            let last = now.refused_ms.saturating_sub(self.fault_ms);
             self.toll.last_refused_ms = (self.toll.requests_refused > 0).then_some(last);
             // Workers see the last epoch a moment after it is told: the next tally counts, too.
             self.is_counted = self.end.is_some();
@@ -230,7 +231,7 @@ mod tests {
     }
 
     /// Refusals count from the tally before the first doubt to the first one after the end, and the last of them is
-    /// told from the first doubt on, be it that it came a moment earlier.
+    /// told from the fault on, be it that it came a moment earlier.
     #[test]
     fn refusals_and_the_last_of_them() {
         let refused = |at_ms, refused, refused_ms| Tally { at_ms, refused, refused_ms, ..Tally::default() };
@@ -246,6 +247,10 @@ mod tests {
         assert_eq!((cost.toll.requests_refused, cost.toll.last_refused_ms), (8, Some(1003)));
         cost.add(refused(30_000, 99, 29_000));
         assert_eq!(cost.toll.requests_refused, 8, "what comes later is not its");
+        let mut cost = self::cost(0, 0);
+        cost.fault_ms = 9_600;
+        cost.add(refused(10_400, 7, 9_999));
+        assert_eq!(cost.toll.last_refused_ms, Some(399), "it hung before it was doubted");
     }
 
     /// What was refused a moment before the doubt was told belongs to it, though a tally came in between.

@@ -14,15 +14,15 @@ use tokio::{
 };
 
 use super::{
-    compare::{moved, moves},
+    compare::{moves, treated},
     history::{History, Record},
     plan::Event,
 };
 use crate::{
     health::Scene,
-    incident::{Diagnosis, Incident, IncidentFile, Incidents, Subject, Told, Whose, diagnose},
+    incident::{Diagnosis, Held, Incident, IncidentFile, Incidents, Subject, Told, Whose, diagnose},
     metrics::table::{DIAGNOSES, EJECTIONS, EJECTIONS_REFUSED, MOVED_SHARE, RESTORES, WAITS},
-    topology::{Cause, Data, Health, Order, Placement, Topology, WaitReason},
+    topology::{Cause, Data, Health, Order, Placement, Topology, Wait, WaitReason},
 };
 
 /// Steps that may wait to be told before membership waits for them.
@@ -77,16 +77,16 @@ async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
     let is_epoch = before.epoch != after.epoch;
     let gives = |event: &Event| matches!(event, Event::Ejected { .. } | Event::Released { .. });
     let is_given = events.iter().any(gives);
-    let (share, given) = match is_epoch {
+    let ((went, share), given) = match is_epoch {
         true => {
             let (before, after) = (before.clone(), after.clone());
             let compared = spawn_blocking(move || {
                 let given = if is_given { moves(&before, &after) } else { Vec::new() };
-                (moved(&before, &after), given)
+                (treated(&before, &after), given)
             });
             compared.await.unwrap_or_default()
         }
-        false => (0.0, Vec::new()),
+        false => ((0.0, 0.0), Vec::new()),
     };
     if is_epoch {
         histogram!(MOVED_SHARE.name, "pool" => after.pool.to_string()).record(share);
@@ -102,8 +102,10 @@ async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
         let records = events.iter().filter_map(|event| line(&after, event, share)).collect();
         history.push((&before, &after), now_ms(), records);
     }
-    let told: Vec<_> = events.iter().filter_map(|event| for_incident(&after, event)).collect();
-    keeper.incidents.note(now_ms(), (&before, &after), &told, (share, &given));
+    let mut told: Vec<_> = events.iter().filter_map(|event| for_incident(&after, event)).collect();
+    told.extend(other_reasons(&before, &after));
+    // What is only treated in another way, as keys that are held, has not moved.
+    keeper.incidents.note(now_ms(), (&before, &after), &told, (went, &given));
     for (whose, diagnoses) in located {
         keeper.diagnosed(&whose, diagnoses);
     }
@@ -218,9 +220,10 @@ pub(super) fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>,
         Event::Ejected { node, cause, evidence, basis } => {
             (node.clone(), Told::Opens("ejected", *cause, evidence.clone(), Some(*basis)))
         }
-        Event::Held { node, cause, evidence, basis } => {
-            (node.clone(), Told::Opens("held", *cause, evidence.clone(), Some(*basis)))
-        }
+        Event::Held { node, cause, evidence, basis } => match held(after, node) {
+            Some(held) => (node.clone(), Told::OpensHeld(*cause, evidence.clone(), Some(*basis), held)),
+            None => (node.clone(), Told::Opens("held", *cause, evidence.clone(), Some(*basis))),
+        },
         Event::Kept { node, cause, evidence, basis } => {
             (node.clone(), Told::Opens("kept", *cause, evidence.clone(), Some(*basis)))
         }
@@ -231,7 +234,11 @@ pub(super) fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>,
             (node.clone(), Told::Goes("stays", "a reload says that its keys stay with it".into()))
         }
         Event::Waits { node, reason, .. } => {
-            (node.clone(), Told::Goes("waits", format!("it is back, and waits for {}", reason.text()).into()))
+            let text = match held(after, node) {
+                Some(held) => format!("it is back, and waits for {held}"),
+                None => format!("it is back, and waits for {}", reason.text()),
+            };
+            (node.clone(), Told::Goes("waits", text.into()))
         }
         Event::Restored { node, data, evidence } => {
             (node.clone(), Told::Ends("restored", Some(*data), evidence.clone()))
@@ -272,6 +279,28 @@ pub(super) fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>,
     })
 }
 
+/// What a node waits for, or its keys.
+fn held(topology: &Topology, node: &str) -> Option<Held> {
+    let id = topology.nodes.iter().find(|entry| &*entry.node.name == node)?.node.id;
+    let wait = topology.waits.iter().find(|wait| wait.node == id)?;
+    let left = wait.due.map(|due| due.saturating_duration_since(Instant::now()).as_millis());
+    Some(Held { reason: wait.reason, due_in_ms: left.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)) })
+}
+
+/// Nodes that go on to wait, and for something else.
+fn other_reasons(before: &Topology, after: &Topology) -> Vec<(Arc<str>, Told)> {
+    let other =
+        |wait: &&Wait| before.waits.iter().any(|old| old.node == wait.node && old.reason != wait.reason);
+    let told = |wait: &Wait| {
+        let entry = after.nodes.iter().find(|entry| entry.node.id == wait.node)?;
+        let name = entry.node.name.clone();
+        let waits = if entry.placement == Placement::Held { "its keys wait" } else { "it waits" };
+        let text = format!("{waits} for {} now", held(after, &name)?);
+        Some((name, Told::Goes("waits", text.into())))
+    };
+    after.waits.iter().filter(other).filter_map(told).collect()
+}
+
 /// Milliseconds since 1970.
 pub(super) fn now_ms() -> u64 {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -288,8 +317,18 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
             tracing::warn!(pool, epoch, node, cause, evidence, moved, diagnosis, "node ejected");
         }
         Event::Held { node, cause, evidence, .. } => {
-            let (node, cause, evidence, next) = (&**node, cause.word(), &**evidence, budget_due(after));
-            tracing::error!(pool, epoch, node, cause, evidence, next, diagnosis, "node ejected, keys held");
+            let waits_for = held(after, node).map_or_else(String::new, |held| held.to_string());
+            let (node, cause, evidence) = (&**node, cause.word(), &**evidence);
+            tracing::error!(
+                pool,
+                epoch,
+                node,
+                cause,
+                evidence,
+                waits_for,
+                diagnosis,
+                "node ejected, keys held"
+            );
         }
         Event::Released { node, evidence } => {
             tracing::warn!(pool, epoch, node = &**node, evidence = &**evidence, moved, "keys no longer held");

@@ -151,6 +151,8 @@ impl Failure {
 #[derive(Debug, Default)]
 pub struct Evidence {
     streak: AtomicU32,
+    /// The kind of the last failure.
+    last: AtomicU32,
     failures: [AtomicU64; Failure::ALL.len()],
     replies: [AtomicU64; ErrorReply::ALL.len()],
     probes: AtomicU64,
@@ -175,6 +177,7 @@ impl Evidence {
 
     /// `count` failures of one kind; rings the bell of control.
     pub fn failed(&self, kind: Failure, count: u32) {
+        self.last.store(kind as u32, Relaxed);
         self.streak.fetch_add(count, Relaxed);
         self.failures[kind as usize].fetch_add(u64::from(count), Relaxed);
         self.bell.notify_one();
@@ -202,6 +205,12 @@ impl Evidence {
     /// Failures in a row, over all workers, since the last good reply.
     pub fn streak(&self) -> u32 {
         self.streak.load(Relaxed)
+    }
+
+    /// The kind of the last failure, if failures go on: no good reply has come since.
+    pub fn last(&self) -> Option<Failure> {
+        let kind = Failure::ALL.get(self.last.load(Relaxed) as usize).copied();
+        kind.filter(|_| self.streak() > 0)
     }
 
     /// Failures of one kind since the node has been in the pool.

@@ -306,11 +306,15 @@ impl Topology {
     }
 }
 
-/// The levels, cut where some node of these topologies stops to hold its keys: within a band each node
-/// has all of its keys or none.
+/// The levels, cut where some node of these topologies stops to hold its keys, or to serve them: within a band each
+/// node has all of its keys or none, and serves all of them or none.
 pub(super) fn bands(topologies: &[&Topology]) -> Vec<(u32, u32)> {
     let entries = topologies.iter().flat_map(|topology| topology.nodes.iter());
-    let mut cuts: Vec<u32> = entries.map(|entry| entry.placement.holds_below()).chain([0, LEVELS]).collect();
+    let cut = |placement: Placement| match placement {
+        Placement::Starting(to) => [to.admitted, to.fence],
+        _ => [placement.holds_below(); 2],
+    };
+    let mut cuts: Vec<u32> = entries.flat_map(|entry| cut(entry.placement)).chain([0, LEVELS]).collect();
     cuts.sort_unstable();
     cuts.dedup();
     cuts.windows(2).map(|pair| (pair[0], pair[1])).collect()

@@ -161,6 +161,30 @@ fn refusals_are_told() {
     assert_eq!(line["toll"], toll);
 }
 
+/// A node that hangs has done so before anybody could doubt it: the last refusal is told from then on.
+#[test]
+fn a_hang_begins_before_it_is_doubted() {
+    let nodes = Redis::several(3);
+    let config = Config::of(&nodes).pool(BRISK).pool("request_timeout: 400ms");
+    let mut ringway = Ringway::serve(config);
+    let load = Load::start(&ringway.address(), &Plan { clients: 20, ..Plan::default() });
+    load.run(300);
+    nodes[1].stop();
+    ringway.wait_away("b");
+    nodes[1].cont();
+    ringway.wait_back("b");
+    load.stop();
+    let mut incident = Value::Null;
+    until(SOON, "it is over, and its refusals are counted", || {
+        incident = incidents(&mut ringway)[0].clone();
+        incident["closed_ms"].is_number() && incident["toll"]["last_refused_ms"].is_number()
+    });
+    let last = incident["toll"]["last_refused_ms"].as_u64().expect("a number");
+    assert!((380..3_000).contains(&last), "requests that hung were refused after 400 ms: {incident}");
+    let number = |key: &str| incident[key].as_u64().expect("a number");
+    assert!(number("fault_ms") + 400 <= number("opened_ms"), "{incident}");
+}
+
 /// The file is set aside when it is full; where nothing can be written there is one warning, and the
 /// ring heals as before.
 #[test]
@@ -197,6 +221,20 @@ fn what_waited_is_told() {
     ringway.wait_away("b");
     nodes[2].kill();
     ringway.wait_away("c");
+    let mut held = Value::Null;
+    until(SOON, "c is an incident", || {
+        held = incidents(&mut ringway)[0].clone();
+        held["node"] == "c"
+    });
+    assert_eq!((&held["held"]["reason"], &held["moved"]), (&"budget".into(), &0.0.into()), "{held}");
+    assert!(held["held"]["due_in_ms"].as_u64().is_some_and(|ms| (1..=3_000).contains(&ms)), "{held}");
+    let step =
+        held["timeline"].as_array().expect("a list").iter().find(|s| s["what"] == "held").expect("a step");
+    let why = "; its keys wait for the warmth budget, next in ";
+    assert!(step["text"].as_str().is_some_and(|text| text.contains(why)), "{step}");
+    until(SOON, "the log says so", || {
+        ringway.said().lines().any(|l| l.contains("keys held") && l.contains("the warmth budget, next in "))
+    });
     until(SOON, "c is let go", || ringway.node("c")["placement"] == "away");
     nodes[2].restart_empty();
     ringway.wait_back("c");
@@ -204,6 +242,7 @@ fn what_waited_is_told() {
     let steps = words(&incidents(&mut ringway)[0]);
     let order = ["held", "released", "restored"].map(|word| steps.iter().position(|step| step == word));
     assert!(order.is_sorted() && order[0].is_some(), "{steps:?}");
+    assert!(incidents(&mut ringway)[0]["moved"].as_f64().is_some_and(|share| share > 0.1), "then they moved");
     let [a, _, c, d] = [0, 1, 2, 3].map(|i| nodes[i].address());
     let three = Config::of([]).node("a", &a).node("c", &c).node("d", &d).pool(BRISK);
     assert_eq!(ringway.reload(three.top("reload: {max_share: 100%}")), "ok");

@@ -194,6 +194,49 @@ fn each_takes_back_its_own() {
     assert!(code == Some(0) && out.contains("it is so already"), "{out}");
 }
 
+/// The share of a line such as `  12.34 %  a -> b`.
+fn share_of(line: &str) -> f64 {
+    let number = line.trim().split(' ').next().expect("a line has a first word");
+    number.parse().expect("a share")
+}
+
+/// An order says of each other node what it comes to, and whether it fails; the total is the sum of the pairs.
+#[test]
+fn an_order_tells_of_others() {
+    let mut nodes = Redis::several(4);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK).pool("warmth: {share: 25%, window: 1h}"));
+    ringway.wait_probed(&["a", "b", "c", "d"]);
+    for (at, name) in [(1, "b"), (2, "c")] {
+        nodes[at].kill();
+        ringway.wait_away(name);
+    }
+    assert_eq!(ringway.node("c")["placement"], "held");
+    let said = |ringway: &mut Ringway, words: &[&str]| {
+        let (code, out, err) = command(ringway, words);
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+        let total: Vec<f64> = out
+            .lines()
+            .filter(|l| l.contains("of the key space would move"))
+            .map(|l| share_of(l.split(": ").nth(1).expect("the share comes behind the names")))
+            .collect();
+        let pairs: f64 =
+            out.lines().filter(|l| l.contains(" -> ") && !l.contains("node")).map(share_of).sum();
+        assert!((total[0] - pairs).abs() < 0.05, "{total:?} and {pairs}: {out}");
+        out
+    };
+    // Who is away by the order takes nobody's place: what it comes to for the others is told.
+    let out = said(&mut ringway, &["drain", "d"]);
+    let is_told = |name: &str| out.lines().any(|line| line.trim().starts_with(&format!("node {name} fails")));
+    command(&mut ringway, &["drain", "d", "--yes"]);
+    for (name, before) in [("b", "away"), ("c", "held")] {
+        let after = ringway.node(name)["placement"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(is_told(name), after != before, "{name}: {before} -> {after}: {out}");
+    }
+    command(&mut ringway, &["undrain", "d", "--yes"]);
+    let out = said(&mut ringway, &["pin", "b"]);
+    assert!(out.contains("its data: it fails, "), "a dead node is not emptied: {out}");
+}
+
 /// A node that waits for the warmth budget returns at once when an operator says so; one that is held gives
 /// up its keys.
 #[test]
