@@ -96,6 +96,7 @@ pub(super) async fn order(
     let asked = state.membership.order(pool.as_str().into(), node.as_str().into(), wanted, dry_run);
     let ordered = match asked.await {
         Ok(ordered) => ordered,
+        Err(why) if is_unknown(&state, &pool, &node) => return refuse(StatusCode::NOT_FOUND, why),
         Err(why) => return refuse(StatusCode::CONFLICT, why),
     };
     let replaced = replaced(&ordered, &node);
@@ -123,6 +124,13 @@ pub(super) async fn order(
         })
         .into_response(),
     }
+}
+
+/// Whether there is no such pool, or no such node in it.
+fn is_unknown(state: &AdminState, pool: &str, node: &str) -> bool {
+    let pools = state.pools.load();
+    let pool = pools.iter().find(|known| &*known.name == pool);
+    pool.is_none_or(|pool| entry(&pool.topology.load(), node).is_none())
 }
 
 fn entry<'a>(topology: &'a Topology, node: &str) -> Option<&'a Entry> {
@@ -233,15 +241,41 @@ mod tests {
     /// served before it was, or is served as it is, and then that is said.
     #[test]
     fn fates() {
-        let admission = |admitted| Placement::Starting(crate::topology::Admission { admitted, fence: admitted });
+        let admission =
+            |admitted| Placement::Starting(crate::topology::Admission { admitted, fence: admitted });
         let pinned = Some(Order::Pin);
         for (before, health, (after, order), says) in [
-            (Placement::Owns, Health::Healthy, (Placement::Away, None), Some("when it is back it is emptied first")),
+            (
+                Placement::Owns,
+                Health::Healthy,
+                (Placement::Away, None),
+                Some("when it is back it is emptied first"),
+            ),
             (Placement::Away, Health::Healthy, (admission(0), None), Some("it is emptied first")),
-            (Placement::Away, Health::Ejected, (Placement::Owns, None), Some("what it has is served, old or not")),
-            (Placement::Away, Health::Ejected, (admission(0), None), Some("that may be old before it answers")),
-            (Placement::Away, Health::Probation, (Placement::Held, None), Some("that may be old before it answers")),
-            (Placement::Away, Health::Ejected, (Placement::Away, pinned), Some("stays out until it answers; then it is")),
+            (
+                Placement::Away,
+                Health::Ejected,
+                (Placement::Owns, None),
+                Some("what it has is served, old or not"),
+            ),
+            (
+                Placement::Away,
+                Health::Ejected,
+                (admission(0), None),
+                Some("that may be old before it answers"),
+            ),
+            (
+                Placement::Away,
+                Health::Probation,
+                (Placement::Held, None),
+                Some("that may be old before it answers"),
+            ),
+            (
+                Placement::Away,
+                Health::Ejected,
+                (Placement::Away, pinned),
+                Some("stays out until it answers; then it is"),
+            ),
             (Placement::Held, Health::Ejected, (Placement::Owns, None), None),
             (Placement::Owns, Health::Ejected, (Placement::Owns, pinned), None),
         ] {
@@ -257,7 +291,9 @@ mod tests {
             let ordered = Ordered { before: topology(before, None), after: topology(after, order) };
             let told = fate(&ordered, "b");
             match says {
-                Some(says) => assert!(told.as_ref().is_some_and(|t| t.contains(says)), "{before:?} {after:?}: {told:?}"),
+                Some(says) => {
+                    assert!(told.as_ref().is_some_and(|t| t.contains(says)), "{before:?} {after:?}: {told:?}")
+                }
                 None => assert_eq!(told, None, "{before:?} {after:?}"),
             }
             let others = differences(&ordered, "a").others;

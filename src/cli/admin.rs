@@ -29,6 +29,10 @@ pub(super) fn post_json(address: &str, path: &str) -> Result<Value, Stop> {
 
 fn call(address: &str, method: &str, path: &str) -> Result<String, Stop> {
     let failed = |what: String| Stop::Failed(format!("error: the admin port {address}: {what}"), 1);
+    if let Some(rest) = address.split_once("://").map(|(_, rest)| rest.trim_end_matches('/')) {
+        let message = format!("error: --admin {address}: write {rest}, an address without `http://`");
+        return Err(Stop::Failed(message, EXIT_USAGE));
+    }
     let mut targets = address
         .to_socket_addrs()
         .map_err(|e| Stop::Failed(format!("error: --admin {address}: {e}; write ip:port"), EXIT_USAGE))?;
@@ -37,15 +41,22 @@ fn call(address: &str, method: &str, path: &str) -> Result<String, Stop> {
         .map_err(|e| failed(format!("{e}; --admin says where a ringway has it")))?;
     let answer = ask(&mut stream, address, method, path).map_err(|e| failed(e.to_string()))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    match head.split(' ').nth(1) {
+    let mut words = head.split(' ');
+    let status = words.next().filter(|version| version.starts_with("HTTP/")).and_then(|_| words.next());
+    match status {
         Some("200") => Ok(body.to_owned()),
         Some(status) => {
             // Refusals are JSON with one field.
             let refusal: Option<Value> = serde_json::from_str(body).ok();
-            let why = refusal.as_ref().and_then(|r| r["error"].as_str()).unwrap_or(body.trim());
-            Err(failed(format!("{why} ({status} for {method} {path})")))
+            match refusal.as_ref().and_then(|r| r["error"].as_str()) {
+                Some(why) => Err(Stop::Failed(format!("error: {why}"), 1)),
+                // No word of ringway's: what was asked says what it is about.
+                None => Err(failed(format!("{} ({status} for {method} {path})", body.trim()))),
+            }
         }
-        None => Err(failed("it does not speak HTTP".to_owned())),
+        None => {
+            Err(failed("it does not speak HTTP; --admin says where a ringway has its admin port".to_owned()))
+        }
     }
 }
 

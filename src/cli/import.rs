@@ -2,7 +2,7 @@
 //! distribution and weights are taken over as they decide there. What has no counterpart stands in the output as a
 //! comment that says why.
 
-use std::{io::Write, path::PathBuf};
+use std::{cell::RefCell, io::Write, path::PathBuf};
 
 use clap::Args;
 use serde_yaml::{Mapping, Value};
@@ -35,24 +35,33 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     let name = arguments.file.display();
     let text = std::fs::read_to_string(&arguments.file)
         .map_err(|e| Stop::Failed(format!("error: {name}: {e}"), EXIT_USAGE))?;
-    let yaml =
-        import(&text, &name.to_string()).map_err(|why| Stop::Failed(format!("error: {why}"), EXIT_USAGE))?;
+    let failed = |all: Vec<String>| {
+        let lines: Vec<String> = all.iter().map(|why| format!("error: {why}")).collect();
+        Stop::Failed(lines.join("\n"), EXIT_USAGE)
+    };
+    let yaml = import(&text, &name.to_string()).map_err(failed)?;
     Ok(out.write_all(yaml.as_bytes())?)
 }
 
-/// The configuration, or what in the other one can't be read.
-fn import(text: &str, file: &str) -> Result<String, String> {
-    let tree: Mapping = serde_yaml::from_str(text).map_err(|e| format!("{file}: {e}"))?;
+/// The configuration, or all that can't be read in the other one.
+fn import(text: &str, file: &str) -> Result<String, Vec<String>> {
+    let tree: Mapping = serde_yaml::from_str(text).map_err(|e| vec![format!("{file}: {e}")])?;
     if tree.is_empty() {
-        return Err(format!("{file} has no pools"));
+        return Err(vec![format!("{file} has no pools")]);
     }
     let mut yaml = format!("# From twemproxy's {file}, by `ringway import`.\npools:\n");
+    let mut wrong = Vec::new();
     for (name, pool) in &tree {
-        let name = name.as_str().ok_or_else(|| format!("{file}: a pool's name is no text"))?;
-        let pool = pool.as_mapping().ok_or_else(|| format!("{file}: {name}: is no section"))?;
-        self::pool(name, pool, &mut yaml).map_err(|why| format!("{file}: {name}.{why}"))?;
+        match (name.as_str(), pool.as_mapping()) {
+            (None, _) => wrong.push(format!("{file}: a pool's name is no text")),
+            (Some(name), None) => wrong.push(format!("{file}: {name}: is no section")),
+            (Some(name), Some(pool)) => {
+                let found = self::pool(name, pool, &mut yaml);
+                wrong.extend(found.into_iter().map(|why| format!("{file}: {name}.{why}")));
+            }
+        }
     }
-    Ok(yaml)
+    if wrong.is_empty() { Ok(yaml) } else { Err(wrong) }
 }
 
 /// Keys of twemproxy that need no counterpart, and why.
@@ -92,23 +101,24 @@ impl Lines<'_> {
     }
 }
 
-fn pool(name: &str, pool: &Mapping, yaml: &mut String) -> Result<(), String> {
-    let of = Of(pool);
+/// A pool. All that is wrong with it.
+fn pool(name: &str, pool: &Mapping, yaml: &mut String) -> Vec<String> {
+    let of = Of { pool, wrong: RefCell::default() };
     yaml.push_str(&format!("  {}:\n", quoted(name)));
     let mut lines = Lines(yaml);
-    let is_redis = of.switch("redis")?.unwrap_or(false);
+    let is_redis = of.switch("redis").unwrap_or(false);
     lines.add(if is_redis { "protocol: redis" } else { "protocol: memcached" });
-    listen(&of.need("listen")?, &mut lines);
-    ring(&of, &mut lines)?;
-    timeouts(&of, &mut lines)?;
-    ejections(&of, &mut lines)?;
-    if let Some(count) = of.number("server_connections")?.filter(|count| *count > 1) {
+    of.need("listen").iter().for_each(|text| listen(text, &mut lines));
+    ring(&of, &mut lines);
+    timeouts(&of, &mut lines);
+    ejections(&of, &mut lines);
+    if let Some(count) = of.number("server_connections").filter(|count| *count > 1) {
         lines.add(&format!("connections_per_node: {count}"));
     }
-    if let Some(count) = of.number("client_connections")?.filter(|count| *count > 0) {
+    if let Some(count) = of.number("client_connections").filter(|count| *count > 0) {
         lines.add(&format!("limits: {{clients: {count}}}"));
     }
-    if let Some(db) = of.number("redis_db")?.filter(|db| *db > 0) {
+    if let Some(db) = of.number("redis_db").filter(|db| *db > 0) {
         lines.add(&format!("db: {db}"));
     }
     if of.text("redis_auth").is_some() {
@@ -127,13 +137,17 @@ fn pool(name: &str, pool: &Mapping, yaml: &mut String) -> Result<(), String> {
         lines.add(&format!("# {key} is left out: it is no key of twemproxy 0.5.0."));
     }
     lines.add("nodes:");
-    let servers = pool.get("servers").and_then(Value::as_sequence).ok_or("servers: is no list")?;
-    for server in servers {
-        let text = server.as_str().ok_or("servers: an entry is no text")?;
-        let node = node(text).ok_or_else(|| format!("servers: `{text}` is not host:port:weight [name]"))?;
-        lines.add(&format!("  - {node}"));
+    match pool.get("servers").and_then(Value::as_sequence) {
+        Some(servers) => servers.iter().for_each(|server| match server.as_str() {
+            None => of.wrong("servers: an entry is no text".to_owned()),
+            Some(text) => match node(text) {
+                Some(node) => lines.add(&format!("  - {node}")),
+                None => of.wrong(format!("servers: `{text}` is not host:port:weight [name]")),
+            },
+        }),
+        None => of.wrong("servers: is no list".to_owned()),
     }
-    Ok(())
+    of.wrong.into_inner()
 }
 
 /// `host:port`, or the path of a socket and the mode of its file.
@@ -153,7 +167,7 @@ fn listen(text: &str, lines: &mut Lines<'_>) {
 }
 
 /// Where keys are.
-fn ring(of: &Of<'_>, lines: &mut Lines<'_>) -> Result<(), String> {
+fn ring(of: &Of<'_>, lines: &mut Lines<'_>) {
     let distribution = of.text("distribution").unwrap_or_else(|| "ketama".to_owned());
     let hash = of.text("hash").unwrap_or_else(|| "fnv1a_64".to_owned());
     let placement = match distribution.as_str() {
@@ -162,19 +176,21 @@ fn ring(of: &Of<'_>, lines: &mut Lines<'_>) -> Result<(), String> {
             lines.add("# distribution: random has no counterpart, as no key has a place there.");
             "ketama"
         }
-        other => return Err(format!("distribution: `{other}` is not one of ketama, modula, random")),
+        other => {
+            of.wrong(format!("distribution: `{other}` is not one of ketama, modula, random"));
+            other
+        }
     };
     let tag = of.text("hash_tag").unwrap_or_default();
     if !tag.is_empty() && tag.chars().count() != 2 {
-        return Err(format!("hash_tag: `{tag}` is not two characters"));
+        of.wrong(format!("hash_tag: `{tag}` is not two characters"));
     }
     lines.add("# Which node has which key: as twemproxy has it.");
     lines.add(&format!("ring: {{placement: {placement}, hash: {hash}, hash_tag: {}}}", quoted(&tag)));
-    Ok(())
 }
 
-fn timeouts(of: &Of<'_>, lines: &mut Lines<'_>) -> Result<(), String> {
-    match of.number("timeout")?.filter(|ms| *ms > 0) {
+fn timeouts(of: &Of<'_>, lines: &mut Lines<'_>) {
+    match of.number("timeout").filter(|ms| *ms > 0) {
         None => {
             lines.add("# Without a timeout twemproxy waits for ever; here request_timeout (400ms) holds.")
         }
@@ -186,12 +202,11 @@ fn timeouts(of: &Of<'_>, lines: &mut Lines<'_>) -> Result<(), String> {
             }
         }
     }
-    Ok(())
 }
 
 /// What becomes of nodes that fail, and of what they have when they are back.
-fn ejections(of: &Of<'_>, lines: &mut Lines<'_>) -> Result<(), String> {
-    if of.switch("auto_eject_hosts")?.unwrap_or(false) {
+fn ejections(of: &Of<'_>, lines: &mut Lines<'_>) {
+    if of.switch("auto_eject_hosts").unwrap_or(false) {
         lines.add(
             "# auto_eject_hosts: a node that fails gives its keys to the next one, and only its keys move.",
         );
@@ -204,10 +219,9 @@ fn ejections(of: &Of<'_>, lines: &mut Lines<'_>) -> Result<(), String> {
             .add("# No auto_eject_hosts: the keys of a node that fails stay there, and are refused at once.");
         lines.add("on_ejected: fail");
     }
-    if let Some(limit) = of.number("server_failure_limit")?.filter(|limit| *limit > 0) {
+    if let Some(limit) = of.number("server_failure_limit").filter(|limit| *limit > 0) {
         lines.add(&format!("health: {{failures: {limit}}}"));
     }
-    Ok(())
 }
 
 /// `host:port:weight name`, `/path:weight name`, as a node.
@@ -248,12 +262,19 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// A pool's keys.
-struct Of<'a>(&'a Mapping);
+/// A pool's keys, and what is wrong with those that were read.
+struct Of<'a> {
+    pool: &'a Mapping,
+    wrong: RefCell<Vec<String>>,
+}
 
 impl Of<'_> {
+    fn wrong(&self, why: String) {
+        self.wrong.borrow_mut().push(why);
+    }
+
     fn text(&self, key: &str) -> Option<String> {
-        match self.0.get(key)? {
+        match self.pool.get(key)? {
             Value::String(text) => Some(text.clone()),
             Value::Number(number) => Some(number.to_string()),
             Value::Bool(value) => Some(value.to_string()),
@@ -261,21 +282,31 @@ impl Of<'_> {
         }
     }
 
-    fn need(&self, key: &str) -> Result<String, String> {
-        self.text(key).ok_or_else(|| format!("{key}: is missing"))
+    fn need(&self, key: &str) -> Option<String> {
+        let text = self.text(key);
+        if text.is_none() {
+            self.wrong(format!("{key}: is missing"));
+        }
+        text
     }
 
-    fn number(&self, key: &str) -> Result<Option<u64>, String> {
-        let Some(text) = self.text(key) else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| format!("{key}: `{text}` is not a whole number"))
+    fn number(&self, key: &str) -> Option<u64> {
+        let text = self.text(key)?;
+        let number = text.parse().ok();
+        if number.is_none() {
+            self.wrong(format!("{key}: `{text}` is not a whole number"));
+        }
+        number
     }
 
-    fn switch(&self, key: &str) -> Result<Option<bool>, String> {
-        match self.text(key).as_deref() {
-            None => Ok(None),
-            Some("true" | "yes" | "on") => Ok(Some(true)),
-            Some("false" | "no" | "off") => Ok(Some(false)),
-            Some(other) => Err(format!("{key}: `{other}` is neither true nor false")),
+    fn switch(&self, key: &str) -> Option<bool> {
+        match self.text(key)?.as_str() {
+            "true" | "yes" | "on" => Some(true),
+            "false" | "no" | "off" => Some(false),
+            other => {
+                self.wrong(format!("{key}: `{other}` is neither true nor false"));
+                None
+            }
         }
     }
 }
@@ -360,7 +391,7 @@ beta:
         );
     }
 
-    /// What can't be read is named.
+    /// What can't be read is named, all of it at once.
     #[test]
     fn mistakes() {
         for (text, why) in [
@@ -374,7 +405,14 @@ beta:
             ("a: {listen: 'h:1', servers: ['h:1']}", "f: a.servers: `h:1` is not host:port:weight [name]"),
         ] {
             let said = import(text, "f").expect_err(text);
-            assert!(said.starts_with(why), "{text}: {said}");
+            assert!(said.iter().any(|said| said.starts_with(why)), "{text}: {said:?}");
+        }
+        let text = "a: {timeout: soon, redis: perhaps, servers: ['h:1', 1]}\nb: 1\nc: {listen: 'h:1', hash_tag: x, servers: []}";
+        let all = import(text, "f").expect_err(text);
+        let keys = ["a.redis", "a.listen", "a.timeout", "a.servers", "a.servers", "b", "c.hash_tag"];
+        assert_eq!(all.len(), keys.len(), "{all:?}");
+        for (said, key) in all.iter().zip(keys) {
+            assert!(said.starts_with(&format!("f: {key}: ")), "{key} is told: {all:?}");
         }
     }
 }

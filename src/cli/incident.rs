@@ -65,7 +65,9 @@ pub(super) fn list(all: &[&Value], out: &mut impl Write) -> Result<(), Stop> {
         };
         let (id, opened) = (number(incident, "id"), utc(number(incident, "opened_ms")));
         let who = match incident["node"].as_str() {
-            Some(node) => format!("{}/{node}  {}", text(incident, "pool"), text(incident, "cause")),
+            Some(node) => {
+                format!("{}/{node}  {}{}", text(incident, "pool"), outcome(incident), text(incident, "cause"))
+            }
             None => "this proxy".to_owned(),
         };
         let first = &incident["diagnoses"][0];
@@ -76,6 +78,19 @@ pub(super) fn list(all: &[&Value], out: &mut impl Write) -> Result<(), Stop> {
         writeln!(out, "{id:>4}  {opened}  {who}  {diagnosis}  {state}")?;
     }
     Ok(())
+}
+
+/// What came of the verdict, where it was one: only a node that was ejected at once costs its keys nothing more.
+fn outcome(incident: &Value) -> &'static str {
+    let steps = || incident["timeline"].as_array().into_iter().flatten();
+    let words = ["ejected", "held", "kept"];
+    let first = steps().find_map(|step| words.into_iter().find(|word| step["what"] == *word));
+    match first {
+        Some("ejected") => "ejected, ",
+        Some("held") => "held, ",
+        Some("kept") => "kept, ",
+        _ => "",
+    }
 }
 
 fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
@@ -126,8 +141,9 @@ fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
     let so_far = match incident["closed_ms"].as_u64() {
         None => "it goes on".to_owned(),
         Some(closed) => {
-            let data =
-                incident["data"].as_str().map_or(String::new(), |d| format!("; it came back with data: {d}"));
+            let emptied = if incident["emptied"] == true { ", and was emptied" } else { "" };
+            let data = incident["data"].as_str();
+            let data = data.map_or(String::new(), |d| format!("; it came back with data: {d}{emptied}"));
             format!("over after {}{data}", span(closed.saturating_sub(begin)))
         }
     };

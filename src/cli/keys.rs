@@ -26,9 +26,9 @@ pub(super) struct Arguments {
     /// One pool; all when it is not given
     #[arg(long, value_name = "NAME")]
     pool: Option<String>,
-    /// How many keys, and how many clients, to name of a node; 10 at most
-    #[arg(long, value_name = "COUNT", default_value_t = 5)]
-    top: usize,
+    /// How many keys, and how many clients, to name of a node: 1 to 10
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=10))]
+    top: u8,
     /// The admin address of the ringway
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9400")]
     admin: String,
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     if arguments.json {
         return Ok(writeln!(out, "{:#}", Value::Array(pages))?);
     }
-    pages.iter().try_for_each(|page| pool(page, arguments.top, out))
+    pages.iter().try_for_each(|page| pool(page, usize::from(arguments.top), out))
 }
 
 fn pool(page: &Value, top: usize, out: &mut impl Write) -> Result<(), Stop> {

@@ -74,7 +74,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     let new = Source::File(arguments.new.clone());
     let loaded = load(&new)?.settings;
     let old = old(arguments, &loaded.admin.listen.to_string())?;
-    let (before, after) = (&old.pools, loaded.pools);
+    let (before, after, reload_max) = (&old.pools, loaded.pools, loaded.reload.max_share);
     let wanted = |name: &str| arguments.pool.as_deref().is_none_or(|pool| pool == name);
     let mut names = before.iter().map(|p| &p.name).chain(after.iter().map(|p| &p.name));
     if let Some(pool) = arguments.pool.as_deref().filter(|pool| names.all(|n| &**n != *pool)) {
@@ -91,10 +91,16 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     for running in before.iter().filter(|p| wanted(&p.name)) {
         match after.iter().find(|p| p.name == running.name) {
             None => {
-                writeln!(out, "\npool {}: goes, with its {} nodes", running.name, running.spec.nodes.len())?
+                let nodes = running.spec.nodes.len();
+                writeln!(out, "\npool {}: goes, with its {nodes} nodes and all of its keys", running.name)?;
+                refused(1.0, reload_max, out)?;
+                if arguments.max_share < 1.0 {
+                    too_much.push(&*running.name);
+                }
             }
             Some(new) => {
                 let moved = pool(running, new, old.rates.as_ref(), out)?;
+                refused(moved, reload_max, out)?;
                 if moved > arguments.max_share {
                     too_much.push(&*running.name);
                 }
@@ -111,6 +117,15 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     let max = arguments.max_share * 100.0;
     let message = format!("pool {}: more than {max} % of the keys would move", too_much.join(", "));
     Err(Stop::Failed(message, EXIT_TOO_MUCH))
+}
+
+/// Says so of a share that NEW's own bound does not let a reload move.
+fn refused(moved: f64, max: f64, out: &mut impl Write) -> Result<(), Stop> {
+    if moved > max {
+        let max = percent(max);
+        writeln!(out, "  a reload refuses this: it is more than reload.max_share ({max}) of NEW")?;
+    }
+    Ok(())
 }
 
 fn old(arguments: &Arguments, default: &str) -> Result<Old, Stop> {
@@ -211,6 +226,7 @@ fn pool(old: &Running, new: &PoolSpec, rates: Option<&Rates>, out: &mut impl Wri
         let name = |name: &Option<Arc<str>>| name.as_deref().unwrap_or("nobody").to_owned();
         writeln!(out, "  {:>8}  {} -> {}", percent(part.share), name(&part.from), name(&part.to))?;
     }
+    moved_away(&before, &after, out)?;
     if let Some(rates) = rates {
         misses((&before, &after), new, &compared, rates, out)?;
     }
@@ -243,6 +259,23 @@ fn states(old: &Running, new: &PoolSpec, out: &mut impl Write) -> Result<(), Sto
             (true, _) => ", and is taken for as far afterwards",
         };
         writeln!(out, "  node {name} {is}{then}")?;
+    }
+    Ok(())
+}
+
+/// Nodes that are somewhere else from now on: their keys are at another server.
+fn moved_away(before: &Topology, after: &Topology, out: &mut impl Write) -> Result<(), Stop> {
+    for (entry, share) in after.nodes.iter().zip(after.shares()) {
+        let was = before.nodes.iter().find(|e| e.node.name == entry.node.name).map(|e| &e.node.address);
+        if was.is_some_and(|was| *was != entry.node.address) {
+            writeln!(
+                out,
+                "  node {} is at {} then: its {} of the key space are what that server has, and cold if it is empty",
+                entry.node.name,
+                entry.node.address,
+                percent(share)
+            )?;
+        }
     }
     Ok(())
 }

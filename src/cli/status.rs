@@ -103,7 +103,7 @@ fn pool(pool: &Value, unwell: &mut Vec<String>, out: &mut impl Write) -> Result<
             "  {name_of_node:<width$}  {:<9}  {:<8}  {share:>6.2} %  {address}{}",
             text(node, "health"),
             text(node, "placement"),
-            remarks(node)
+            remarks(name, node)
         )?;
         if !is_well(node) {
             unwell.push(format!("{name}/{name_of_node}"));
@@ -119,7 +119,7 @@ fn is_well(node: &Value) -> bool {
 }
 
 /// What else there is to say of a node.
-fn remarks(node: &Value) -> String {
+fn remarks(pool: &str, node: &Value) -> String {
     let mut all = Vec::new();
     if let Some(order) = node["order"].as_str() {
         all.push(format!("by order: {order}"));
@@ -143,11 +143,12 @@ fn remarks(node: &Value) -> String {
         let due = wait["due_s"].as_f64().map_or_else(String::new, |due| format!(", {next} in {due:.0} s"));
         all.push(format!("{what}{due}"));
         // What an operator may do who would rather not wait.
+        let order = |word: &str| format!("`ringway {word} {} --pool {pool} --yes`", text(node, "name"));
         match (reason, node["placement"].as_str()) {
             ("budget" | "hold_down", Some("held")) => {
-                all.push("`ringway eject` moves its keys at once".to_owned())
+                all.push(format!("{} moves its keys at once", order("eject")))
             }
-            ("budget", Some("away")) => all.push("`ringway restore` lets it back at once".to_owned()),
+            ("budget", Some("away")) => all.push(format!("{} lets it back at once", order("restore"))),
             _ => {}
         }
     }
@@ -187,7 +188,7 @@ mod tests {
         let expected = "\npool cache: epoch 7, 1 of 4 nodes serve as they should, on_ejected rehash\n  \
             degraded: c fails and stays in the ring\n  \
             a   healthy    owns       25.00 %  10.0.0.1:6379\n  \
-            bb  ejected    held       25.00 %  10.0.0.1:6379  (held by the warmth budget, next in 34 s; `ringway eject` moves its keys at once)\n  \
+            bb  ejected    held       25.00 %  10.0.0.1:6379  (held by the warmth budget, next in 34 s; `ringway eject bb --pool cache --yes` moves its keys at once)\n  \
             c   healthy    owns       25.00 %  10.0.0.1:6379  (by order: drain)\n  \
             d   ejected    away       25.00 %  10.0.0.1:6379  (flaps, tried again in 34 s)\n";
         assert_eq!(String::from_utf8_lossy(&out), expected);

@@ -155,8 +155,25 @@ impl Builder<'_> {
         self.add(node, mark)
     }
 
+    /// Where in the text's sections what is read now stands, as messages name it: `pools.cache.nodes[2]`.
+    fn path(&self) -> String {
+        let mut path = String::new();
+        for open in &self.open {
+            match &open.children {
+                Children::Map { key: Some((key, _)), .. } => {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    path.push_str(&format!("{dot}{key}"));
+                }
+                Children::List(items) => path.push_str(&format!("[{}]", items.len())),
+                Children::Map { key: None, .. } => {}
+            }
+        }
+        path
+    }
+
     /// Puts a finished node into the collection around it.
     fn add(&mut self, node: Rc<Node>, mark: Mark) -> Option<()> {
+        let path = self.path();
         let Some(around) = self.open.last_mut() else {
             self.root = Some(node);
             return Some(());
@@ -177,7 +194,7 @@ impl Builder<'_> {
                     };
                     if let Some(first) = seen.insert(text.clone(), mark) {
                         let message = format!("key `{text}` is here again; it stands in line {}", first.line);
-                        self.report.error(&at(mark), message);
+                        self.report.error(&Place { mark, path }, message);
                     }
                     *key = Some((text.clone(), mark));
                 }
@@ -290,6 +307,10 @@ mod tests {
             ("a: 1\n---\nb: 1", "f:2:1: a second document"),
             ("[a]: 1", "a key must be a plain word"),
             ("a: 1\nb: 2\na: 3", "f:3:1: key `a` is here again; it stands in line 1"),
+            (
+                "p:\n  c:\n    - {n: 1}\n    - n: 1\n      n: 2",
+                "f:5:7: p.c[1]: key `n` is here again; it stands in line 4",
+            ),
             ("a:\n\t- b", "is not YAML"),
         ] {
             let error = read(text).expect_err(want);

@@ -82,7 +82,8 @@ impl Ward {
                     };
                     tracing::warn!(%pool, node = name.as_deref(), keys, why, "a node that is back was emptied");
                 }
-                vec![Change::Cleaned { pool, node, below, leftovers, how: done.to_string().into() }]
+                let emptied = matches!(done, Done::Emptied(_));
+                vec![Change::Cleaned { pool, node, below, leftovers, emptied, how: done.to_string().into() }]
             }
             Err(why) => {
                 let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());

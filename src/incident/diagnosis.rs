@@ -256,7 +256,7 @@ fn by_cause(scale: &mut Scale, cause: Option<Cause>) {
     let is_shown = matches!(cause, Some(Cause::FailureRate | Cause::Unwritable | Cause::Slow));
     let sign = match cause {
         Some(Cause::Slow) => "its p99 is far above its pool's".to_owned(),
-        cause => cause.map_or_else(String::new, |cause| format!("it was ejected as {}", cause.word())),
+        cause => cause.map_or_else(String::new, |cause| format!("the verdict on it was {}", cause.word())),
     };
     scale.add(place, what, if is_shown { 6.0 } else { 1.0 }, sign);
 }

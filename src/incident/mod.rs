@@ -19,12 +19,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-
 use counts::Counts;
 pub use diagnosis::{Diagnosis, Place, Subject, What, diagnose, diagnose_trouble};
-pub use file::{FileSettings, IncidentFile};
-use toll::{Account, Cost};
+pub use file::{FileSettings, IncidentWriter};
 pub use record::{Held, Incident, Step, Told};
+use toll::{Account, Cost};
 pub use toll::{HitRate, Toll};
 
 use crate::{
@@ -138,7 +137,7 @@ impl Incidents {
     pub fn open(&self) -> Vec<OpenIncident> {
         let book = self.book();
         let find = |(whose, doubt): (&Whose, &Doubt)| {
-            let incident = book.kept.iter().rev().find(|incident| Some(incident.id) == doubt.incident)?;
+            let incident = &book.kept[place(&book.kept, doubt.incident?)?];
             Some(OpenIncident {
                 whose: whose.clone(),
                 address: incident.address.clone().unwrap_or_default(),
@@ -236,10 +235,8 @@ impl Incidents {
             let over = over.map(|over| (Some(over.incident), None, over.cost.as_mut()));
             for (id, counts, mut cost) in open.chain(over) {
                 cost.iter_mut().for_each(|cost| cost.add(tally));
-                let Some(incident) = book.kept.iter_mut().rev().find(|incident| Some(incident.id) == id)
-                else {
-                    continue;
-                };
+                let Some(at) = id.and_then(|id| place(&book.kept, id)) else { continue };
+                let incident = &mut book.kept[at];
                 counts.into_iter().for_each(|counts| incident.count(counts));
                 incident.toll = cost.map(|cost| cost.toll.clone()).or(incident.toll.take());
             }
@@ -254,11 +251,29 @@ impl Incidents {
         book.settled(known)
     }
 
-    /// Gives the incidents that are over and of which not all is known yet: nothing more will be.
-    pub fn settle(&self) -> Vec<Incident> {
-        let mut book = self.book();
+    /// The process ends: gives the incidents that are over and of which not all is known yet, and those that go on,
+    /// each with a last step that says so.
+    pub fn settle(&self, at_ms: u64) -> Vec<Incident> {
+        let book = &mut *self.book();
         let all = std::mem::take(&mut book.settling);
-        book.settled(all)
+        let mut known = book.settled(all);
+        let going: Vec<(u64, Option<Counts>)> = book
+            .doubts
+            .values()
+            .filter_map(|doubt| Some((doubt.incident?, Some(doubt.counts()))))
+            .chain(book.troubles.values().map(|id| (*id, None)))
+            .collect();
+        let before = known.len();
+        for (id, counts) in going {
+            let Some(incident) = book.by_id(id) else { continue };
+            counts.into_iter().for_each(|counts| incident.count(counts));
+            let epoch = incident.timeline.last().map_or(0, |step| step.epoch);
+            let text = "ringway ends, and this goes on".into();
+            incident.timeline.push(Step { at_ms, epoch, what: "open", text, moved: 0.0 });
+            known.push(incident.clone());
+        }
+        known[before..].sort_by_key(|incident| incident.id);
+        known
     }
 
     /// Notes a publish: `told` is what membership said of nodes, by name; `moved` the share of the key
@@ -297,6 +312,12 @@ impl Incidents {
                     }
                 }
                 Told::Goes(what, text) => book.step(&whose, &stamp, what, text.clone()),
+                Told::Cleaned(how, emptied) => {
+                    book.step(&whose, &stamp, "cleaned", how.clone());
+                    if let Some(incident) = book.incident(&whose) {
+                        incident.emptied |= *emptied;
+                    }
+                }
                 Told::Ends(what, data, text) => {
                     book.step(&whose, &stamp, what, text.clone());
                     book.close(&stamp, &whose, *data);
@@ -308,6 +329,12 @@ impl Incidents {
         }
         book.gone(&stamp, before, after);
     }
+}
+
+/// Where the incident with this number stands: they are kept in the order of their numbers, without a gap.
+fn place(kept: &VecDeque<Incident>, id: u64) -> Option<usize> {
+    let at = usize::try_from(id.checked_sub(kept.front()?.id)?).ok()?;
+    (at < kept.len()).then_some(at)
 }
 
 /// When, and in which epoch.
@@ -411,6 +438,7 @@ impl Book {
             held: None,
             moves: Vec::new(),
             data: None,
+            emptied: false,
             requests_failed: 0,
             requests_substituted: 0,
             requests_unserved: 0,
@@ -461,6 +489,7 @@ impl Book {
             moved: 0.0,
             held: None,
             data: None,
+            emptied: false,
             requests_failed: 0,
             requests_substituted: 0,
             requests_unserved: 0,
@@ -476,8 +505,8 @@ impl Book {
     }
 
     fn by_id(&mut self, id: u64) -> Option<&mut Incident> {
-        // They stand in the order of their numbers, and those that are looked for are young.
-        self.kept.iter_mut().rev().find(|incident| incident.id == id)
+        let at = place(&self.kept, id)?;
+        self.kept.get_mut(at)
     }
 
     fn step(&mut self, whose: &Whose, stamp: &Stamp, what: &'static str, text: Arc<str>) {

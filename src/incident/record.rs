@@ -48,6 +48,8 @@ pub struct Incident {
     pub moves: Vec<Move>,
     /// What the node came back with.
     pub data: Option<Data>,
+    /// Whether it was emptied of that before it served again.
+    pub emptied: bool,
     /// Requests at this node that failed since the first doubt.
     pub requests_failed: u64,
     /// Requests for its keys that others served meanwhile.
@@ -103,6 +105,8 @@ pub enum Told {
     OpensHeld(Cause, Arc<str>, Option<Basis>, Held),
     /// It goes on: `released`, `waits`.
     Goes(&'static str, Arc<str>),
+    /// The node was cleaned, in these words, and if so emptied.
+    Cleaned(Arc<str>, bool),
     /// It ends: `restored`, `recovered`, `readmitted`.
     Ends(&'static str, Option<Data>, Arc<str>),
 }

@@ -111,6 +111,10 @@ impl Account {
 
     /// Reads the counters, if it is time to.
     pub(super) fn tally(&mut self, at_ms: u64) -> Option<Tally> {
+        // The clock was set back: what it said before says nothing of what comes.
+        if self.tallies.back().is_some_and(|last| at_ms < last.at_ms) {
+            self.tallies.clear();
+        }
         if self.tallies.back().is_some_and(|last| at_ms < last.at_ms + TALLY_PAUSE_MS) {
             return None;
         }
@@ -166,6 +170,10 @@ impl Cost {
             self.toll.last_refused_ms = (self.toll.requests_refused > 0).then_some(last);
             // Workers see the last epoch a moment after it is told: the next tally counts, too.
             self.is_counted = self.end.is_some();
+        }
+        if let Some(end) = &mut self.end {
+            // The clock was set back since: its ten seconds begin anew.
+            end.at_ms = end.at_ms.min(now.at_ms);
         }
         if let Some(end) = self.end.filter(|end| now.at_ms >= end.at_ms + WINDOW_MS) {
             self.toll.hit_rate.after = now.hit_rate_since(&end);
@@ -251,6 +259,26 @@ mod tests {
         cost.fault_ms = 9_600;
         cost.add(refused(10_400, 7, 9_999));
         assert_eq!(cost.toll.last_refused_ms, Some(399), "it hung before it was doubted");
+    }
+
+    /// A clock that is set back by an hour keeps no incident from being counted and settled.
+    #[test]
+    fn the_clock_is_set_back() {
+        let hour = 3_600_000;
+        let mut account = Account {
+            blocks: Arc::new([PoolBlock::default()]),
+            nodes: Arc::new([]),
+            tells_misses: true,
+            tallies: VecDeque::new(),
+        };
+        assert!(account.tally(hour + 1_000).is_some());
+        let mut cost = account.cost(hour + 1_500);
+        assert!(account.tally(2_000).is_some() && account.tallies.len() == 1, "it is counted on");
+        cost.end(Tally { at_ms: hour + 3_000, ..Tally::default() });
+        cost.add(tally(4_000, 0, 0));
+        assert!(!cost.is_settled);
+        cost.add(tally(14_000, 0, 0));
+        assert!(cost.is_settled, "ten seconds later");
     }
 
     /// What was refused a moment before the doubt was told belongs to it, though a tally came in between.

@@ -33,7 +33,7 @@ pub use plan::{Event, Outcome, Permit, Step, budget, plan, reload};
 
 use crate::{
     health::{Business, Newcomer, Reception, Scene, receive},
-    incident::{FileSettings, IncidentFile, Incidents},
+    incident::{FileSettings, Incidents},
     metrics::PoolBlock,
     net::{Address, Target, resolve},
     topology::{
@@ -206,7 +206,9 @@ struct Governed {
 
 /// A reload whose slow part is done.
 struct Reloading {
-    prepared: Prepared,
+    name: Arc<str>,
+    /// Nothing, when building it failed inside ringway; then it was not received either.
+    prepared: Option<Prepared>,
     /// Whether the nodes that it adds may own keys.
     received: Result<(), String>,
     mode: ReloadMode,
@@ -244,9 +246,9 @@ impl Membership {
     /// Runs until every [`Handle`] is dropped.
     pub async fn run(mut self) {
         if let Some(teller) = self.teller.take() {
-            let file = self.settings.incident_file.clone().map(IncidentFile::new);
+            let file = self.settings.incident_file.clone().and_then(record::open);
             let (incidents, scene) = (self.incidents.clone(), self.settings.scene.clone());
-            let keeper = record::Keeper { incidents, scene, file, versions: HashMap::new() };
+            let keeper = record::Keeper { incidents, scene, file, versions: HashMap::new(), revised: 0 };
             tokio::spawn(record::tell(teller, self.history.clone(), keeper));
         }
         loop {
@@ -390,26 +392,29 @@ impl Membership {
         let task = self.preparing.spawn(async move {
             let targets = locate(&now, &spec, &embedded).await;
             let newcomers = newcomers((&now, &ledger), &spec, &targets);
+            let name = spec.name.clone();
             let prepared = spawn_blocking(move || prepare(&now, &ledger, spec, targets)).await;
-            // A build that panics takes this task with it, and the loop sees that.
-            let prepared = prepared.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
             let reception = match mode {
                 ReloadMode::Weigh { flush_new: true } => None,
                 ReloadMode::Weigh { flush_new: false } => Some(Reception::Look),
                 ReloadMode::Do => Some(Reception::Empty),
             };
-            let received = match reception {
-                None => Ok(()),
-                Some(reception) => receive_all(&prepared.spec, newcomers, reception).await,
+            let (prepared, received) = match (prepared, reception) {
+                (Err(error), _) => (None, Err(broken(&name, error))),
+                (Ok(prepared), None) => (Some(prepared), Ok(())),
+                (Ok(prepared), Some(reception)) => {
+                    let received = receive_all(&prepared.spec, newcomers, reception).await;
+                    (Some(prepared), received)
+                }
             };
-            Reloading { prepared, received, mode, answer }
+            Reloading { name, prepared, received, mode, answer }
         });
         pool.preparing = Some(task.id());
     }
 
     /// A reload is ready to be planned.
     async fn prepared(&mut self, done: Result<Reloading, JoinError>) {
-        let Reloading { prepared, received, mode, answer } = match done {
+        let Reloading { name, prepared, received, mode, answer } = match done {
             Ok(reloading) => reloading,
             Err(error) => {
                 tracing::error!(%error, "a reload failed inside ringway");
@@ -418,18 +423,21 @@ impl Membership {
                 return;
             }
         };
-        let name = prepared.spec.name.clone();
         let Some(pool) = self.pools.get_mut(&name) else {
             // Whoever asked may have gone.
             let _ = answer.send(Err(format!("pool {name}: it was removed meanwhile")));
             return;
         };
         pool.preparing = None;
-        if let Err(why) = received {
-            // Whoever asked may have gone.
-            let _ = answer.send(Err(why));
-            return;
-        }
+        let prepared = match (received, prepared) {
+            (Ok(()), Some(prepared)) => prepared,
+            (received, _) => {
+                let why = received.err().unwrap_or_else(|| format!("pool {name}: it was not built"));
+                // Whoever asked may have gone.
+                let _ = answer.send(Err(why));
+                return;
+            }
+        };
         let now = pool.writer.current();
         let yes = mode == ReloadMode::Do;
         let permit = Permit { max_share: self.settings.max_share, yes, time: Instant::now() };
@@ -510,6 +518,21 @@ impl Governed {
         self.writer.publish(next);
         record::Published { before, after: self.writer.current(), events }
     }
+}
+
+/// A build that panicked, in words for who asked for it.
+fn broken(pool: &str, error: JoinError) -> String {
+    let payload = error.try_into_panic().ok();
+    let text = payload.as_ref().and_then(|payload| {
+        payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+    });
+    let why = text.unwrap_or("it was given up");
+    let why = format!("pool {pool}: building it failed inside ringway, and it stays as it was: {why}");
+    tracing::error!("{why}");
+    why
 }
 
 fn pool_of(change: &Change) -> &str {

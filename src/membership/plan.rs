@@ -166,6 +166,8 @@ pub enum Event {
         node: Arc<str>,
         /// What was done.
         how: Arc<str>,
+        /// It had keys, and has none any more.
+        emptied: bool,
     },
     /// A node that is back took more of its keys, or is about to.
     Admits {
@@ -209,7 +211,7 @@ pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> 
             ledger.comes_back(id, *data, evidence, time);
             turn(now, ledger, (at, &[Health::Ejected, Health::Probation], Health::Healthy), time)
         }
-        Change::Cleaned { below, leftovers, how, .. } => {
+        Change::Cleaned { below, leftovers, emptied, how, .. } => {
             let mut ledger = ledger.clone();
             if !ledger.cleaned(id, *below) {
                 return Outcome::Nothing;
@@ -217,7 +219,8 @@ pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> 
             if *leftovers {
                 ledger.unswept(id, unswept_until(&now.policy, time));
             }
-            let told = Event::Cleaned { node: entry.node.name.clone(), how: how.clone() };
+            let (node, how) = (entry.node.name.clone(), how.clone());
+            let told = Event::Cleaned { node, how, emptied: *emptied };
             go_on(now, ledger, vec![told], time)
         }
         Change::NotCleaned { .. } => {

@@ -1,7 +1,7 @@
 //! What became of a pool, told: a log line, a metric, a line of the history, a step of an incident.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -20,7 +20,9 @@ use super::{
 };
 use crate::{
     health::Scene,
-    incident::{Diagnosis, Held, Incident, IncidentFile, Incidents, Subject, Told, Whose, diagnose},
+    incident::{
+        Diagnosis, FileSettings, Held, Incident, IncidentWriter, Incidents, Subject, Told, Whose, diagnose,
+    },
     metrics::table::{DIAGNOSES, EJECTIONS, EJECTIONS_REFUSED, MOVED_SHARE, RESTORES, WAITS},
     topology::{Cause, Data, Health, Order, Placement, Topology, Wait, WaitReason},
 };
@@ -48,6 +50,9 @@ pub(super) struct Published {
 /// How often incidents that go on are looked at again.
 const REVISE_PAUSE: Duration = Duration::from_millis(200);
 
+/// Diagnoses that are made anew at once.
+const REVISIONS_MAX: usize = 64;
+
 /// Tells steps in their order, until membership ends, and revises diagnoses meanwhile. Shares are computed
 /// on a blocking thread, after the publish: an ejection does not wait for its own statistics.
 pub(super) async fn tell(mut steps: mpsc::Receiver<Untold>, history: History, mut keeper: Keeper) {
@@ -60,14 +65,17 @@ pub(super) async fn tell(mut steps: mpsc::Receiver<Untold>, history: History, mu
             step = steps.recv() => match step {
                 Some(Untold::Step(step)) => tell_one(*step, &history, &mut keeper).await,
                 Some(Untold::Settle(done)) => {
-                    let known = keeper.incidents.settle();
-                    keeper.write(known).await;
-                    // Whoever asked may have gone.
-                    let _ = done.send(());
+                    let known = keeper.incidents.settle(now_ms());
+                    keeper.write(known);
+                    match &keeper.file {
+                        Some(file) => file.settle(done),
+                        // Whoever asked may have gone.
+                        None => drop(done.send(())),
+                    }
                 }
                 None => return,
             },
-            _ = revisions.tick() => keeper.revise().await,
+            _ = revisions.tick() => keeper.revise(),
         }
     }
 }
@@ -116,9 +124,11 @@ async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
 pub(super) struct Keeper {
     pub(super) incidents: Incidents,
     pub(super) scene: Scene,
-    pub(super) file: Option<IncidentFile>,
+    pub(super) file: Option<IncidentWriter>,
     /// What was known of a node when it was looked at last.
     pub(super) versions: HashMap<Whose, u64>,
+    /// How often one was looked at again.
+    pub(super) revised: usize,
 }
 
 impl Keeper {
@@ -141,7 +151,7 @@ impl Keeper {
     }
 
     /// Looks again at what goes on: probes have learnt more, or a fault of this process has begun or ended.
-    async fn revise(&mut self) {
+    fn revise(&mut self) {
         let (opened, closed) = self.incidents.troubles(now_ms(), &self.scene.troubles(Instant::now()));
         for incident in &opened {
             let Some(diagnosis) = incident.diagnoses.first() else { continue };
@@ -157,14 +167,24 @@ impl Keeper {
         for incident in &closed {
             tracing::info!(incident = incident.id, "this proxy is no longer at fault");
         }
-        let open = self.incidents.open();
-        self.versions.retain(|whose, _| open.iter().any(|incident| incident.whose == *whose));
+        let mut open = self.incidents.open();
+        let whose: HashSet<&Whose> = open.iter().map(|incident| &incident.whose).collect();
+        self.versions.retain(|old, _| whose.contains(old));
+        // Each look goes over all nodes: where thousands fail at once, some at a time, and the others next.
+        let first = self.revised % open.len().max(1);
+        open.rotate_left(first);
+        let mut looks = 0;
         for incident in open {
             let (pool, node) = &incident.whose;
             let version = self.scene.version(pool, node);
-            if self.versions.insert(incident.whose.clone(), version) == Some(version) {
+            if self.versions.get(&incident.whose) == Some(&version) {
                 continue;
             }
+            if looks == REVISIONS_MAX {
+                break;
+            }
+            looks += 1;
+            self.versions.insert(incident.whose.clone(), version);
             let subject = Subject {
                 node,
                 address: &incident.address,
@@ -174,22 +194,23 @@ impl Keeper {
             let diagnoses = diagnose(&subject, &self.scene.sight(Instant::now(), pool, node));
             self.diagnosed(&incident.whose, diagnoses);
         }
+        self.revised = self.revised.wrapping_add(looks);
         let known = self.incidents.tally(now_ms());
-        self.write([closed, known].concat()).await;
+        self.write([closed, known].concat());
     }
 
-    /// Writes them on a blocking thread.
-    async fn write(&mut self, closed: Vec<Incident>) {
-        if closed.is_empty() {
-            return;
+    fn write(&mut self, closed: Vec<Incident>) {
+        if let Some(file) = &mut self.file {
+            file.write(closed);
         }
-        let Some(mut file) = self.file.take() else { return };
-        let written = spawn_blocking(move || {
-            file.append(&closed);
-            file
-        });
-        self.file = written.await.ok();
     }
+}
+
+/// The writer of a file of incidents.
+pub(super) fn open(settings: FileSettings) -> Option<IncidentWriter> {
+    let started = IncidentWriter::start(settings);
+    let warn = |error: &std::io::Error| tracing::warn!(%error, "incidents are kept in memory alone: no thread to write them");
+    started.inspect_err(warn).ok()
 }
 
 /// The node whose fault is to be located, and what it was taken for.
@@ -258,7 +279,7 @@ pub(super) fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>,
             (node.clone(), Told::Goes("ordered", text.into()))
         }
         Event::Starts { node, .. } => (node.clone(), Told::Goes("starts", "it takes its keys back".into())),
-        Event::Cleaned { node, how } => (node.clone(), Told::Goes("cleaned", how.clone())),
+        Event::Cleaned { node, how, emptied } => (node.clone(), Told::Cleaned(how.clone(), *emptied)),
         Event::Misconfigured { node, what: Some(what) } if serves(node) => {
             (node.clone(), Told::Opens("misconfigured", Cause::Misconfigured, what.clone(), None))
         }
@@ -361,7 +382,7 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
             let evidence = evidence.as_deref().unwrap_or("an operator let it back");
             tracing::info!(pool, epoch, node = &**node, evidence, moved, "node starts");
         }
-        Event::Cleaned { node, how } => {
+        Event::Cleaned { node, how, .. } => {
             tracing::info!(pool, epoch, node = &**node, how = &**how, "node cleaned of what is old");
         }
         Event::Admits { node, to } => {

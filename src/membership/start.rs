@@ -114,7 +114,14 @@ mod tests {
 
     fn cleaned(pool: &mut Planned, below: u32) -> Vec<String> {
         let (name, node) = ("cache".into(), pool.id("n1"));
-        told(pool.change(&Change::Cleaned { pool: name, node, below, leftovers: false, how: "".into() }))
+        told(pool.change(&Change::Cleaned {
+            pool: name,
+            node,
+            below,
+            leftovers: false,
+            emptied: false,
+            how: "".into(),
+        }))
     }
 
     /// Where each of many keys goes.

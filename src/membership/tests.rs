@@ -807,6 +807,21 @@ impl Run {
     }
 }
 
+/// A reload whose ring can't be built, which a configuration never lets through, is refused with what was wrong, and
+/// the next one is done.
+#[tokio::test]
+async fn a_build_that_panics_says_why() {
+    let run = Run::start(spec(&[1, 1], 0.5)).await;
+    let mut odd = spec(&[1, 1], 0.5);
+    odd.ring.placement = crate::ring::Placement::Maglev { slots: 4 };
+    let why = run.handle.reload(Arc::new(odd), ReloadMode::Weigh { flush_new: true }).await.expect_err("four is no prime");
+    assert!(
+        why.starts_with("pool cache: building it failed inside ringway") && why.contains("prime"),
+        "{why}"
+    );
+    assert!(run.handle.reload(Arc::new(spec(&[1, 2], 0.5)), ReloadMode::Do).await.is_ok());
+}
+
 /// What is sent to the inbox is published and remembered with its cause and share; changes for
 /// pools that are not there are nothing; a restored node's streak is forgotten.
 #[tokio::test]

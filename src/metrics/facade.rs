@@ -64,7 +64,8 @@ fn describe() {
 pub(super) mod tests {
     use super::{
         super::table::{
-            DIAGNOSES, EJECTIONS, EJECTIONS_REFUSED, LEFTOVERS, LEFTOVERS_FAILED, RESTORES, WAITS,
+            DIAGNOSES, EJECTIONS, EJECTIONS_REFUSED, INCIDENTS_UNWRITTEN, LEFTOVERS, LEFTOVERS_FAILED,
+            RESTORES, WAITS,
         },
         *,
     };
@@ -80,6 +81,7 @@ pub(super) mod tests {
                 .increment(1);
             ::metrics::counter!(EJECTIONS_REFUSED.name, "pool" => "p", "node" => "n").increment(1);
             ::metrics::counter!(WAITS.name, "pool" => "p", "what" => "return").increment(1);
+            ::metrics::counter!(INCIDENTS_UNWRITTEN.name).increment(1);
             ::metrics::counter!(LEFTOVERS_FAILED.name, "pool" => "p", "node" => "n").increment(1);
             ::metrics::counter!(LEFTOVERS.name, "pool" => "p", "node" => "n").increment(1);
             ::metrics::histogram!(MOVED_SHARE.name, "pool" => "p").record(0.2);

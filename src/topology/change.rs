@@ -174,6 +174,8 @@ pub enum Change {
         below: u32,
         /// Others may still have what they took for it.
         leftovers: bool,
+        /// It had keys, and has none any more.
+        emptied: bool,
         /// What was done, in words.
         how: Arc<str>,
     },

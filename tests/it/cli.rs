@@ -381,11 +381,19 @@ fn plan_against_what_runs() {
         "{out}{err}"
     );
     assert!(out.contains("pool cache: 3 nodes -> 4; comes: d") && out.contains("a -> d"), "{out}");
+    assert!(
+        out.contains("a reload refuses this: it is more than reload.max_share (10.00 %) of NEW"),
+        "{out}"
+    );
     let (code, out, _) = run(&["plan", &path, "--config", &path, "--admin", &admin, "--max-share", "1%"]);
     assert_eq!(code, Some(3), "the process is asked, not the file: {out}");
     assert!(out.contains("is not what runs: pool cache: 4 nodes -> 3; goes: d"), "{out}");
     let (code, out, _) = run(&["plan", &path, "--config", &path, "--max-share", "1%"]);
     assert!(code == Some(0) && out.contains("0.00 % of the key space moves"), "{out}");
+    let (_dir, moved) = file(&config.clone().moved("b", &nodes[3].address()).to_string());
+    let (_, out, _) = run(&["plan", moved.to_str().expect("a plain path"), "--admin", &admin]);
+    assert!(out.contains(&format!("node b is at {} then: its ", nodes[3].address())), "{out}");
+    assert!(out.contains("0.00 % of the key space moves") && !out.contains("refuses"), "{out}");
     let misses = |request: fn(u32) -> [String; 3], client| -> f64 {
         let _load = Repeats::start(client, request);
         let (_, out, _) = run(&["plan", &path, "--admin", &admin]);
@@ -399,8 +407,9 @@ fn plan_against_what_runs() {
     let found = |i: u32| ["GET".to_owned(), format!("key:{i}"), String::new()];
     let missed = |i: u32| ["GET".to_owned(), format!("none:{i}"), String::new()];
     assert_eq!(misses(set, ringway.client()), 0.0, "what is written is not missed");
-    assert_eq!(misses(missed, ringway.client()), 0.0, "what is not there is missed already");
-    assert!(misses(found, ringway.client()) > 1.0);
+    // Workers count while the page is written: a read may be on it, and its miss not yet.
+    assert!(misses(missed, ringway.client()) <= 2.0, "what is not there is missed already");
+    assert!(misses(found, ringway.client()) > 10.0);
 }
 
 /// `ringway status` tells how nodes are, ends with 0 when all is well and with 4, naming who is not, when not.

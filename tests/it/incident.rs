@@ -72,7 +72,7 @@ fn a_failure_is_told() {
     ringway.wait_away("b");
     until(SOON, "it is recorded", || !incidents(&mut ringway).is_empty());
     let (code, out) = ask(&[]);
-    assert!(code == Some(0) && out.contains("cache/b  refused  node gone  goes on"), "{out}");
+    assert!(code == Some(0) && out.contains("cache/b  ejected, refused  node gone  goes on"), "{out}");
     run_for(&load, Duration::from_secs(2));
     nodes[1].restart_empty();
     ringway.wait_metric("ringway_restores_total", &[("node", "b")], 1.0);
@@ -199,6 +199,7 @@ fn the_file_is_bounded_and_may_fail() {
     let warned = "can't write incidents; they are kept in memory, see /v1/incidents";
     until(SOON, "it warns", || ringway.said().contains(warned));
     until(SOON, "both are over", || incidents(&mut ringway).iter().all(|i| i["closed_ms"].is_number()));
+    ringway.wait_metric("ringway_incidents_unwritten_total", &[], 2.0);
     assert_eq!(ringway.said().matches(warned).count(), 1, "{}", ringway.said());
     let directory = std::path::Path::new(&ringway.config_path()).with_file_name("x");
     std::fs::create_dir(&directory).expect("a directory");
@@ -307,4 +308,109 @@ fn a_key_has_a_history() {
     let (status, page) = ringway.http("/v1/pools/cache/keys/%FF%00");
     assert!(status == 200 && page.contains("\"candidates\""), "{page}");
     assert_eq!(ringway.http("/v1/pools/none/keys/a").0, 404);
+}
+
+/// A pool that a reload takes away, so that its incident is written at once, beside the pool under test.
+fn with_another(node: &Redis) -> String {
+    let pools = "pools:\n  gone:\n    listen: 127.0.0.1:0\n    health: {interval: 100ms, timeout: 1s}\n";
+    format!("{pools}    nodes: [{{name: x, address: \"{}\"}}]", node.address())
+}
+
+/// A disk that does not answer, here a FIFO that nobody reads, keeps neither incidents from being seen nor nodes from
+/// being ejected, nor the process from ending.
+#[test]
+fn a_disk_that_hangs_stops_nothing() {
+    let mut nodes = Redis::several(3);
+    let dir = tempfile::tempdir().expect("a directory");
+    let fifo = dir.path().join("incidents.json");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo is there").success());
+    let top = format!("incidents: {{file: {}}}", fifo.display());
+    let two = Config::of(&nodes[..2]).pool(BRISK).top(&top).top("reload: {max_share: 100%}");
+    let mut ringway = Ringway::serve(two.clone().before(&with_another(&nodes[2])));
+    nodes[2].kill();
+    until(SOON, "x is an incident", || incidents(&mut ringway).len() == 1);
+    assert_eq!(ringway.reload(two), "ok");
+    until(SOON, "it is over", || incidents(&mut ringway)[0]["closed_ms"].is_number());
+    for (at, name) in [(0, "a"), (1, "b"), (0, "a")] {
+        kill_and_restore(&mut ringway, &mut nodes[at], name);
+    }
+    until(SOON, "they are told", || incidents(&mut ringway).len() == 4);
+    let (status, took) = ringway.terminate();
+    assert!(status.success() && took < Duration::from_secs(8), "{status} after {took:?}");
+}
+
+/// An incident that goes on when ringway ends is written, as one that is open, and so is one that ended a moment
+/// before; that a node was emptied of what it came back with is said.
+#[test]
+fn what_is_open_is_written_at_the_end() {
+    let mut nodes = Redis::several(3);
+    let config = Config::of(&nodes).pool(BRISK).top("incidents: {file: incidents.json}");
+    let mut ringway = Ringway::serve(config);
+    (0..30).for_each(|i| assert_eq!(ringway.client().cmd(&["SET", &format!("key:{i}"), "v"]), "+OK\r\n"));
+    nodes[0].stop();
+    ringway.wait_away("a");
+    nodes[0].cont();
+    ringway.wait_back("a");
+    until(SOON, "a's is over", || incidents(&mut ringway)[0]["closed_ms"].is_number());
+    nodes[1].kill();
+    ringway.wait_away("b");
+    until(SOON, "b is an incident", || incidents(&mut ringway).len() == 2);
+    assert!(ringway.terminate().0.success());
+    let path = std::path::Path::new(&ringway.config_path()).with_file_name("incidents.json");
+    let text = std::fs::read_to_string(path).expect("it is written");
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let [a, b] = &lines[..] else { panic!("two lines: {text}") };
+    assert_eq!((&a["node"], &a["data"], &a["emptied"]), (&"a".into(), &"same".into(), &true.into()), "{a}");
+    assert_eq!((&b["node"], &b["closed_ms"]), (&"b".into(), &Value::Null), "{b}");
+    assert_eq!(words(b).last().map(String::as_str), Some("open"), "{b}");
+}
+
+/// A disk that is full costs the lines that it can't take, one warning, and leaves no half line behind; they are
+/// counted, and when there is room incidents are written again.
+#[test]
+fn a_full_disk() {
+    let Some(mut ringway) = on_a_small_disk() else { return };
+    let disk = std::path::PathBuf::from(format!("/proc/{}/root/mnt", ringway.0.pid()));
+    let (ringway, nodes) = (&mut ringway.0, &mut ringway.1);
+    // A line that is there, and then room for half a page: what does not fit must not be half written.
+    let file = disk.join("incidents.json");
+    std::fs::write(&file, format!("{{\"before\": \"{}\"}}\n", "x".repeat(2_000))).expect("there is room");
+    let before = std::fs::read(&file).expect("it is there");
+    let filler = disk.join("filler");
+    let mut all = std::fs::File::create(&filler).expect("there is room");
+    while std::io::Write::write_all(&mut all, &[0; 4096]).is_ok() {}
+    let flap = |ringway: &mut Ringway, nodes: &mut [Redis]| {
+        // Long evidence: many times out and back within one page would fit otherwise.
+        for _ in 0..4 {
+            kill_and_restore(ringway, &mut nodes[0], "a");
+        }
+    };
+    flap(ringway, nodes);
+    let unwritten = |ringway: &mut Ringway| ringway.metric("ringway_incidents_unwritten_total", &[]);
+    until(2 * SOON, "some are not written", || unwritten(ringway) > 0.0);
+    until(SOON, "it warns", || ringway.said().contains("can't write incidents"));
+    let text = std::fs::read_to_string(&file).expect("it is there");
+    assert!(text.as_bytes().starts_with(&before) && text.ends_with('\n'), "no half line: {text}");
+    assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{text}");
+    std::fs::remove_file(&filler).expect("it can be removed");
+    drop(all);
+    kill_and_restore(ringway, &mut nodes[0], "a");
+    until(2 * SOON, "they are written again", || ringway.said().contains("incidents are written again"));
+    assert_eq!(ringway.said().matches("can't write incidents").count(), 1);
+}
+
+/// A ringway of two nodes whose incidents go to a disk of 64 KiB that it alone sees; `None` where there can be none.
+fn on_a_small_disk() -> Option<(Ringway, Vec<Redis>)> {
+    let mount = "mount -t tmpfs -o size=64k none /mnt";
+    let tried = std::process::Command::new("unshare").args(["-m", "sh", "-c", mount]).output();
+    if !tried.is_ok_and(|tried| tried.status.success()) {
+        crate::harness::skipped("no disk can be mounted here");
+        return None;
+    }
+    let nodes = Redis::several(2);
+    let config = Config::of(&nodes).pool("health: {interval: 100ms, timeout: 1s, flap_max: 100ms}");
+    let config = config.top("incidents: {file: /mnt/incidents.json}");
+    let run = format!("{mount} && exec \"$@\"");
+    let command = ["unshare", "-m", "sh", "-c", &run, "sh", crate::harness::ringway::program()];
+    Some((Ringway::serve_through(config, &command), nodes))
 }

@@ -395,7 +395,14 @@ impl World {
                     let swept = self.dice.between(Duration::ZERO, Duration::from_secs(30));
                     self.send(self.now + swept, Event::Sweep(node));
                 }
-                Change::Cleaned { pool, node, below, leftovers, how: "as it should be".into() }
+                Change::Cleaned {
+                    pool,
+                    node,
+                    below,
+                    leftovers,
+                    emptied: false,
+                    how: "as it should be".into(),
+                }
             }
             _ => Change::NotCleaned { pool, node },
         };

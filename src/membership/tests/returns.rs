@@ -18,7 +18,14 @@ const FENCED: Placement = Placement::Starting(Admission { admitted: 0, fence: LE
 
 fn cleaned(pool: &mut Planned, name: &str, leftovers: bool) {
     let node = pool.id(name);
-    pool.change(&Change::Cleaned { pool: "cache".into(), node, below: LEVELS, leftovers, how: "".into() });
+    pool.change(&Change::Cleaned {
+        pool: "cache".into(),
+        node,
+        below: LEVELS,
+        leftovers,
+        emptied: false,
+        how: "".into(),
+    });
 }
 
 fn placements(pool: &Planned) -> Vec<Placement> {
@@ -122,7 +129,14 @@ fn a_starter_that_is_kept() {
     pool.eject("n0");
     pool.restore("n0");
     let (node, below) = (pool.id("n0"), LEVELS / 16);
-    pool.change(&Change::Cleaned { pool: "cache".into(), node, below, leftovers: false, how: "".into() });
+    pool.change(&Change::Cleaned {
+        pool: "cache".into(),
+        node,
+        below,
+        leftovers: false,
+        emptied: false,
+        how: "".into(),
+    });
     pool.eject("n1");
     assert_eq!(told(pool.eject("n0")).last().map(String::as_str), Some("kept n0"));
     let kept = pool.entry("n0").placement;
