@@ -31,6 +31,10 @@ struct Done {
     moves: Vec<Move>,
     /// The share of the key space that nobody serves afterwards.
     unserved: f64,
+    /// Nodes that serve afterwards and answer, as far as is known.
+    serving: usize,
+    /// All of the pool.
+    nodes: usize,
     /// What is thought of the node.
     health: Option<Health>,
     /// The order that was in force until now, and is not any more.
@@ -103,6 +107,10 @@ pub(super) async fn order(
     let (epoch, order) = (ordered.after.epoch, word);
     let health = entry(&ordered.after, &node).map(|entry| entry.health);
     let data = fate(&ordered, &node);
+    let all = &ordered.after.nodes;
+    let is_well =
+        |e: &&Entry| e.placement.serves() && !matches!(e.health, Health::Ejected | Health::Probation);
+    let (serving, nodes) = (all.iter().filter(is_well).count(), all.len());
     let named = node.clone();
     let compared = tokio::task::spawn_blocking(move || differences(&ordered, &named));
     match compared.await {
@@ -117,6 +125,8 @@ pub(super) async fn order(
             moved,
             moves,
             unserved,
+            serving,
+            nodes,
             health,
             replaced,
             data,

@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use serde_json::Value;
 
-use super::{Stop, admin};
+use super::{Stop, admin, status::waits_for};
 
 /// How often `--wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -107,6 +107,11 @@ fn tell(
     if unserved >= 0.005 {
         writeln!(out, "  {unserved:.2} % of the key space {} served by nobody", would("is", "would be"))?;
     }
+    if let (Some(serving), Some(all)) = (done["serving"].as_u64(), done["nodes"].as_u64())
+        && serving < all
+    {
+        writeln!(out, "  {serving} of {all} nodes {} and answer", would("serve", "would serve"))?;
+    }
     if let Some(replaced) = done["replaced"].as_str() {
         writeln!(out, "  in the place of {replaced}")?;
     }
@@ -155,17 +160,20 @@ fn wait(word: &str, arguments: &Arguments, pool: &str, out: &mut impl Write) -> 
         let state = match leaves {
             true => format!("{in_flight} requests in flight"),
             false => format!(
-                "{}, {}, with {:.0} % of its keys",
+                "{}, {}, with {:.0} % of its keys{}",
                 node["health"].as_str().unwrap_or("?"),
                 node["placement"].as_str().unwrap_or("?"),
-                node["admitted"].as_f64().unwrap_or_default() * 100.0
+                node["admitted"].as_f64().unwrap_or_default() * 100.0,
+                waits_for(node).map_or_else(String::new, |(_, what)| format!("; {what}"))
             ),
         };
         if is_done {
             return Ok(writeln!(out, "done after {:.1} s", start.elapsed().as_secs_f64())?);
         }
         if state != last {
-            writeln!(out, "  {state}")?;
+            let due = node["wait"]["due_s"].as_f64().filter(|_| !leaves);
+            let due = due.map_or_else(String::new, |due| format!(", next in {due:.0} s"));
+            writeln!(out, "  {state}{due}")?;
             out.flush()?;
             last = state;
         }

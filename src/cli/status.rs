@@ -127,20 +127,10 @@ fn remarks(pool: &str, node: &Value) -> String {
     if let Some(admitted) = node["admitted"].as_f64().filter(|_| node["placement"] == "starting") {
         all.push(format!("with {:.0} % of its keys", admitted * 100.0));
     }
-    let wait = &node["wait"];
-    if let Some(reason) = wait["reason"].as_str() {
-        let what = match reason {
-            "budget" if node["placement"] == "held" => "held by the warmth budget",
-            "budget" => "others serve until the warmth budget has room",
-            "hold_down" => "its keys wait for its return (hold_down)",
-            "leftovers" => "its keys wait until what others have of them is gone",
-            "ttl" => "waits until what it has has expired",
-            "flaps" => "flaps",
-            "word" => "durable, and back without a key: waits for `ringway restore`",
-            other => other,
-        };
+    if let Some((reason, what)) = waits_for(node) {
         let next = if reason == "flaps" { "tried again" } else { "next" };
-        let due = wait["due_s"].as_f64().map_or_else(String::new, |due| format!(", {next} in {due:.0} s"));
+        let due = node["wait"]["due_s"].as_f64();
+        let due = due.map_or_else(String::new, |due| format!(", {next} in {due:.0} s"));
         all.push(format!("{what}{due}"));
         // What an operator may do who would rather not wait.
         let order = |word: &str| format!("`ringway {word} {} --pool {pool} --yes`", text(node, "name"));
@@ -154,6 +144,22 @@ fn remarks(pool: &str, node: &Value) -> String {
     }
     all.extend(["misconfigured", "slow"].iter().filter_map(|key| node[key].as_str().map(str::to_owned)));
     if all.is_empty() { String::new() } else { format!("  ({})", all.join("; ")) }
+}
+
+/// What a node waits for, or its keys: the reason's word, and as a person would say it.
+pub(super) fn waits_for(node: &Value) -> Option<(&str, &str)> {
+    let reason = node["wait"]["reason"].as_str()?;
+    let what = match reason {
+        "budget" if node["placement"] == "held" => "held by the warmth budget",
+        "budget" => "others serve until the warmth budget has room",
+        "hold_down" => "its keys wait for its return (hold_down)",
+        "leftovers" => "its keys wait until what others have of them is gone",
+        "ttl" => "waits until what it has has expired",
+        "flaps" => "flaps",
+        "word" => "durable, and back without a key: waits for `ringway restore`",
+        other => other,
+    };
+    Some((reason, what))
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {

@@ -76,7 +76,7 @@ pub fn order(
     ledger.order(&entry.node.name, order);
     settle(&mut nodes, &rules(now, time), &mut ledger);
     let mut events = told(&now.nodes, &nodes, &ledger);
-    events.insert(0, Event::Ordered { node: entry.node.name.clone(), order });
+    events.insert(0, Event::Ordered { node: entry.node.name.clone(), order, was: entry.order });
     Ok(Some(Box::new(step(now, nodes, ledger, events, time))))
 }
 

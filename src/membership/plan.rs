@@ -152,6 +152,8 @@ pub enum Event {
         node: Arc<str>,
         /// What is wanted.
         order: Option<Order>,
+        /// The order that was in force.
+        was: Option<Order>,
     },
     /// A node that is back begins to take its keys.
     Starts {

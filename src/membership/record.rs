@@ -270,12 +270,14 @@ pub(super) fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>,
         Event::Readmitted { node } => {
             (node.clone(), Told::Goes("readmitted", "a reload left too few others".into()))
         }
-        Event::Ordered { node, order } => {
-            let text = order.map_or("an operator takes an order back", |order| match order {
-                Order::Drain => "an operator drains it",
-                Order::Eject => "an operator takes it out",
-                Order::Pin => "an operator keeps it in",
-            });
+        Event::Ordered { node, order, was } => {
+            let text = match (order, was) {
+                (Some(Order::Drain), _) => "an operator drains it".to_owned(),
+                (Some(Order::Eject), _) => "an operator takes it out".to_owned(),
+                (Some(Order::Pin), _) => "an operator keeps it in".to_owned(),
+                (None, Some(was)) => format!("an operator takes back: {}", was.word()),
+                (None, None) => "an operator lets it go on".to_owned(),
+            };
             (node.clone(), Told::Goes("ordered", text.into()))
         }
         Event::Starts { node, .. } => (node.clone(), Told::Goes("starts", "it takes its keys back".into())),
@@ -374,8 +376,8 @@ fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis
         Event::Recovered { node } => {
             tracing::info!(pool, epoch, node = &**node, "node recovered without having left");
         }
-        Event::Ordered { node, order } => {
-            let order = order.map_or("none", Order::word);
+        Event::Ordered { node, order, was } => {
+            let order = command(*order, *was);
             tracing::warn!(pool, epoch, node = &**node, order, moved, "an operator's order for a node");
         }
         Event::Starts { node, evidence } => {
@@ -420,6 +422,15 @@ fn log_return(after: &Topology, event: &Event, moved: &str) {
             tracing::info!(pool, epoch, node, data, evidence, moved, "node restored");
         }
         _ => {}
+    }
+}
+
+/// The command that was given: what is wanted now, or what took back what was.
+fn command(order: Option<Order>, was: Option<Order>) -> &'static str {
+    match (order, was) {
+        (Some(order), _) => order.word(),
+        // `restore` alone lets a node go on that is under no order.
+        (None, was) => was.unwrap_or(Order::Eject).opposite(),
     }
 }
 
@@ -492,9 +503,7 @@ fn line(after: &Topology, event: &Event, moved: f64) -> Option<Record> {
         Event::Released { node, evidence } => ("released", Some(node), None, evidence.clone()),
         Event::Stays { node } => ("stays", Some(node), None, "its keys do not move any more".into()),
         Event::Restored { node, evidence, .. } => ("restored", Some(node), None, evidence.clone()),
-        Event::Ordered { node, order } => {
-            ("ordered", Some(node), None, order.map_or("none", Order::word).into())
-        }
+        Event::Ordered { node, order, was } => ("ordered", Some(node), None, command(*order, *was).into()),
         Event::Starts { node, evidence } => {
             let evidence = evidence.clone().unwrap_or_else(|| "an operator let it back".into());
             ("starts", Some(node), None, evidence)

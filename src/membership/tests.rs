@@ -172,7 +172,7 @@ fn names(events: &[Event]) -> Vec<String> {
         Event::Stays { node } => format!("stays {node}"),
         Event::Waits { node, .. } => format!("waits {node}"),
         Event::Kept { node, .. } => format!("kept {node}"),
-        Event::Ordered { node, order } => {
+        Event::Ordered { node, order, .. } => {
             format!("ordered {node}: {}", order.map_or("none", Order::word))
         }
         Event::Readmitted { node } => format!("readmitted {node}"),

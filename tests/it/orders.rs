@@ -185,6 +185,7 @@ fn each_takes_back_its_own() {
     assert!(out.contains("its data: it is emptied first"), "{out}");
     assert_eq!(command(&mut ringway, &["restore", "b", "--yes", "--wait"]).0, Some(0));
     assert!(ringway.owns("b"));
+    until(SOON, "the log says which order", || ringway.said().contains("node=\"b\" order=\"restore\""));
     let said = format!("node=\"b\" keys={keys} ");
     until(SOON, "the loss is said", || ringway.said().contains(&said));
     let (code, out, _) = command(&mut ringway, &["undrain", "b", "--yes"]);
@@ -223,6 +224,7 @@ fn an_order_tells_of_others() {
     };
     // Who is away by the order takes nobody's place: what it comes to for the others is told.
     let out = said(&mut ringway, &["drain", "d"]);
+    assert!(out.contains("1 of 4 nodes would serve and answer"), "{out}");
     let is_told = |name: &str| out.lines().any(|line| line.trim().starts_with(&format!("node {name} fails")));
     command(&mut ringway, &["drain", "d", "--yes"]);
     for (name, before) in [("b", "away"), ("c", "held")] {
@@ -252,6 +254,9 @@ fn the_budget_can_be_overridden() {
     nodes[1].restart_empty();
     ringway.wait_metric("ringway_warmth_waits_total", &[("what", "return")], 1.0);
     assert!(!ringway.owns("b"));
+    let (code, out, err) = command(&mut ringway, &["undrain", "b", "--yes", "--wait", "--timeout", "0"]);
+    let why = "; others serve until the warmth budget has room, next in ";
+    assert!(code == Some(1) && out.contains(why), "what is waited for is told: {out}{err}");
     assert_eq!(command(&mut ringway, &["restore", "b", "--yes", "--wait"]).0, Some(0));
     assert!(ringway.owns("b"));
 }
