@@ -545,8 +545,7 @@ impl Detector {
             return self.eject(now, cause, evidence, (Rule::Fall, SeenBy::Probe));
         }
         if requests > 0 && requests + probes >= self.settings.failures {
-            let evidence =
-                format!("{requests} requests and {probes} probes in a row failed, the last: {text}");
+            let evidence = format!("{} in a row failed, the last: {text}", in_words(requests, probes));
             return self.eject(now, cause, evidence, (Rule::Failures, SeenBy::Probe));
         }
         self.state = State::Suspect(Doubt { since: now, probes, said_only: false, ..doubt });
@@ -565,8 +564,7 @@ impl Detector {
         let probes = doubt.probes;
         if requests > 0 && requests.saturating_add(probes) >= self.settings.failures {
             let words = seen.words();
-            let evidence =
-                format!("{requests} requests and {probes} probes in a row failed, the last: {words}");
+            let evidence = format!("{} in a row failed, the last: {words}", in_words(requests, probes));
             return self.eject(now, seen.main_kind().into(), evidence, (Rule::Failures, SeenBy::Traffic));
         }
         let connection = doubt.connection || seen.sum(&OF_CONNECTION) > 0;
@@ -605,6 +603,15 @@ impl Detector {
         self.tally = Tally::default();
         self.slow = None;
         Some(Verdict::Restore { evidence: format!("{good} probes in a row were answered") })
+    }
+}
+
+/// `3 requests`, `2 requests and 1 probe`.
+fn in_words(requests: u32, probes: u32) -> String {
+    let of = |count: u32, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    match probes {
+        0 => of(requests, "request"),
+        _ => format!("{} and {}", of(requests, "request"), of(probes, "probe")),
     }
 }
 

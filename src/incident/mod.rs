@@ -557,3 +557,48 @@ impl Book {
         self.close(stamp, whose, None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn trouble() -> Trouble {
+        let since = tokio::time::Instant::now();
+        Trouble {
+            fault: Fault::Memory,
+            since,
+            evidence: vec!["it is used up".to_owned()],
+            withheld: BTreeSet::new(),
+        }
+    }
+
+    /// An incident is found by its number also when older ones are forgotten, and what was forgotten is not there.
+    #[test]
+    fn incidents_are_found_by_number() {
+        let incidents = Incidents::default();
+        for at_ms in 0..=KEPT as u64 {
+            assert_eq!(incidents.troubles(at_ms, &[trouble()]).0.len(), 1);
+            assert_eq!(incidents.troubles(at_ms, &[]).1.len(), 1, "the same one is over");
+        }
+        let mut book = incidents.book();
+        assert_eq!((book.kept.len(), book.last), (KEPT, KEPT as u64 + 1));
+        for id in [0, 1, KEPT as u64 + 2] {
+            assert!(book.by_id(id).is_none(), "{id}");
+        }
+        for id in 2..=KEPT as u64 + 1 {
+            assert_eq!(book.by_id(id).map(|incident| incident.id), Some(id));
+        }
+    }
+
+    /// What goes on when the process ends is given as it is, open, with a step that says so, behind what is over.
+    #[test]
+    fn what_is_open_at_the_end() {
+        let incidents = Incidents::default();
+        incidents.troubles(1, &[trouble()]);
+        let all = incidents.settle(7);
+        assert_eq!((all.len(), all[0].closed_ms), (1, None));
+        assert_eq!(all[0].timeline.last().map(|step| (step.what, step.at_ms)), Some(("open", 7)));
+    }
+}

@@ -814,7 +814,11 @@ async fn a_build_that_panics_says_why() {
     let run = Run::start(spec(&[1, 1], 0.5)).await;
     let mut odd = spec(&[1, 1], 0.5);
     odd.ring.placement = crate::ring::Placement::Maglev { slots: 4 };
-    let why = run.handle.reload(Arc::new(odd), ReloadMode::Weigh { flush_new: true }).await.expect_err("four is no prime");
+    let why = run
+        .handle
+        .reload(Arc::new(odd), ReloadMode::Weigh { flush_new: true })
+        .await
+        .expect_err("four is no prime");
     assert!(
         why.starts_with("pool cache: building it failed inside ringway") && why.contains("prime"),
         "{why}"
