@@ -18,7 +18,7 @@ use crate::{
     config::{Source, share},
     membership::{Compared, compare, moved},
     protocol::http::{KeyRule, KeySource},
-    topology::{HttpSettings, Move, Placement, Policy, PoolSpec, Topology},
+    topology::{HttpSettings, Move, OnReturn, Placement, Policy, PoolSpec, Topology},
 };
 
 /// The exit code when more would move than may.
@@ -99,7 +99,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
                 }
             }
             Some(new) => {
-                let moved = pool(running, new, old.rates.as_ref(), out)?;
+                let moved = pool(running, (new, loaded.reload.flush_new), old.rates.as_ref(), out)?;
                 refused(moved, reload_max, out)?;
                 if moved > arguments.max_share {
                     too_much.push(&*running.name);
@@ -183,7 +183,12 @@ fn differences(source: &Source, running: &[Running], out: &mut impl Write) -> Re
 }
 
 /// One pool that is in both. The share of its key space that moves.
-fn pool(old: &Running, new: &PoolSpec, rates: Option<&Rates>, out: &mut impl Write) -> Result<f64, Stop> {
+fn pool(
+    old: &Running,
+    (new, flush_new): (&PoolSpec, bool),
+    rates: Option<&Rates>,
+    out: &mut impl Write,
+) -> Result<f64, Stop> {
     writeln!(out, "\npool {}: {}", old.name, nodes(&old.spec, new))?;
     let (before, mut after) = (topology(&old.spec, &old.placements), topology(new, &remaining(old, new)));
     states(old, new, out)?;
@@ -226,7 +231,7 @@ fn pool(old: &Running, new: &PoolSpec, rates: Option<&Rates>, out: &mut impl Wri
         let name = |name: &Option<Arc<str>>| name.as_deref().unwrap_or("nobody").to_owned();
         writeln!(out, "  {:>8}  {} -> {}", percent(part.share), name(&part.from), name(&part.to))?;
     }
-    moved_away(&before, &after, out)?;
+    servers((&before, &after), new, flush_new, out)?;
     if let Some(rates) = rates {
         misses((&before, &after), new, &compared, rates, out)?;
     }
@@ -263,18 +268,30 @@ fn states(old: &Running, new: &PoolSpec, out: &mut impl Write) -> Result<(), Sto
     Ok(())
 }
 
-/// Nodes that are somewhere else from now on: their keys are at another server.
-fn moved_away(before: &Topology, after: &Topology, out: &mut impl Write) -> Result<(), Stop> {
+/// Servers that come in, as new nodes or at another address of one: what becomes of what they have.
+fn servers(
+    (before, after): (&Topology, &Topology),
+    new: &PoolSpec,
+    flush_new: bool,
+    out: &mut impl Write,
+) -> Result<(), Stop> {
+    let is_served = new.policy.on_return == OnReturn::Serve || !new.policy.tells_misses();
+    let keys = match (is_served, flush_new) {
+        (true, _) => "what its server has is served as it is",
+        (false, true) => "what its server has is deleted (reload.flush_new)",
+        (false, false) => "a reload refuses it if its server has keys (reload.flush_new)",
+    };
     for (entry, share) in after.nodes.iter().zip(after.shares()) {
-        let was = before.nodes.iter().find(|e| e.node.name == entry.node.name).map(|e| &e.node.address);
-        if was.is_some_and(|was| *was != entry.node.address) {
-            writeln!(
+        let (name, address) = (&entry.node.name, &entry.node.address);
+        match before.nodes.iter().find(|e| e.node.name == *name).map(|e| &e.node.address) {
+            None => writeln!(out, "  node {name} comes: {keys}")?,
+            Some(was) if was != address => writeln!(
                 out,
-                "  node {} is at {} then: its {} of the key space are what that server has, and cold if it is empty",
-                entry.node.name,
-                entry.node.address,
+                "  node {name} is at {address} then: {} of the key space may be cold, unless the same process answers \
+                 there; {keys}",
                 percent(share)
-            )?;
+            )?,
+            Some(_) => {}
         }
     }
     Ok(())
@@ -300,7 +317,7 @@ fn misses(
         )?;
         return Ok(());
     }
-    let hits: f64 = before.nodes.iter().map(|e| rate(&e.node.name).hits.max(0.0)).sum();
+    let hits = before.nodes.iter().map(|e| rate(&e.node.name).hits.max(0.0)).fold(0.0, |a, b| a + b);
     let extra = extra_misses((before, after), compared, &|node| rate(node).hits.max(0.0));
     writeln!(
         out,
@@ -328,7 +345,7 @@ fn extra_misses(
         let share = shares.get(from).copied().filter(|share| *share > 0.0)?;
         Some(hits(from) * (m.share / share).min(1.0))
     };
-    served.filter_map(of).sum()
+    served.filter_map(of).fold(0.0, |a, b| a + b)
 }
 
 fn percent(share: f64) -> String {
@@ -367,7 +384,7 @@ fn nodes(old: &PoolSpec, new: &PoolSpec) -> String {
         of("comes", comes),
         of("goes", goes),
         of("other weight", weighs),
-        of("other address, no key moves for it", moves)
+        of("other address", moves)
     )
 }
 

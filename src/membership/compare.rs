@@ -45,7 +45,8 @@ pub fn compare(before: &Topology, after: &Topology) -> Compared {
     }
     let moves = shares.into_iter().map(|((from, to), share)| Move { from, to, share });
     let moves: Vec<Move> = moves.filter(|m| m.share > 0.0).collect();
-    let moved = moves.iter().map(|m| m.share).sum();
+    // The sum of nothing is a negative zero.
+    let moved = moves.iter().map(|m| m.share).fold(0.0, |a, b| a + b);
     Compared { moves, moved, sampled }
 }
 
