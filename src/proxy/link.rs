@@ -9,10 +9,10 @@ use std::{
 };
 
 use super::{
-    dispatch::{self, NOBODY},
+    dispatch::NOBODY,
     gate::Gate,
     inflight::Fate,
-    pipeline::{Content, Expect, Pipeline},
+    pipeline::{Content, Expect, MAYBE, Pipeline},
     rebind::{Leaving, Side},
     sampler::Countdown,
     scripts::Scripts,
@@ -245,14 +245,14 @@ impl Link {
         count_unbounded(&taken, self.block());
         for (mut expect, fate, bytes) in taken {
             // Whoever asked may have given up, and the node may execute it all the same.
-            dispatch::note_in_doubt(&expect, fate, &bytes, self.node.id);
+            pipeline.note_in_doubt(&expect, fate, &bytes, self.node.id);
             if !expect.session.awaits(&expect) {
                 continue;
             }
             if pipeline.is_repeatable(&mut expect, fate, false) {
                 moved.push((expect, bytes));
             } else {
-                let text = format!("{}: ejected; the command may have been applied", self.describe());
+                let text = format!("{}: ejected{}", self.describe(), in_doubt(&expect, fate));
                 expect.session.fail(&expect, &text, Reason::MaybeApplied, Outcome::Lost);
             }
         }
@@ -346,6 +346,11 @@ pub(crate) fn count_unbounded(taken: &[(Expect, Fate, Vec<u8>)], block: &NodeBlo
     }
 }
 
+/// What the refusal of a request that is lost adds.
+pub(crate) fn in_doubt(expect: &Expect, fate: Fate) -> &'static str {
+    if expect.read_only || fate != Fate::MaybeApplied { "" } else { MAYBE }
+}
+
 /// Which requests stand before a write of the same session that may have been applied: a read among
 /// them that the same node answered again would see what its session wrote after it.
 pub(crate) fn overtaken<B>(taken: &[(Expect, Fate, B)]) -> Vec<bool> {
@@ -375,6 +380,6 @@ pub(crate) fn repeatable(expect: &mut Expect, fate: Fate, free: bool) -> bool {
             expect.tries -= 1;
             true
         }
-        Fate::MaybeApplied => false,
+        Fate::MaybeApplied | Fate::Broken => false,
     }
 }

@@ -12,7 +12,6 @@ pub(crate) use resp::table;
 
 use super::{
     dialect::{Begun, Decoder, is_silent},
-    inflight::Fate,
     link::Link,
     pipeline::{Content, Expect, Full, Pipeline},
     pool::Bound,
@@ -405,7 +404,7 @@ impl Sending<'_> {
         let pipeline = link.private(&self.session.pool.worker, state.client.version);
         let seq = state.window.push(self.slot());
         let expect = Expect { tries: 0, read_only: false, ..self.expect(seq, 0, true) };
-        pipeline.open(self.session.clone(), self.bound.topology.ring.hash(key));
+        pipeline.open(self.session.clone(), key);
         if pipeline.append(expect, bytes, link).is_err() {
             state.window.unpush();
             return Err(Begun::No);
@@ -501,10 +500,7 @@ fn not_taken(link: &Link, full: Full) -> Refused {
 /// A request was in flight at a node that is evicted, or whose connection broke: a write may have been applied there,
 /// or may yet be.
 #[cold]
-pub(crate) fn note_in_doubt(expect: &Expect, fate: Fate, bytes: &[u8], node: NodeId) {
-    if expect.read_only || fate == Fate::Unsent {
-        return;
-    }
+pub(crate) fn note_in_doubt(expect: &Expect, content: Content<'_>, node: NodeId) {
     let pool = &expect.session.pool;
     let policy = pool.policy();
     if policy.on_return != OnReturn::Quarantine || !policy.sole_writer {
@@ -512,6 +508,10 @@ pub(crate) fn note_in_doubt(expect: &Expect, fate: Fate, bytes: &[u8], node: Nod
     }
     let writes = &pool.handle.writes;
     let mut note = |key: &[u8]| writes.note(Written { away: node, taken_by: node, key: key.into() });
+    let bytes = match content {
+        Content::Streamed(key) => return note(key),
+        Content::Bytes(bytes) => bytes,
+    };
     let is_known = match policy.protocol {
         Protocol::Memcached => memcache::each_key(bytes, &mut note),
         Protocol::Redis => resp::each_key(&pool.bound_now().table, bytes, &mut note),
@@ -533,11 +533,11 @@ pub(crate) fn may_write(
     if expect.read_only || expect.seq == NOBODY {
         return false;
     }
+    let ring = &bound.topology.ring;
     let bytes = match content {
-        Content::Streamed(hash) => return concerns(hash),
+        Content::Streamed(key) => return concerns(ring.hash(key)),
         Content::Bytes(bytes) => bytes,
     };
-    let ring = &bound.topology.ring;
     let (mut any, mut keys) = (false, 0);
     let mut look = |key: &[u8]| {
         keys += 1;

@@ -183,7 +183,7 @@ impl Core {
     /// Counts requests that were sent and will get no reply; those that are overdue are counted already.
     pub(super) fn count_lost(&self, taken: &[(Expect, Fate, Vec<u8>)], block: &NodeBlock) {
         for (expect, fate, _) in taken.iter().skip(self.overdue) {
-            if *fate == Fate::MaybeApplied {
+            if *fate != Fate::Unsent {
                 block.requests[expect.class as usize][Outcome::Lost as usize].add(1);
             }
         }

@@ -30,10 +30,10 @@ use self::{
 use super::{
     connect::Connection,
     dialect::Replies,
-    dispatch::{self, NOBODY},
+    dispatch::NOBODY,
     essential::essential,
     inflight::{Fate, InFlight},
-    link::{Link, count_unbounded, overtaken, repeatable},
+    link::{Link, count_unbounded, in_doubt, overtaken, repeatable},
     sampler::Cost,
     session::Session,
     worker::Worker,
@@ -77,8 +77,8 @@ pub(crate) struct Expect {
 pub(crate) enum Content<'a> {
     /// All of it.
     Bytes(&'a [u8]),
-    /// It is streamed: where its key is on the ring.
-    Streamed(u64),
+    /// It is streamed: its key.
+    Streamed(&'a [u8]),
 }
 
 /// Why a pipeline takes no request.
@@ -119,7 +119,7 @@ pub(crate) struct Pipeline {
     /// A session still adds to its last request.
     feeder: RefCell<Option<Rc<Session>>>,
     /// Its one request is streamed: not kept whole, never repeated.
-    upload: Cell<Option<Upload>>,
+    upload: RefCell<Option<Upload>>,
     /// Requests that wait, unsent, until those before them are answered.
     aside: RefCell<Unsent>,
     /// Tells a task that is connecting or pausing to look again.
@@ -162,7 +162,7 @@ impl Pipeline {
             gathered: Cell::new(false),
             retired: Cell::new(false),
             feeder: RefCell::default(),
-            upload: Cell::new(None),
+            upload: RefCell::default(),
             aside: RefCell::default(),
             nudge: Notify::new(),
         })
@@ -242,7 +242,8 @@ impl Pipeline {
     /// Stands behind the last request in it of which this is true; none when there is none.
     pub(crate) fn mark(&self, concerns: &dyn Fn(&Expect, Content<'_>) -> bool) -> Option<u64> {
         let queue = &self.core.borrow().queue;
-        let content = |bytes| self.upload.get().map_or(Content::Bytes(bytes), |u| Content::Streamed(u.hash));
+        let upload = self.upload.borrow();
+        let content = |bytes| Upload::content(&upload, bytes);
         let behind = queue.newest_first().position(|(expect, bytes)| concerns(expect, content(bytes)))?;
         Some(queue.done() + (queue.len() - behind) as u64)
     }
@@ -273,7 +274,7 @@ impl Pipeline {
     fn close(&self) -> Vec<(Expect, Fate, Vec<u8>)> {
         let mut core = self.core.borrow_mut();
         core.state = State::Over;
-        let mut taken = core.queue.take();
+        let mut taken = self.take_queue(&mut core);
         self.count_in_flight(&mut core);
         drop(core);
         taken.extend(self.aside.take().into_iter().map(|(expect, bytes)| (expect, Fate::Unsent, bytes)));
@@ -527,7 +528,7 @@ impl Pipeline {
             let mut core = self.core.borrow_mut();
             core.scanner = Replies::of(self.protocol);
             (core.early, core.begun) = (Vec::new(), Cost::default());
-            let taken = core.queue.take();
+            let taken = self.take_queue(&mut core);
             core.count_lost(&taken, link.block());
             (core.overdue, core.refused, core.stalled_us) = (0, 0, None);
             if let Some(session) = core.blocked_by.take() {
@@ -543,12 +544,12 @@ impl Pipeline {
             End::Reset => ("connection lost".to_owned(), Failure::Reset),
             _ => ("connection lost".to_owned(), Failure::Lost),
         };
-        if taken.iter().any(|t| t.1 == Fate::MaybeApplied) || kind == Failure::Protocol {
+        if taken.iter().any(|t| t.1 != Fate::Unsent) || kind == Failure::Protocol {
             link.node.evidence.failed(kind, 1);
         }
         let overtaken = overtaken(&taken);
         for ((mut expect, fate, bytes), overtaken) in taken.into_iter().zip(overtaken) {
-            dispatch::note_in_doubt(&expect, fate, &bytes, link.node.id);
+            self.note_in_doubt(&expect, fate, &bytes, link.node.id);
             let is_limit = expect.seq == NOBODY;
             if !is_limit && !expect.session.awaits(&expect) {
                 continue;
@@ -568,8 +569,7 @@ impl Pipeline {
             } else if is_limit {
                 link.block().unbounded.add(1);
             } else {
-                let applied = if expect.read_only { "" } else { MAYBE };
-                let text = format!("{}: {word}{applied}", link.describe());
+                let text = format!("{}: {word}{}", link.describe(), in_doubt(&expect, fate));
                 expect.session.fail(&expect, &text, Reason::MaybeApplied, Outcome::Lost);
             }
         }

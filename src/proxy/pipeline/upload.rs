@@ -4,48 +4,71 @@
 
 use std::rc::Rc;
 
-use super::{Core, Pipeline};
+use super::{Content, Core, Expect, Pipeline};
 use crate::{
     metrics::{Outcome, Reason},
-    proxy::session::Session,
-    topology::Policy,
+    proxy::{dispatch, inflight::Fate, session::Session},
+    topology::{NodeId, Policy},
 };
 
 /// A client that sends less than this of a large request within `limits.stall_timeout` has stalled.
 const PART_BYTES: usize = 32 * 1024;
 
 /// A streamed request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Upload {
-    /// Where its key is on the ring.
-    pub(super) hash: u64,
+    key: Box<[u8]>,
     /// Since when the client's next part is waited for, and how much of it came.
     since_us: u32,
     came: usize,
 }
 
+impl Upload {
+    /// What is known of a request, given the bytes of it that are still there.
+    pub(super) fn content<'a>(upload: &'a Option<Upload>, bytes: &'a [u8]) -> Content<'a> {
+        upload.as_ref().map_or(Content::Bytes(bytes), |upload| Content::Streamed(&upload.key))
+    }
+}
+
 impl Pipeline {
-    /// Lets `feeder` add to the request that it appends next, with [`Pipeline::feed`]; its key has this
-    /// hash.
-    pub(crate) fn open(&self, feeder: Rc<Session>, hash: u64) {
+    /// Lets `feeder` add to the request that it appends next, with [`Pipeline::feed`]; this is its key.
+    pub(crate) fn open(&self, feeder: Rc<Session>, key: &[u8]) {
         *self.feeder.borrow_mut() = Some(feeder);
-        self.upload.set(Some(Upload { hash, since_us: self.worker.clock.now_us(), came: 0 }));
+        let upload = Upload { key: key.into(), since_us: self.worker.clock.now_us(), came: 0 };
+        *self.upload.borrow_mut() = Some(upload);
+    }
+
+    /// Empties the queue.
+    pub(super) fn take_queue(&self, core: &mut Core) -> Vec<(Expect, Fate, Vec<u8>)> {
+        let mut taken = core.queue.take();
+        // Of a streamed request the written bytes are forgotten: without its end it may look as if all were written.
+        if self.feeder.borrow().is_some() {
+            let written = taken.iter_mut().filter(|(_, fate, _)| *fate == Fate::MaybeApplied);
+            written.for_each(|(_, fate, _)| *fate = Fate::Broken);
+        }
+        taken
+    }
+
+    /// A request was in flight here when this node was evicted, or the connection broke.
+    pub(crate) fn note_in_doubt(&self, expect: &Expect, fate: Fate, bytes: &[u8], node: NodeId) {
+        if !expect.read_only && fate == Fate::MaybeApplied {
+            dispatch::note_in_doubt(expect, Upload::content(&self.upload.borrow(), bytes), node);
+        }
     }
 
     /// Whether its one request is streamed.
     pub(crate) fn is_streamed(&self) -> bool {
-        self.upload.get().is_some()
+        self.upload.borrow().is_some()
     }
 
     /// Adds to the open request; `last` closes it.
     pub(crate) fn feed(&self, bytes: &[u8], last: bool) {
         let now_us = self.worker.clock.now_us();
-        if let Some(mut upload) = self.upload.get() {
+        if let Some(upload) = &mut *self.upload.borrow_mut() {
             upload.came += bytes.len();
             if upload.came >= PART_BYTES {
                 (upload.since_us, upload.came) = (now_us, 0);
             }
-            self.upload.set(Some(upload));
         }
         let mut core = self.core.borrow_mut();
         if core.queue.unwritten().is_empty() {
@@ -75,15 +98,15 @@ impl Pipeline {
     /// Whether the client has stopped in the middle of its request. No time counts in which it is the node's
     /// turn, or in which this thread stood still.
     pub(super) fn has_client_stalled(&self, now_us: u32, policy: &Policy) -> bool {
-        let Some(upload) = self.upload.get() else { return false };
+        let Some(upload) = &mut *self.upload.borrow_mut() else { return false };
         let core = self.core.borrow();
         if core.queue.is_empty() || !self.is_starved(&core) {
-            self.upload.set(Some(Upload { since_us: now_us, came: 0, ..upload }));
+            (upload.since_us, upload.came) = (now_us, 0);
             return false;
         }
         let waited_us = now_us.wrapping_sub(upload.since_us);
         let late_us = self.worker.late_us.get().min(waited_us);
-        self.upload.set(Some(Upload { since_us: upload.since_us.wrapping_add(late_us), ..upload }));
+        upload.since_us = upload.since_us.wrapping_add(late_us);
         waited_us - late_us >= policy.limits.stall_us()
     }
 

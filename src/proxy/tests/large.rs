@@ -1,6 +1,10 @@
 //! Large requests and replies: passed on in pieces, on connections of their own, and bounded.
 
 use super::*;
+use crate::{
+    metrics::{Class, Outcome},
+    topology::OnReturn,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -290,13 +294,44 @@ fn a_node_that_dies() {
         drop(private);
         client.sends_raw(&request[100_000..]).await;
         client.sends(&["PING"]).await;
-        let refusal =
-            format!("-ERR {}: connection lost; the command may have been applied\r\n", a.describe());
-        client.gets(refusal).await;
+        // Without its end the node can't have applied it.
+        client.gets(format!("-ERR {}: connection lost\r\n", a.describe())).await;
         client.gets("+PONG\r\n").await;
         client.ends().await;
         // Whether it is a reset depends on what had come when it closed.
         assert_eq!(world.failures("a", Failure::Lost) + world.failures("a", Failure::Reset), 1);
+    });
+}
+
+/// A large write whose end its client has not sent is in doubt nowhere, however its connection ends, and its client is
+/// told so; one that is sent whole is noted by its key.
+#[test]
+fn large_writes_in_doubt() {
+    play(async {
+        for (is_whole, is_evicted) in [(false, false), (false, true), (true, false), (true, true)] {
+            let a = ScriptedNode::new("a").await;
+            let exact = Policy { on_return: OnReturn::Quarantine, sole_writer: true, ..patient() };
+            let world = World::new(&[&a], exact);
+            let mut client = world.client().await;
+            let request = frame(&[b"SET", b"k", &vec![b'x'; 2 * MIB]]);
+            let sent = if is_whole { &request[..] } else { &request[..100_000] };
+            client.sends_raw(&sent[..50_000]).await;
+            let mut private = a.accepts().await;
+            tokio::join!(client.sends_raw(&sent[50_000..]), private.gets_raw(sent));
+            if is_evicted {
+                world.eject("a");
+            } else {
+                drop(private);
+            }
+            let told = client.reply().await;
+            assert_eq!(told.contains("may have been applied"), is_whole, "evicted {is_evicted}: {told}");
+            let noted = if is_whole { vec!["k".to_owned()] } else { Vec::new() };
+            assert_eq!((world.noted(), world.noted.borrow().missed()), (noted, 0), "evicted {is_evicted}");
+            assert_eq!(
+                world.node("a").blocks[0].requests[Class::Write as usize][Outcome::Lost as usize].value(),
+                1
+            );
+        }
     });
 }
 
