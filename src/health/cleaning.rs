@@ -27,7 +27,9 @@ impl Ward {
         let topology = self.reader.load();
         if !is_over {
             self.quarantine.rest(node);
-            tracing::warn!(pool = %topology.pool, "a node that is back waits: requests are in flight for long");
+            let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());
+            let why = "requests that may write its keys are in flight for long";
+            tracing::warn!(pool = %topology.pool, node = name.as_deref(), why, "a node that is back waits");
             return vec![Change::NotCleaned { pool: topology.pool.clone(), node }];
         }
         self.quarantine.remember(std::iter::from_fn(|| noted.here()), &topology);
