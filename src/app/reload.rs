@@ -42,6 +42,7 @@ impl App {
                 return bound.map(|_| done);
             }
         };
+        let flush_new = settings.reload.flush_new;
         let mut pools = Vec::new();
         for (spec, listeners) in settings.pools.iter().zip(bound) {
             let old = before.pools.iter().find(|p| p.name == spec.name);
@@ -51,7 +52,7 @@ impl App {
                 pools.push(PoolSpec::clone(&spec));
                 continue;
             };
-            match self.membership.reload(spec.clone(), ReloadMode::Do).await {
+            match self.membership.reload(spec.clone(), ReloadMode::Do { flush_new }).await {
                 Ok(moved) => {
                     done.moved.push((spec.name.clone(), moved));
                     self.relisten(&spec, listeners);

@@ -107,8 +107,12 @@ pub async fn receive(
     }
 }
 
-/// Whether the process that answers is also where the node was: then it has what the node had.
+/// Whether the process that answers is also where the node was: then it has what the node had. Of memcached nobody
+/// can tell: in containers each has the same process id, and many the same start.
 async fn is_there(was: Option<&Arc<[Target]>>, now: &Question, life: Option<&Life>) -> bool {
+    if now.policy.protocol != Protocol::Redis {
+        return false;
+    }
     let (Some(targets), Some(life)) = (was.filter(|was| !was.is_empty()), life) else { return false };
     let before = Question { targets: targets.clone(), ..now.clone() };
     let answered = probe::life(&before, Instant::now() + PATIENCE).await;

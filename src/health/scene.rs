@@ -174,7 +174,11 @@ impl Scene {
     /// A node is watched from now on.
     pub fn admit(&self, pool: &Arc<str>, entry: &Entry) {
         let chart = Chart::of(entry);
-        self.seen().charts.insert((pool.clone(), entry.node.name.clone()), chart);
+        let whose = (pool.clone(), entry.node.name.clone());
+        let mut seen = self.seen();
+        // Nothing is withheld of a node that was there under its name.
+        seen.withheld.remove(&whose);
+        seen.charts.insert(whose, chart);
     }
 
     /// A node is somewhere else than before, or where it is has become known.

@@ -10,7 +10,8 @@
 //! | is silent, or fails too often by silence | more than half are silent or lose requests, on two hosts or more | withheld: lossy |
 //! | the same | it was one of both within [`LINK_GRACE`]: what is owed from then is not late yet | withheld still |
 //! | is silent | it could become so, as some were not heard of since, or lost something at the same time | they are asked at once, for the time of a probe |
-//! | the same | otherwise | the verdict stands |
+//! | has answered nothing for two probes' time | the others lose some requests and answer others | the verdict stands |
+//! | is silent | otherwise | the verdict stands |
 //! | has a name of which the resolver says that there is none | | the verdict stands |
 //! | has a name that the resolver does not answer for | it answers for none | withheld: dns |
 //! | the same | it answers for another | the verdict stands |
@@ -111,6 +112,8 @@ pub struct Accusation {
     pub asked: Duration,
     /// What a probe may take.
     pub patience: Duration,
+    /// How long it has answered nothing at all; nothing when it answers now and then.
+    pub mute: Option<Duration>,
     /// What was last seen to be wrong with the link, and how long ago.
     pub cut: Option<(Fault, Duration)>,
 }
@@ -137,6 +140,7 @@ pub fn judge<'a>(accused: &Accusation, witnesses: impl IntoIterator<Item = Witne
     if !accused.is_remote {
         return Judgement::Stands;
     }
+    let is_mute = accused.mute.is_some_and(|mute| mute > 2 * accused.patience + ASK_SLACK);
     let (mut all, mut silent, mut losing, mut unheard) = (0, 0, 0, 0);
     let (mut hosts, mut silent_hosts) = (BTreeSet::new(), BTreeSet::new());
     for witness in witnesses {
@@ -145,6 +149,8 @@ pub fn judge<'a>(accused: &Accusation, witnesses: impl IntoIterator<Item = Witne
         match witness.shows {
             Shows::Answer => continue,
             Shows::Silence => silent += 1,
+            // A way that loses some lets some through: what has said nothing for so long is not behind such a one.
+            Shows::Losses if is_mute => continue,
             Shows::Losses => losing += 1,
             Shows::Nothing => {
                 unheard += 1;
@@ -209,6 +215,7 @@ mod tests {
         stalled: Duration::ZERO,
         asked: Duration::ZERO,
         patience: Duration::from_millis(500),
+        mute: None,
         cut: None,
     };
 
@@ -275,6 +282,15 @@ mod tests {
         ] {
             assert_eq!(judged(&SILENT, witnesses), expected, "{witnesses}");
             assert_eq!(judged(&rate, witnesses), expected, "{witnesses}");
+        }
+        for (mute, expected) in [(1000, Withheld(Fault::Lossy)), (1500, Stands)] {
+            let mute = Accusation { mute: Some(Duration::from_millis(mute)), ..SILENT };
+            assert_eq!(judged(&mute, "h1 s h2 l h3 l"), expected, "{mute:?}");
+            assert_eq!(judged(&mute, "h1 s h2 s h3 l"), Withheld(Fault::Link), "most are silent without it");
+        }
+        for witnesses in ["h1 s h2 l", "h1 s h2 l h3 a"] {
+            let mute = Accusation { mute: Some(Duration::from_millis(1500)), ..SILENT };
+            assert_eq!(judged(&mute, witnesses), Stands, "another one that loses some keeps no dead one in");
         }
         let late = Accusation { asked: Duration::from_millis(800), ..SILENT };
         for witnesses in ["h1 l h2 - h3 -", "h1 s h2 l h3 a h4 a"] {

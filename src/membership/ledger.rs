@@ -251,6 +251,11 @@ impl Ledger {
         self.back(node).is_some_and(|back| back.data == Data::Other && !is_expected(back))
     }
 
+    /// A node is taken for one whose keys others have had.
+    pub(super) fn gave(&mut self, node: NodeId, time: Instant) {
+        self.known.entry(node).or_default().left.get_or_insert(time);
+    }
+
     /// Whether others have had keys of a node since it had all of them.
     pub(super) fn has_left(&self, node: NodeId) -> bool {
         self.known.get(&node).is_some_and(|known| known.left.is_some())

@@ -396,8 +396,11 @@ impl Membership {
             let prepared = spawn_blocking(move || prepare(&now, &ledger, spec, targets)).await;
             let reception = match mode {
                 ReloadMode::Weigh { flush_new: true } => None,
-                ReloadMode::Weigh { flush_new: false } => Some(Reception::Look),
-                ReloadMode::Do => Some(Reception::Empty),
+                // A server that did not answer when it was weighed may answer now.
+                ReloadMode::Weigh { flush_new: false } | ReloadMode::Do { flush_new: false } => {
+                    Some(Reception::Look)
+                }
+                ReloadMode::Do { flush_new: true } => Some(Reception::Empty),
             };
             let (prepared, received) = match (prepared, reception) {
                 (Err(error), _) => (None, Err(broken(&name, error))),
@@ -439,7 +442,7 @@ impl Membership {
             }
         };
         let now = pool.writer.current();
-        let yes = mode == ReloadMode::Do;
+        let yes = matches!(mode, ReloadMode::Do { .. });
         let permit = Permit { max_share: self.settings.max_share, yes, time: Instant::now() };
         let outcome = reload(&now, &pool.ledger, &prepared, &pool.births, &permit);
         let result = match outcome {

@@ -145,8 +145,13 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
         // It never gave its keys to anybody.
         Placement::Owns => return Placement::Owns,
         _ if !policy.moves_keys() => return Placement::Owns,
-        Placement::Held if !ledger.has_left(id) && (!is_back || !ledger.brings_other(id, policy)) => {
-            return Placement::Owns;
+        Placement::Held if !ledger.has_left(id) => {
+            if !is_back || policy.on_return == OnReturn::Serve || !ledger.brings_other(id, policy) {
+                return Placement::Owns;
+            }
+            // It is received like one whose keys others have had.
+            ledger.gave(id, rules.time);
+            None
         }
         // It fails, and the guard wants what it serves; the rest of its keys may be old there.
         Placement::Starting(to) if !is_back && policy.on_return != OnReturn::Serve => {

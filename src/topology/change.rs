@@ -252,8 +252,11 @@ pub enum ReloadMode {
         /// Whether servers that come and have keys may be emptied.
         flush_new: bool,
     },
-    /// It is done, however much it moves and whoever is emptied: that was weighed.
-    Do,
+    /// It is done, however much it moves: that was weighed.
+    Do {
+        /// The same.
+        flush_new: bool,
+    },
 }
 
 /// A part of the key space that has another owner than before.

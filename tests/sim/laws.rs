@@ -371,15 +371,20 @@ impl Laws {
             let was_out = |e: &Entry| match e.placement {
                 Placement::Owns => false,
                 Placement::Away => is_away(e),
+                // Within hold_down it has what it has.
                 Placement::Held => {
-                    let is_other = self.brings_other(name) && entry.placement != Placement::Owns;
-                    self.owing.contains(name) || is_other
+                    let is_other = self.brings_other(name) && after.policy.hold_down.is_zero();
+                    self.owing.contains(name) || is_other || entry.placement != Placement::Owns
                 }
                 // It failed, was kept as it was, and is back.
                 Placement::Starting(_) => !works(e) && works(entry),
             };
             if let Some(old) = before.nodes.iter().find(is_same).filter(|old| was_out(old)) {
                 let was_held = old.placement == Placement::Held;
+                // From now on it is one whose keys others may have.
+                if was_held && matches!(entry.placement, Placement::Starting(_)) {
+                    self.owing.insert(name.clone());
+                }
                 let clean = if self.needs_cleaning(name, was_held, after) { 0 } else { LEVELS };
                 self.starts.insert(name.clone(), (*time, clean));
             }

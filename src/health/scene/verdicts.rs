@@ -54,7 +54,10 @@ impl Scene {
             return seen.judge_name(now, whose, asked);
         }
         let cut = seen.cut.map(|(fault, at)| (fault, now.saturating_duration_since(at)));
-        let accused = Accusation { charge, is_remote: chart.is_remote, stalled, asked, patience, cut };
+        let began = chart.failing.filter(|_| !chart.losses.is_mixed(now));
+        let mute = began.map(|(since, _)| now.saturating_duration_since(since));
+        let is_remote = chart.is_remote;
+        let accused = Accusation { charge, is_remote, stalled, asked, patience, mute, cut };
         let witnesses = seen.witnesses(now, whose, chart);
         let now_alone = judge(&Accusation { cut: None, ..accused }, witnesses.iter().copied());
         let judgement = judge(&accused, witnesses);

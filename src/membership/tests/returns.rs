@@ -361,6 +361,23 @@ fn who_waited_and_restarted_is_cleaned() {
     }
 }
 
+/// Whatever the pool does with nodes that return, such a node is received in full: it is emptied, not waited for, with
+/// `ttl`; with `serve` it has its keys at once, as they never moved.
+#[test]
+fn who_waited_and_restarted_in_other_pools() {
+    for (on_return, expected) in [(OnReturn::Ttl, FENCED), (OnReturn::Serve, Placement::Owns)] {
+        let mut pool = Planned::new(&pool(&[1; 4], |p| {
+            (p.warmth.share, p.on_return, p.ttl_max) = (0.25, on_return, Some(Duration::from_secs(60)));
+        }));
+        pool.eject("n0");
+        pool.eject("n1");
+        assert_eq!(pool.entry("n1").placement, Placement::Held);
+        pool.time += Duration::from_secs(1);
+        pool.restore_with("n1", Data::Other);
+        assert_eq!(pool.entry("n1").placement, expected, "{on_return:?}");
+    }
+}
+
 /// A node that is to be emptied is cold, whatever it has: it waits for the warmth budget.
 #[test]
 fn who_is_to_be_emptied_is_cold() {

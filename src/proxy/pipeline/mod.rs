@@ -362,7 +362,8 @@ impl Pipeline {
     fn refuse_all(&self, link: &Link, core: &mut Core) {
         let taken = core.queue.take();
         self.count_in_flight(core);
-        link.block().unserved.add(taken.len() as u64);
+        let is_asked = |expect: &&Expect| expect.seq != NOBODY && expect.session.awaits(expect);
+        link.block().unserved.add(taken.iter().map(|t| &t.0).filter(is_asked).count() as u64);
         count_unbounded(&taken, link.block());
         for (expect, _, _) in taken {
             let text = format!("{}: {}", link.describe(), link.why_unreachable());
