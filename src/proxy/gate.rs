@@ -39,6 +39,17 @@ impl Gate {
     }
 }
 
+/// A token that somebody has and does not use yet: dropped, it goes back. Who has waited for it forgets this.
+#[derive(Debug)]
+pub(crate) struct Token<'a>(pub(crate) &'a Gate);
+
+impl Drop for Token<'_> {
+    fn drop(&mut self) {
+        let Gate { full_at, every, .. } = self.0;
+        full_at.set(full_at.get().and_then(|at| at.checked_sub(*every)));
+    }
+}
+
 /// A pause between three and five quarters of this one.
 pub(crate) fn spread(pause: Duration) -> Duration {
     let dice = RandomState::new().hash_one(()) as f64 / u64::MAX as f64;
@@ -63,6 +74,21 @@ mod tests {
         let later = start + Duration::from_secs(3600);
         let waits: Vec<Duration> = (0..4).map(|_| gate.pass(later)).collect();
         assert_eq!(waits, [0, 0, 0, 10].map(ms));
+    }
+
+    /// A token that was not used is there for the next.
+    #[test]
+    fn what_is_not_used_goes_back() {
+        let ms = Duration::from_millis;
+        let gate = Gate::new(2, ms(10), 1);
+        let start = Instant::now();
+        let take = || (gate.pass(start), Token(&gate));
+        let (waits, tokens): (Vec<Duration>, Vec<Token<'_>>) = (0..5).map(|_| take()).unzip();
+        assert_eq!(waits, [0, 0, 10, 20, 30].map(ms));
+        drop(tokens);
+        assert_eq!(gate.pass(start), ms(0));
+        drop(Token(&gate));
+        assert_eq!([gate.pass(start), gate.pass(start), gate.pass(start)], [0, 0, 10].map(ms));
     }
 
     /// Workers share what passes: together they let as many through as one would alone, but for two each.

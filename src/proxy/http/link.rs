@@ -2,7 +2,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::Future,
+    future::{Future, pending},
+    mem::forget,
     rc::Rc,
     sync::{
         Arc,
@@ -35,15 +36,20 @@ use crate::{
     protocol::{http::Fault, resp::Version},
     proxy::{
         connect,
-        gate::{Gate, spread},
+        gate::{Gate, Token, spread},
         rebind::{Leaving, Side},
     },
     topology::{Entry, Failure, HttpLimits, Node, NodeId, NodeProtocol, Policy},
 };
 
 /// Connections that all workers together make to one node at once, and the pause before each further one, while
-/// the node is new, is back or was in trouble.
+/// the node is new, is back or was in trouble. It is new at the start of the process as well, when all clients
+/// come back in the same instant: more than the node's backlog holds would be lost, and would look like its failure.
 const CONNECTS: (u32, Duration) = (128, Duration::from_millis(1));
+/// A worker's part is this one at least, however many there are: all requests of an HTTP/2 client come to one.
+const PARTS_MAX: usize = 8;
+/// The part of the time which a client still has for that a node which does not fail is spared at most.
+const PAUSE_PART: u32 = 4;
 /// So long after the trouble.
 const CAREFUL: Duration = Duration::from_secs(5);
 
@@ -69,6 +75,8 @@ pub(super) struct Link {
     /// Connections that there are, or that are being made.
     open: Cell<usize>,
     waiting: Waiting<Turn>,
+    /// Who is held back, and takes a connection that comes free meanwhile.
+    held: Waiting<Connection>,
     /// Holds back those that connect, until then.
     gate: Gate,
     careful_until: Cell<Instant>,
@@ -233,8 +241,9 @@ impl Link {
             dialled: Waiting::default(),
             open: Cell::new(0),
             waiting: Waiting::default(),
+            held: Waiting::default(),
             is_owner: Cell::new(entry.placement.serves()),
-            gate: Gate::new(CONNECTS.0, CONNECTS.1, entry.node.blocks.len()),
+            gate: Gate::new(CONNECTS.0, CONNECTS.1, entry.node.blocks.len().min(PARTS_MAX)),
             careful_until: Cell::new(Instant::now() + CAREFUL),
             evicted: Notify::new(),
         })
@@ -284,7 +293,13 @@ impl Link {
                 Err(_) => return Err(NoConnection::Busy),
             }
         };
-        timeout_at(until, self.connect(slot, policy)).await.unwrap_or(Err(NoConnection::Late))
+        let made = async {
+            match self.hold_back(pick, until).await? {
+                Some(connection) => Ok(connection),
+                None => self.connect(slot, policy).await,
+            }
+        };
+        timeout_at(until, made).await.unwrap_or(Err(NoConnection::Late))
     }
 
     fn slot(self: &Rc<Self>) -> Slot {
@@ -325,7 +340,12 @@ impl Link {
 
     /// Makes the HTTP/2 connection, and answers all who wait for it.
     async fn dial(self: Rc<Self>, policy: Arc<Policy>) {
-        let made = self.connect(self.slot(), &policy).await;
+        let slot = self.slot();
+        let pause = self.pause();
+        if !pause.is_zero() {
+            sleep(spread(pause)).await;
+        }
+        let made = self.connect(slot, &policy).await;
         self.is_dialling.set(false);
         let answer = || match &made {
             Ok(connection) => connection.share().map(|c| Ok(Connection { is_reused: false, ..c })),
@@ -343,10 +363,6 @@ impl Link {
 
     /// Makes a connection. What keeps it from coming is evidence, once for all who wait for it.
     async fn connect(self: &Rc<Self>, slot: Slot, policy: &Policy) -> Result<Connection, NoConnection> {
-        let wait = self.pause();
-        if !wait.is_zero() {
-            sleep(spread(wait)).await;
-        }
         self.greet(slot, policy).await.inspect_err(|error| {
             self.trouble();
             if let NoConnection::Unreachable(Some(kind), _) = error {
@@ -396,6 +412,28 @@ impl Link {
         if now < self.careful_until.get() { self.gate.pass(now) } else { Duration::ZERO }
     }
 
+    /// Returns when a connection may be made, or with one that came free before.
+    async fn hold_back(&self, pick: Pick, until: Instant) -> Result<Option<Connection>, NoConnection> {
+        let mut pause = self.pause();
+        if self.node.evidence.streak() == 0 {
+            pause = pause.min(until.saturating_duration_since(Instant::now()) / PAUSE_PART);
+        }
+        if pause.is_zero() {
+            return Ok(None);
+        }
+        let token = Token(&self.gate);
+        let free = async { if pick == Pick::Fresh { pending().await } else { self.held.join().await } };
+        // What was given is looked at first, or it would be dropped, and closed, with the place.
+        tokio::select! {
+            biased;
+            given = free => given.map(Some).map_err(|_| NoConnection::Left),
+            () = sleep(spread(pause)) => {
+                forget(token);
+                Ok(None)
+            }
+        }
+    }
+
     /// Drives a connection to its end. How it ended is told by the request that was under way.
     async fn drive<T>(self: Rc<Self>, connection: impl Future<Output = T>, slot: Slot) {
         self.block().connects.add(1);
@@ -416,7 +454,9 @@ impl Link {
             return;
         }
         connection.is_reused = true;
-        if let Some(Turn::Connection(unwanted)) = self.waiting.give(Turn::Connection(connection)) {
+        if let Some(Turn::Connection(unwanted)) = self.waiting.give(Turn::Connection(connection))
+            && let Some(unwanted) = self.held.give(unwanted)
+        {
             self.idle.borrow_mut().push(unwanted);
         }
     }
@@ -427,6 +467,7 @@ impl Link {
         self.is_owner.set(false);
         self.forget();
         self.waiting.clear();
+        self.held.clear();
         self.dialled.clear();
         if leaving == Leaving::Evict {
             self.evicted.notify_waiters();
@@ -544,6 +585,55 @@ mod tests {
             let late = link.connection(&policy, Pick::Any, Instant::now() + connect_timeout / 3).await;
             assert!(matches!(late, Err(NoConnection::Late)), "the client waits for less than that");
         });
+    }
+
+    /// Who is held back takes the connection that comes free meanwhile, and its token is there for the next; who
+    /// wants a new one waits for that.
+    #[test]
+    fn who_is_held_back_takes_what_comes_free() {
+        play(async {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let policy = Arc::new(Policy::default());
+            let link = Link::new(&topology(&[("a", address)], Policy::default()).nodes[0], 0);
+            let until = Instant::now() + CAREFUL;
+            let made = link.connection(&policy, Pick::Any, until).await.expect("one is made at once");
+            let debt = pauses(&link, 3000).pop().expect("the last");
+            let mut cx = Context::from_waker(Waker::noop());
+            let mut fresh = Box::pin(link.connection(&policy, Pick::Fresh, until));
+            let mut held = Box::pin(link.connection(&policy, Pick::Any, until));
+            assert!(fresh.as_mut().poll(&mut cx).is_pending() && held.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(link.open.get(), 3, "both are to make one");
+            link.give_back(made);
+            assert!(fresh.as_mut().poll(&mut cx).is_pending());
+            let given = held.await.expect("it came free");
+            assert!(given.is_reused && Instant::now() < until - CAREFUL / 2);
+            drop(fresh);
+            assert_eq!(link.open.get(), 1, "neither has made one");
+            assert!(link.pause() <= debt + Duration::from_millis(1), "both have given back their tokens");
+        });
+    }
+
+    /// However many come, and however many workers there are: a node that does not fail is spared for a part of the
+    /// time that they have, one that does for all of it.
+    #[tokio::test(start_paused = true)]
+    async fn care_for_a_healthy_node_costs_nobody_a_request() {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        for workers in [16, 64] {
+            let mut entry = topology(&[("a", nowhere)], Policy::default()).nodes[0].clone();
+            let node = Arc::get_mut(&mut entry.node).expect("nobody else has it");
+            node.blocks = (0..workers).map(|_| NodeBlock::default()).collect();
+            let link = Link::new(&entry, 0);
+            let waits = pauses(&link, 100);
+            assert!(waits[15].is_zero() && waits[99] <= Duration::from_millis(700), "{waits:?}");
+            pauses(&link, 10_000);
+            let (since, until) = (Instant::now(), Instant::now() + Duration::from_secs(2));
+            assert!(matches!(link.hold_back(Pick::Any, until).await, Ok(None)));
+            assert!(since.elapsed() <= Duration::from_millis(626), "{:?}", since.elapsed());
+            link.node.evidence.failed(Failure::Refused, 1);
+            let until = Instant::now() + Duration::from_secs(2);
+            assert!(timeout_at(until, link.hold_back(Pick::Any, until)).await.is_err(), "it is in trouble");
+        }
     }
 
     /// A node that is new or was in trouble is greeted by 128 at once and by one each millisecond after them; one
