@@ -149,7 +149,12 @@ fn bound(names: &[&str]) -> Rc<Bound> {
 }
 
 /// A pool that so many workers share.
-fn pool(reader: TopologyReader, protocol: Protocol, workers: usize, writes: WriteNotes) -> Arc<PoolHandle> {
+pub(super) fn pool(
+    reader: TopologyReader,
+    protocol: Protocol,
+    workers: usize,
+    writes: WriteNotes,
+) -> Arc<PoolHandle> {
     Arc::new(PoolHandle {
         name: "cache".into(),
         protocol,

@@ -22,7 +22,7 @@ use super::{
     dialect::Decoder,
     essential::essential,
     facts, http,
-    pool::{Place, PoolHandle},
+    pool::{Place, PoolHandle, WorkerPool},
     serving::{Follower, Serving},
     session::Session,
     wheel::{TICK_US, Wheel},
@@ -141,6 +141,33 @@ impl<T: Default> Spare<T> {
     fn trim(&mut self) {
         self.pieces.truncate(self.pieces.len() - self.idle.div_ceil(2));
         self.idle = self.pieces.len();
+    }
+}
+
+/// What a pool knows of a session that there is. It is forgotten when this is dropped, also by a panic: a pool that
+/// is closed waits for its sessions.
+struct Seat {
+    pool: Rc<WorkerPool>,
+    id: u64,
+    _place: Place,
+}
+
+impl Seat {
+    fn new(pool: &Rc<WorkerPool>, session: &Rc<Session>, place: Place) -> Seat {
+        let client = &session.state.borrow().client;
+        pool.sessions.borrow_mut().insert(client.id, session.clone());
+        pool.handle.registry.enter(client);
+        pool.block().sessions.add(1);
+        pool.block().accepted.add(1);
+        Seat { pool: pool.clone(), id: client.id, _place: place }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.pool.forget_session(self.id);
+        self.pool.handle.registry.leave(self.id);
+        self.pool.block().sessions.add(-1);
     }
 }
 
@@ -325,16 +352,10 @@ impl Worker {
             }
         };
         let session = Session::new(&pool, id, stream, client);
-        pool.sessions.borrow_mut().insert(id, session.clone());
-        pool.handle.registry.enter(&session.state.borrow().client);
-        pool.block().sessions.add(1);
-        pool.block().accepted.add(1);
+        let seat = Seat::new(&pool, &session, place);
         spawn_local(async move {
             session.run().await;
-            pool.forget_session(id);
-            pool.handle.registry.leave(id);
-            pool.block().sessions.add(-1);
-            drop(place);
+            drop(seat);
         });
     }
 
@@ -406,5 +427,45 @@ pub async fn run(index: usize, memory: Arc<Memory>, mut orders: mpsc::UnboundedR
         if draining && worker.is_empty() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::{
+        net::Stream,
+        protocol::Protocol,
+        proxy::tests::{play, pool, topology},
+        topology::{Policy, channel, write_notes},
+    };
+
+    /// A session that ends in a panic leaves nothing behind that its pool would wait for.
+    #[test]
+    fn a_panic_frees_the_seat() {
+        play(async {
+            let (_writer, reader) = channel(topology(&[], Policy::default()));
+            let (writes, _noted) = write_notes();
+            let handle = pool(reader, Protocol::Redis, 1, writes);
+            let worker = Rc::new(Worker::new(0, Arc::new(Memory::new(1 << 30))));
+            let Serving::Framed(pool) = worker.pool(&handle) else { panic!("it is a Redis pool") };
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let stream = Stream::Tcp(TcpStream::connect(address).await.expect("a connection"));
+            let stream = stream.into_std().expect("a socket");
+            let client = facts::client_state(&pool, 7, &stream);
+            let session = Session::new(&pool, 7, stream.attach().expect("a socket"), client);
+            let seat = Seat::new(&pool, &session, Place::take(&handle, 0).0);
+            let counts = || (worker.is_empty(), pool.block().sessions.value(), handle.sessions.load(Relaxed));
+            assert_eq!(counts(), (false, 1, 1));
+            let ended = spawn_local(async move {
+                let _seat = seat;
+                panic!("a bug");
+            });
+            assert!(ended.await.is_err_and(|error| error.is_panic()));
+            assert_eq!(counts(), (true, 0, 0));
+        });
     }
 }

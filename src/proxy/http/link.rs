@@ -36,6 +36,7 @@ use crate::{
     protocol::{http::Fault, resp::Version},
     proxy::{
         connect,
+        essential::essential,
         gate::{Gate, Token, spread},
         rebind::{Leaving, Side},
     },
@@ -332,8 +333,9 @@ impl Link {
         }
         let turn = self.dialled.join();
         if !self.is_dialling.replace(true) {
-            // A task: who asked first may go away, and the others wait for the same.
-            spawn_local(self.clone().dial(policy.clone()));
+            // A task: who asked first may go away, and the others wait for the same. Without it nobody would
+            // ever dial again.
+            spawn_local(essential(self.clone().dial(policy.clone())));
         }
         turn.await.unwrap_or(Err(NoConnection::Left))
     }

@@ -64,6 +64,23 @@ impl Drop for Seat {
     }
 }
 
+/// A session among those of its pool. It is forgotten when this is dropped, also by a panic: a pool that is closed
+/// waits for its sessions.
+struct Entry(Rc<Session>);
+
+impl Entry {
+    fn new(session: &Rc<Session>) -> Entry {
+        session.pool.enter(session);
+        Entry(session.clone())
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.0.pool.forget(self.0.id);
+    }
+}
+
 /// What the client was last seen doing.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
@@ -124,10 +141,10 @@ pub(crate) fn start(pool: &Rc<HttpPool>, place: Place, stream: StdStream, id: u6
         is_cut: Cell::default(),
         waker: RefCell::default(),
     });
-    pool.enter(&session);
+    let entry = Entry::new(&session);
     tokio::task::spawn_local(async move {
-        session.clone().run(stream).await;
-        session.pool.forget(session.id);
+        session.run(stream).await;
+        drop(entry);
     });
 }
 
