@@ -45,8 +45,10 @@ pub struct Pool {
 pub struct LastReload {
     /// When it was, in milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// Why it was refused, so that the old settings stay; empty when it is in force.
+    /// Why it was refused; empty when it is in force.
     pub refused: Vec<String>,
+    /// It was refused for the pools that are named there, and all else is in force; else the old settings stay.
+    pub in_part: bool,
     /// What only a restart puts in force.
     pub needs_restart: Vec<&'static str>,
 }

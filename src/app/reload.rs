@@ -1,4 +1,5 @@
-//! Taking over a new configuration while clients stay connected: all of it or nothing.
+//! Taking over a new configuration while clients stay connected: all of it or nothing, but for pools of which only
+//! the attempt tells that they can't have it.
 
 use std::sync::Arc;
 
@@ -18,12 +19,15 @@ pub struct Reloaded {
     pub moved: Vec<(Arc<str>, f64)>,
     /// What was not done, and why.
     pub refused: Vec<String>,
+    /// Only the pools that are named there stay as they were, and the rest is in force.
+    pub in_part: bool,
     /// What only a restart can change.
     pub needs_restart: Vec<&'static str>,
 }
 
 impl App {
-    /// Puts new settings in force: all of them, or, when anything is refused, none.
+    /// Puts new settings in force: all of them, or, when anything is refused, none. What is refused when it is tried
+    /// holds back its pool alone.
     ///
     /// # Errors
     /// [`AppError`] when a listener or an embedded node can't be started; then nothing changed.
@@ -61,6 +65,7 @@ impl App {
                 // A new node of it can't be emptied, which is known only when it is tried.
                 Err(why) => {
                     done.refused.push(why);
+                    done.in_part = true;
                     pools.push(old.clone());
                 }
             }

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing_subscriber::EnvFilter;
 
-use super::App;
+use super::{App, reload::Reloaded};
 use crate::{
     admin::LastReload,
     cli::{LogFormat, Serve},
@@ -195,7 +195,7 @@ async fn reload(app: &App, source: &Source) {
         Ok(loaded) => loaded,
         Err(errors) => {
             let why = errors.findings.iter().map(ToString::to_string).collect();
-            return refused(app, "invalid", why);
+            return refused(app, "invalid", Reloaded { refused: why, ..Reloaded::default() });
         }
     };
     for warning in &loaded.warnings {
@@ -210,29 +210,37 @@ async fn reload(app: &App, source: &Source) {
                 tracing::warn!("{key} changed: only a restart puts it in force");
             }
             if !done.refused.is_empty() {
-                return refused(app, "refused", done.refused);
+                return refused(app, if done.in_part { "partly" } else { "refused" }, done);
             }
             count_reload("ok");
-            app.reloaded(Vec::new(), done.needs_restart);
+            app.reloaded(done);
         }
-        Err(error) => refused(app, "invalid", vec![error.to_string()]),
+        Err(error) => {
+            refused(app, "invalid", Reloaded { refused: vec![error.to_string()], ..Reloaded::default() });
+        }
     }
 }
 
-/// A reload comes to nothing: says why, here and to who asks the admin port.
-fn refused(app: &App, outcome: &'static str, why: Vec<String>) {
+/// A reload comes to nothing, or not to all: says why, here and to who asks the admin port.
+fn refused(app: &App, outcome: &'static str, done: Reloaded) {
     count_reload(outcome);
-    for why in &why {
-        tracing::error!("reload refused, the old settings stay: {why}");
+    let what = match done.in_part {
+        true => "reload refused in part, the old settings of this pool stay and all others are in force",
+        false => "reload refused, the old settings stay",
+    };
+    for why in &done.refused {
+        tracing::error!("{what}: {why}");
     }
-    app.reloaded(why, Vec::new());
+    app.reloaded(done);
 }
 
 impl App {
     /// Tells the admin port what came of a reload.
-    fn reloaded(&self, refused: Vec<String>, needs_restart: Vec<&'static str>) {
+    fn reloaded(&self, done: Reloaded) {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.admin.reloaded(LastReload { at_ms: at.as_millis() as u64, refused, needs_restart });
+        let at_ms = at.as_millis() as u64;
+        let Reloaded { refused, in_part, needs_restart, .. } = done;
+        self.admin.reloaded(LastReload { at_ms, refused, in_part, needs_restart });
     }
 
     /// Whether the configuration's file is watched.

@@ -48,8 +48,14 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     let mut unwell = Vec::new();
     let refused: Vec<&str> =
         page["last_reload"]["refused"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let in_part = page["last_reload"]["in_part"] == true;
+    let stays = if in_part {
+        "in part, this pool is as before and the rest is in force"
+    } else {
+        "the settings before it are in force"
+    };
     for why in &refused {
-        writeln!(out, "the last reload was refused, the settings before it are in force: {why}")?;
+        writeln!(out, "the last reload was refused, {stays}: {why}")?;
     }
     if !refused.is_empty() {
         unwell.push("the last reload".to_owned());

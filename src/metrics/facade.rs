@@ -12,7 +12,7 @@ use super::table::{Kind, MOVED_SHARE, RELOADS, Source, TABLE};
 const SHARE_BOUNDS: [f64; 8] = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0];
 
 /// How a reload can end: the values of [`RELOADS`]'s label.
-pub const RELOAD_OUTCOMES: [&str; 3] = ["ok", "invalid", "refused"];
+pub const RELOAD_OUTCOMES: [&str; 4] = ["ok", "invalid", "refused", "partly"];
 
 /// The facade's numbers. The first call installs the recorder for the process, so it comes before
 /// the first event; where the program that embeds ringway has installed another one, that one gets

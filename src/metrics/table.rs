@@ -154,7 +154,7 @@ table! {
     LEFTOVERS_FAILED = Facade Counter "ringway_leftovers_failed_total" ["pool" "node"] "tries":
         "Times that keys left over on a node could not be deleted, though it was tried for a minute";
     RELOADS = Facade Counter "ringway_reloads_total" ["outcome"] "reloads":
-        "Reloads of the configuration: ok, invalid, or refused because too many keys would move";
+        "Reloads of the configuration: ok, invalid, refused with all of the file, or partly in force";
     MOVED_SHARE = Facade Histogram "ringway_moved_share" ["pool"] "ratio":
         "Share of the key space that changed its owner, one sample for each epoch";
     BUILD_INFO = Process Gauge "ringway_build_info" ["version"] "boolean":

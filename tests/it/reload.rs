@@ -82,9 +82,14 @@ fn a_newcomer_with_old_data() {
     let nodes = [Redis::start(), Redis::with(&["--rename-command", "FLUSHALL", ""])];
     nodes[1].cmd(&["SET", "key:1", "old"]);
     let mut ringway = Ringway::serve(Config::of(&nodes[..1]).top(FREE));
-    assert_eq!(ringway.reload(Config::of(&nodes).top(FREE)), "refused");
+    let all = Config::of(&nodes).top(FREE).top("buffered_bytes: 2GiB");
+    assert_eq!(ringway.reload(all), "partly");
     let said = "which is to be node b, has 1 keys, which may be old, and it can't be emptied";
     until(SOON, said, || ringway.said().contains(said));
+    assert!(ringway.said().contains("all others are in force: pool cache: "), "{}", ringway.said());
+    let last = &ringway.topology()["last_reload"];
+    assert_eq!((&last["in_part"], &last["needs_restart"]), (&true.into(), &["buffered_bytes"][..].into()));
+    assert!(last["refused"][0].as_str().is_some_and(|why| why.contains(said)), "{last}");
 }
 
 /// A server that a reload puts in and that has keys is not emptied unasked, be it a new node or another address of one:

@@ -206,10 +206,10 @@ impl Ringway {
         });
     }
 
-    /// Writes another configuration, sends SIGHUP and waits for the outcome: `ok`, `invalid` or
-    /// `refused`, the metric's label.
+    /// Writes another configuration, sends SIGHUP and waits for the outcome: `ok`, `invalid`,
+    /// `refused` or `partly`, the metric's label.
     pub(crate) fn reload(&mut self, config: impl ToString) -> String {
-        const OUTCOMES: [&str; 3] = ["ok", "invalid", "refused"];
+        const OUTCOMES: [&str; 4] = ["ok", "invalid", "refused", "partly"];
         let mut counts = || OUTCOMES.map(|o| self.metric("ringway_reloads_total", &[("outcome", o)]));
         let before = counts();
         std::fs::write(self.config_path(), config.to_string()).expect("the file can be written");
