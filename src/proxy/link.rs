@@ -2,8 +2,8 @@
 
 use std::{
     cell::{Cell, Ref, RefCell},
-    collections::{HashSet, VecDeque},
-    rc::{Rc, Weak},
+    collections::HashSet,
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -12,6 +12,7 @@ use super::{
     dispatch::NOBODY,
     gate::Gate,
     inflight::Fate,
+    line::{Line, Own},
     pipeline::{Content, Expect, MAYBE, Pipeline},
     rebind::{Leaving, Side},
     sampler::Countdown,
@@ -35,9 +36,10 @@ const RING_EVERY_US: u32 = 20_000;
 /// Connections that all workers together make to one node at once, and the pause before each further one.
 const CONNECTS: (u32, Duration) = (16, Duration::from_millis(10));
 
-/// Requests that one worker streams to one node at once, each on a connection of its own: others wait, for a
-/// node has connections for many more than those who send large values.
+/// Requests that one worker streams to one node at once, and large retrievals, each on a connection of its own:
+/// others wait, for a node has connections for many more than those who send or ask for so much.
 const UPLOADS_MAX: usize = 32;
+const RETRIEVALS_MAX: usize = 32;
 
 /// What the topology in force says of a node and of how it is spoken to, as far as its pipelines care. Nobody
 /// else keeps any of it, so that a reload reaches connections that exist. A node that left keeps what was said last.
@@ -72,9 +74,8 @@ pub(crate) struct Link {
     pub(crate) countdown: Countdown,
     /// Pipelines that take no new requests but still wait for replies.
     leaving: RefCell<Vec<Rc<Pipeline>>>,
-    /// Sessions that wait for their turn to stream a request, and those whose turn it is.
-    line: RefCell<VecDeque<Weak<Session>>>,
-    called: RefCell<Vec<u64>>,
+    /// Sessions that wait for their turn to have a connection of their own, by what for.
+    lines: [Line; 2],
 }
 
 impl std::fmt::Debug for Link {
@@ -111,8 +112,7 @@ impl Link {
             rang_us: Cell::new(None),
             countdown: Countdown::new(entry.node.id.0 << 16 | worker_index as u64),
             leaving: RefCell::default(),
-            line: RefCell::default(),
-            called: RefCell::default(),
+            lines: [Line::new(Own::Upload, UPLOADS_MAX), Line::new(Own::Retrieval, RETRIEVALS_MAX)],
         })
     }
 
@@ -153,48 +153,33 @@ impl Link {
     }
 
     /// A pipeline of a session's own, for a request that would hold up the others.
-    pub(crate) fn private(self: &Rc<Self>, worker: &Rc<Worker>, version: Version) -> Rc<Pipeline> {
-        let pipeline = Pipeline::new(self, worker, version);
+    pub(crate) fn private(self: &Rc<Self>, worker: &Rc<Worker>, version: Version, own: Own) -> Rc<Pipeline> {
+        let pipeline = Pipeline::private(self, worker, version, own);
         pipeline.retire();
         self.leaving.borrow_mut().push(pipeline.clone());
         pipeline
     }
 
-    /// Whether this session may stream a request now; else it is told when it is its turn.
-    pub(crate) fn admits(&self, session: &Rc<Session>) -> bool {
-        let mut called = self.called.borrow_mut();
-        if let Some(at) = called.iter().position(|id| *id == session.id) {
-            called.swap_remove(at);
-            return true;
-        }
-        let mut line = self.line.borrow_mut();
-        if line.is_empty() && called.len() < self.room() {
-            return true;
-        }
-        line.push_back(Rc::downgrade(session));
-        false
+    /// Whether it is this session's turn to have a connection of its own.
+    pub(crate) fn is_turn(&self, session: &Session, own: Own) -> bool {
+        let line = self.line(own);
+        line.is_turn(session, self.busy(line))
     }
 
-    /// Requests that may be streamed besides those that are.
-    fn room(&self) -> usize {
-        let is_upload = |p: &&Rc<Pipeline>| p.is_streamed() && !p.is_over();
-        UPLOADS_MAX.saturating_sub(self.leaving.borrow().iter().filter(is_upload).count())
+    /// Where sessions wait for that.
+    pub(crate) fn line(&self, own: Own) -> &Line {
+        &self.lines[own as usize]
     }
 
-    /// Calls the next sessions in the line. Who was called before and did not come is not waited for.
-    fn call_next(&self) {
-        self.called.borrow_mut().clear();
-        for _ in 0..self.room() {
-            let Some(next) = self.line.borrow_mut().pop_front() else { return };
-            if let Some(session) = next.upgrade().filter(|session| session.go_on()) {
-                self.called.borrow_mut().push(session.id);
-            }
-        }
+    /// Requests of a line that are under way.
+    fn busy(&self, line: &Line) -> usize {
+        let leaving = self.leaving.borrow();
+        leaving.iter().filter(|p| p.own() == Some(line.own) && !p.is_over()).count()
     }
 
-    /// Everybody looks again: nobody stands in the line any more.
+    /// Everybody looks again: nobody stands in a line any more.
     pub(crate) fn disperse(&self) {
-        self.line.take();
+        self.lines.iter().for_each(Line::disperse);
     }
 
     /// Takes a pipeline out of its lane: the requests in it are answered, others get the new one that
@@ -317,9 +302,8 @@ impl Link {
             due.iter().for_each(|pipeline| pipeline.release());
             self.leaving.borrow_mut().retain(|p| !p.is_over());
         }
-        if !self.line.borrow().is_empty() || !self.called.borrow().is_empty() {
-            self.call_next();
-        }
+        let lines = self.lines.iter().filter(|line| !line.is_empty());
+        lines.for_each(|line| line.call_next(self.busy(line)));
     }
 
     fn tick_pipelines(&self, now_us: u32, policy: &Policy) {

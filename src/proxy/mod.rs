@@ -21,6 +21,7 @@ mod gate;
 mod http;
 mod inflight;
 mod input;
+mod line;
 mod link;
 mod listener;
 mod pipeline;

@@ -55,6 +55,8 @@ pub(crate) struct State {
     pub(super) stalled: bool,
     /// They wait for another topology, or for their turn to be streamed.
     pub(super) waits: bool,
+    /// Since when they wait for a connection of their own.
+    pub(crate) turn_since_us: Option<u32>,
     /// Keys that retrievals of many asked for since nothing was under way.
     pub(crate) keys_asked: usize,
     /// How large its replies are, on a moving average, and what came of the present one.
@@ -110,6 +112,7 @@ impl Session {
             broken: false,
             stalled: false,
             waits: false,
+            turn_since_us: None,
             keys_asked: 0,
             reply_bytes: REPLY_GUESS,
             piece_bytes: 0,
@@ -328,6 +331,9 @@ impl Session {
                     break;
                 }
             }
+        }
+        if !state.waits {
+            state.turn_since_us = None;
         }
         used
     }

@@ -47,6 +47,9 @@ impl Session {
         // The head's reply may have begun, and then those behind it have to be looked at again.
         let is_owed = !state.out.is_empty() || !state.window.is_empty() || state.waits;
         let next = if is_owed { Some(next.unwrap_or(stall_us).min(stall_us)) } else { next };
+        let turn = state.waits.then(|| self.turn_left(state, now_us)).flatten();
+        let next =
+            turn.filter(|left| *left > 0).map_or(next, |left| Some(next.map_or(left, |next| next.min(left))));
         let next = self
             .idle_left(state, now_us, is_owed, idle_us)
             .map_or(next, |left| Some(next.map_or(left, |next| next.min(left))));
@@ -54,7 +57,30 @@ impl Session {
             self.watch(state, after_us);
         }
         drop(guard);
+        if turn == Some(0) {
+            // It is refused.
+            self.go_on();
+        }
         self.mark_dirty();
+    }
+
+    /// How much longer it may wait for a connection of its own; none when it does not wait for one.
+    fn turn_left(&self, state: &State, now_us: u32) -> Option<u32> {
+        let waited_us = now_us.wrapping_sub(state.turn_since_us?);
+        let deadline_us = self.pool.policy().deadline.as_micros().min(1 << 30) as u32;
+        Some(deadline_us.saturating_sub(waited_us))
+    }
+
+    /// It has to wait for a connection of its own; false when it has waited for as long as it may.
+    #[cold]
+    pub(crate) fn may_stand(self: &Rc<Self>, state: &mut State) -> bool {
+        let now_us = self.pool.worker.clock.now_us();
+        state.turn_since_us.get_or_insert(now_us);
+        let left_us = self.turn_left(state, now_us).unwrap_or_default();
+        if left_us > 0 {
+            self.watch(state, left_us);
+        }
+        left_us > 0
     }
 
     /// When the client will have been idle for as long as it may; none when it may for ever. One that is idle

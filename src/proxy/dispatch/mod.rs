@@ -12,6 +12,7 @@ pub(crate) use resp::table;
 
 use super::{
     dialect::{Begun, Decoder, is_silent},
+    line::Own,
     link::Link,
     pipeline::{Content, Expect, Full, Pipeline},
     pool::Bound,
@@ -277,10 +278,29 @@ impl Sending<'_> {
     ) -> Result<(), Refused> {
         let link = &self.bound.links[index];
         let at = privates.iter().position(|(of, _)| *of == index).unwrap_or_else(|| {
-            privates.push((index, link.private(&self.session.pool.worker, state.client.version)));
+            let worker = &self.session.pool.worker;
+            privates.push((index, link.private(worker, state.client.version, Own::Retrieval)));
             privates.len() - 1
         });
         privates[at].1.append(expect, frame, link).map_err(|full| not_taken(link, full))
+    }
+
+    /// Whether a request may have a connection of its own to each of these nodes now; else its session is told when
+    /// to ask again, and refused in the end.
+    fn has_turn(&self, state: &mut State, nodes: &[usize], own: Own) -> Result<bool, Refused> {
+        let links = nodes.iter().map(|index| &self.bound.links[*index]);
+        if let Some(full) = links.clone().find(|link| !link.is_turn(self.session, own)) {
+            if self.session.may_stand(state) {
+                full.line(own).stand(self.session);
+                return Ok(false);
+            }
+            full.line(own).leave(self.session);
+            state.turn_since_us = None;
+            return Err(not_taken(full, Full::Crowded));
+        }
+        links.for_each(|link| link.line(own).leave(self.session));
+        state.turn_since_us = None;
+        Ok(true)
     }
 
     #[inline]
@@ -398,10 +418,20 @@ impl Sending<'_> {
         bytes: &[u8],
     ) -> Result<Rc<Pipeline>, Begun> {
         let link = &self.bound.links[index];
-        if !link.admits(self.session) {
-            return Err(Begun::Full);
+        let (worker, version) = (&self.session.pool.worker, state.client.version);
+        match self.has_turn(state, &[index], Own::Upload) {
+            Ok(true) => {}
+            Ok(false) => return Err(Begun::Full),
+            Err(refused) => {
+                self.session.pool.block().refuse(refused.reason);
+                let line = self.session.error_line(&refused.text);
+                let seq = state.window.push(self.slot());
+                state.window.fail(seq, 0, &line, Outcome::Refused);
+                // Nothing is sent: what comes of it is passed over.
+                return Ok(Pipeline::private(link, worker, version, Own::Upload));
+            }
         }
-        let pipeline = link.private(&self.session.pool.worker, state.client.version);
+        let pipeline = link.private(worker, version, Own::Upload);
         let seq = state.window.push(self.slot());
         let expect = Expect { tries: 0, read_only: false, ..self.expect(seq, 0, true) };
         pipeline.open(self.session.clone(), key);
@@ -489,6 +519,7 @@ fn append(
 fn not_taken(link: &Link, full: Full) -> Refused {
     let (reason, why) = match full {
         Full::Overload => (Reason::Overload, "too many requests wait for it"),
+        Full::Crowded => (Reason::Overload, "too many large requests are on their way to it"),
         Full::Unreachable => {
             link.block().unserved.add(1);
             (Reason::NoOwner, link.why_unreachable())

@@ -10,11 +10,12 @@ use std::{borrow::Cow, rc::Rc};
 
 use super::{
     super::{
+        line::Own,
         pool::Bound,
         session::{Session, State},
         window::{JointKind, Reply},
     },
-    Dispatched, Lane, Parts, Sending, Several, Share,
+    Dispatched, Lane, Parts, Refused, Sending, Several, Share,
     memcache::{NOTHING, bounded, due_us, not_sent, sending},
 };
 use crate::{
@@ -54,6 +55,15 @@ pub(super) fn keys(
     if is_large && !state.window.is_empty() {
         return Dispatched::DrainFirst;
     }
+    let private = parts.as_deref().ok().filter(|_| is_large);
+    match private.map_or(Ok(true), |parts| has_turn(&to, state, parts)) {
+        Ok(true) => {}
+        Ok(false) => return Dispatched::Wait,
+        Err(refused) => {
+            not_sent(&to, state, refused, None);
+            return Dispatched::Done;
+        }
+    }
     state.keys_asked = asked;
     let sent = parts.and_then(|parts| match parts.as_slice() {
         [part] if !to.is_away(part.index) => {
@@ -76,6 +86,15 @@ pub(super) fn keys(
         Err(refused) => not_sent(&to, state, refused, Some(Cow::Borrowed(NOTHING))),
     }
     Dispatched::Done
+}
+
+/// Whether the parts that need a connection of their own may have one.
+fn has_turn(to: &Sending<'_>, state: &mut State, parts: &[Share]) -> Result<bool, Refused> {
+    let own = parts.iter().filter(|part| part.lane == Lane::Private && !to.is_away(part.index));
+    let mut nodes: Vec<usize> = own.map(|part| part.index).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    if nodes.is_empty() { Ok(true) } else { to.has_turn(state, &nodes, Own::Retrieval) }
 }
 
 /// How long a line may be for others to wait behind it.

@@ -1,14 +1,14 @@
 //! The task of a pipeline: it makes the connection, serves it until it ends, and makes another one
 //! while somebody waits.
 
-use std::{rc::Rc, time::Duration};
+use std::{mem::forget, rc::Rc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
 use super::{
     super::{
         connect::{self, ConnectError, Connection},
-        gate::spread,
+        gate::{Token, spread},
         link::Link,
     },
     End, Pipeline, State,
@@ -22,11 +22,13 @@ pub(super) async fn drive(pipeline: Rc<Pipeline>, link: Rc<Link>) {
         let standing = link.standing.borrow().clone();
         // One large request runs no script.
         let lessons = if pipeline.is_streamed() { Default::default() } else { link.scripts.lessons() };
-        // A large request has its connection to itself, and is not held up by others that connect.
-        let wait = if pipeline.is_streamed() { Duration::ZERO } else { link.gate.pass(Instant::now()) };
+        // A large request has its connection to itself: it is not held up by others that connect, nor holds them up.
+        let wait = if pipeline.own().is_some() { Duration::ZERO } else { link.gate.pass(Instant::now()) };
         if !wait.is_zero() {
+            // Who gives up has borrowed nothing, so that the gate owes no more than those wait for who are there.
+            let token = Token(&link.gate);
             tokio::select! {
-                () = sleep(spread(wait)) => {}
+                () = sleep(spread(wait)) => forget(token),
                 () = pipeline.given_up() => return,
             }
         }

@@ -33,6 +33,7 @@ use super::{
     dispatch::NOBODY,
     essential::essential,
     inflight::{Fate, InFlight},
+    line::Own,
     link::{Link, count_unbounded, in_doubt, overtaken, repeatable},
     sampler::Cost,
     session::Session,
@@ -86,6 +87,8 @@ pub(crate) enum Content<'a> {
 pub(crate) enum Full {
     /// A bound is reached.
     Overload,
+    /// Too many requests have a connection of their own.
+    Crowded,
     /// The node can't be connected to.
     Unreachable,
 }
@@ -116,6 +119,8 @@ pub(crate) struct Pipeline {
     gathered: Cell<bool>,
     /// Closes when its queue is empty.
     retired: Cell<bool>,
+    /// One request has it to itself.
+    own: Option<Own>,
     /// A session still adds to its last request.
     feeder: RefCell<Option<Rc<Session>>>,
     /// Its one request is streamed: not kept whole, never repeated.
@@ -129,10 +134,22 @@ pub(crate) struct Pipeline {
 impl Pipeline {
     pub(crate) fn new(link: &Rc<Link>, worker: &Rc<Worker>, version: Version) -> Rc<Pipeline> {
         let protocol = link.standing.borrow().policy.protocol;
-        Pipeline::make(Rc::downgrade(link), worker, protocol, version)
+        Pipeline::make(Rc::downgrade(link), worker, protocol, version, None)
     }
 
-    fn make(link: Weak<Link>, worker: &Rc<Worker>, protocol: Protocol, version: Version) -> Rc<Pipeline> {
+    /// One that a request is to have to itself.
+    pub(crate) fn private(link: &Rc<Link>, worker: &Rc<Worker>, version: Version, own: Own) -> Rc<Pipeline> {
+        let protocol = link.standing.borrow().policy.protocol;
+        Pipeline::make(Rc::downgrade(link), worker, protocol, version, Some(own))
+    }
+
+    fn make(
+        link: Weak<Link>,
+        worker: &Rc<Worker>,
+        protocol: Protocol,
+        version: Version,
+        own: Option<Own>,
+    ) -> Rc<Pipeline> {
         let core = Core {
             state: State::Idle,
             queue: InFlight::default(),
@@ -161,6 +178,7 @@ impl Pipeline {
             scheduled: Cell::new(false),
             gathered: Cell::new(false),
             retired: Cell::new(false),
+            own,
             feeder: RefCell::default(),
             upload: RefCell::default(),
             aside: RefCell::default(),
@@ -170,7 +188,12 @@ impl Pipeline {
 
     /// Another pipeline of the same kind.
     pub(crate) fn fresh(&self) -> Rc<Pipeline> {
-        Pipeline::make(self.link.clone(), &self.worker, self.protocol, self.version)
+        Pipeline::make(self.link.clone(), &self.worker, self.protocol, self.version, None)
+    }
+
+    /// What for a request has it to itself; none when it is shared.
+    pub(crate) fn own(&self) -> Option<Own> {
+        self.own
     }
 
     /// Appends a request; it is written when the pipeline's task runs, with all others of this

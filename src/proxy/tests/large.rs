@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    metrics::{Class, Outcome},
+    metrics::{Class, Outcome, Reason},
     topology::OnReturn,
 };
 
@@ -165,6 +165,44 @@ fn large_requests_that_are_announced() {
         }
         assert!(world.is_innocent("a"));
         until("nothing is in flight", || world.node("a").blocks[0].in_flight.value() == 0).await;
+    });
+}
+
+/// Whose turn to send a large request does not come within the deadline is refused; what comes of the request is
+/// passed over, and the session goes on.
+#[test]
+fn a_turn_that_does_not_come() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], Policy { deadline: Duration::from_secs(1), ..patient() });
+        let request = frame(&[b"SET", b"k", &vec![b'x'; 2 * MIB]]);
+        let mut others = Vec::new();
+        for _ in 0..32 {
+            let mut client = world.client().await;
+            client.sends_raw(&request[..50_000]).await;
+            others.push((client, a.accepts().await));
+        }
+        let mut client = world.client().await;
+        client.sends_raw(&request[..50_000]).await;
+        let refusal = format!("-ERR {}: too many large requests are on their way to it\r\n", a.describe());
+        client.gets(&refusal).await;
+        client.sends_raw(&request[50_000..]).await;
+        client.sends(&["PING"]).await;
+        client.gets("+PONG\r\n").await;
+        // The next one has a deadline of its own, within which a place comes free.
+        client.sends_raw(&request[..50_000]).await;
+        let (mut first, mut peer) = others.remove(0);
+        tokio::join!(first.sends_raw(&request[50_000..]), peer.gets_raw(&request));
+        peer.says("+OK\r\n").await;
+        first.gets("+OK\r\n").await;
+        let mut private = a.accepts().await;
+        tokio::join!(client.sends_raw(&request[50_000..]), private.gets_raw(&request));
+        private.says("+OK\r\n").await;
+        client.gets("+OK\r\n").await;
+        client.ends().await;
+        let refused = &world.pool.blocks[0].refusals[Reason::Overload as usize];
+        assert_eq!(refused.value(), 1);
+        assert!(world.is_innocent("a"));
     });
 }
 

@@ -202,6 +202,53 @@ fn a_long_retrieval_keeps_nobody_waiting() {
     });
 }
 
+/// Of large retrievals so many have a connection at once, and the others wait for their turn; small ones wait for
+/// none of them.
+#[test]
+fn many_large_retrievals() {
+    const MOST: usize = 32;
+    play(async {
+        let node = ScriptedNode::new("a").await;
+        let world = World::new(&[&node], memcached());
+        let keys = numbered(5000);
+        let line = format!("get {}\r\n", keys.join(" "));
+        let (mut clients, mut peers, mut read) = (Vec::new(), Vec::new(), 0);
+        for at in 0..MOST + 1 {
+            let mut client = world.client().await;
+            client.sends_raw(line.as_bytes()).await;
+            read += line.len() as u64;
+            until("it is read", || world.pool.blocks[0].bytes_in.value() == read).await;
+            clients.push(client);
+            if at < MOST {
+                peers.push(node.accepts().await);
+            }
+        }
+        let mut other = world.client().await;
+        other.sends_raw(b"get other\r\n").await;
+        let mut shared = node.accepts().await;
+        shared.gets_raw(b"get other\r\n").await;
+        shared.says("END\r\n").await;
+        other.gets("END\r\n").await;
+        let lines = short_lines(&mut peers[0], "get", &keys).await;
+        peers[0].says("END\r\n".repeat(lines.len())).await;
+        clients[0].gets("END\r\n").await;
+        peers.push(node.accepts().await);
+        let mut rest = keys.as_slice();
+        let mut line = |count: &usize| {
+            let (here, behind) = rest.split_at(*count);
+            rest = behind;
+            format!("get {}\r\n", here.join(" "))
+        };
+        let all: String = lines.iter().map(&mut line).collect();
+        for (client, peer) in clients.iter_mut().zip(&mut peers).skip(1) {
+            peer.gets_raw(all.as_bytes()).await;
+            peer.says("END\r\n".repeat(lines.len())).await;
+            client.gets("END\r\n").await;
+        }
+        assert!(world.is_innocent("a"));
+    });
+}
+
 /// A `gat` that memcached would take for no line is cut, and one that is long without many keys is written anew.
 #[test]
 fn a_long_gat_is_cut() {
