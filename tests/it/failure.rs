@@ -174,7 +174,8 @@ fn starts_without_some_nodes() {
     assert_ne!(nodes[3].cmd(&["DBSIZE"]), ":0\r\n");
 }
 
-/// `/readyz` is 503 while no node of a pool answers at all, and 200 as soon as one does.
+/// `/readyz` is 503 while no node of a pool answers at all, and 200 as soon as one does; metrics say the same, and of
+/// each request that is refused meanwhile which class it was of and that a node left it unserved.
 #[test]
 fn readiness_says_when_nothing_serves() {
     let mut nodes = Redis::several(2);
@@ -183,9 +184,17 @@ fn readiness_says_when_nothing_serves() {
     until(SOON, "it is not ready", || ringway.http("/readyz").0 == 503);
     assert!(ringway.http("/readyz").1.contains("cache"), "it names the pool");
     assert_eq!(ringway.http("/healthz").0, 200);
+    assert_eq!(ringway.metric("ringway_pool_serves", &[]), 0.0);
+    let mut client = ringway.client();
+    for i in 0..40 {
+        let told = client.cmd(&["GET", &format!("key:{i}")]);
+        assert!(told.starts_with("-ERR node "), "{told}");
+    }
+    let refused = ringway.metric("ringway_requests_total", &[("class", "read"), ("outcome", "refused")]);
+    assert_eq!((refused, ringway.metric("ringway_node_unserved_requests_total", &[])), (40.0, 40.0));
     nodes[0].restart_empty();
     until(SOON, "it is ready", || ringway.http("/readyz").0 == 200);
-    let mut client = ringway.client();
+    assert_eq!(ringway.metric("ringway_pool_serves", &[]), 1.0);
     until(SOON, "it serves", || client.cmd(&["SET", "a", "1"]) == "+OK\r\n");
 }
 

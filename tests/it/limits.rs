@@ -364,6 +364,21 @@ fn sigterm_finishes_what_is_in_flight() {
     assert!(start.elapsed() < Duration::from_secs(8), "before drain_timeout: {:?}", start.elapsed());
 }
 
+/// With `drain_delay` a SIGTERM is first told by `/readyz` alone, while new clients are served as before; a second one
+/// ends that.
+#[test]
+fn a_drain_is_announced() {
+    let node = Redis::start();
+    let (mut ringway, mut client) = Ringway::serve(Config::of([&node]).top("drain_delay: 1h")).into_client();
+    assert_eq!(ringway.http("/readyz").0, 200);
+    signal("TERM", ringway.pid());
+    until(SOON, "it is told", || ringway.http("/readyz").0 == 503);
+    assert_eq!(client.cmd(&["SET", "a", "1"]), "+OK\r\n");
+    assert_eq!(ringway.client().cmd(&["GET", "a"]), "$1\r\n1\r\n", "a new client");
+    assert_eq!(ringway.terminate().0.code(), Some(0));
+    assert_eq!(client.rest().expect("it is closed"), "");
+}
+
 /// A request that never ends does not keep ringway longer than `drain_timeout`.
 #[test]
 fn draining_has_an_end() {
