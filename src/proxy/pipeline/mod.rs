@@ -450,7 +450,7 @@ impl Pipeline {
     }
 
     /// Whether the first write waits for one more look at the sockets: what other clients have sent meanwhile goes out
-    /// with it. A look costs a tenth of a write, and under load saves one in four.
+    /// with it.
     fn gathers(&self, cx: &mut Context<'_>) -> bool {
         if self.is_streamed() || self.gathered.replace(true) {
             self.gathered.set(false);
