@@ -130,7 +130,7 @@ impl App {
         let accepting = Thread::start("accept")?;
         let embedded = Arc::new(EmbeddedNodes::default());
         let memory = Arc::new(Memory::new(settings.buffered_bytes));
-        let (worker_threads, orders) = start_workers(settings.workers, &memory)?;
+        let (worker_threads, orders) = start_workers(&settings, &memory)?;
         let found = embedded.clone();
         let ids = membership::IdSource::default();
         let lag = Lag::new();
@@ -282,13 +282,13 @@ const SETTLE_MAX: Duration = Duration::from_millis(500);
 
 /// The threads of the data plane, and the ways to them.
 fn start_workers(
-    count: usize,
+    settings: &Settings,
     memory: &Arc<Memory>,
 ) -> Result<(Vec<Thread>, Vec<mpsc::UnboundedSender<Order>>), AppError> {
     let (mut threads, mut orders) = (Vec::new(), Vec::new());
-    for index in 0..count {
+    for index in 0..settings.workers {
         let (sender, receiver) = mpsc::unbounded_channel::<Order>();
-        threads.push(Thread::worker(index, memory.clone(), receiver)?);
+        threads.push(Thread::worker(index, memory.clone(), settings.coalesce, receiver)?);
         orders.push(sender);
     }
     Ok((threads, orders))

@@ -77,9 +77,9 @@ impl App {
         }
         self.close_missing(&settings.pools);
         self.embedded.keep(&pools);
-        let workers = before.workers;
+        let (workers, coalesce) = (before.workers, before.coalesce);
         let (admin, buffered_bytes) = (before.admin, before.buffered_bytes);
-        self.lock().settings = Settings { workers, admin, buffered_bytes, pools, ..settings };
+        self.lock().settings = Settings { workers, coalesce, admin, buffered_bytes, pools, ..settings };
         self.keep_descriptors();
         self.show_pools();
         Ok(done)
@@ -175,6 +175,7 @@ fn other_protocol(spec: &PoolSpec, old: &PoolSpec) -> String {
 fn needs_restart(before: &Settings, after: &Settings) -> Vec<&'static str> {
     let changed = [
         ("workers", before.workers != after.workers),
+        ("coalesce", before.coalesce != after.coalesce),
         ("admin.listen", before.admin != after.admin),
         ("buffered_bytes", before.buffered_bytes != after.buffered_bytes),
         ("incidents", before.incidents != after.incidents),

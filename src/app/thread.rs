@@ -43,10 +43,11 @@ impl Thread {
         Ok(Thread { handle, stop: Some(stop), ended, thread: Some(thread) })
     }
 
-    /// A data worker.
+    /// A data worker; when it is busy it coalesces.
     pub(super) fn worker(
         index: usize,
         memory: Arc<Memory>,
+        coalesces: bool,
         orders: mpsc::UnboundedReceiver<Order>,
     ) -> Result<Thread, AppError> {
         let what = format!("worker-{index}");
@@ -57,6 +58,9 @@ impl Thread {
             // The runtime can't leave the thread that makes it.
             let mut builder = Builder::new_current_thread();
             builder.enable_all().on_thread_unpark(proxy::woke);
+            if coalesces {
+                builder.on_thread_park(proxy::before_wait());
+            }
             match builder.build_local(LocalOptions::default()) {
                 Err(error) => drop(started.send(Err(error))),
                 Ok(runtime) => {

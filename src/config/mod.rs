@@ -50,6 +50,8 @@ const OWN_DESCRIPTORS_OF_A_WORKER: usize = 4;
 pub struct Settings {
     /// Threads of the data plane.
     pub workers: usize,
+    /// Whether a busy one pauses, to find more at once.
+    pub coalesce: bool,
     /// How long a drain waits for what is in flight.
     pub drain_timeout: Duration,
     /// How long before that `/readyz` says that the process goes, while clients are served as before.
@@ -122,6 +124,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             workers: resolve::cores(),
+            coalesce: true,
             drain_timeout: Duration::from_secs(10),
             drain_delay: Duration::ZERO,
             buffered_bytes: 1 << 30,

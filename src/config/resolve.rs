@@ -42,6 +42,7 @@ pub(super) fn resolve(text: &str, origin: &str, around: &Surroundings<'_>) -> Re
 fn settings(mut root: Section<'_>, around: &Surroundings<'_>) -> Settings {
     let mut settings = Settings::default();
     root.read("workers", &mut settings.workers, number(1..=WORKERS_MAX));
+    root.read("coalesce", &mut settings.coalesce, switch);
     root.read("drain_timeout", &mut settings.drain_timeout, duration(0..=HOUR_MS));
     root.read("drain_delay", &mut settings.drain_delay, duration(0..=HOUR_MS));
     root.read("buffered_bytes", &mut settings.buffered_bytes, size(1 << 20..=1 << 40));

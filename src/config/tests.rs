@@ -153,6 +153,7 @@ fn key_paths(tree: &serde_yaml::Value, path: &str, keys: &mut Vec<String>) {
 /// Every key with a value that is not its default (passwords have tests of their own).
 const EVERY_KEY: &str = "
 workers: 3
+coalesce: false
 drain_timeout: 11s
 drain_delay: 12s
 buffered_bytes: 2GiB
@@ -372,12 +373,22 @@ fn every_policy() -> Policy {
 /// Every key reaches its own setting.
 #[test]
 fn every_key() {
-    let Settings { workers, drain_timeout, drain_delay, buffered_bytes, reload, admin, incidents, pools } =
-        resolved(EVERY_KEY).expect("fine").settings;
+    let Settings {
+        workers,
+        coalesce,
+        drain_timeout,
+        drain_delay,
+        buffered_bytes,
+        reload,
+        admin,
+        incidents,
+        pools,
+    } = resolved(EVERY_KEY).expect("fine").settings;
     let log = IncidentLog { file: Some("/var/log/incidents.json".into()), file_bytes_max: 1 << 20 };
     assert_eq!(incidents, log);
     let ms = Duration::from_millis;
-    assert_eq!((workers, drain_timeout, buffered_bytes), (3, ms(11_000), 2 << 30));
+    assert_eq!((workers, coalesce), (3, false));
+    assert_eq!((drain_timeout, buffered_bytes), (ms(11_000), 2 << 30));
     assert_eq!(drain_delay, ms(12_000));
     assert_eq!((reload.max_share, reload.watch, reload.flush_new), (0.11, true, true));
     assert_eq!(admin.listen.to_string(), "127.0.0.1:9401");

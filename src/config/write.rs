@@ -22,8 +22,17 @@ use crate::{
 
 /// Every setting in force as YAML, without passwords.
 pub fn to_yaml(settings: &Settings) -> String {
-    let Settings { workers, drain_timeout, drain_delay, buffered_bytes, reload, admin, incidents, pools } =
-        settings;
+    let Settings {
+        workers,
+        coalesce,
+        drain_timeout,
+        drain_delay,
+        buffered_bytes,
+        reload,
+        admin,
+        incidents,
+        pools,
+    } = settings;
     let file = incidents.file.as_ref().map(|file| file.display().to_string());
     let bytes_max = usize::try_from(incidents.file_bytes_max).unwrap_or(usize::MAX);
     let incidents = map([("file", optional(file)), ("file_bytes_max", size_text(bytes_max).into())]);
@@ -34,6 +43,7 @@ pub fn to_yaml(settings: &Settings) -> String {
     ]);
     let tree = map([
         ("workers", (*workers as u64).into()),
+        ("coalesce", (*coalesce).into()),
         ("drain_timeout", duration_text(*drain_timeout).into()),
         ("drain_delay", duration_text(*drain_delay).into()),
         ("buffered_bytes", size_text(*buffered_bytes).into()),

@@ -64,8 +64,8 @@ fn describe() {
 pub(super) mod tests {
     use super::{
         super::table::{
-            DIAGNOSES, EJECTIONS, EJECTIONS_REFUSED, INCIDENTS_UNWRITTEN, LEFTOVERS, LEFTOVERS_FAILED,
-            RESTORES, WAITS,
+            COALESCED_WAITS, DIAGNOSES, EJECTIONS, EJECTIONS_REFUSED, INCIDENTS_UNWRITTEN, LEFTOVERS,
+            LEFTOVERS_FAILED, RESTORES, WAITS,
         },
         *,
     };
@@ -81,6 +81,7 @@ pub(super) mod tests {
                 .increment(1);
             ::metrics::counter!(EJECTIONS_REFUSED.name, "pool" => "p", "node" => "n").increment(1);
             ::metrics::counter!(WAITS.name, "pool" => "p", "what" => "return").increment(1);
+            ::metrics::counter!(COALESCED_WAITS.name).increment(1);
             ::metrics::counter!(INCIDENTS_UNWRITTEN.name).increment(1);
             ::metrics::counter!(LEFTOVERS_FAILED.name, "pool" => "p", "node" => "n").increment(1);
             ::metrics::counter!(LEFTOVERS.name, "pool" => "p", "node" => "n").increment(1);

@@ -157,6 +157,8 @@ table! {
         "Reloads of the configuration: ok, invalid, refused with all of the file, or partly in force";
     MOVED_SHARE = Facade Histogram "ringway_moved_share" ["pool"] "ratio":
         "Share of the key space that changed its owner, one sample for each epoch";
+    COALESCED_WAITS = Facade Counter "ringway_coalesced_waits_total" [] "waits":
+        "Times that a busy worker paused before it looked at its sockets, so that it found more there at once";
     BUILD_INFO = Process Gauge "ringway_build_info" ["version"] "boolean":
         "Always 1: the version is in the label";
     START_TIME = Process Gauge "process_start_time_seconds" [] "seconds":

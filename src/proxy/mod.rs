@@ -8,9 +8,11 @@
 //!
 //! A worker is one thread. Its sessions and pipelines are tasks of one runtime that run in the
 //! order in which they were woken: a pipeline that was woken by the first request appended to it
-//! runs after every client that was ready in the same turn, so requests batch by themselves.
+//! runs after every client that was ready in the same turn, so requests batch by themselves; a busy
+//! worker has longer turns (`coalesce`).
 
 mod clock;
+mod coalesce;
 mod connect;
 mod dialect;
 mod dispatch;
@@ -39,6 +41,7 @@ mod window;
 mod worker;
 
 pub use clock::woke;
+pub use coalesce::before_wait;
 pub use essential::essential;
 pub use facts::Registry;
 pub use listener::{Workers, accept};

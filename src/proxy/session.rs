@@ -162,7 +162,7 @@ impl Session {
             self.waker.replace(Some(cx.waker().clone()));
         }
         let worker = &self.pool.worker;
-        worker.clock.begin_batch();
+        worker.begin_batch();
         if !self.state.borrow().out.is_empty() {
             self.flush();
         }

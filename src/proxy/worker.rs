@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     clock::Clock,
+    coalesce,
     dialect::Decoder,
     essential::essential,
     facts, http,
@@ -231,6 +232,13 @@ impl Worker {
         }
     }
 
+    /// A task of this worker has something to do.
+    #[inline]
+    pub(crate) fn begin_batch(&self) {
+        coalesce::worked();
+        self.clock.begin_batch();
+    }
+
     /// Writes all sessions that have something to write.
     pub(crate) fn flush_dirty(&self) {
         if self.dirty.borrow().is_empty() {
@@ -301,7 +309,9 @@ impl Worker {
 
     fn tick(&self) {
         let now_us = self.clock.refresh();
-        let late_us = late_us(now_us, self.ticked_us.replace(now_us));
+        let ticked_us = self.ticked_us.replace(now_us);
+        coalesce::measure(now_us.wrapping_sub(ticked_us));
+        let late_us = late_us(now_us, ticked_us);
         self.late_us.set(late_us);
         self.stood.set(self.stood.get() + Duration::from_micros(late_us.into()));
         self.drop_closed();

@@ -28,6 +28,7 @@ use self::{
     upload::Upload,
 };
 use super::{
+    coalesce,
     connect::Connection,
     dialect::Replies,
     dispatch::NOBODY,
@@ -401,7 +402,7 @@ impl Pipeline {
             self.waker.replace(Some(cx.waker().clone()));
         }
         self.scheduled.set(false);
-        self.worker.clock.begin_batch();
+        self.worker.begin_batch();
         if self.core.borrow().state == State::Over {
             return Poll::Ready(End::Evicted);
         }
@@ -510,7 +511,9 @@ impl Pipeline {
         let core = &mut *core;
         let held_us = now_us.wrapping_sub(std::mem::replace(&mut core.progress_us, now_us));
         (core.heard, core.fruitless_us, core.attempts) = (true, None, 0);
+        let done = core.queue.done();
         let cut = core.hand_out(chunk, (now_us, held_us), link, &mut answered, &mut slow);
+        coalesce::replied(core.queue.done() - done);
         core.stalled_us = None;
         if answered {
             link.node.evidence.good();
