@@ -257,7 +257,7 @@ impl Scene {
         match &probe.answer {
             Answer::Serves(wrong) => {
                 chart.wrong.clone_from(wrong);
-                chart.heard = Some(probe.ended);
+                (chart.heard, chart.spoke) = (Some(probe.ended), Some(probe.ended));
                 chart.round_trip = Some(probe.ended - probe.started);
                 chart.answers(probe.ended, probe.took);
                 // Traffic may have seen more meanwhile.
@@ -269,6 +269,9 @@ impl Scene {
                 chart.said = Some(text.as_str().into());
                 if !probe.symptom.is_silence() && probe.symptom != Symptom::Unresolved {
                     chart.heard = Some(probe.ended);
+                }
+                if probe.symptom.is_speech() {
+                    chart.spoke = Some(probe.ended);
                 }
                 if chart.fails(probe.ended, probe.symptom.is_silence()) {
                     seen.look(probe.ended);
@@ -337,7 +340,7 @@ impl Seen {
         for chart in self.charts.values_mut() {
             let answered = answered(&chart.node);
             if answered > chart.answered {
-                chart.heard = chart.heard.max(last);
+                (chart.heard, chart.spoke) = (chart.heard.max(last), chart.spoke.max(last));
             }
             chart.answered = answered;
         }

@@ -3,7 +3,10 @@
 //!
 //! | the node | the others, of all pools | |
 //! |---|---|---|
-//! | answered, if only to refuse | | the verdict stands |
+//! | said what is wrong with it | | the verdict stands |
+//! | refuses connections, or breaks them | it is on this machine, no other host is known, or another node answers | the verdict stands |
+//! | the same | all others refuse as well, or are silent, on two hosts or more: a firewall answers for them | withheld: link |
+//! | the same | nobody has answered since, and some were not heard of | they are asked at once, for the time of a probe |
 //! | is silent | this process was not run itself for [`STALL_MIN`] or more | withheld: starved |
 //! | is silent | it is on this machine, or no other host is known | the verdict stands: no link is in doubt |
 //! | is silent | more than half of all nodes are silent, on two hosts or more | withheld: link |
@@ -16,8 +19,8 @@
 //! | has a name that the resolver does not answer for | it answers for none | withheld: dns |
 //! | the same | it answers for another | the verdict stands |
 //!
-//! *Silent* are timeouts and addresses that can't be reached. A refused connection is an answer: the host
-//! is there. Nodes on this machine have no link and are not counted.
+//! *Silent* are timeouts and addresses that can't be reached. For what is silent a refused connection is an answer:
+//! the host is there. Nodes on this machine have no link and are not counted.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -45,6 +48,8 @@ pub enum Shows {
     Losses,
     /// It is silent, too.
     Silence,
+    /// It refuses connections or breaks them, too.
+    Refusal,
     /// Nobody has asked it since.
     Nothing,
 }
@@ -93,6 +98,8 @@ pub enum Judgement {
 pub enum Charge {
     /// It answered, and what it answered is held against it.
     Answer,
+    /// Its connections are refused, or break.
+    Refusal,
     /// It answers nothing.
     Silence,
     /// It leaves too many requests unanswered.
@@ -118,6 +125,13 @@ pub struct Accusation {
     pub cut: Option<(Fault, Duration)>,
 }
 
+impl Accusation {
+    /// Whether the others may still be asked.
+    fn is_in_time(&self) -> bool {
+        self.asked < (self.patience + ASK_SLACK).min(ASK_MAX)
+    }
+}
+
 /// What the resolver said when it was last asked for a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -134,6 +148,9 @@ pub fn judge<'a>(accused: &Accusation, witnesses: impl IntoIterator<Item = Witne
     if accused.charge == Charge::Answer {
         return Judgement::Stands;
     }
+    if accused.charge == Charge::Refusal {
+        return judge_refusal(accused, witnesses);
+    }
     if accused.stalled >= STALL_MIN {
         return Judgement::Withheld(Fault::Starved);
     }
@@ -148,7 +165,7 @@ pub fn judge<'a>(accused: &Accusation, witnesses: impl IntoIterator<Item = Witne
         hosts.insert(witness.host);
         match witness.shows {
             Shows::Answer => continue,
-            Shows::Silence => silent += 1,
+            Shows::Silence | Shows::Refusal => silent += 1,
             // A way that loses some lets some through: what has said nothing for so long is not behind such a one.
             Shows::Losses if is_mute => continue,
             Shows::Losses => losing += 1,
@@ -174,11 +191,33 @@ pub fn judge<'a>(accused: &Accusation, witnesses: impl IntoIterator<Item = Witne
     // Of a link that loses packets not all nodes have lost some yet.
     let may_become =
         unheard > 0 && 2 * (silent + losing + unheard) > all || losing > 0 && silent_hosts.len() > 1;
-    let is_in_time = accused.asked < (accused.patience + ASK_SLACK).min(ASK_MAX);
-    if may_become && is_in_time && accused.charge == Charge::Silence {
+    if may_become && accused.is_in_time() && accused.charge == Charge::Silence {
         Judgement::Ask
     } else {
         Judgement::Stands
+    }
+}
+
+/// Judges a node that refuses. One that answers shows that the way is open; where nobody does, what refuses stands
+/// on the way, and who is ejected for it has nobody to go to.
+fn judge_refusal<'a>(accused: &Accusation, witnesses: impl IntoIterator<Item = Witness<'a>>) -> Judgement {
+    if !accused.is_remote {
+        return Judgement::Stands;
+    }
+    let (mut hosts, mut unheard) = (BTreeSet::new(), 0);
+    for witness in witnesses {
+        match witness.shows {
+            Shows::Answer | Shows::Losses => return Judgement::Stands,
+            Shows::Nothing => unheard += 1,
+            Shows::Silence | Shows::Refusal => {}
+        }
+        hosts.insert(witness.host);
+    }
+    match unheard {
+        _ if hosts.len() < 2 => Judgement::Stands,
+        0 => Judgement::Withheld(Fault::Link),
+        _ if accused.is_in_time() => Judgement::Ask,
+        _ => Judgement::Stands,
     }
 }
 
@@ -228,6 +267,7 @@ mod tests {
                 "a" => Shows::Answer,
                 "s" => Shows::Silence,
                 "l" => Shows::Losses,
+                "r" => Shows::Refusal,
                 _ => Shows::Nothing,
             },
         };
@@ -265,6 +305,32 @@ mod tests {
                 assert_eq!(judged(&accused, "h1 s h2 a h3 a"), expected, "{ago:?}");
             }
         }
+    }
+
+    /// What refuses everything stands on the way; one that answers shows that the way is open. Time says nothing of it,
+    /// however long this process stood still.
+    #[test]
+    fn a_link_that_refuses_ejects_nobody() {
+        use Judgement::{Ask, Stands, Withheld};
+        let refused = Accusation { charge: Charge::Refusal, ..SILENT };
+        for (witnesses, expected) in [
+            ("h1 r h2 r h3 r", Withheld(Fault::Link)),
+            ("h1 r h2 r h3 s", Withheld(Fault::Link)),
+            ("h1 r h2 r h3 a", Stands),
+            ("h1 r h2 r h3 l", Stands),
+            ("h1 r h2 - h3 -", Ask),
+            ("h1 r h2 - h3 a", Stands),
+            ("h1 r h1 r h1 r", Stands),
+            ("h1 r", Stands),
+        ] {
+            assert_eq!(judged(&refused, witnesses), expected, "{witnesses}");
+            let stalled = Accusation { stalled: STALL_MIN, ..refused };
+            assert_eq!(judged(&stalled, witnesses), expected, "{witnesses}");
+            let here = Accusation { is_remote: false, ..refused };
+            assert_eq!(judged(&here, witnesses), Stands, "{witnesses}");
+        }
+        let late = Accusation { asked: Duration::from_millis(800), ..refused };
+        assert_eq!(judged(&late, "h1 r h2 - h3 -"), Stands);
     }
 
     /// A link that loses packets is told from one that is cut by the nodes that go on answering now and then. Who

@@ -396,7 +396,11 @@ impl WorkerPool {
             return;
         }
         // What can write neither to a node that is cleaned, nor a key of it elsewhere, is not waited for.
-        let is_its_key = |hash: u64| is_fenced(&topology.nodes[topology.ring.first(hash)]);
+        // While others are away, keys of theirs are its own for now.
+        let may_hold =
+            |i: usize| is_fenced(&topology.nodes[i]) || topology.nodes[i].placement == Placement::Owns;
+        let holder = |hash: u64| topology.ring.first_where(hash, may_hold);
+        let is_its_key = |hash: u64| holder(hash).is_some_and(|i| is_fenced(&topology.nodes[i]));
         let mut marks = Vec::new();
         for link in bound.links.iter().chain(self.leaving.borrow().iter()) {
             let is_its_own = topology.nodes.iter().any(|e| e.node.id == link.node.id && is_fenced(e));

@@ -332,21 +332,23 @@ fn a_lossy_path_is_the_path() {
     load.stop();
 }
 
-/// A link that is cut: no node is ejected for it, however it shows, and one incident of the proxy says so;
+/// A link that is cut, or where a firewall refuses all: no node is ejected for it, however it shows, and one incident of the proxy says so;
 /// when it is whole again, that is over and everything goes on as before. A single host that vanishes is
 /// ejected all the same.
 #[test]
 fn a_cut_link_ejects_nobody() {
     let Some(network) = Network::start(4) else { return };
     let nodes = [0, 1, 2, 3].map(|host| Redis::inside(&network, host, 6379));
-    for is_used in [true, false] {
+    let (reject, reset) = ("-p tcp -j REJECT", "-p tcp -j REJECT --reject-with tcp-reset");
+    let all = [("-j DROP", true), ("-j DROP", false), (reject, false), (reset, true), (reset, false)];
+    for (rule, is_used) in all {
         let mut ringway = serve(Config::of(&nodes));
         let epoch = ringway.epoch();
         let load = is_used.then(|| load(&mut ringway));
         if let Some(load) = &load {
             load.run(300);
         }
-        network.rule("-j DROP");
+        network.rule(rule);
         located(&mut ringway, None, "proxy", "link");
         until(SOON, "all four are withheld", || {
             let steps = incidents(&mut ringway)[0]["timeline"].to_string();

@@ -107,6 +107,12 @@ impl Symptom {
     pub fn is_silence(self) -> bool {
         matches!(self, Symptom::Silent | Symptom::NoConnection | Symptom::Unreachable)
     }
+
+    /// Whether it answered with something that only who serves there can say.
+    pub fn is_speech(self) -> bool {
+        use Symptom::{Auth, Busy, Full, Garbage, Good, Loading, Status};
+        matches!(self, Good | Busy | Garbage | Auth | Loading | Full | Status)
+    }
 }
 
 /// Which process a node is, as it says itself.

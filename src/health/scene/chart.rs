@@ -54,6 +54,8 @@ pub(super) struct Chart {
     pub(super) is_silent: bool,
     /// Its last answer.
     pub(super) heard: Option<Instant>,
+    /// Its last answer that was no refusal, which something on the way may have given in its place.
+    pub(super) spoke: Option<Instant>,
     /// Requests that it had answered at the last look.
     pub(super) answered: u64,
     /// Until when it has to wait, as it comes and goes.
@@ -85,6 +87,7 @@ impl Chart {
             failed: None,
             is_silent: false,
             heard: None,
+            spoke: None,
             flaps_until: None,
             answered: answered(&entry.node),
             node: entry.node.clone(),
@@ -128,6 +131,7 @@ impl Chart {
         let unanswered = recent[Failure::Timeout as usize] + recent[Failure::ConnectTimeout as usize];
         match cause {
             Cause::Timeout | Cause::ConnectTimeout => Charge::Silence,
+            Cause::Refused | Cause::Lost => Charge::Refusal,
             Cause::FailureRate if 2 * unanswered > recent.iter().sum() => Charge::Losses,
             _ => Charge::Answer,
         }
@@ -157,11 +161,13 @@ impl Chart {
         is_first
     }
 
-    /// What it shows to one that is accused of failing since then.
-    pub(super) fn shows(&self, since: Instant) -> Shows {
-        match (self.heard, self.failing) {
-            (Some(heard), _) if heard >= since => Shows::Answer,
+    /// What it shows to one that is accused of this since then.
+    pub(super) fn shows(&self, since: Instant, charge: Charge) -> Shows {
+        let answer = if charge == Charge::Refusal { self.spoke } else { self.heard };
+        match (answer, self.failing) {
+            (Some(at), _) if at >= since => Shows::Answer,
             (_, Some(_)) if self.is_silent => Shows::Silence,
+            (_, Some(_)) if charge == Charge::Refusal => Shows::Refusal,
             _ => Shows::Nothing,
         }
     }

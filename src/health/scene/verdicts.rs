@@ -50,7 +50,8 @@ impl Scene {
             return Judgement::Moot;
         }
         // Requests for it that find no connection are no more than that.
-        if chart.awaits_its_name() && (charge != Charge::Answer || cause == Cause::Unresolved) {
+        let found_nobody = matches!(charge, Charge::Silence | Charge::Losses) || cause == Cause::Unresolved;
+        if chart.awaits_its_name() && found_nobody {
             return seen.judge_name(now, whose, asked);
         }
         let cut = seen.cut.map(|(fault, at)| (fault, now.saturating_duration_since(at)));
@@ -58,7 +59,7 @@ impl Scene {
         let mute = began.map(|(since, _)| now.saturating_duration_since(since));
         let is_remote = chart.is_remote;
         let accused = Accusation { charge, is_remote, stalled, asked, patience, mute, cut };
-        let witnesses = seen.witnesses(now, whose, chart);
+        let witnesses = seen.witnesses(now, whose, chart, charge);
         let now_alone = judge(&Accusation { cut: None, ..accused }, witnesses.iter().copied());
         let judgement = judge(&accused, witnesses);
         if let Judgement::Withheld(fault @ (Fault::Link | Fault::Lossy)) = now_alone {
@@ -77,10 +78,16 @@ impl Scene {
         let group = seen.group(|_, chart| chart.is_remote);
         let (_, stalled) = self.lag.since(before(now, WINDOW));
         let evidence = match fault {
-            Fault::Link => vec![format!(
-                "{} of {} nodes on other machines are silent, of all pools",
-                group.silent, group.nodes
-            )],
+            Fault::Link => vec![match group.failing - group.silent {
+                0 => format!(
+                    "{} of {} nodes on other machines are silent, of all pools",
+                    group.silent, group.nodes
+                ),
+                refuse => format!(
+                    "of {} nodes on other machines, of all pools, {refuse} refuse, {} are silent and none answers",
+                    group.nodes, group.silent
+                ),
+            }],
             Fault::Lossy => vec![format!(
                 "{} of {} nodes on other machines left something unanswered within 3 s, of all pools",
                 seen.charts.values().filter(|chart| chart.is_remote && chart.losses.is_recent(now)).count(),
@@ -155,15 +162,23 @@ impl Seen {
     }
 
     /// What the nodes behind the link show while one of them is accused.
-    fn witnesses<'a>(&'a self, now: Instant, whose: &'a Whose, accused: &'a Chart) -> Vec<Witness<'a>> {
+    fn witnesses<'a>(
+        &'a self,
+        now: Instant,
+        whose: &'a Whose,
+        accused: &'a Chart,
+        charge: Charge,
+    ) -> Vec<Witness<'a>> {
         let began = accused.failing.map_or(now, |(since, _)| since);
         let since = began.max(before(now, HEARD_WITHIN));
         // One that is silent for long has troubles of its own.
         let is_old = |chart: &Chart| chart.failing.is_some_and(|(since, _)| since + TOGETHER < began);
         let shows = |other: &Whose, chart: &Chart| match () {
+            () if charge == Charge::Refusal && other == whose => Shows::Refusal,
+            () if charge == Charge::Refusal => chart.shows(since, charge),
             () if chart.losses.is_mixed(now) => Shows::Losses,
             () if other == whose => Shows::Silence,
-            () => match chart.shows(since) {
+            () => match chart.shows(since, charge) {
                 Shows::Answer if chart.losses.is_beside(now, began) => Shows::Losses,
                 shows => shows,
             },

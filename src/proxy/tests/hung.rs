@@ -239,6 +239,33 @@ fn a_fence_waits_for_what_is_in_flight() {
     });
 }
 
+/// While a third node is away, its keys are those of the node that is back for now: a write of one of them is waited
+/// for, too, or it would land where nobody cleans any more.
+#[test]
+fn a_fence_waits_for_keys_that_it_keeps_for_another() {
+    play(async {
+        let (a, b, c) =
+            (ScriptedNode::new("a").await, ScriptedNode::new("b").await, ScriptedNode::new("c").await);
+        let world = World::new(&[&a, &b, &c], patient());
+        let [k] = world.keys(&["a", "b", "c"]);
+        world.eject("a");
+        world.eject("b");
+        let mut client = world.client().await;
+        client.sends(&["SET", &k, "v"]).await;
+        let mut to_c = c.accepts().await;
+        to_c.gets(&["SET", &k, "v"]).await;
+        world.place("b", fenced());
+        let revision = world.writer.current().revision;
+        let grace = || world.pool.graces[0].load(std::sync::atomic::Ordering::Acquire);
+        // Some ticks of the worker.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(grace() < revision, "a write is in flight");
+        to_c.says("+OK\r\n").await;
+        client.gets("+OK\r\n").await;
+        until("it is answered", || grace() >= revision).await;
+    });
+}
+
 /// A node that is back is not kept out by what can write none of its keys: half a large request, a script that takes
 /// its time, a read. A large request for one of its keys is waited for.
 #[test]
