@@ -188,10 +188,17 @@ fn fate(ordered: &Ordered, node: &str) -> Option<String> {
 fn cleaning(policy: &Policy) -> &'static str {
     match policy.on_return {
         OnReturn::Serve => "it serves what it has, old or not: on_return is serve",
+        OnReturn::Flush if policy.keeps_keys() => {
+            "its keys that others had meanwhile are deleted first, those that stay with it are kept: on_return is flush"
+        }
         OnReturn::Flush => "it is emptied first: on_return is flush",
         OnReturn::Ttl => "it waits until what it had has expired: on_return is ttl",
         OnReturn::Quarantine if policy.sole_writer => {
             "what was written elsewhere meanwhile is deleted on it first"
+        }
+        OnReturn::Quarantine if policy.keeps_keys() => {
+            "its keys that others had meanwhile are deleted first, as without sole_writer: true nobody knows which are \
+             old, those that stay with it are kept: on_return is quarantine"
         }
         OnReturn::Quarantine => {
             "it is emptied first, as without sole_writer: true nobody knows what is old: on_return is quarantine"

@@ -156,9 +156,15 @@ fn clean_only_own_nodes(pools: &mut [PoolSpec], unasked: &[Option<(Place, bool)>
         // Nobody reaches embedded nodes but through this process, and they have nothing to lose.
         let has_more = pools[i].nodes.iter().any(|node| node.address != Address::Embedded);
         if *is_unsaid && is_inexact && has_more {
-            let text = "says neither sole_writer nor on_return: a node that was away for a moment is emptied before \
-                        it serves again; write sole_writer: true if nobody else writes to the nodes, as other pools do \
-                        to a gutter's, or on_return: flush if that is meant";
+            let what = match policy.keeps_keys() {
+                true => "loses all keys that others had meanwhile",
+                false => "is emptied",
+            };
+            let text = format!(
+                "says neither sole_writer nor on_return: a node that was away for a moment {what} before it serves \
+                 again; write sole_writer: true if nobody else writes to the nodes, as other pools do to a gutter's, \
+                 or on_return: flush if that is meant"
+            );
             report.warn(place, text);
         }
     }

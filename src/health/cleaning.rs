@@ -42,8 +42,14 @@ impl Ward {
         let data = self.patients.get(&node).map_or(Data::Unknown, Patient::brings);
         match self.quarantine.plan(&topology, node, data) {
             Some(cleaning) => {
+                let is_long = cleaning.is_long();
                 let cleaner = self.cleanings.spawn(quarantine::clean(cleaning));
                 self.cleaners.insert(cleaner.id(), node);
+                if is_long {
+                    // Nobody writes these keys there before it is told that they are clean, fenced off or not.
+                    self.quarantine.strips(node);
+                    return vec![Change::NotCleaned { pool: topology.pool.clone(), node }];
+                }
             }
             None => self.quarantine.dropped(node),
         }
@@ -67,14 +73,20 @@ impl Ward {
         let (pool, node) = (topology.pool.clone(), cleaned.node);
         match cleaned.done {
             Ok(done) => {
-                let is_empty = matches!(done, Done::Emptied(_) | Done::WasEmpty);
+                let is_empty = matches!(done, Done::Emptied(_) | Done::Stripped(_) | Done::WasEmpty);
                 let below = if is_empty { LEVELS } else { cleaned.below };
                 let leftovers = is_empty || cleaned.leftovers;
                 // What is in a gutter is not looked for: it lives for a bounded time.
                 if leftovers && topology.policy.rehashes() {
                     self.sweep_after(node);
                 }
-                if let Done::Emptied(Some(keys @ 1..)) = done {
+                if let Done::Emptied(Some(keys @ 1..)) | Done::Stripped(keys @ 1..) = done {
+                    let what = match done {
+                        Done::Stripped(_) => {
+                            "of a node that is back all keys were deleted that others had meanwhile"
+                        }
+                        _ => "a node that is back was emptied",
+                    };
                     let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());
                     let why = match topology.policy.sole_writer {
                         false => "sole_writer: true would keep what is not old, if nobody else writes to it",
@@ -82,7 +94,7 @@ impl Ward {
                             "it is another process than before, or not all is known that was written elsewhere"
                         }
                     };
-                    tracing::warn!(%pool, node = name.as_deref(), keys, why, "a node that is back was emptied");
+                    tracing::warn!(%pool, node = name.as_deref(), keys, why, "{what}");
                 }
                 let emptied = matches!(done, Done::Emptied(_));
                 vec![Change::Cleaned { pool, node, below, leftovers, emptied, how: done.to_string().into() }]

@@ -109,10 +109,7 @@ async fn watch(mut ward: Ward, told: (NotedWrites, Samples), bell: &Notify, inbo
                 let seen = ward.sample();
                 ward.judge(seen)
             }
-            Ok(()) = published.changed() => {
-                ward.admit(&noted);
-                Vec::new()
-            }
+            Ok(()) = published.changed() => ward.admit(&noted),
             Some(waited) = ward.graces.join_next_with_id() => ward.begin_cleaning(waited, &mut noted),
             Some(cleaned) = ward.cleanings.join_next_with_id() => ward.end_cleaning(cleaned),
             Some(swept) = ward.sweeps.join_next() => ward.end_sweep(swept),
@@ -254,7 +251,7 @@ impl Ward {
     }
 
     /// Follows the topology: nodes that came are watched, nodes that left are not.
-    fn admit(&mut self, noted: &NotedWrites) {
+    fn admit(&mut self, noted: &NotedWrites) -> Vec<Change> {
         let topology = self.reader.load();
         self.quarantine.follow(&topology, noted.missed());
         for node in self.quarantine.due(&topology) {
@@ -286,8 +283,11 @@ impl Ward {
         }
         // All nodes of the topology are watched now, so most publishes, which take no node away, need no
         // second look.
+        let waited_for = self.quarantine.waited_for(&topology);
+        let not_cleaned = |node| Change::NotCleaned { pool: topology.pool.clone(), node };
+        let changes = waited_for.into_iter().map(not_cleaned).collect();
         if self.patients.len() == topology.nodes.len() {
-            return;
+            return changes;
         }
         let here: HashSet<NodeId> = topology.nodes.iter().map(|e| e.node.id).collect();
         let (scene, held) = (&self.scene, &mut self.held);
@@ -300,6 +300,7 @@ impl Ward {
             }
             stays
         });
+        changes
     }
 
     fn admit_one(&mut self, topology: &Topology, entry: &Entry) {
@@ -596,7 +597,8 @@ async fn round(
     };
     // One that is kept in the ring, or held, has its own keys and nobody else's.
     let is_away = topology.nodes[position].placement == Placement::Away;
-    let flushes = topology.policy.on_return == OnReturn::Flush;
+    // Where some keys stay with it, all others are deleted one by one.
+    let flushes = topology.policy.on_return == OnReturn::Flush && !topology.policy.keeps_keys();
     let question = Question {
         address: topology.nodes[position].node.address.clone(),
         targets: topology.nodes[position].targets.clone(),

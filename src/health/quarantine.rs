@@ -2,7 +2,8 @@
 //! away, and whoever took those writes keeps them: at the next absence they would come up again. So both
 //! are deleted before the node owns those keys. Membership fences them off, so that nobody serves them and no
 //! write slips in between; when nothing is in flight any more that was sent before, this room cleans and
-//! says so. Where the writes are not known exactly, the node is emptied instead.
+//! says so. Where the writes are not known exactly, the node is emptied instead; and where some of its keys stay with
+//! it whatever happens, it is stripped of all others, which takes a while, so that these go on elsewhere meanwhile.
 //!
 //! Exact is what was noted since the node left, as long as this ringway is the pool's only writer, is the
 //! one that saw the node leave, found room for every note, and the node is the process that it was.
@@ -33,6 +34,8 @@ const REST: Duration = Duration::from_millis(900);
 const VERDICT: Duration = Duration::from_secs(5);
 /// A node that could not be cleaned key by key so often is emptied.
 const TRIES: u32 = 3;
+/// From telling that keys need not wait for a node that is stripped to telling it again.
+const REPEAT: Duration = Duration::from_millis(500);
 
 /// What health is given by a pool's workers: to clean nodes that are back, and to know what they are busy with.
 #[derive(Debug)]
@@ -58,6 +61,8 @@ pub(super) struct Quarantine {
     failed: HashMap<NodeId, u32>,
     /// Until when those are not tried again that could not be cleaned.
     rests: HashMap<NodeId, Instant>,
+    /// Nodes that are being stripped, and when it was last told that their keys need not wait.
+    stripped: HashMap<NodeId, Instant>,
 }
 
 /// What was written elsewhere while a node is away.
@@ -84,7 +89,16 @@ enum Work {
     /// There is nothing to do.
     Nothing,
     Empty,
+    /// All that others may have had is deleted.
+    Strip,
     Delete(Vec<Box<[u8]>>),
+}
+
+impl Cleaning {
+    /// Whether it takes longer than requests can wait.
+    pub(super) fn is_long(&self) -> bool {
+        self.work.iter().any(|(_, work)| matches!(work, Work::Strip))
+    }
 }
 
 /// What came of a cleaning.
@@ -105,6 +119,8 @@ pub(super) enum Done {
     Deleted(usize),
     /// It was emptied, of so many keys if it said how many.
     Emptied(Option<u64>),
+    /// So many keys were deleted: all that others may have had. Those that stay with it are kept.
+    Stripped(u64),
     /// It came back empty; those that took its writes are not cleaned.
     WasEmpty,
 }
@@ -119,6 +135,11 @@ impl fmt::Display for Done {
                 let keys = keys.map_or_else(String::new, |keys| format!(" of {keys} keys"));
                 write!(f, "it is emptied{keys}, as it is not known exactly what is old")
             }
+            Done::Stripped(keys) => write!(
+                f,
+                "{keys} keys of it that others had meanwhile are deleted, as it is not known exactly what is old; \
+                 those that stay with it are kept"
+            ),
         }
     }
 }
@@ -264,7 +285,11 @@ impl Quarantine {
             && self.failed.get(&node).is_none_or(|failed| *failed < TRIES)
             && !self.logs.get(&node).is_some_and(|log| log.is_cut);
         if !is_known {
-            let what = if data == Data::Empty { Work::Nothing } else { Work::Empty };
+            let what = match data {
+                Data::Empty => Work::Nothing,
+                _ if policy.keeps_keys() => Work::Strip,
+                _ => Work::Empty,
+            };
             let work = vec![(question(topology, at), what)];
             return Some(Cleaning { node, below: to.fence, leftovers: true, work });
         }
@@ -306,7 +331,7 @@ impl Quarantine {
 
     /// A cleaning ended.
     pub(super) fn ended(&mut self, topology: &Topology, cleaned: &Cleaned) {
-        self.busy.remove(&cleaned.node);
+        self.dropped(cleaned.node);
         if cleaned.done.is_err() {
             self.rests.insert(cleaned.node, Instant::now() + REST);
             *self.failed.entry(cleaned.node).or_default() += 1;
@@ -314,7 +339,7 @@ impl Quarantine {
         let Some(log) = self.logs.get_mut(&cleaned.node) else { return };
         match cleaned.done {
             Err(_) => {}
-            Ok(Done::Emptied(_) | Done::WasEmpty) => *log = Log::default(),
+            Ok(Done::Emptied(_) | Done::Stripped(_) | Done::WasEmpty) => *log = Log::default(),
             Ok(Done::Deleted(_)) => {
                 log.keys.retain(|(_, key)| level(topology.ring.hash(key)) >= cleaned.below);
             }
@@ -324,6 +349,27 @@ impl Quarantine {
     /// A cleaning came to nothing.
     pub(super) fn dropped(&mut self, node: NodeId) {
         self.busy.remove(&node);
+        self.stripped.remove(&node);
+    }
+
+    /// A cleaning begins that takes longer than requests can wait: membership is told that they need not.
+    pub(super) fn strips(&mut self, node: NodeId) {
+        self.stripped.insert(node, Instant::now());
+    }
+
+    /// The nodes that are being stripped, and whose keys wait again.
+    pub(super) fn waited_for(&mut self, topology: &Topology) -> Vec<NodeId> {
+        let now = Instant::now();
+        let is_fenced = |id: NodeId| {
+            let placement = topology.position(id).map(|at| topology.nodes[at].placement);
+            matches!(placement, Some(Placement::Starting(to)) if to.is_fenced())
+        };
+        let due = self.stripped.iter_mut().filter(|(id, told)| **told + REPEAT <= now && is_fenced(**id));
+        due.map(|(id, told)| {
+            *told = now;
+            *id
+        })
+        .collect()
     }
 
     /// A cleaning failed, and is tried again in a while.
@@ -385,9 +431,13 @@ pub(super) async fn clean(cleaning: Cleaning) -> Cleaned {
         let result = match &work {
             Work::Nothing => Ok(Done::WasEmpty),
             Work::Empty => probe::empty(&question, until).await.map(Done::Emptied),
+            Work::Strip => {
+                let moves = |key: &[u8]| question.policy.on_ejected_for(key).moves();
+                probe::leftovers(&question, &moves).await.map(Done::Stripped)
+            }
             Work::Delete(keys) => probe::delete(&question, keys, until).await.map(|()| match done {
                 Done::Deleted(before) => Done::Deleted(before + keys.len()),
-                Done::Emptied(_) | Done::WasEmpty => done,
+                Done::Emptied(_) | Done::Stripped(_) | Done::WasEmpty => done,
             }),
         };
         match result {
@@ -405,7 +455,9 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::topology::{Admission, Evidence, HealthSettings, LEVELS, Node, Policy};
+    use crate::topology::{
+        Admission, Evidence, HealthSettings, LEVELS, Node, OnEjected, Policy, PrefixPolicy,
+    };
 
     /// A pool of one node with this placement.
     fn topology(placement: Placement) -> Topology {
@@ -465,6 +517,7 @@ mod tests {
         let letter = |(_, work): &(Question, Work)| match work {
             Work::Nothing => 'n',
             Work::Empty => 'e',
+            Work::Strip => 's',
             Work::Delete(_) => 'd',
         };
         (plan.work.iter().map(letter).collect(), plan.leftovers)
@@ -526,6 +579,32 @@ mod tests {
             quarantine.follow(&fenced, 0);
             assert_eq!(planned(&mut quarantine, &fenced).0, expected, "{later} s later");
         }
+    }
+
+    /// Where some keys stay with their node it is never emptied, and its other keys do not wait while it is stripped:
+    /// that is told again when they do, though not at each glance.
+    #[tokio::test(start_paused = true)]
+    async fn who_keeps_some_is_stripped() {
+        let fenced = two([FENCED, Placement::Owns], Health::Healthy, false);
+        let prefix = PrefixPolicy { prefix: b"s:".as_slice().into(), on_ejected: OnEjected::Fail };
+        let policy = Policy { prefixes: vec![prefix], ..(*fenced.policy).clone() };
+        let fenced = Topology { policy: Arc::new(policy), ..fenced };
+        let (node, mut quarantine) = (fenced.nodes[0].node.id, Quarantine::default());
+        quarantine.follow(&fenced, 0);
+        assert_eq!(quarantine.due(&fenced), [node]);
+        let plan = quarantine.plan(&fenced, node, Data::Same).expect("it is to be cleaned");
+        assert!(plan.is_long() && plan.leftovers, "{plan:?}");
+        quarantine.strips(node);
+        assert_eq!(quarantine.waited_for(&fenced), [], "it was told just now");
+        tokio::time::advance(REPEAT).await;
+        let open = Placement::Starting(Admission { admitted: 0, fence: 0 });
+        assert_eq!(quarantine.waited_for(&two([open, Placement::Owns], Health::Healthy, false)), []);
+        assert_eq!(quarantine.waited_for(&fenced), [node]);
+        assert_eq!(quarantine.waited_for(&fenced), []);
+        let done = Ok(Done::Stripped(1));
+        quarantine.ended(&fenced, &Cleaned { node, below: LEVELS, leftovers: true, done });
+        tokio::time::advance(REPEAT).await;
+        assert_eq!((quarantine.waited_for(&fenced), quarantine.due(&fenced)), (vec![], vec![node]));
     }
 
     /// A node that can't be cleaned key by key is emptied after some tries.

@@ -238,7 +238,12 @@ impl Ledger {
     pub(super) fn returns_cold(&self, node: NodeId, policy: &Policy) -> bool {
         let is_emptied = |back: &Back| {
             let is_known = policy.sole_writer && back.data != Data::Other;
-            policy.on_return == OnReturn::Quarantine && !is_known
+            match policy.on_return {
+                OnReturn::Quarantine => !is_known,
+                // Others were emptied before they came back.
+                OnReturn::Flush => policy.keeps_keys(),
+                OnReturn::Serve | OnReturn::Ttl => false,
+            }
         };
         self.back(node).is_some_and(|back| !back.is_waived && (back.data.is_cold() || is_emptied(back)))
     }

@@ -363,6 +363,11 @@ impl Policy {
         self.on_ejected.moves() || self.prefixes.iter().any(|p| p.on_ejected.moves())
     }
 
+    /// Whether any keys stay with their node when it is ejected: nobody else ever has them.
+    pub fn keeps_keys(&self) -> bool {
+        !self.on_ejected.moves() || self.prefixes.iter().any(|p| !p.on_ejected.moves())
+    }
+
     /// Whether keys of ejected nodes go to another pool.
     pub fn fails_over(&self) -> bool {
         let is_failover = |on_ejected| on_ejected == OnEjected::Failover;

@@ -307,3 +307,94 @@ fn prefixes() {
     ringway.wait_back("b");
     assert_eq!(client.cmd(&["SET", fails, "y"]), "+OK\r\n");
 }
+
+/// Keys that stay with their node outlive an absence in which all that may be old is deleted, however their node is
+/// received, and also where they are the pool's own and a prefix moves. The others are not waited for meanwhile.
+#[test]
+fn what_stays_is_kept() {
+    let stays = ["on_ejected: rehash", "prefixes: [{prefix: 'keep:', on_ejected: fail}]"];
+    let moves = ["on_ejected: fail", "prefixes: [{prefix: 'move:', on_ejected: rehash}]"];
+    for way in ["on_return: quarantine", "on_return: flush"] {
+        for policy in [stays, moves] {
+            let nodes: Vec<Redis> =
+                (0..3).map(|_| Redis::with(&["--enable-debug-command", "local"])).collect();
+            let config = [BRISK, way].iter().chain(&policy).fold(Config::of(&nodes), |c, line| c.pool(line));
+            let mut ringway = Ringway::serve(config);
+            let mut client = ringway.client();
+            let all: Vec<String> =
+                (0..90).flat_map(|i| ["keep:", "move:"].map(|prefix| format!("{prefix}{i}"))).collect();
+            set(&mut client, &all, "old");
+            let map = owners(&nodes);
+            let of_b = all.into_iter().filter(|key| map[key] == 1);
+            let (kept, moved): (Vec<String>, Vec<String>) = of_b.partition(|key| key.starts_with("keep:"));
+            assert!(kept.len() > 10 && moved.len() > 10, "it has some of both");
+            // Enough that looking through them takes longer than a request waits.
+            assert_eq!(nodes[1].cmd(&["DEBUG", "POPULATE", "300000", "keep:more"]), "+OK\r\n");
+            nodes[1].stop();
+            ringway.wait_away("b");
+            set(&mut client, &moved, "new");
+            nodes[1].cont();
+            until(SOON, "it is back, and owns all", || {
+                moved.iter().for_each(|key| {
+                    let value = client.cmd(&["GET", key]);
+                    assert!(
+                        ["$3\r\nnew\r\n", "$-1\r\n"].contains(&&*value),
+                        "{way} {policy:?} {key}: {value}"
+                    );
+                });
+                ringway.node("b")["placement"] == "owns"
+            });
+            assert_eq!(get(&mut client, &kept), vec!["$3\r\nold\r\n"; kept.len()], "{way} {policy:?}");
+            let read = get(&mut client, &moved);
+            assert_eq!(read, vec!["$-1\r\n"; moved.len()], "{way} {policy:?}");
+            assert_eq!(count(&nodes[1]), 300_000 + kept.len());
+            assert!(ringway.said().contains("those that stay with it are kept"));
+        }
+    }
+}
+
+/// The same in memcached, of keys that text can't name, too.
+#[test]
+fn what_stays_in_memcached_is_kept() {
+    let nodes = Memcached::several(3);
+    let config = Config::of([]).pool("protocol: memcached").pool(BRISK);
+    let config = config.pool("prefixes: [{prefix: 'keep', on_ejected: fail}]");
+    let config = nodes.iter().zip(["a", "b", "c"]).fold(config, |c, (n, name)| c.node(name, &n.address()));
+    let mut ringway = Ringway::serve(config);
+    let mut wire = Wire::connect(&ringway.address());
+    let mut of_b = Wire::connect(&nodes[1].address());
+    // Every other key has a space in it, which only base64 can name.
+    let named = |prefix: &str, i: usize| match i % 2 {
+        0 => format!("{prefix}:{i}"),
+        _ => {
+            let mut text = Vec::new();
+            base64::encode(format!("{prefix} {i}").as_bytes(), &mut text);
+            format!("{} b", String::from_utf8(text).expect("is ASCII"))
+        }
+    };
+    let set = |wire: &mut Wire, key: &str, value: &str| {
+        let (name, flag) =
+            key.split_once(' ').map_or((key, String::new()), |(name, b)| (name, format!(" {b}")));
+        assert_eq!(wire.ask(format!("ms {name} 3{flag}\r\n{value}\r\n")), "HD\r\n");
+    };
+    let get = |wire: &mut Wire, key: &str| {
+        let (name, flag) =
+            key.split_once(' ').map_or((key, String::new()), |(name, b)| (name, format!(" {b}")));
+        wire.ask(format!("mg {name} v{flag}\r\n"))
+    };
+    let all: Vec<(&str, String)> =
+        (0..300).flat_map(|i| ["keep", "move"].map(|prefix| (prefix, named(prefix, i)))).collect();
+    all.iter().for_each(|(_, key)| set(&mut wire, key, "old"));
+    let of_b = all.into_iter().filter(|(_, key)| get(&mut of_b, key).starts_with("VA"));
+    let (kept, moved): (Vec<_>, Vec<_>) = of_b.partition(|(prefix, _)| *prefix == "keep");
+    assert!(kept.len() > 40 && moved.len() > 40, "it has some of both");
+    nodes[1].stop();
+    ringway.wait_away("b");
+    moved.iter().step_by(2).for_each(|(_, key)| set(&mut wire, key, "new"));
+    nodes[1].cont();
+    until(SOON, "it owns all", || ringway.node("b")["placement"] == "owns");
+    for (prefix, key) in kept.iter().chain(&moved) {
+        let expected = if *prefix == "keep" { "VA 3\r\nold\r\n" } else { "EN\r\n" };
+        assert_eq!(get(&mut wire, key), expected, "{key}");
+    }
+}

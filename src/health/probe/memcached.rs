@@ -30,6 +30,9 @@ const REPLY_MAX: usize = 16 * 1024;
 /// Deletions between two pauses.
 const DELETED_AT_ONCE: usize = 200;
 
+/// How often all keys are listed to delete some, if each time some are found.
+const LISTED_MAX: u32 = 8;
+
 impl Link {
     /// Gives credentials.
     pub(super) async fn open(stream: Stream, question: &Question) -> Result<Link, Trouble> {
@@ -152,11 +155,30 @@ impl Link {
     }
 
     /// Deletes the keys that are said to be left over; how many they were. memcached lists its keys when its
-    /// crawler is on, as it is unless it was switched off.
+    /// crawler is on, as it is unless it was switched off. An item that goes from one list of the server to another
+    /// meanwhile may be passed by, so that it is asked until there is none.
     pub(super) async fn leftovers(
         &mut self,
         is_left: &(dyn Fn(&[u8]) -> bool + Sync),
     ) -> Result<u64, Trouble> {
+        let mut deleted = 0;
+        for _ in 0..LISTED_MAX {
+            let left = self.listed(is_left).await?;
+            if left.is_empty() {
+                break;
+            }
+            for keys in left.chunks(DELETED_AT_ONCE) {
+                let began = Instant::now();
+                in_time(self.delete(keys), began + PIECE).await?;
+                tokio::time::sleep(began.elapsed().max(BREATH)).await;
+            }
+            deleted += left.len() as u64;
+        }
+        Ok(deleted)
+    }
+
+    /// Its keys of which this is said.
+    async fn listed(&mut self, is_left: &(dyn Fn(&[u8]) -> bool + Sync)) -> Result<Vec<Box<[u8]>>, Trouble> {
         let broken = |e: io::Error| Trouble::Broken(e.to_string());
         self.stream.write_all(b"lru_crawler metadump all\r\n").await.map_err(broken)?;
         let (mut lines, mut left, mut ended) = (Vec::new(), Vec::new(), false);
@@ -170,7 +192,7 @@ impl Link {
                 match line.strip_prefix(b"key=") {
                     Some(rest) => {
                         let key = rest.split(|b| *b == b' ').next().unwrap_or_default();
-                        let key: Vec<u8> = percent_decode(key).collect();
+                        let key: Box<[u8]> = percent_decode(key).collect();
                         left.extend(Some(key).filter(|key| is_left(key)));
                     }
                     None if line.trim_ascii() == b"END" => ended = true,
@@ -180,14 +202,7 @@ impl Link {
             }
             lines.drain(..whole);
         }
-        for keys in left.chunks(DELETED_AT_ONCE) {
-            for key in keys {
-                let request = [b"delete ", &key[..], b"\r\n"].concat();
-                in_time(self.exchange(&request, Awaits::DELETE), Instant::now() + PIECE).await?;
-            }
-            tokio::time::sleep(BREATH).await;
-        }
-        Ok(left.len() as u64)
+        Ok(left)
     }
 
     /// Returns when the connection breaks. Nothing was asked: whatever comes, it is of no use any

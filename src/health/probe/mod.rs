@@ -593,8 +593,8 @@ pub(super) async fn empty(question: &Question, until: Instant) -> Result<Option<
 /// How long a node may take for one piece of a long work.
 const PIECE: Duration = Duration::from_secs(5);
 
-/// Between two pieces of a long work at a node.
-const BREATH: Duration = Duration::from_millis(5);
+/// Between two pieces of a long work at a node at least; as long as the piece took if that is more.
+const BREATH: Duration = Duration::from_millis(1);
 
 async fn in_time<T>(
     exchange: impl Future<Output = Result<T, Trouble>>,
