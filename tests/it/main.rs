@@ -18,6 +18,7 @@ mod http;
 mod http_bad;
 mod http_failures;
 mod http_keys;
+mod http_nodes;
 mod import;
 mod incident;
 mod keys;

@@ -179,8 +179,8 @@ fn closes(response: &Response<()>) -> bool {
 
 fn trouble(error: &hyper::Error) -> Trouble {
     match Fault::of(error) {
-        Fault::Garbage(text) => Trouble::Garbage(text),
-        Fault::Broken(text) => Trouble::Broken(text),
+        Fault::Garbage(text) | Fault::Reset(text) => Trouble::Garbage(text),
+        Fault::Broken(text) | Fault::Leaving(text) | Fault::Refused(text) => Trouble::Broken(text),
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Onward {
     /// Path and query.
     target: Uri,
     headers: HeaderMap,
+    /// The client's, whatever a node was told.
+    host: Option<HeaderValue>,
     /// `None` when there is none, or it is on its way.
     body: Option<Incoming>,
     pub(super) intent: Intent,
@@ -68,18 +70,25 @@ pub(super) type Answered = (Response<Incoming>, Lease);
 
 impl Onward {
     pub(super) fn new(head: Parts, body: Option<Incoming>, intent: Intent, exchange: Rc<Exchange>) -> Onward {
-        Onward { method: head.method, target: head.uri, headers: head.headers, body, intent, exchange }
+        let host = head.headers.get(header::HOST).cloned();
+        Onward { method: head.method, target: head.uri, headers: head.headers, host, body, intent, exchange }
+    }
+
+    /// Whether all of it is here: it has no body, and had none.
+    fn is_bodyless(&self) -> bool {
+        self.body.is_none() && self.exchange.is_sent() && !self.exchange.is_taken()
     }
 
     /// Whether it may be sent a second time, should the node have seen it.
     pub(super) fn is_repeatable(&self) -> bool {
-        self.intent.repeat != Repeat::Never && self.body.is_none() && !self.exchange.is_taken()
+        self.intent.repeat != Repeat::Never && self.is_bodyless()
     }
 
-    /// The request for this node; one that is repeatable stays here, too.
+    /// The request for this node; one that is repeatable stays here, too, and so does one that the node may hand
+    /// back without having looked at it.
     fn take(&mut self, link: &Link, policy: &Policy, is_h2: bool) -> Request<Outgoing> {
-        let headers =
-            if self.is_repeatable() { self.headers.clone() } else { std::mem::take(&mut self.headers) };
+        let stays = self.is_repeatable() || (is_h2 && self.is_bodyless());
+        let headers = if stays { self.headers.clone() } else { std::mem::take(&mut self.headers) };
         let body = match self.body.take() {
             Some(body) => Outgoing::Streamed { body, exchange: self.exchange.clone(), bytes: 0 },
             None => Outgoing::Empty,
@@ -127,6 +136,9 @@ impl Onward {
         for name in [header::TE, header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING] {
             self.headers.remove(name);
         }
+        // The node's own, or none: over HTTP/2 it is a part of the URI.
+        self.headers.remove(header::HOST);
+        self.headers.extend(self.host.clone().map(|host| (header::HOST, host)));
         if let Outgoing::Streamed { body, .. } = body {
             self.body = Some(body);
         }
@@ -269,10 +281,11 @@ fn broken(onward: &Onward, mut lease: Lease, is_unsent: bool, fault: &Fault) -> 
     let was_closing = is_unsent || lease.connection.as_ref().is_some_and(|c: &Connection| c.is_reused);
     lease.fault(fault, was_closing);
     let kind = match fault {
-        Fault::Garbage(_) => Kind::Garbage,
-        Fault::Broken(_) if was_closing => Kind::Stale,
-        Fault::Broken(_) => Kind::Lost,
+        Fault::Garbage(_) | Fault::Reset(_) => Kind::Garbage,
+        Fault::Broken(_) if !was_closing => Kind::Lost,
+        Fault::Broken(_) | Fault::Leaving(_) | Fault::Refused(_) => Kind::Stale,
     };
+    let is_unsent = is_unsent || (fault.is_unprocessed() && onward.is_bodyless());
     failed(&lease.link, kind, is_unsent, fault.text())
 }
 

@@ -79,19 +79,27 @@ impl Lease {
         self.outcome
     }
 
-    /// The connection failed; the failure is counted once for a connection, and not at all when it
-    /// was an idle one that the node may have been closing while the request was under way.
+    /// The exchange failed. A connection that broke is counted once, and not at all when it was an idle one that
+    /// the node may have been closing while the request was under way. What a node tells of one exchange says
+    /// nothing of the node, as long as it answers others.
     pub(super) fn fault(&mut self, fault: &Fault, was_closing: bool) -> Outcome {
-        self.connection.iter().for_each(Connection::doubt);
-        let is_first = self.connection.as_ref().is_none_or(|c| !c.is_lost.replace(true));
+        if !fault.is_of_one() {
+            self.connection.iter().for_each(Connection::doubt);
+        }
         match fault {
             Fault::Garbage(_) => self.link.node.evidence.failed(Failure::Protocol, 1),
-            Fault::Broken(_) if is_first && !was_closing => {
-                self.link.trouble();
-                let kind = if fault.is_reset() { Failure::Reset } else { Failure::Lost };
-                self.link.node.evidence.failed(kind, 1);
+            Fault::Broken(_) => {
+                let is_first = self.connection.as_ref().is_none_or(|c| !c.is_lost.replace(true));
+                if is_first && !was_closing {
+                    self.link.trouble();
+                    let kind = if fault.is_reset() { Failure::Reset } else { Failure::Lost };
+                    self.link.node.evidence.failed(kind, 1);
+                }
             }
-            Fault::Broken(_) => {}
+            Fault::Reset(_) if self.connection.as_ref().is_none_or(|c| c.replies() == 0) => {
+                self.link.node.evidence.failed(Failure::Protocol, 1);
+            }
+            Fault::Reset(_) | Fault::Leaving(_) | Fault::Refused(_) => {}
         }
         self.outcome = Outcome::Lost;
         self.outcome

@@ -148,8 +148,8 @@ pub(super) enum NoConnection {
 impl NoConnection {
     fn handshake(error: &hyper::Error) -> NoConnection {
         let kind = match Fault::of(error) {
-            Fault::Garbage(_) => Failure::Protocol,
-            Fault::Broken(_) => Failure::Lost,
+            Fault::Garbage(_) | Fault::Reset(_) => Failure::Protocol,
+            Fault::Broken(_) | Fault::Leaving(_) | Fault::Refused(_) => Failure::Lost,
         };
         NoConnection::Unreachable(Some(kind), error.to_string().into())
     }
