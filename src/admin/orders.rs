@@ -108,8 +108,7 @@ pub(super) async fn order(
     let health = entry(&ordered.after, &node).map(|entry| entry.health);
     let data = fate(&ordered, &node);
     let all = &ordered.after.nodes;
-    let is_well =
-        |e: &&Entry| e.placement.serves() && !matches!(e.health, Health::Ejected | Health::Probation);
+    let is_well = |e: &&Entry| e.placement.serves() && !e.health.is_out();
     let (serving, nodes) = (all.iter().filter(is_well).count(), all.len());
     let named = node.clone();
     let compared = tokio::task::spawn_blocking(move || differences(&ordered, &named));
@@ -162,7 +161,7 @@ fn fate(ordered: &Ordered, node: &str) -> Option<String> {
         return None;
     }
     let what = cleaning(policy);
-    let is_out = matches!(after.health, Health::Ejected | Health::Probation);
+    let is_out = after.health.is_out();
     match (before.placement.serves(), after.placement) {
         (true, Placement::Away) => Some(format!("when it is back {what}")),
         (true, Placement::Held) => None,

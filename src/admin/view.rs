@@ -200,11 +200,7 @@ fn pool_part<'a>(topology: &'a Topology, flapping: &HashMap<Arc<str>, Instant>) 
 
 /// Nodes that fail and stay in the ring, as too much would be out without them.
 fn degraded(topology: &Topology) -> Option<String> {
-    let is_kept = |e: &&Entry| {
-        matches!(e.health, Health::Ejected | Health::Probation)
-            && e.placement.serves()
-            && e.order != Some(Order::Pin)
-    };
+    let is_kept = |e: &&Entry| e.health.is_out() && e.placement.serves() && e.order != Some(Order::Pin);
     let kept: Vec<&str> = topology.nodes.iter().filter(is_kept).map(|e| &*e.node.name).collect();
     let share = topology.health.eject_max * 100.0;
     let (verb, stay) = if kept.len() == 1 { ("fails", "stays") } else { ("fail", "stay") };

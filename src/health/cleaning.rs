@@ -8,7 +8,7 @@ use super::{
     quarantine::{self, Cleaned, Done},
     sweep::{self, Swept},
 };
-use crate::topology::{Change, Data, LEVELS, NodeId, NotedWrites, Placement, Topology};
+use crate::topology::{Change, Data, LEVELS, News, NodeId, NotedWrites, Placement, Topology};
 
 impl Ward {
     /// Nothing is in flight any more that could write to keys which a node waits for.
@@ -30,14 +30,14 @@ impl Ward {
             let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());
             let why = "requests that may write its keys are in flight for long";
             tracing::warn!(pool = %topology.pool, node = name.as_deref(), why, "a node that is back waits");
-            return vec![Change::NotCleaned { pool: topology.pool.clone(), node }];
+            return vec![topology.news(node, News::NotCleaned)];
         }
         self.quarantine.remember(std::iter::from_fn(|| noted.here()), &topology);
         self.quarantine.follow(&topology, noted.missed());
         if self.quarantine.has_left(node) {
             // It was waited for what was in flight before another return than this one.
             self.quarantine.dropped(node);
-            return vec![Change::NotCleaned { pool: topology.pool.clone(), node }];
+            return vec![topology.news(node, News::NotCleaned)];
         }
         let data = self.patients.get(&node).map_or(Data::Unknown, Patient::brings);
         match self.quarantine.plan(&topology, node, data) {
@@ -48,7 +48,7 @@ impl Ward {
                 if is_long {
                     // Nobody writes these keys there before it is told that they are clean, fenced off or not.
                     self.quarantine.strips(node);
-                    return vec![Change::NotCleaned { pool: topology.pool.clone(), node }];
+                    return vec![topology.news(node, News::NotCleaned)];
                 }
             }
             None => self.quarantine.dropped(node),
@@ -97,12 +97,13 @@ impl Ward {
                     tracing::warn!(%pool, node = name.as_deref(), keys, why, "{what}");
                 }
                 let emptied = matches!(done, Done::Emptied(_));
-                vec![Change::Cleaned { pool, node, below, leftovers, emptied, how: done.to_string().into() }]
+                let how = done.to_string().into();
+                vec![topology.news(node, News::Cleaned { below, leftovers, emptied, how })]
             }
             Err(why) => {
                 let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());
                 tracing::warn!(%pool, node = name.as_deref(), why, "a node that is back can't be cleaned now");
-                vec![Change::NotCleaned { pool, node }]
+                vec![topology.news(node, News::NotCleaned)]
             }
         }
     }
@@ -112,7 +113,7 @@ impl Ward {
         let Some(node) = self.cleaners.remove(&error.id()) else { return Vec::new() };
         tracing::error!(%error, "cleaning a node failed inside ringway; it is tried again");
         self.quarantine.rest(node);
-        vec![Change::NotCleaned { pool: self.reader.load().pool.clone(), node }]
+        vec![self.reader.load().news(node, News::NotCleaned)]
     }
 
     /// Deletes what others took for a node, once it owns its keys.
@@ -184,8 +185,7 @@ impl Ward {
             self.unswept.extend(self.postponed.drain());
         }
         self.sweep();
-        let pool = topology.pool.clone();
-        done.into_iter().map(|node| Change::Swept { pool: pool.clone(), node }).collect()
+        done.into_iter().map(|node| topology.news(node, News::Swept)).collect()
     }
 
     /// Whether what was put off as keys were held need not wait any more.
@@ -232,7 +232,10 @@ mod tests {
         let (_, mut noted) = write_notes();
         let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
         let is_given_up = |ward: &mut Ward, changes: &[Change]| {
-            assert!(matches!(changes, [Change::NotCleaned { node: id, .. }] if *id == node), "{changes:?}");
+            let [Change::News { node: id, news: News::NotCleaned, .. }] = changes else {
+                panic!("{changes:?}")
+            };
+            assert_eq!(*id, node);
             assert!(ward.cleaners.is_empty());
         };
 

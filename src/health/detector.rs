@@ -1,4 +1,5 @@
-//! What is seen of one node -> a verdict on it. Pure: no clock, no socket, no task.
+//! What is seen of one node -> what is thought of it. Pure: no clock, no socket, no task. It is a function of the
+//! detector's state, and told whole whenever it is another one than before.
 //!
 //! | state | seen | verdict |
 //! |---|---|---|
@@ -45,7 +46,10 @@ use super::{
     flaps::Flaps,
     window::{Pace, Rate},
 };
-use crate::topology::{Basis, Cause, ErrorReply, Failure, Health, HealthSettings, Rule, SeenBy, Slow};
+use crate::topology::{
+    Basis, Because, Cause, Data, ErrorReply, Failed, Failure, Health, HealthSettings, Opinion, Returned,
+    Rule, SeenBy, Slow,
+};
 
 /// One thing that was seen of a node.
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ pub enum Observation {
         started: Instant,
         /// How long the node took for the answer, the way to it and back included.
         took: Duration,
+        /// What the node has, compared with what it had when it last served.
+        data: Data,
     },
     /// A probe failed.
     Failed {
@@ -87,37 +93,6 @@ pub struct Traffic {
     pub streak: u32,
 }
 
-/// What membership is to be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// There are doubts.
-    Suspect,
-    /// The doubts were unfounded.
-    Clear,
-    /// It has to go.
-    Eject {
-        /// As a label.
-        cause: Cause,
-        /// As a sentence.
-        evidence: String,
-        /// What it rests on.
-        basis: Basis,
-    },
-    /// It answers probes again.
-    Probation,
-    /// It stopped again.
-    Relapse,
-    /// It proved itself.
-    Restore {
-        /// As a sentence.
-        evidence: String,
-    },
-    /// What is wrong with its configuration now, or nothing any more.
-    Misconfigured(Option<Arc<str>>),
-    /// It is much slower than the others now, or not any more.
-    Slow(Option<Slow>),
-}
-
 /// The detector of one node.
 #[derive(Clone, Debug)]
 pub struct Detector {
@@ -125,23 +100,35 @@ pub struct Detector {
     state: State,
     tally: Tally,
     wrong: Option<Arc<str>>,
+    because: Because,
     flaps: Flaps,
-    /// As they were before the last ejection.
-    flaps_before: Flaps,
+    slow: Option<Slowness>,
+    /// What was thought of it before the last ejection.
+    before: Option<Box<Before>>,
     /// Until when error replies are no sign: a probe has just denied what they say.
     denied_until: Option<Instant>,
+}
+
+/// What an ejection that is not carried out leaves as it was.
+#[derive(Clone, Debug)]
+struct Before {
+    because: Because,
+    flaps: Flaps,
     slow: Option<Slowness>,
 }
 
 /// It is slow, or was when it was ejected for it.
 #[derive(Clone, Copy, Debug)]
 struct Slowness {
+    /// As it was found.
     what: Slow,
+    /// Above this it was called slow last.
+    bound: Duration,
     /// It has too few requests to tell whether it still is.
     is_stale: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum State {
     Fresh,
     Healthy,
@@ -248,20 +235,17 @@ impl Detector {
     /// The detector of a node of which this much is known; a healthy one is fresh. What two nodes, or two proxies,
     /// shall not do in the same instant is spread by the seed.
     pub fn new(settings: Arc<HealthSettings>, known: Health, seed: u64, now: Instant) -> Detector {
-        let state = match known {
-            Health::Healthy | Health::Suspect => State::Fresh,
-            Health::Ejected | Health::Probation => State::Ejected { since: now },
-        };
-        let (flaps, flaps_before) = (Flaps::new(seed), Flaps::new(seed));
+        let state = if known.is_out() { State::Ejected { since: now } } else { State::Fresh };
         Detector {
             settings,
             state,
             tally: Tally::default(),
             wrong: None,
-            flaps,
-            flaps_before,
-            denied_until: None,
+            because: Because::Nothing,
+            flaps: Flaps::new(seed),
             slow: None,
+            before: None,
+            denied_until: None,
         }
     }
 
@@ -271,6 +255,16 @@ impl Detector {
     }
 
     /// What it thinks of the node.
+    pub fn opinion(&self) -> Opinion {
+        Opinion {
+            health: self.health(),
+            slow: self.slow.map(|slow| slow.what),
+            wrong: self.wrong.clone(),
+            because: self.because.clone(),
+        }
+    }
+
+    /// Whether it thinks that the node answers.
     pub fn health(&self) -> Health {
         match self.state {
             State::Fresh | State::Healthy if self.slow.is_some() => Health::Suspect,
@@ -319,116 +313,76 @@ impl Detector {
     /// The verdict to eject it was not carried out: it is suspect since this moment, and nothing counts
     /// against it yet.
     pub fn reprieve(&mut self, since: Instant) {
-        if matches!(self.state, State::Ejected { .. }) {
+        if matches!(self.state, State::Ejected { .. })
+            && let Some(before) = self.before.take()
+        {
             self.state = State::Suspect(Doubt { connection: true, ..Doubt::new(since) });
             self.tally = Tally::default();
-            self.flaps = self.flaps_before;
+            let Before { because, flaps, slow } = *before;
+            (self.because, self.flaps, self.slow) = (because, flaps, slow);
         }
     }
 
-    /// One thing more was seen. Returns what membership is to be told.
-    pub fn step(&mut self, now: Instant, seen: Observation) -> Option<Verdict> {
-        let took = match seen {
-            Observation::Wrong(what) => return self.wrong(what),
-            Observation::Rate(rate) => return self.rate(now, rate),
-            Observation::Pace(pace) => return self.pace(now, pace),
-            Observation::Good { took, .. } => Some(took),
-            Observation::Failed { .. } | Observation::Traffic(_) => None,
-        };
-        let verdict = match self.state {
-            State::Fresh => self.fresh(now, seen),
-            State::Healthy => self.healthy(now, seen),
-            State::Suspect(doubt) => self.suspect(now, doubt, seen),
-            State::Ejected { since } => self.ejected(now, since, seen),
-            State::Probation { good } => self.probation(now, good, seen),
-        };
-        self.beside_slowness(verdict, took)
-    }
-
-    /// What is said of a node that is slow already when it is, or stops being, suspect for another reason.
-    fn beside_slowness(&mut self, verdict: Option<Verdict>, took: Option<Duration>) -> Option<Verdict> {
-        let Some(Slowness { what, is_stale }) = self.slow else { return verdict };
-        let is_quick = is_stale && took.is_some_and(|took| took <= what.bound);
-        match verdict {
-            None | Some(Verdict::Clear)
-                if is_quick && matches!(self.state, State::Fresh | State::Healthy) =>
-            {
-                self.slow = None;
-                Some(Verdict::Slow(None))
-            }
-            Some(Verdict::Suspect | Verdict::Clear) => None,
-            _ => verdict,
+    /// One thing more was seen. Gives what is thought of the node now, if that is something else than before.
+    pub fn step(&mut self, now: Instant, seen: Observation) -> Option<Opinion> {
+        let before = self.opinion();
+        match (seen, self.state) {
+            (Observation::Wrong(what), _) => self.wrong = what,
+            (Observation::Rate(rate), _) => self.rate(now, rate),
+            (Observation::Pace(pace), _) => self.pace(now, pace),
+            (seen, State::Fresh) => self.fresh(now, seen),
+            (seen, State::Healthy) => self.healthy(now, seen),
+            (seen, State::Suspect(doubt)) => self.suspect(now, doubt, seen),
+            (seen, State::Ejected { since }) => self.ejected(now, since, seen),
+            (seen, State::Probation { good }) => self.probation(now, good, seen),
         }
+        let after = self.opinion();
+        (after != before).then_some(after)
     }
 
     /// What became of the requests of the last window.
-    fn rate(&mut self, now: Instant, Rate { requests, failed }: Rate) -> Option<Verdict> {
+    fn rate(&mut self, now: Instant, Rate { requests, failed }: Rate) {
         let HealthSettings { volume, failure_rate, window, .. } = *self.settings;
         let is_failing = failure_rate > 0.0
             && requests >= volume.max(1)
             && failed as f64 >= failure_rate * requests as f64;
-        if !is_failing || !self.serves() {
-            return None;
+        if is_failing && !self.health().is_out() {
+            let within = window.as_secs_f64();
+            let evidence = format!("{failed} of {requests} requests within {within} s failed");
+            self.eject(now, Cause::FailureRate, evidence, (Rule::FailureRate, SeenBy::Traffic));
         }
-        let within = window.as_secs_f64();
-        let evidence = format!("{failed} of {requests} requests within {within} s failed");
-        self.eject(now, Cause::FailureRate, evidence, (Rule::FailureRate, SeenBy::Traffic))
     }
 
     /// How fast it was in the last window.
-    fn pace(&mut self, now: Instant, pace: Pace) -> Option<Verdict> {
-        if !self.serves() {
-            return None;
+    fn pace(&mut self, now: Instant, pace: Pace) {
+        if self.health().is_out() {
+            return;
         }
         match (pace, &mut self.slow) {
             (Pace::Slow(what), None) => {
-                self.slow = Some(Slowness { what, is_stale: false });
-                Some(Verdict::Slow(Some(what)))
+                self.slow = Some(Slowness { what, bound: what.bound, is_stale: false });
             }
             (Pace::Slow(what), Some(slow)) => {
-                *slow = Slowness { what, is_stale: false };
-                let within = self.settings.window.as_secs_f64();
-                let evidence = || format!("it is slow over {within} s: {what}");
-                match self.settings.slow_eject {
-                    true => self.eject(now, Cause::Slow, evidence(), (Rule::SlowEject, SeenBy::Traffic)),
-                    false => None,
+                (slow.bound, slow.is_stale) = (what.bound, false);
+                if self.settings.slow_eject {
+                    let within = self.settings.window.as_secs_f64();
+                    let evidence = format!("it is slow over {within} s: {what}");
+                    self.eject(now, Cause::Slow, evidence, (Rule::SlowEject, SeenBy::Traffic));
                 }
             }
-            (Pace::Unknown, Some(slow)) => {
-                slow.is_stale = true;
-                None
-            }
+            (Pace::Unknown, Some(slow)) => slow.is_stale = true,
             // Doubts that it has for another reason are cleared first.
-            (Pace::Usual, Some(_)) if !matches!(self.state, State::Suspect(_)) => {
-                self.slow = None;
-                Some(Verdict::Slow(None))
-            }
-            (Pace::Unknown | Pace::Usual, _) => None,
-        }
-    }
-
-    /// Whether it has not been ejected.
-    fn serves(&self) -> bool {
-        match self.state {
-            State::Fresh | State::Healthy | State::Suspect(_) => true,
-            State::Ejected { .. } | State::Probation { .. } => false,
+            (Pace::Usual, Some(_)) if !matches!(self.state, State::Suspect(_)) => self.slow = None,
+            (Pace::Unknown | Pace::Usual, _) => {}
         }
     }
 
     /// Whether an answer to a probe comes as slowly as that for which the node was ejected.
     fn is_slow_still(&self, took: Duration) -> bool {
-        self.slow.is_some_and(|slow| took > slow.what.bound)
+        self.slow.is_some_and(|slow| took > slow.bound)
     }
 
-    fn wrong(&mut self, what: Option<Arc<str>>) -> Option<Verdict> {
-        if self.wrong == what {
-            return None;
-        }
-        self.wrong.clone_from(&what);
-        Some(Verdict::Misconfigured(what))
-    }
-
-    fn fresh(&mut self, now: Instant, seen: Observation) -> Option<Verdict> {
+    fn fresh(&mut self, now: Instant, seen: Observation) {
         match seen {
             Observation::Failed { cause, text, .. } if is_certain(cause) => self.eject(
                 now,
@@ -440,41 +394,33 @@ impl Detector {
         }
     }
 
-    fn healthy(&mut self, now: Instant, seen: Observation) -> Option<Verdict> {
+    fn healthy(&mut self, now: Instant, seen: Observation) {
         match seen {
-            Observation::Good { .. } => {
-                self.state = State::Healthy;
-                None
-            }
+            Observation::Good { took, .. } => self.clear(took),
             Observation::Failed { cause, after_loss: true, text } if is_certain(cause) => self.eject(
                 now,
                 cause,
                 format!("its connection was lost, and then: {text}"),
                 (Rule::Certain, SeenBy::Probe),
             ),
-            Observation::Failed { cause, text, .. } => {
-                let doubt = Doubt::new(now);
-                self.probe_failed(now, doubt, cause, &text).or(Some(Verdict::Suspect))
-            }
+            Observation::Failed { cause, text, .. } => self.probe_failed(now, Doubt::new(now), cause, &text),
             Observation::Traffic(traffic) if !traffic.has_failures() => self.said(now, &traffic),
             Observation::Traffic(traffic) => {
                 let gone = traffic.of(Failure::Refused);
                 let signs = gone.saturating_add(traffic.sum(&[Failure::Lost, Failure::Reset]));
-                let doubt = Doubt::new(now);
-                self.traffic_failed(now, doubt, traffic, gone > 0 && signs > 1).or(Some(Verdict::Suspect))
+                self.traffic_failed(now, Doubt::new(now), traffic, gone > 0 && signs > 1);
             }
-            Observation::Wrong(_) | Observation::Rate(_) | Observation::Pace(_) => None,
+            Observation::Wrong(_) | Observation::Rate(_) | Observation::Pace(_) => {}
         }
     }
 
-    fn suspect(&mut self, now: Instant, doubt: Doubt, seen: Observation) -> Option<Verdict> {
+    fn suspect(&mut self, now: Instant, doubt: Doubt, seen: Observation) {
         match seen {
-            Observation::Good { started, .. } if started >= doubt.since => {
-                self.state = State::Healthy;
+            Observation::Good { started, took, .. } if started >= doubt.since => {
+                self.clear(took);
                 if doubt.said_only {
                     self.denied_until = Some(now + self.settings.interval);
                 }
-                Some(Verdict::Clear)
             }
             Observation::Failed { cause, text, .. } if is_certain(cause) => self.eject(
                 now,
@@ -484,60 +430,57 @@ impl Detector {
             ),
             Observation::Failed { cause, text, .. } => self.probe_failed(now, doubt, cause, &text),
             Observation::Traffic(traffic) if traffic.has_failures() => {
-                self.traffic_failed(now, doubt, traffic, traffic.of(Failure::Refused) > 0)
+                self.traffic_failed(now, doubt, traffic, traffic.of(Failure::Refused) > 0);
             }
-            _ => None,
+            _ => {}
+        }
+    }
+
+    /// A probe was answered well, within this time.
+    fn clear(&mut self, took: Duration) {
+        self.state = State::Healthy;
+        if self.slow.is_some_and(|slow| slow.is_stale && took <= slow.bound) {
+            self.slow = None;
         }
     }
 
     /// Replies in which the node said something of itself, and nothing failed.
-    fn said(&mut self, now: Instant, traffic: &Traffic) -> Option<Verdict> {
+    fn said(&mut self, now: Instant, traffic: &Traffic) {
         let is_denied = self.denied_until.is_some_and(|until| now < until);
-        if !traffic.is_doubtful() || is_denied {
-            return None;
-        }
-        // A standing connection of the probe may be older than what is wrong.
-        self.state = State::Suspect(Doubt { connection: true, said_only: true, ..Doubt::new(now) });
-        Some(Verdict::Suspect)
-    }
-
-    fn ejected(&mut self, now: Instant, since: Instant, seen: Observation) -> Option<Verdict> {
-        match seen {
-            Observation::Good { took, .. } if self.is_slow_still(took) => None,
-            Observation::Good { started, .. } if started >= since + self.flaps.wait(&self.settings) => {
-                match self.settings.rise {
-                    0 | 1 => self.restore(now, 1),
-                    _ => {
-                        self.state = State::Probation { good: 1 };
-                        Some(Verdict::Probation)
-                    }
-                }
-            }
-            _ => None,
+        if traffic.is_doubtful() && !is_denied {
+            // A standing connection of the probe may be older than what is wrong.
+            self.state = State::Suspect(Doubt { connection: true, said_only: true, ..Doubt::new(now) });
         }
     }
 
-    fn probation(&mut self, now: Instant, good: u32, seen: Observation) -> Option<Verdict> {
+    fn ejected(&mut self, now: Instant, since: Instant, seen: Observation) {
+        let Observation::Good { started, took, data } = seen else { return };
+        let counts = started >= since + self.flaps.wait(&self.settings);
+        if self.is_slow_still(took) || !counts {
+            return;
+        }
+        match self.settings.rise {
+            0 | 1 => self.restore(now, 1, data),
+            _ => self.state = State::Probation { good: 1 },
+        }
+    }
+
+    fn probation(&mut self, now: Instant, good: u32, seen: Observation) {
         match seen {
             Observation::Good { took, .. } if self.is_slow_still(took) => {
                 self.state = State::Ejected { since: now };
-                Some(Verdict::Relapse)
             }
-            Observation::Good { .. } if good + 1 >= self.settings.rise => self.restore(now, good + 1),
-            Observation::Good { .. } => {
-                self.state = State::Probation { good: good + 1 };
-                None
+            Observation::Good { data, .. } if good + 1 >= self.settings.rise => {
+                self.restore(now, good + 1, data);
             }
-            Observation::Failed { .. } => {
-                self.state = State::Ejected { since: now };
-                Some(Verdict::Relapse)
-            }
-            _ => None,
+            Observation::Good { .. } => self.state = State::Probation { good: good + 1 },
+            Observation::Failed { .. } => self.state = State::Ejected { since: now },
+            _ => {}
         }
     }
 
     /// A failed probe of a node that may serve on: enough to eject it?
-    fn probe_failed(&mut self, now: Instant, doubt: Doubt, cause: Cause, text: &str) -> Option<Verdict> {
+    fn probe_failed(&mut self, now: Instant, doubt: Doubt, cause: Cause, text: &str) {
         let probes = doubt.probes + 1;
         let requests = self.tally.counted;
         if probes >= self.settings.fall {
@@ -549,12 +492,11 @@ impl Detector {
             return self.eject(now, cause, evidence, (Rule::Failures, SeenBy::Probe));
         }
         self.state = State::Suspect(Doubt { since: now, probes, said_only: false, ..doubt });
-        None
     }
 
     /// Failed traffic of a node that may serve on: enough to eject it? `gone` says that nobody
     /// listens there any more.
-    fn traffic_failed(&mut self, now: Instant, doubt: Doubt, seen: Traffic, gone: bool) -> Option<Verdict> {
+    fn traffic_failed(&mut self, now: Instant, doubt: Doubt, seen: Traffic, gone: bool) {
         self.tally.add(seen.sum(&Failure::ALL), seen.sum(&COUNTED), seen.streak);
         let requests = self.tally.counted;
         if gone {
@@ -569,21 +511,15 @@ impl Detector {
         }
         let connection = doubt.connection || seen.sum(&OF_CONNECTION) > 0;
         self.state = State::Suspect(Doubt { since: now, probes, connection, said_only: false });
-        None
     }
 
-    fn eject(
-        &mut self,
-        now: Instant,
-        cause: Cause,
-        mut evidence: String,
-        (rule, seen_by): (Rule, SeenBy),
-    ) -> Option<Verdict> {
+    fn eject(&mut self, now: Instant, cause: Cause, mut evidence: String, (rule, seen_by): (Rule, SeenBy)) {
         self.state = State::Ejected { since: now };
+        let before = Before { because: self.because.clone(), flaps: self.flaps, slow: self.slow };
+        self.before = Some(Box::new(before));
         if cause != Cause::Slow {
             self.slow = None;
         }
-        self.flaps_before = self.flaps;
         self.flaps.left(now, self.settings.flap_window);
         let wait = self.flaps.wait(&self.settings);
         if !wait.is_zero() {
@@ -594,15 +530,17 @@ impl Detector {
                 wait.as_secs_f64()
             );
         }
-        Some(Verdict::Eject { cause, evidence, basis: Basis { rule, seen_by } })
+        let (evidence, basis) = (evidence.into(), Basis { rule, seen_by });
+        self.because = Because::Failed(Failed { cause, evidence, basis });
     }
 
-    fn restore(&mut self, now: Instant, good: u32) -> Option<Verdict> {
+    fn restore(&mut self, now: Instant, good: u32, data: Data) {
         self.state = State::Healthy;
         self.flaps.returned(now);
         self.tally = Tally::default();
         self.slow = None;
-        Some(Verdict::Restore { evidence: format!("{good} probes in a row were answered") })
+        let evidence = format!("{good} probes in a row were answered").into();
+        self.because = Because::Returned(Returned { data, evidence });
     }
 }
 
@@ -656,20 +594,34 @@ mod tests {
             run
         }
 
-        fn see(&mut self, seen: Observation) -> Option<Verdict> {
+        /// What is thought of its health now, if anything is thought that was not before.
+        fn see(&mut self, seen: Observation) -> Option<Health> {
             self.1 += Duration::from_millis(1);
-            self.0.step(self.1, seen)
+            let opinion = self.0.step(self.1, seen)?;
+            assert_eq!(opinion, self.0.opinion());
+            Some(opinion.health)
         }
 
-        fn good(&mut self) -> Option<Verdict> {
-            let started = self.1;
-            self.see(Observation::Good { started, took: Duration::from_millis(1) })
+        fn good(&mut self) -> Option<Health> {
+            self.answered_in(1)
+        }
+
+        /// A probe is answered after so many milliseconds.
+        fn answered_in(&mut self, ms: u64) -> Option<Health> {
+            let (started, took) = (self.1, Duration::from_millis(ms));
+            self.see(Observation::Good { started, took, data: Data::Same })
         }
 
         fn cause(&mut self, seen: Observation) -> Option<Cause> {
-            match self.see(seen) {
-                Some(Verdict::Eject { cause, .. }) => Some(cause),
-                _ => None,
+            self.see(seen).filter(|health| *health == Health::Ejected)?;
+            Some(self.failed().cause)
+        }
+
+        /// Why it is out.
+        fn failed(&self) -> Failed {
+            match self.0.opinion().because {
+                Because::Failed(failed) => failed,
+                other => panic!("{other:?}"),
             }
         }
     }
@@ -682,7 +634,7 @@ mod tests {
             assert_eq!(Run::fresh().cause(failed(cause)), Some(cause));
         }
         let mut run = Run::fresh();
-        assert_eq!(run.see(failed(Cause::Timeout)), Some(Verdict::Suspect));
+        assert_eq!(run.see(failed(Cause::Timeout)), Some(Health::Suspect));
         assert_eq!(run.see(failed(Cause::Timeout)), None);
         assert_eq!(run.cause(failed(Cause::Timeout)), Some(Cause::Timeout));
     }
@@ -694,10 +646,10 @@ mod tests {
         let mut run = Run::healthy();
         assert_eq!(run.cause(refused_after_loss()), Some(Cause::Refused));
         let mut run = Run::healthy();
-        assert_eq!(run.see(traffic(&[(Failure::Lost, 1)], 1)), Some(Verdict::Suspect));
+        assert_eq!(run.see(traffic(&[(Failure::Lost, 1)], 1)), Some(Health::Suspect));
         assert_eq!(run.cause(failed(Cause::Refused)), Some(Cause::Refused));
         let mut run = Run::healthy();
-        assert_eq!(run.see(traffic(&[(Failure::Lost, 1)], 1)), Some(Verdict::Suspect));
+        assert_eq!(run.see(traffic(&[(Failure::Lost, 1)], 1)), Some(Health::Suspect));
         assert_eq!(run.cause(traffic(&[(Failure::Refused, 1)], 2)), Some(Cause::Refused));
         for lost in [Failure::Lost, Failure::Reset] {
             let mut run = Run::healthy();
@@ -711,13 +663,13 @@ mod tests {
         for first in [failed(Cause::Refused), traffic(&[(Failure::Refused, 1)], 1)] {
             for second in [failed(Cause::Refused), traffic(&[(Failure::Refused, 1)], 2)] {
                 let mut run = Run::healthy();
-                assert_eq!(run.see(first.clone()), Some(Verdict::Suspect));
+                assert_eq!(run.see(first.clone()), Some(Health::Suspect));
                 assert_eq!(run.cause(second), Some(Cause::Refused));
             }
             let mut run = Run::healthy();
             run.see(first.clone());
-            assert_eq!(run.good(), Some(Verdict::Clear));
-            assert_eq!(run.see(failed(Cause::Refused)), Some(Verdict::Suspect));
+            assert_eq!(run.good(), Some(Health::Healthy));
+            assert_eq!(run.see(failed(Cause::Refused)), Some(Health::Suspect));
         }
     }
 
@@ -737,13 +689,13 @@ mod tests {
         use ErrorReply::*;
         for kind in [Loading, MasterDown, NoAuth, ClusterDown] {
             let mut run = Run::healthy();
-            assert_eq!(run.see(said(&[(kind, 1000)])), Some(Verdict::Suspect), "{kind:?}");
+            assert_eq!(run.see(said(&[(kind, 1000)])), Some(Health::Suspect), "{kind:?}");
             assert!(run.0.wants_new_connection());
             assert_eq!(run.cause(failed(Cause::Loading)), Some(Cause::Loading), "the probe says so, too");
             let mut run = Run::healthy();
             run.see(said(&[(kind, 1)]));
             assert_eq!(run.see(said(&[(kind, 1000)])), None);
-            assert_eq!(run.good(), Some(Verdict::Clear), "{kind:?}: the probe says otherwise");
+            assert_eq!(run.good(), Some(Health::Healthy), "{kind:?}: the probe says otherwise");
         }
         let mut run = Run::healthy();
         assert_eq!(run.see(said(&[(Busy, 1000), (ReadOnly, 1000), (OutOfMemory, 1000)])), None);
@@ -757,12 +709,12 @@ mod tests {
         let mut run = Run::healthy();
         let down = || said(&[(ErrorReply::MasterDown, 5)]);
         run.see(down());
-        assert_eq!(run.good(), Some(Verdict::Clear));
+        assert_eq!(run.good(), Some(Health::Healthy));
         assert_eq!(run.see(down()), None);
-        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 1)), Some(Verdict::Suspect));
-        assert_eq!(run.good(), Some(Verdict::Clear));
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 1)), Some(Health::Suspect));
+        assert_eq!(run.good(), Some(Health::Healthy));
         run.1 += HealthSettings::default().interval;
-        assert_eq!(run.see(down()), Some(Verdict::Suspect));
+        assert_eq!(run.see(down()), Some(Health::Suspect));
     }
 
     fn slow() -> Slow {
@@ -771,14 +723,8 @@ mod tests {
     }
 
     impl Run {
-        fn pace(&mut self, pace: Pace) -> Option<Verdict> {
+        fn pace(&mut self, pace: Pace) -> Option<Health> {
             self.see(Observation::Pace(pace))
-        }
-
-        /// A probe is answered after so many milliseconds.
-        fn answered_in(&mut self, ms: u64) -> Option<Verdict> {
-            let started = self.1;
-            self.see(Observation::Good { started, took: Duration::from_millis(ms) })
         }
 
         fn with(change: impl FnOnce(&mut HealthSettings)) -> Run {
@@ -796,14 +742,15 @@ mod tests {
     fn a_slow_node_is_suspect_until_it_is_not() {
         let mut run = Run::healthy();
         assert_eq!(run.pace(Pace::Usual), None);
-        assert_eq!(run.pace(Pace::Slow(slow())), Some(Verdict::Slow(Some(slow()))));
-        for _ in 0..20 {
+        assert_eq!(run.pace(Pace::Slow(slow())), Some(Health::Suspect));
+        for p99 in 60..80 {
             assert_eq!(run.good(), None);
-            assert_eq!(run.pace(Pace::Slow(slow())), None);
-            assert_eq!(run.0.health(), Health::Suspect);
+            let p99 = Duration::from_millis(p99);
+            assert_eq!(run.pace(Pace::Slow(Slow { p99, ..slow() })), None);
+            assert_eq!(run.0.opinion().slow, Some(slow()), "as it was found");
         }
         assert_eq!(run.0.pause(), HealthSettings::default().interval, "faster probes would tell nothing");
-        assert_eq!(run.pace(Pace::Usual), Some(Verdict::Slow(None)));
+        assert_eq!(run.pace(Pace::Usual), Some(Health::Healthy));
         assert_eq!(run.0.health(), Health::Healthy);
     }
 
@@ -816,7 +763,7 @@ mod tests {
         assert_eq!(run.pace(Pace::Unknown), None);
         assert_eq!(run.answered_in(21), None);
         assert_eq!(run.0.health(), Health::Suspect);
-        assert_eq!(run.answered_in(20), Some(Verdict::Slow(None)));
+        assert_eq!(run.answered_in(20), Some(Health::Healthy));
         run.pace(Pace::Slow(slow()));
         run.pace(Pace::Unknown);
         run.pace(Pace::Slow(slow()));
@@ -833,12 +780,12 @@ mod tests {
         assert!(run.0.pause() < HealthSettings::default().interval);
         assert_eq!(run.pace(Pace::Usual), None, "the other doubt comes first");
         assert_eq!(run.good(), None, "it is slow still");
-        assert_eq!(run.pace(Pace::Usual), Some(Verdict::Slow(None)));
+        assert_eq!(run.pace(Pace::Usual), Some(Health::Healthy));
         run.pace(Pace::Slow(slow()));
         assert_eq!(run.cause(traffic(&[(Failure::Timeout, 3)], 4)), Some(Cause::Timeout));
         assert_eq!(run.pace(Pace::Slow(slow())), None, "what the window still has is old");
-        assert_eq!(run.answered_in(50), Some(Verdict::Probation), "it did not leave for being slow");
-        assert!(matches!(run.answered_in(50), Some(Verdict::Restore { .. })));
+        assert_eq!(run.answered_in(50), Some(Health::Probation), "it did not leave for being slow");
+        assert_eq!(run.answered_in(50), Some(Health::Healthy));
         assert_eq!(run.0.health(), Health::Healthy);
     }
 
@@ -847,15 +794,15 @@ mod tests {
     #[test]
     fn a_slow_node_is_ejected_by_option() {
         let mut run = Run::with(|s| s.slow_eject = true);
-        assert_eq!(run.pace(Pace::Slow(slow())), Some(Verdict::Slow(Some(slow()))));
+        assert_eq!(run.pace(Pace::Slow(slow())), Some(Health::Suspect));
         assert_eq!(run.cause(Observation::Pace(Pace::Slow(slow()))), Some(Cause::Slow));
         for _ in 0..20 {
             assert_eq!(run.answered_in(50), None);
         }
-        assert_eq!(run.answered_in(5), Some(Verdict::Probation));
-        assert_eq!(run.answered_in(50), Some(Verdict::Relapse));
-        assert_eq!(run.answered_in(5), Some(Verdict::Probation));
-        assert!(matches!(run.answered_in(5), Some(Verdict::Restore { .. })));
+        assert_eq!(run.answered_in(5), Some(Health::Probation));
+        assert_eq!(run.answered_in(50), Some(Health::Ejected));
+        assert_eq!(run.answered_in(5), Some(Health::Probation));
+        assert_eq!(run.answered_in(5), Some(Health::Healthy));
         assert_eq!(run.0.health(), Health::Healthy);
     }
 
@@ -874,11 +821,8 @@ mod tests {
         assert_eq!(Run::with(|s| s.failure_rate = 0.0).see(rate(100, 100)), None);
         let mut suspect = Run::healthy();
         suspect.see(traffic(&[(Failure::Timeout, 1)], 1));
-        let said = match suspect.see(rate(60, 100)) {
-            Some(Verdict::Eject { evidence, .. }) => evidence,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(said, "60 of 100 requests within 10 s failed");
+        assert_eq!(suspect.cause(rate(60, 100)), Some(Cause::FailureRate));
+        assert_eq!(&*suspect.failed().evidence, "60 of 100 requests within 10 s failed");
         assert_eq!(suspect.see(rate(60, 100)), None, "it is out");
     }
 
@@ -888,13 +832,13 @@ mod tests {
     fn losses_alone_never_eject() {
         let mut run = Run::healthy();
         assert!(!run.0.wants_new_connection());
-        assert_eq!(run.see(traffic(&[(Failure::Lost, 40)], 40)), Some(Verdict::Suspect));
+        assert_eq!(run.see(traffic(&[(Failure::Lost, 40)], 40)), Some(Health::Suspect));
         assert!(run.0.wants_new_connection());
         assert_eq!(run.see(traffic(&[(Failure::Lost, 60)], 100)), None);
-        assert_eq!(run.good(), Some(Verdict::Clear));
-        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 101)), Some(Verdict::Suspect));
+        assert_eq!(run.good(), Some(Health::Healthy));
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 101)), Some(Health::Suspect));
         assert!(!run.0.wants_new_connection(), "a timeout is asked about on the standing connection");
-        assert_eq!(run.good(), Some(Verdict::Clear));
+        assert_eq!(run.good(), Some(Health::Healthy));
     }
 
     /// Timeouts count per request over all workers: `failures` in a row eject, also across a clear
@@ -904,8 +848,8 @@ mod tests {
         let mut run = Run::healthy();
         assert_eq!(run.cause(traffic(&[(Failure::Timeout, 5)], 5)), Some(Cause::Timeout));
         let mut run = Run::healthy();
-        assert_eq!(run.see(traffic(&[(Failure::Timeout, 2)], 2)), Some(Verdict::Suspect));
-        assert_eq!(run.good(), Some(Verdict::Clear));
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 2)], 2)), Some(Health::Suspect));
+        assert_eq!(run.good(), Some(Health::Healthy));
         assert_eq!(run.cause(traffic(&[(Failure::Timeout, 1)], 3)), Some(Cause::Timeout));
         let mut run = Run::healthy();
         for _ in 0..10 {
@@ -920,7 +864,7 @@ mod tests {
     #[test]
     fn a_streak_ahead_of_its_counts_is_counted_in_full() {
         let mut run = Run::healthy();
-        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 2)), Some(Verdict::Suspect));
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 2)), Some(Health::Suspect));
         assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 3)), None);
         assert_eq!(run.cause(traffic(&[(Failure::Timeout, 1)], 3)), Some(Cause::Timeout));
     }
@@ -929,7 +873,7 @@ mod tests {
     #[test]
     fn probes_and_requests_add_up() {
         let mut run = Run::healthy();
-        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 1)), Some(Verdict::Suspect));
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 1)), Some(Health::Suspect));
         assert_eq!(run.see(failed(Cause::Timeout)), None);
         assert_eq!(run.cause(failed(Cause::Timeout)), Some(Cause::Timeout));
     }
@@ -940,9 +884,9 @@ mod tests {
         let mut run = Run::healthy();
         let started = run.1;
         run.see(traffic(&[(Failure::Timeout, 1)], 1));
-        assert_eq!(run.see(Observation::Good { started, took: Duration::ZERO }), None);
+        assert_eq!(run.see(Observation::Good { started, took: Duration::ZERO, data: Data::Same }), None);
         assert_eq!(run.0.health(), Health::Suspect);
-        assert_eq!(run.good(), Some(Verdict::Clear));
+        assert_eq!(run.good(), Some(Health::Healthy));
     }
 
     /// A suspect node is asked fast, the others at the interval, a fresh one at once.
@@ -969,12 +913,12 @@ mod tests {
         run.see(refused_after_loss());
         assert_eq!(run.see(traffic(&[(Failure::Timeout, 9)], 9)), None);
         assert_eq!(run.see(failed(Cause::Refused)), None);
-        assert_eq!(run.good(), Some(Verdict::Probation));
+        assert_eq!(run.good(), Some(Health::Probation));
         assert_eq!(run.see(traffic(&[(Failure::Timeout, 9)], 18)), None);
-        assert_eq!(run.see(failed(Cause::Timeout)), Some(Verdict::Relapse));
-        assert_eq!(run.good(), Some(Verdict::Probation));
-        assert!(matches!(run.good(), Some(Verdict::Restore { .. })));
-        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 19)), Some(Verdict::Suspect));
+        assert_eq!(run.see(failed(Cause::Timeout)), Some(Health::Ejected));
+        assert_eq!(run.good(), Some(Health::Probation));
+        assert_eq!(run.good(), Some(Health::Healthy));
+        assert_eq!(run.see(traffic(&[(Failure::Timeout, 1)], 19)), Some(Health::Suspect));
     }
 
     /// A verdict that is not carried out leaves a suspect node, with which everything begins anew: a good
@@ -985,18 +929,28 @@ mod tests {
         assert_eq!(run.cause(traffic(&[(Failure::Timeout, 3)], 3)), Some(Cause::Timeout));
         run.0.reprieve(run.1);
         assert_eq!(run.0.health(), Health::Suspect);
-        assert_eq!(run.good(), Some(Verdict::Clear));
+        assert_eq!(run.good(), Some(Health::Healthy));
         assert_eq!(run.cause(traffic(&[(Failure::Timeout, 3)], 6)), Some(Cause::Timeout));
         run.0.reprieve(run.1);
         for _ in 0..2 {
             assert_eq!(run.see(failed(Cause::Timeout)), None);
         }
-        match run.see(failed(Cause::Timeout)) {
-            Some(Verdict::Eject { evidence, .. }) => {
-                assert_eq!(evidence, "3 probes in a row failed, the last: it failed");
-            }
-            other => panic!("{other:?}"),
-        }
+        assert_eq!(run.see(failed(Cause::Timeout)), Some(Health::Ejected));
+        assert_eq!(&*run.failed().evidence, "3 probes in a row failed, the last: it failed");
+    }
+
+    /// Nor does it say that a node which was called slow is not any more, be it that it hung.
+    #[test]
+    fn a_reprieve_of_a_slow_node() {
+        let mut run = Run::healthy();
+        run.pace(Pace::Slow(slow()));
+        let before = run.0.opinion();
+        assert_eq!(run.cause(traffic(&[(Failure::Timeout, 3)], 3)), Some(Cause::Timeout));
+        assert_eq!(run.0.opinion().slow, None, "it hangs");
+        run.0.reprieve(run.1);
+        assert_eq!(run.0.opinion(), before);
+        assert_eq!(run.good(), None);
+        assert_eq!(run.pace(Pace::Usual), Some(Health::Healthy));
     }
 
     /// With `rise` 1 the first good probe restores; with `fall` 1 the first failed one ejects.
@@ -1006,7 +960,7 @@ mod tests {
         let short = Arc::new(HealthSettings { rise: 1, fall: 1, ..HealthSettings::default() });
         let mut run = Run(Detector::new(short, Health::Healthy, 0, now), now);
         assert_eq!(run.cause(failed(Cause::Timeout)), Some(Cause::Timeout));
-        assert!(matches!(run.good(), Some(Verdict::Restore { .. })));
+        assert_eq!(run.good(), Some(Health::Healthy));
     }
 
     /// What is wrong with a node's configuration is said once per change.
@@ -1015,10 +969,11 @@ mod tests {
         let mut run = Run::healthy();
         let what: Option<Arc<str>> = Some("a replica".into());
         assert_eq!(run.see(Observation::Wrong(None)), None);
-        assert_eq!(run.see(Observation::Wrong(what.clone())), Some(Verdict::Misconfigured(what.clone())));
+        assert_eq!(run.see(Observation::Wrong(what.clone())), Some(Health::Healthy));
+        assert_eq!(run.0.opinion().wrong, what);
         assert_eq!(run.see(Observation::Wrong(what)), None);
-        assert_eq!(run.see(Observation::Wrong(None)), Some(Verdict::Misconfigured(None)));
-        assert_eq!(run.0.health(), Health::Healthy);
+        assert_eq!(run.see(Observation::Wrong(None)), Some(Health::Healthy));
+        assert_eq!(run.0.opinion().wrong, None);
     }
 
     fn observations() -> impl Strategy<Value = (u8, u8, u8)> {
@@ -1030,13 +985,13 @@ mod tests {
     #[test]
     fn a_node_that_flaps_waits() {
         let mut run = Run::healthy();
-        let eject = |run: &mut Run| match run.see(refused_after_loss()) {
-            Some(Verdict::Eject { evidence, .. }) => evidence,
-            other => panic!("{other:?}"),
+        let eject = |run: &mut Run| {
+            assert_eq!(run.see(refused_after_loss()), Some(Health::Ejected));
+            run.failed().evidence
         };
         let back_after = |run: &mut Run| {
             let since = run.1;
-            while !matches!(run.good(), Some(Verdict::Restore { .. })) {
+            while run.good() != Some(Health::Healthy) {
                 run.1 += Duration::from_millis(100);
             }
             (run.1 - since).as_secs_f64()
@@ -1061,15 +1016,15 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is seen: verdicts follow each other in an order that membership accepts, a
-        /// healthy node needs a failure to leave, and `rise` good probes always bring one back.
+        /// Whatever is seen: a node is out only for a failure that is told, comes back by probation only, what is
+        /// thought is told when it changes and only then, and `rise` good probes always bring one back.
         #[test]
-        fn verdicts_are_in_order(seen in proptest::collection::vec(observations(), 1..200)) {
+        fn opinions_follow_each_other(seen in proptest::collection::vec(observations(), 1..200)) {
             let mut run = Run::fresh();
             let mut streak = 0;
             for (what, kind, count) in seen {
                 let before = run.0.health();
-                let verdict = match what {
+                let opinion = match what {
                     0 | 1 => { streak = 0; run.good() }
                     2 => run.see(failed(Cause::from(Failure::ALL[kind as usize]))),
                     3 => run.see(refused_after_loss()),
@@ -1079,20 +1034,16 @@ mod tests {
                     }
                 };
                 let after = run.0.health();
-                let expected = match &verdict {
-                    None => (before, before),
-                    Some(Verdict::Suspect) => (Health::Healthy, Health::Suspect),
-                    Some(Verdict::Clear) => (Health::Suspect, Health::Healthy),
-                    Some(Verdict::Eject { .. }) => {
-                        prop_assert!(matches!(before, Health::Healthy | Health::Suspect));
-                        (before, Health::Ejected)
-                    }
-                    Some(Verdict::Probation) => (Health::Ejected, Health::Probation),
-                    Some(Verdict::Relapse) => (Health::Probation, Health::Ejected),
-                    Some(Verdict::Restore { .. }) => (Health::Probation, Health::Healthy),
-                    Some(Verdict::Misconfigured(_)) | Some(Verdict::Slow(_)) => (before, before),
+                prop_assert_eq!(opinion, (before != after).then_some(after));
+                let is_a_step = match (before, after) {
+                    (Health::Ejected, Health::Probation) | (Health::Probation, Health::Ejected) => true,
+                    (Health::Ejected, after) => after == Health::Ejected,
+                    (Health::Probation, after) => after != Health::Suspect,
+                    (Health::Healthy | Health::Suspect, after) => after != Health::Probation,
                 };
-                prop_assert_eq!((before, after), expected);
+                prop_assert!(is_a_step, "{:?} to {:?}", before, after);
+                let because = run.0.opinion().because;
+                prop_assert_eq!(matches!(because, Because::Failed(_)), after.is_out());
                 if what == 0 {
                     prop_assert!(after != Health::Suspect);
                 }

@@ -5,46 +5,72 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Held, JUDGE_PAUSE, Judgement, Ward};
-use crate::topology::Change;
+use crate::topology::{Because, Change, Health, News, NodeId, Opinion, Topology};
 
 impl Ward {
-    /// Keeps back the verdicts that may not stand, or not yet; gives the other changes.
-    pub(super) fn judge(&mut self, changes: Vec<Change>) -> Vec<Change> {
-        if changes.iter().all(|change| !matches!(change, Change::Eject { .. })) {
-            return changes;
+    /// What membership is to be told of nodes of which something was seen. Verdicts that may not stand, or not yet, are
+    /// kept back.
+    pub(super) fn judge(&mut self, seen: impl IntoIterator<Item = NodeId>) -> Vec<Change> {
+        let (now, topology) = (Instant::now(), self.reader.load());
+        let mut changes = Vec::new();
+        for id in seen {
+            self.accuse(now, &topology, id);
+            changes.extend(self.tell(&topology, id));
         }
-        let patience = self.reader.load().health.timeout;
-        let now = Instant::now();
-        let mut stand = Vec::new();
-        for change in changes {
-            let Change::Eject { pool, node, cause, .. } = &change else {
-                stand.push(change);
-                continue;
-            };
-            let Some(patient) = self.patients.get(node) else { continue };
-            let whose = (pool.clone(), patient.name.clone());
-            let fault = match self.scene.judge(now, &whose, *cause, (Duration::ZERO, patience)) {
-                Judgement::Stands => {
-                    stand.push(change);
-                    continue;
-                }
-                Judgement::Ask | Judgement::Moot => None,
-                Judgement::Withheld(fault) => {
-                    self.scene.withhold(now, &whose, fault);
-                    Some(fault)
-                }
-            };
-            patient.call.hurry.notify_one();
-            if self.held.is_empty() {
-                self.judge_at = now + JUDGE_PAUSE;
-            }
-            stand.push(Change::Suspect { pool: pool.clone(), node: *node });
-            self.held.insert(*node, Held { cause: *cause, since: now, fault, change });
-        }
-        stand
+        changes
     }
 
-    /// Judges again what waits, and gives what may go on. When a fault of ours is over, the node gets a fresh
+    /// Keeps back the verdict on a node, if there is one that may not stand.
+    fn accuse(&mut self, now: Instant, topology: &Topology, id: NodeId) {
+        let Some(patient) = self.patients.get(&id) else { return };
+        let Opinion { health: Health::Ejected, because: Because::Failed(failed), .. } =
+            patient.detector.opinion()
+        else {
+            return;
+        };
+        if patient.told.health.is_out() || self.held.contains_key(&id) {
+            return;
+        }
+        let (whose, cause) = ((topology.pool.clone(), patient.name.clone()), failed.cause);
+        let fault = match self.scene.judge(now, &whose, cause, (Duration::ZERO, topology.health.timeout)) {
+            Judgement::Stands => return,
+            Judgement::Ask | Judgement::Moot => None,
+            Judgement::Withheld(fault) => {
+                self.scene.withhold(now, &whose, fault);
+                Some(fault)
+            }
+        };
+        patient.call.hurry.notify_one();
+        if self.held.is_empty() {
+            self.judge_at = now + JUDGE_PAUSE;
+        }
+        self.held.insert(id, Held { cause, since: now, fault });
+    }
+
+    /// What is thought of a node, if membership was told something else. While a verdict is kept back it is suspect, and
+    /// else as it was.
+    fn tell(&mut self, topology: &Topology, id: NodeId) -> Option<Change> {
+        let patient = self.patients.get_mut(&id)?;
+        let mut opinion = patient.detector.opinion();
+        if self.held.contains_key(&id) {
+            opinion = Opinion { health: Health::Suspect, wrong: opinion.wrong, ..patient.told.clone() };
+        }
+        if opinion == patient.told {
+            return None;
+        }
+        let (was_out, is_out) = (patient.told.health.is_out(), opinion.health.is_out());
+        if is_out && !was_out {
+            self.quarantine.leaves(id);
+        }
+        if is_out || was_out {
+            // Whoever shows nodes is to know which of them have to wait as they come and go.
+            self.scene.flaps(&(topology.pool.clone(), patient.name.clone()), patient.detector.flaps_until());
+        }
+        patient.told = opinion.clone();
+        Some(topology.news(id, News::Judged(opinion)))
+    }
+
+    /// Judges again what waits, and gives what is to be told. When a fault of ours is over, the node gets a fresh
     /// start: what was seen of it meanwhile proves nothing.
     pub(super) fn judge_again(&mut self) -> Vec<Change> {
         let now = Instant::now();
@@ -52,7 +78,7 @@ impl Ward {
         let topology = self.reader.load();
         let patience = topology.health.timeout;
         let (scene, patients) = (&self.scene, &mut self.patients);
-        let mut stand = Vec::new();
+        let mut judged = Vec::new();
         self.held.retain(|id, held| {
             let Some(patient) = patients.get_mut(id) else { return false };
             let whose = (topology.pool.clone(), patient.name.clone());
@@ -64,19 +90,18 @@ impl Ward {
                     }
                     true
                 }
-                judgement if judgement == Judgement::Moot || held.fault.is_some() => {
-                    patient.detector.reprieve(now);
-                    patient.call.hurry.notify_one();
-                    scene.release(&whose);
+                judgement => {
+                    if judgement == Judgement::Moot || held.fault.is_some() {
+                        patient.detector.reprieve(now);
+                        patient.call.hurry.notify_one();
+                        scene.release(&whose);
+                    }
+                    judged.push(*id);
                     false
-                }
-                _ => {
-                    stand.push(*id);
-                    true
                 }
             }
         });
-        stand.iter().filter_map(|id| self.held.remove(id)).map(|held| held.change).collect()
+        judged.into_iter().filter_map(|id| self.tell(&topology, id)).collect()
     }
 }
 
@@ -91,13 +116,33 @@ mod tests {
 
     use super::*;
     use crate::{
-        health::{Fault, Lag, Scene, Traffic, tests::topology, watch},
+        health::{Fault, Lag, Observation, Scene, Traffic, tests::topology, watch},
         net::{Address, Target},
-        topology::{
-            Basis, Cause, Entry, Evidence, Failure, HealthSettings, Node, NodeId, Rule, Samples, SeenBy,
-            channel, write_notes,
-        },
+        topology::{Cause, Entry, Evidence, Failure, HealthSettings, Node, Samples, channel, write_notes},
     };
+
+    /// What is told of the health of nodes.
+    fn healths(told: Vec<Change>) -> Vec<Health> {
+        let health = |change| match change {
+            Change::News { news: News::Judged(opinion), .. } => opinion.health,
+            other => panic!("{other:?}"),
+        };
+        told.into_iter().map(health).collect()
+    }
+
+    /// The detector of a node pronounces its verdict, and it is judged.
+    fn accused(ward: &mut Ward, node: NodeId, seen: Traffic) -> Vec<Health> {
+        let detector = &mut ward.patients.get_mut(&node).expect("it is watched").detector;
+        detector.step(Instant::now(), Observation::Traffic(seen));
+        assert_eq!(detector.health(), Health::Ejected);
+        healths(ward.judge([node]))
+    }
+
+    fn silence() -> Traffic {
+        let mut silence = Traffic { streak: 3, ..Traffic::default() };
+        silence.new[Failure::Timeout as usize] = 3;
+        silence
+    }
 
     /// Where nodes are that nobody knew at first is known to whoever judges as soon as their names resolve: they are
     /// behind a link then.
@@ -131,17 +176,15 @@ mod tests {
         next.nodes = next.nodes.iter().zip(1..).map(found).collect();
         writer.publish(next);
         ward.admit(&noted);
-        let mut silence = Traffic::default();
-        silence.new[Failure::Timeout as usize] = 3;
+        let silence = silence();
         for name in ["n1", "n2"] {
             ward.scene.traffic(Instant::now(), &(pool.clone(), name.into()), &silence);
         }
-        let (cause, node) = (Cause::Timeout, NodeId(1));
-        let basis = Basis { rule: Rule::Failures, seen_by: SeenBy::Traffic };
-        let eject = Change::Eject { pool, node, cause, evidence: "it is silent".into(), basis };
-        let told = ward.judge(vec![eject]);
-        assert!(matches!(told[..], [Change::Suspect { node: NodeId(1), .. }]), "{told:?}");
-        assert_eq!(ward.held[&node].fault, Some(Fault::Link));
+        let told = accused(&mut ward, NodeId(1), silence);
+        assert_eq!(told, [Health::Suspect]);
+        assert_eq!(ward.held[&NodeId(1)].fault, Some(Fault::Link));
+        // What is said of it meanwhile says nothing else.
+        assert_eq!(healths(ward.judge([NodeId(1)])), []);
     }
 
     /// A verdict that waits is judged again in time, however often something else happens in its pool.
@@ -150,14 +193,12 @@ mod tests {
         let bell = Arc::new(Notify::new());
         let address = (Ipv4Addr::LOCALHOST, 1).into();
         let (_writer, reader) = channel(topology(address, HealthSettings::default(), &bell));
-        let pool = reader.load().pool.clone();
         let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
         let (notes, noted) = write_notes();
         ward.admit(&noted);
         let (cause, node) = (Cause::Timeout, NodeId(7));
-        let basis = Basis { rule: Rule::Failures, seen_by: SeenBy::Traffic };
-        let change = Change::Eject { pool, node, cause, evidence: "it is silent".into(), basis };
-        ward.held.insert(node, Held { change, cause, since: Instant::now(), fault: None });
+        ward.held.insert(node, Held { cause, since: Instant::now(), fault: None });
+        assert_eq!(accused(&mut ward, node, silence()), [Health::Suspect]);
         let (inbox, mut changes) = mpsc::channel(16);
         let told = (noted, Samples::new(0));
         let rung = bell.clone();
@@ -170,9 +211,8 @@ mod tests {
         let watching = tokio::spawn(async move { watch(ward, told, &bell, &inbox).await });
         let ejected = async {
             loop {
-                // Its own probes, which are refused, give other verdicts.
                 let change = changes.recv().await.expect("it is watched");
-                if matches!(change, Change::Eject { cause: Cause::Timeout, .. }) {
+                if healths(vec![change]) == [Health::Ejected] {
                     return;
                 }
             }

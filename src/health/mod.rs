@@ -1,6 +1,7 @@
 //! EVIDENCE -> VERDICT. One detector and one probe per node, fed by what traffic counts and by
-//! what the probe meets; verdicts go to membership, which alone decides what comes of them. Runs
-//! on the control runtime and touches nothing of the hot path but its counters.
+//! what the probe meets. What a detector thinks of its node goes to membership whole, whenever that is
+//! something else than was told last; membership alone decides what comes of it. Runs on the control
+//! runtime and touches nothing of the hot path but its counters.
 
 mod cleaning;
 mod detector;
@@ -36,7 +37,7 @@ use tokio::{
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-pub use detector::{Detector, Observation, Traffic, Verdict};
+pub use detector::{Detector, Observation, Traffic};
 pub use heavy::{Business, Heavy, Holder, Share, Stalls};
 pub use lag::{LAG_MAX, Lag};
 pub use memory::Buffers;
@@ -53,8 +54,8 @@ pub use withhold::{
 };
 
 use crate::topology::{
-    Cause, Change, Data, Entry, ErrorReply, Failure, Health, Inbox, NodeId, NotedWrites, OnReturn, Placement,
-    Samples, Topology, TopologyReader,
+    Cause, Change, Data, Entry, ErrorReply, Failure, Health, Inbox, News, NodeId, NotedWrites, OnReturn,
+    Placement, Samples, Topology, TopologyReader,
 };
 use patient::Patient;
 use quarantine::{Cleaned, Quarantine};
@@ -142,10 +143,6 @@ async fn watch(mut ward: Ward, told: (NotedWrites, Samples), bell: &Notify, inbo
             }
         };
         for change in changes {
-            if let Change::Eject { node, .. } = change {
-                ward.quarantine.leaves(node);
-            }
-            ward.tell_flaps(&change);
             if inbox.send(change).await.is_err() {
                 return;
             }
@@ -187,9 +184,8 @@ struct Ward {
     looks: JoinSet<Vec<(NodeId, Reading)>>,
 }
 
-/// A verdict that is not sent yet. Its detector has pronounced it.
+/// A verdict of which nobody is told yet. Its detector has pronounced it.
 struct Held {
-    change: Change,
     cause: Cause,
     since: Instant,
     /// Why it is withheld; none while others are asked.
@@ -284,8 +280,7 @@ impl Ward {
         // All nodes of the topology are watched now, so most publishes, which take no node away, need no
         // second look.
         let waited_for = self.quarantine.waited_for(&topology);
-        let not_cleaned = |node| Change::NotCleaned { pool: topology.pool.clone(), node };
-        let changes = waited_for.into_iter().map(not_cleaned).collect();
+        let changes = waited_for.into_iter().map(|node| topology.news(node, News::NotCleaned)).collect();
         if self.patients.len() == topology.nodes.len() {
             return changes;
         }
@@ -308,10 +303,12 @@ impl Ward {
         let call = Arc::new(Call::default());
         let appointment = Appointment { due: now, earliest: now };
         let task = self.send(entry.node.id, Prober::default(), call.clone(), appointment);
+        let detector = Detector::new(topology.health.clone(), entry.health, seed(&entry.node.name, 0), now);
         let patient = Patient {
             name: entry.node.name.clone(),
             targets: entry.targets.clone(),
-            detector: Detector::new(topology.health.clone(), entry.health, seed(&entry.node.name, 0), now),
+            told: detector.opinion(),
+            detector,
             counts: [0; Failure::ALL.len()],
             said: [0; ErrorReply::ALL.len()],
             window: Window::default(),
@@ -337,17 +334,17 @@ impl Ward {
         self.rounds.spawn(round(reader, permits, id, prober, call, at))
     }
 
-    /// The bell rang: what did traffic see?
-    fn sample(&mut self) -> Vec<Change> {
+    /// The bell rang: of whom did traffic see something?
+    fn sample(&mut self) -> Vec<NodeId> {
         let topology = self.reader.load();
         let now = Instant::now();
-        let mut changes = Vec::new();
+        let mut seen = Vec::new();
         for entry in topology.nodes.iter() {
             let Some(patient) = self.patients.get_mut(&entry.node.id) else { continue };
             let Some(traffic) = patient.news(&entry.node.evidence) else { continue };
             self.scene.traffic(now, &(topology.pool.clone(), patient.name.clone()), &traffic);
-            let verdict = patient.detector.step(now, Observation::Traffic(traffic));
-            changes.extend(verdict.map(|v| v.into_change(&topology.pool, entry.node.id, Data::Unknown)));
+            patient.detector.step(now, Observation::Traffic(traffic));
+            seen.push(entry.node.id);
             patient.call.anew.store(patient.detector.wants_new_connection(), Relaxed);
             if patient.detector.health() == Health::Suspect {
                 patient.call.hurry.notify_one();
@@ -357,20 +354,7 @@ impl Ward {
                 self.resolve_again.notify_one();
             }
         }
-        changes
-    }
-
-    /// Whoever shows nodes is to know which of them have to wait as they come and go.
-    fn tell_flaps(&self, change: &Change) {
-        let (Change::Eject { pool, node, .. }
-        | Change::Probation { pool, node }
-        | Change::Relapse { pool, node }
-        | Change::Restore { pool, node, .. }) = change
-        else {
-            return;
-        };
-        let Some(patient) = self.patients.get(node) else { return };
-        self.scene.flaps(&(pool.clone(), patient.name.clone()), patient.detector.flaps_until());
+        seen
     }
 
     /// What are nodes busy with?
@@ -402,8 +386,9 @@ impl Ward {
         }
     }
 
-    /// The counters were read: what became of requests, and who is slow?
-    fn weigh(&mut self, readings: Result<Vec<(NodeId, Reading)>, JoinError>) -> Vec<Change> {
+    /// The counters were read: what became of requests, and who is slow? Gives those of whom something else is
+    /// thought now.
+    fn weigh(&mut self, readings: Result<Vec<(NodeId, Reading)>, JoinError>) -> Vec<NodeId> {
         let readings = readings.unwrap_or_else(|error| {
             tracing::error!(%error, "reading counters failed inside ringway");
             Vec::new()
@@ -426,28 +411,25 @@ impl Ward {
             counts
         });
         let paces = window::paces(seen.iter_mut().map(|(_, patient)| &mut patient.window), &topology.health);
-        let mut changes = Vec::new();
-        for ((id, patient), pace) in seen.into_iter().zip(paces) {
-            for observation in [Observation::Rate(patient.window.rate()), Observation::Pace(pace)] {
-                let verdict = patient.detector.step(now, observation);
-                changes.extend(verdict.map(|v| v.into_change(&topology.pool, id, Data::Unknown)));
-            }
-        }
-        changes
+        let step = |((id, patient), pace): ((NodeId, &mut Patient), Pace)| {
+            let observations = [Observation::Rate(patient.window.rate()), Observation::Pace(pace)];
+            let opinions = observations.map(|observation| patient.detector.step(now, observation));
+            opinions.iter().any(Option::is_some).then_some(id)
+        };
+        seen.into_iter().zip(paces).filter_map(step).collect()
     }
 
-    /// A probe ended: what does it mean, and when is the next?
-    fn hear(&mut self, ended: Result<Round, JoinError>) -> Vec<Change> {
+    /// A probe ended: what does it mean, and when is the next? Gives whom it was about.
+    fn hear(&mut self, ended: Result<Round, JoinError>) -> Option<NodeId> {
         let round = match ended {
             Ok(round) => round,
             Err(error) => {
                 self.revive(&error);
-                return Vec::new();
+                return None;
             }
         };
-        let Some(mut patient) = self.patients.remove(&round.id) else { return Vec::new() };
+        let mut patient = self.patients.remove(&round.id)?;
         let now = Instant::now();
-        let mut changes = Vec::new();
         let mut pause = REPEAT_PAUSE;
         if let Some(probe) = round.probe {
             patient.started = probe.started;
@@ -472,11 +454,11 @@ impl Ward {
                     self.resolve_again.notify_one();
                 }
                 let data = if patient.flushed { Data::Flushed } else { patient.brings() };
-                for observation in observations(&patient.name, probe) {
-                    let verdict = patient.detector.step(now, observation);
-                    changes.extend(verdict.map(|v| v.into_change(&topology.pool, round.id, data)));
+                let was_out = patient.detector.health().is_out();
+                for observation in observations(&patient.name, probe, data) {
+                    patient.detector.step(now, observation);
                 }
-                let is_back = changes.iter().any(|change| matches!(change, Change::Restore { .. }));
+                let is_back = was_out && !patient.detector.health().is_out();
                 // Until it is back it is compared with the one that served.
                 let placement = topology.position(round.id).map(|at| topology.nodes[at].placement);
                 // What it came back with is not forgotten before it has all its keys.
@@ -505,7 +487,7 @@ impl Ward {
         };
         patient.task = self.send(round.id, round.prober, patient.call.clone(), at);
         self.patients.insert(round.id, patient);
-        changes
+        Some(round.id)
     }
 
     /// A probe that panicked must not leave its node unwatched. One that was aborted belongs to a
@@ -532,10 +514,11 @@ impl Drop for Ward {
 }
 
 /// What a probe tells the detector; nothing if it could not be made.
-fn observations(node: &str, probe: Probe) -> Vec<Observation> {
+fn observations(node: &str, probe: Probe, data: Data) -> Vec<Observation> {
     match probe.answer {
         Answer::Serves(wrong) => {
-            vec![Observation::Wrong(wrong), Observation::Good { started: probe.started, took: probe.took }]
+            let Probe { started, took, .. } = probe;
+            vec![Observation::Wrong(wrong), Observation::Good { started, took, data }]
         }
         Answer::Failed { cause, after_loss, text } => {
             let wrong =
@@ -545,23 +528,6 @@ fn observations(node: &str, probe: Probe) -> Vec<Observation> {
         Answer::Void(why) => {
             tracing::warn!(node, why, "a probe could not be made: limits of this machine");
             Vec::new()
-        }
-    }
-}
-
-impl Verdict {
-    /// What membership is asked for.
-    pub fn into_change(self, pool: &Arc<str>, node: NodeId, data: Data) -> Change {
-        let pool = pool.clone();
-        match self {
-            Verdict::Suspect => Change::Suspect { pool, node },
-            Verdict::Clear => Change::Clear { pool, node },
-            Verdict::Eject { cause, evidence, basis } => Change::Eject { pool, node, cause, evidence, basis },
-            Verdict::Probation => Change::Probation { pool, node },
-            Verdict::Relapse => Change::Relapse { pool, node },
-            Verdict::Restore { evidence } => Change::Restore { pool, node, data, evidence },
-            Verdict::Misconfigured(what) => Change::Misconfigured { pool, node, what },
-            Verdict::Slow(slow) => Change::Slow { pool, node, slow },
         }
     }
 }
@@ -641,7 +607,10 @@ mod tests {
     use crate::{
         net::{Address, Target},
         ring::{self, Ring},
-        topology::{Admission, Evidence, HealthSettings, Node, Policy, TopologyWriter, channel, write_notes},
+        topology::{
+            Admission, Because, Evidence, HealthSettings, Node, Opinion, Policy, TopologyWriter, channel,
+            write_notes,
+        },
     };
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -768,17 +737,31 @@ mod tests {
             self.writer.current().nodes[0].node.clone()
         }
 
-        /// The next change, but for doubts: those depend on who notices first.
-        async fn next(&mut self) -> Change {
-            let next = async {
-                loop {
-                    match self.changes.recv().await.expect("health runs") {
-                        Change::Suspect { .. } | Change::Clear { .. } => {}
-                        change => return change,
-                    }
+        /// What is thought of a node now, and of which.
+        async fn opinion(&mut self) -> (NodeId, Opinion) {
+            let change = tokio::time::timeout(PATIENCE, self.changes.recv()).await.expect("a word in time");
+            match change.expect("health runs") {
+                Change::News { node, news: News::Judged(opinion), .. } => (node, opinion),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        /// The next one, but for doubts: those depend on who notices first.
+        async fn next(&mut self) -> (NodeId, Opinion) {
+            loop {
+                let (node, opinion) = self.opinion().await;
+                if opinion.because != Because::Nothing {
+                    return (node, opinion);
                 }
-            };
-            tokio::time::timeout(PATIENCE, next).await.expect("a verdict in time")
+            }
+        }
+
+        /// The next one says that the node failed.
+        async fn fails(&mut self, node: NodeId, cause: Cause) {
+            let (who, Opinion { health, because, .. }) = self.next().await;
+            assert_eq!((who, health), (node, Health::Ejected));
+            let Because::Failed(failed) = because else { panic!("{because:?}") };
+            assert_eq!(failed.cause, cause);
         }
     }
 
@@ -799,13 +782,9 @@ mod tests {
         let node = scene.evidence();
         // A loss that was none brings a probe, and with it a standing connection, for certain.
         node.evidence.failed(Failure::Lost, 1);
-        let cleared = async {
-            while !matches!(scene.changes.recv().await.expect("health runs"), Change::Clear { .. }) {}
-        };
-        tokio::time::timeout(PATIENCE, cleared).await.expect("the node answers");
+        while scene.opinion().await.1.health != Health::Healthy {}
         scene.node.stop().await;
-        let change = scene.next().await;
-        assert!(matches!(change, Change::Eject { cause: Cause::Refused, .. }), "{change:?}");
+        scene.fails(NodeId(7), Cause::Refused).await;
         scene.watching.abort();
     }
 
@@ -814,18 +793,16 @@ mod tests {
     async fn a_node_goes_and_comes_back() {
         let mut scene = Scene::start(quick()).await;
         scene.node.stop().await;
-        assert!(matches!(scene.next().await, Change::Eject { cause: Cause::Refused, .. }));
+        scene.fails(NodeId(7), Cause::Refused).await;
         scene.node.again().await;
-        let mut change = scene.next().await;
-        assert!(matches!(change, Change::Probation { .. }), "{change:?}");
-        loop {
-            change = scene.next().await;
-            // A late clock on a busy machine may void a probe, but the order stays.
-            if !matches!(change, Change::Relapse { .. } | Change::Probation { .. }) {
-                break;
-            }
+        let mut opinion = scene.next().await.1;
+        assert_eq!(opinion.health, Health::Probation);
+        // A late clock on a busy machine may void a probe, but the order stays.
+        while opinion.health.is_out() {
+            opinion = scene.next().await.1;
         }
-        assert!(matches!(change, Change::Restore { .. }), "{change:?}");
+        assert_eq!(opinion.health, Health::Healthy);
+        assert!(matches!(opinion.because, Because::Returned(_)), "{opinion:?}");
         scene.watching.abort();
     }
 
@@ -836,8 +813,7 @@ mod tests {
         let slow = HealthSettings { interval: Duration::from_secs(3600), ..quick() };
         let mut scene = Scene::start(slow).await;
         scene.evidence().evidence.failed(Failure::Timeout, 3);
-        let change = scene.next().await;
-        assert!(matches!(change, Change::Eject { cause: Cause::Timeout, .. }), "{change:?}");
+        scene.fails(NodeId(7), Cause::Timeout).await;
         scene.watching.abort();
     }
 
@@ -869,7 +845,8 @@ mod tests {
                 answer: Answer::Failed { cause: Cause::Refused, after_loss: false, text: "refused".into() },
             };
             let ended = Round { id: NodeId(7), prober: Prober::default(), probe: Some(probe) };
-            let changes = ward.hear(Ok(ended));
+            let heard = ward.hear(Ok(ended));
+            let changes = ward.judge(heard);
             assert_eq!(changes.len(), usize::from(!is_late), "{changes:?}");
             assert_eq!(ward.patients[&NodeId(7)].detector.health() == Health::Ejected, !is_late);
             assert_eq!(ward.rounds.len(), 2, "the next probe is under way");
@@ -899,8 +876,7 @@ mod tests {
         next.nodes = Arc::new([entry]);
         scene.writer.publish(next);
         scene.node.stop().await;
-        let change = scene.next().await;
-        assert!(matches!(change, Change::Eject { node: NodeId(8), .. }), "{change:?}");
+        scene.fails(NodeId(8), Cause::Refused).await;
         scene.watching.abort();
     }
 
@@ -937,10 +913,11 @@ mod tests {
             let (now, symptom, late) = (Instant::now(), Symptom::Refused, Vec::new());
             let took = Duration::ZERO;
             let probe = Probe { life, flushed: false, took, symptom, late, started: now, ended: now, answer };
-            let changes =
-                ward.hear(Ok(Round { id: NodeId(7), prober: Prober::default(), probe: Some(probe) }));
-            changes.into_iter().find_map(|change| match change {
-                Change::Restore { data, .. } => Some(data),
+            let heard = ward.hear(Ok(Round { id: NodeId(7), prober: Prober::default(), probe: Some(probe) }));
+            ward.judge(heard).into_iter().find_map(|change| match change {
+                Change::News {
+                    news: News::Judged(Opinion { because: Because::Returned(back), .. }), ..
+                } => Some(back.data),
                 _ => None,
             })
         };

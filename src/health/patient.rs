@@ -7,7 +7,7 @@ use tokio::{task::AbortHandle, time::Instant};
 use super::{Call, Detector, Life, Traffic, window::Window};
 use crate::{
     net::Target,
-    topology::{Data, ErrorReply, Evidence, Failure, Health},
+    topology::{Data, ErrorReply, Evidence, Failure, Opinion},
 };
 
 /// One watched node.
@@ -18,6 +18,8 @@ pub(super) struct Patient {
     pub(super) targets: Arc<[Target]>,
     /// What is thought of it.
     pub(super) detector: Detector,
+    /// What membership was told of that.
+    pub(super) told: Opinion,
     /// Failures and error replies that traffic had seen at the last look.
     pub(super) counts: [u64; Failure::ALL.len()],
     pub(super) said: [u64; ErrorReply::ALL.len()],
@@ -53,7 +55,7 @@ impl Patient {
     /// It serves, or is about to with what it came back with: it is the one that a later return is compared with.
     pub(super) fn serves(&mut self, back: Option<Data>) {
         self.back = back;
-        if matches!(self.detector.health(), Health::Healthy | Health::Suspect) {
+        if !self.detector.health().is_out() {
             self.served.clone_from(&self.life);
             self.flushed = false;
         }

@@ -21,7 +21,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::probe::{self, Question};
 use crate::topology::{
-    Data, Entry, Health, NodeId, NotedWrites, OnReturn, Placement, Samples, Topology, Written, level,
+    Data, Entry, NodeId, NotedWrites, OnReturn, Placement, Samples, Topology, Written, level,
 };
 
 /// How long is waited for what is in flight, and how long cleaning may take: requests wait meanwhile.
@@ -392,7 +392,7 @@ fn verdict_max(topology: &Topology) -> Duration {
 
 /// Whether a node serves and answers, as far as is known.
 fn is_reached(entry: &Entry) -> bool {
-    entry.placement.serves() && matches!(entry.health, Health::Healthy | Health::Suspect)
+    entry.placement.serves() && !entry.health.is_out()
 }
 
 fn question(topology: &Topology, at: usize) -> Question {
@@ -456,7 +456,7 @@ mod tests {
 
     use super::*;
     use crate::topology::{
-        Admission, Evidence, HealthSettings, LEVELS, Node, OnEjected, Policy, PrefixPolicy,
+        Admission, Evidence, Health, HealthSettings, LEVELS, Node, OnEjected, Policy, PrefixPolicy,
     };
 
     /// A pool of one node with this placement.

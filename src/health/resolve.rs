@@ -12,7 +12,7 @@ use tokio::{
 use super::{Lookup, Scene};
 use crate::{
     net::{Address, Target, is_denied, resolve},
-    topology::{Change, Entry, Inbox, NodeId, TopologyReader},
+    topology::{Change, Entry, Inbox, News, NodeId, TopologyReader},
 };
 
 /// Between two rounds, when nothing hurries.
@@ -109,7 +109,7 @@ fn judge(
                 return None;
             }
             tracing::info!(%pool, %node, %address, addresses = targets.len(), "the name resolves to other addresses");
-            Some(Change::Resolved { pool: pool.clone(), node: id, targets })
+            Some(topology.news(id, News::Resolved(targets)))
         }
         answer => {
             if unknown.insert(id) {
@@ -163,7 +163,7 @@ mod tests {
         let resolving = tokio::spawn(run(reader, inbox, Arc::new(Notify::new()), Scene::default()));
         let patience = Duration::from_secs(20);
         let change = tokio::time::timeout(patience, changes.recv()).await.expect("an answer in time");
-        let Some(Change::Resolved { node: NodeId(7), targets: found, .. }) = change else {
+        let Some(Change::News { node: NodeId(7), news: News::Resolved(found), .. }) = change else {
             panic!("{change:?}")
         };
         assert!(found.iter().all(|t| matches!(t, Target::Tcp(a) if a.port() == 6379)), "{found:?}");

@@ -187,10 +187,7 @@ impl Births {
                 return (*old).clone();
             }
             // Its detector starts anew too, so doubts and merits in between are gone.
-            let health = match old.health {
-                Health::Healthy | Health::Suspect => Health::Healthy,
-                Health::Ejected | Health::Probation => Health::Ejected,
-            };
+            let health = if old.health.is_out() { Health::Ejected } else { Health::Healthy };
             let node_after = self.node(spec, Some(node));
             let entry = Entry { node: node_after, health, slow: None, misconfigured: None, ..(*old).clone() };
             renamed(node.id, entry.node.id);

@@ -6,8 +6,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
+    event::What,
     ledger::Ledger,
-    plan::{Event, Outcome, Step},
+    plan::{Outcome, Step},
 };
 use crate::topology::{OnReturn, Placement, Policy, Topology};
 
@@ -26,10 +27,10 @@ pub fn follow(now: &Topology, ledger: &Ledger, gutter: Option<Arc<Topology>>) ->
     let moves = is_used && epoch(&now.gutter) != epoch(&gutter);
     let events = match (&gutter, moves) {
         (_, false) => Vec::new(),
-        (None, true) => vec![Event::Gutter { evidence: "its gutter pool is gone".into() }],
+        (None, true) => vec![What::Gutter("its gutter pool is gone".into()).of_pool()],
         (Some(gutter), true) => {
             let evidence = format!("gutter pool {} is at its epoch {}", gutter.pool, gutter.epoch);
-            vec![Event::Gutter { evidence: evidence.into() }]
+            vec![What::Gutter(evidence.into()).of_pool()]
         }
     };
     let next =

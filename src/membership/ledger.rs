@@ -12,7 +12,7 @@ use super::{start::Start, warmth::Spending};
 use crate::{
     ring,
     topology::{
-        Basis, Cause, Data, Entry, Health, NodeId, OnReturn, Order, Placement, Policy, PoolSpec, Rule, Wait,
+        Data, Entry, Failed, NodeId, OnReturn, Order, Placement, Policy, PoolSpec, Returned, Rule, Wait,
         WaitReason,
     },
 };
@@ -49,17 +49,14 @@ struct Known {
 pub(super) struct Out {
     turn: u64,
     since: Instant,
-    pub(super) cause: Cause,
-    pub(super) evidence: Arc<str>,
-    pub(super) basis: Basis,
+    pub(super) why: Failed,
 }
 
 /// Since which turn a node is back, and with what.
 #[derive(Clone, Debug)]
 pub(super) struct Back {
     turn: u64,
-    pub(super) data: Data,
-    pub(super) evidence: Arc<str>,
+    pub(super) with: Returned,
     /// The node was there before it was out.
     is_known: bool,
     /// Since when it was out.
@@ -104,28 +101,21 @@ impl Ledger {
     }
 
     /// A node is ejected; why, if it was not before.
-    pub(super) fn leaves(
-        &mut self,
-        node: NodeId,
-        (cause, evidence, basis): (Cause, &str, Basis),
-        since: Instant,
-    ) {
+    pub(super) fn leaves(&mut self, node: NodeId, why: &Failed, since: Instant) {
         self.turn += 1;
         let turn = self.turn;
         let known = self.known.entry(node).or_default();
-        known.out.get_or_insert_with(|| Out { turn, since, cause, evidence: evidence.into(), basis });
+        known.out.get_or_insert_with(|| Out { turn, since, why: why.clone() });
         (known.back, known.start) = (None, None);
     }
 
     /// A node proved itself, and this is what it has.
-    pub(super) fn comes_back(&mut self, node: NodeId, data: Data, evidence: &str, at: Instant) {
+    pub(super) fn comes_back(&mut self, node: NodeId, with: &Returned, at: Instant) {
         self.turn += 1;
         let is_known = !self.is_first(node);
-        let evidence = evidence.into();
         let back = Back {
             turn: self.turn,
-            data,
-            evidence,
+            with: with.clone(),
             is_known,
             out_since: self.out(node).map(|out| out.since),
             was_ordered: false,
@@ -139,7 +129,7 @@ impl Ledger {
 
     /// Whether a node was not there when it was asked first.
     pub(super) fn is_first(&self, node: NodeId) -> bool {
-        self.out(node).is_some_and(|out| out.basis.rule == Rule::FirstProbe)
+        self.out(node).is_some_and(|out| out.why.basis.rule == Rule::FirstProbe)
     }
 
     /// Why a node is out.
@@ -237,7 +227,7 @@ impl Ledger {
     /// Whether a node that came back has nothing of what it had, or soon has not.
     pub(super) fn returns_cold(&self, node: NodeId, policy: &Policy) -> bool {
         let is_emptied = |back: &Back| {
-            let is_known = policy.sole_writer && back.data != Data::Other;
+            let is_known = policy.sole_writer && back.with.data != Data::Other;
             match policy.on_return {
                 OnReturn::Quarantine => !is_known,
                 // Others were emptied before they came back.
@@ -245,7 +235,7 @@ impl Ledger {
                 OnReturn::Serve | OnReturn::Ttl => false,
             }
         };
-        self.back(node).is_some_and(|back| !back.is_waived && (back.data.is_cold() || is_emptied(back)))
+        self.back(node).is_some_and(|back| !back.is_waived && (back.with.data.is_cold() || is_emptied(back)))
     }
 
     /// Whether a node whose keys waited for it came back as another process with data: nobody knows how old that is,
@@ -253,7 +243,7 @@ impl Ledger {
     pub(super) fn brings_other(&self, node: NodeId, policy: &Policy) -> bool {
         let is_expected =
             |back: &Back| back.out_since.is_some_and(|since| back.at < since + policy.hold_down);
-        self.back(node).is_some_and(|back| back.data == Data::Other && !is_expected(back))
+        self.back(node).is_some_and(|back| back.with.data == Data::Other && !is_expected(back))
     }
 
     /// A node is taken for one whose keys others have had.
@@ -268,13 +258,14 @@ impl Ledger {
 
     /// Whether a node that is back has nothing, for sure.
     pub(super) fn is_bare(&self, node: NodeId) -> bool {
-        let is_bare = |back: &Back| matches!(back.data, Data::Flushed | Data::Empty) && !back.was_ordered;
+        let is_bare =
+            |back: &Back| matches!(back.with.data, Data::Flushed | Data::Empty) && !back.was_ordered;
         self.back(node).is_some_and(is_bare)
     }
 
     /// Whether a node that is to keep what it has came back without it, and nobody said that it is to serve.
     pub(super) fn is_lost(&self, node: NodeId, policy: &Policy) -> bool {
-        let is_lost = |back: &Back| back.is_known && !back.is_accepted && back.data == Data::Empty;
+        let is_lost = |back: &Back| back.is_known && !back.is_accepted && back.with.data == Data::Empty;
         policy.durable && self.back(node).is_some_and(is_lost)
     }
 
@@ -307,7 +298,7 @@ impl Ledger {
     pub(super) fn expires(&self, node: NodeId, policy: &Policy, time: Instant) -> Option<Instant> {
         let ttl_max = policy.ttl_max.filter(|_| policy.on_return == OnReturn::Ttl)?;
         let known = self.known.get(&node)?;
-        let has_nothing = known.back.as_ref().is_some_and(|back| back.data == Data::Empty);
+        let has_nothing = known.back.as_ref().is_some_and(|back| back.with.data == Data::Empty);
         // One that stood still applies what lay in its socket when it goes on, and those keys live from then on.
         let since = known.left.map(|left| known.back.as_ref().map_or(left, |back| left.max(back.at)));
         since.map(|since| since + ttl_max).filter(|until| !has_nothing && *until > time)
@@ -344,8 +335,7 @@ impl Ledger {
         if self.known.is_empty() {
             return (Arc::default(), None);
         }
-        let is_back = |e: &Entry| matches!(e.health, Health::Healthy | Health::Suspect);
-        let is_away = |e: &&Entry| e.placement == Placement::Away && is_back(e);
+        let is_away = |e: &&Entry| e.placement == Placement::Away && !e.health.is_out();
         let away: HashSet<NodeId> = nodes.iter().filter(is_away).map(|e| e.node.id).collect();
         let is_starting = |e: &&Entry| matches!(e.placement, Placement::Starting(_));
         let starting: HashSet<NodeId> = nodes.iter().filter(is_starting).map(|e| e.node.id).collect();

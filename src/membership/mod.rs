@@ -5,6 +5,7 @@
 mod build;
 mod compare;
 mod debt;
+mod event;
 mod gutter;
 mod history;
 mod ledger;
@@ -13,6 +14,7 @@ mod plan;
 mod record;
 mod settle;
 mod start;
+mod telling;
 mod warmth;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -25,11 +27,12 @@ use tokio::{
 
 pub use build::{Births, IdSource, Prepared, Serving, first_topology, prepare, scattered};
 pub use compare::{Compared, compare, moved, moves, unserved};
+pub use event::{Event, What};
 pub use gutter::{follow, is_gutter_of};
 pub use history::{History, Lived, Record};
 pub use ledger::Ledger;
 pub use order::order;
-pub use plan::{Event, Outcome, Permit, Step, budget, plan, reload};
+pub use plan::{Outcome, Permit, Step, budget, plan, reload};
 
 use crate::{
     health::{Business, Newcomer, Reception, Scene, receive},
@@ -37,7 +40,8 @@ use crate::{
     metrics::PoolBlock,
     net::{Address, Target, resolve},
     topology::{
-        Change, Entry, Inbox, NodeSpec, Ordered, PoolSpec, ReloadMode, Topology, TopologyWriter, Wanted,
+        Change, Entry, Evidence, Inbox, News, NodeId, NodeSpec, Ordered, PoolSpec, ReloadMode, Topology,
+        TopologyWriter, Wanted,
     },
 };
 
@@ -316,23 +320,28 @@ impl Membership {
 
     async fn change(&mut self, change: Change) {
         match change {
-            Change::Reload { spec, mode, answer } => return self.start_reload(spec, mode, answer),
+            Change::Reload { spec, mode, answer } => self.start_reload(spec, mode, answer),
             Change::Order { pool, node, wanted, dry, answer } => {
                 let result = self.order(&pool, (&node, wanted), dry).await;
                 // Whoever asked may have gone.
                 let _ = answer.send(result);
-                return;
             }
-            _ => {}
+            Change::News { pool, node, news } => self.news(&pool, (node, &news)).await,
         }
-        let Some(pool) = self.pools.get_mut(pool_of(&change)) else { return };
+    }
+
+    /// Something is known of a node.
+    async fn news(&mut self, pool: &str, (node, news): (NodeId, &News)) {
+        let Some(pool) = self.pools.get_mut(pool) else { return };
         let now = pool.writer.current();
-        match plan(&now, &pool.ledger, &change, Instant::now()) {
+        match plan(&now, &pool.ledger, (node, news), Instant::now()) {
             Outcome::Publish(step) => {
-                if let Change::Restore { node, .. } = change
-                    && let Some(at) = now.position(node)
-                {
-                    now.nodes[at].node.evidence.reset_streak();
+                let is_out = |topology: &Topology| {
+                    topology.position(node).is_some_and(|at| topology.nodes[at].health.is_out())
+                };
+                if is_out(&now) && !is_out(&step.next) {
+                    let back = now.position(node).map(|at| &now.nodes[at].node.evidence);
+                    back.into_iter().for_each(Evidence::reset_streak);
                 }
                 let published = pool.publish(now, *step);
                 self.done(published).await;
@@ -536,25 +545,6 @@ fn broken(pool: &str, error: JoinError) -> String {
     let why = format!("pool {pool}: building it failed inside ringway, and it stays as it was: {why}");
     tracing::error!("{why}");
     why
-}
-
-fn pool_of(change: &Change) -> &str {
-    match change {
-        Change::Suspect { pool, .. }
-        | Change::Clear { pool, .. }
-        | Change::Eject { pool, .. }
-        | Change::Probation { pool, .. }
-        | Change::Relapse { pool, .. }
-        | Change::Restore { pool, .. }
-        | Change::Cleaned { pool, .. }
-        | Change::NotCleaned { pool, .. }
-        | Change::Swept { pool, .. }
-        | Change::Misconfigured { pool, .. }
-        | Change::Slow { pool, .. }
-        | Change::Resolved { pool, .. } => pool,
-        Change::Order { pool, .. } => pool,
-        Change::Reload { spec, .. } => &spec.name,
-    }
 }
 
 /// The nodes that a reload adds, and those at another address.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{
+    event::What,
     ledger::Ledger,
-    plan::{Event, Step, rules, step, told},
+    plan::{Step, rules, step, told},
     settle::settle,
 };
-use crate::topology::{Entry, Health, Order, Placement, Topology, Wanted};
+use crate::topology::{Entry, Order, Placement, Topology, Wanted};
 
 /// What is to be in force for the node with this name when this is said of it; `None` when nothing is to be
 /// done.
@@ -76,7 +77,7 @@ pub fn order(
     ledger.order(&entry.node.name, order);
     settle(&mut nodes, &rules(now, time), &mut ledger);
     let mut events = told(&now.nodes, &nodes, &ledger);
-    events.insert(0, Event::Ordered { node: entry.node.name.clone(), order, was: entry.order });
+    events.insert(0, What::Ordered(order, entry.order).of(entry));
     Ok(Some(Box::new(step(now, nodes, ledger, events, time))))
 }
 
@@ -86,8 +87,7 @@ fn check(now: &Topology, entry: &Entry, order: Option<Order>) -> Result<(), Stri
     if order.is_some_and(Order::is_out) && !now.nodes.iter().any(|e| others(&e)) {
         return Err(format!("node {name} is the last of pool {} that owns keys: it stays", now.pool));
     }
-    let is_ejected = matches!(entry.health, Health::Ejected | Health::Probation);
-    if order.is_none() && entry.order.is_none() && is_ejected && !entry.placement.serves() {
+    if order.is_none() && entry.order.is_none() && entry.health.is_out() && !entry.placement.serves() {
         let why = "it is ejected because it fails, and returns by itself when it answers; pin keeps it in";
         return Err(format!("node {name}: {why}"));
     }

@@ -1,4 +1,4 @@
-//! (topology, ledger, change) -> the next topology, or why not. Pure: what is planned here is put
+//! (topology, ledger, news of a node) -> the next topology, or why not. Pure: what is planned here is put
 //! in force by the task in the room's main file, and an offline plan asks the same functions.
 //!
 //! Laws: a step is at most one epoch, and one only if some key's owner or action changes; of the
@@ -16,14 +16,15 @@ use tokio::time::Instant;
 use super::{
     build::{Births, Prepared},
     debt::{examples, gains, not_swept, owed},
+    event::{Event, What},
     gutter::{is_gutter_of, unswept_until},
-    ledger::{Back, Ledger, Out},
+    ledger::Ledger,
     order::mark,
     settle::{Rules, settle},
 };
 use crate::topology::{
-    Admission, Basis, Cause, Change, Data, Entry, Health, LEVELS, NodeId, OnEjected, Order, Placement,
-    Policy, PoolSpec, Slow, Topology, WaitReason, WhileHeld,
+    Admission, Because, Entry, Failed, Health, LEVELS, News, NodeId, OnEjected, Opinion, Order, Placement,
+    Policy, PoolSpec, Topology, WaitReason, WhileHeld,
 };
 
 /// What comes of a change.
@@ -53,308 +54,99 @@ pub struct Step {
     pub events: Vec<Event>,
 }
 
-/// What an operator is told of a step.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The node's keys go elsewhere, or are refused.
-    Ejected {
-        /// Its name.
-        node: Arc<str>,
-        /// As a label.
-        cause: Cause,
-        /// As a sentence.
-        evidence: Arc<str>,
-        /// What the verdict rests on.
-        basis: Basis,
-    },
-    /// The node is ejected, and its keys wait for the warmth budget.
-    Held {
-        /// Its name.
-        node: Arc<str>,
-        /// As a label.
-        cause: Cause,
-        /// As a sentence.
-        evidence: Arc<str>,
-        /// What the verdict rests on.
-        basis: Basis,
-    },
-    /// The keys of a node that was held go elsewhere now.
-    Released {
-        /// Its name.
-        node: Arc<str>,
-        /// Why it is ejected, as a sentence.
-        evidence: Arc<str>,
-    },
-    /// The keys of a node that was held stay with it for good: a reload says so.
-    Stays {
-        /// Its name.
-        node: Arc<str>,
-    },
-    /// The node proved itself, and waits: it has nothing of what it had and the warmth budget is spent, or
-    /// what it has is old.
-    Waits {
-        /// Its name.
-        node: Arc<str>,
-        /// For what.
-        reason: WaitReason,
-        /// What it came back with.
-        data: Data,
-        /// As a sentence.
-        evidence: Arc<str>,
-    },
-    /// The node should be ejected and stays: `eject_max` fails open.
-    Kept {
-        /// Its name.
-        node: Arc<str>,
-        /// As a label.
-        cause: Cause,
-        /// As a sentence, the reason to keep it included.
-        evidence: Arc<str>,
-        /// What the verdict rests on.
-        basis: Basis,
-    },
-    /// An ejected node owns again although it did not prove itself: a reload left too few others.
-    Readmitted {
-        /// Its name.
-        node: Arc<str>,
-    },
-    /// The node owns its share again.
-    Restored {
-        /// Its name.
-        node: Arc<str>,
-        /// What it came back with.
-        data: Data,
-        /// As a sentence.
-        evidence: Arc<str>,
-    },
-    /// The node proved itself and never left, thanks to `eject_max`.
-    Recovered {
-        /// Its name.
-        node: Arc<str>,
-    },
-    /// The node can't serve as configured, or can again.
-    Misconfigured {
-        /// Its name.
-        node: Arc<str>,
-        /// What is wrong.
-        what: Option<Arc<str>>,
-    },
-    /// The node is much slower than the others, or is not any more.
-    Slow {
-        /// Its name.
-        node: Arc<str>,
-        /// How slow.
-        slow: Option<Slow>,
-    },
-    /// An operator wants something of the node, or nothing any more.
-    Ordered {
-        /// Its name.
-        node: Arc<str>,
-        /// What is wanted.
-        order: Option<Order>,
-        /// The order that was in force.
-        was: Option<Order>,
-    },
-    /// A node that is back begins to take its keys.
-    Starts {
-        /// Its name.
-        node: Arc<str>,
-        /// What it proved itself with; none when an operator let it back.
-        evidence: Option<Arc<str>>,
-    },
-    /// A node that is back was cleaned of what is old.
-    Cleaned {
-        /// Its name.
-        node: Arc<str>,
-        /// What was done.
-        how: Arc<str>,
-        /// It had keys, and has none any more.
-        emptied: bool,
-    },
-    /// A node that is back took more of its keys, or is about to.
-    Admits {
-        /// Its name.
-        node: Arc<str>,
-        /// How far it has come.
-        to: Admission,
-    },
-    /// Keys of nodes that are away go elsewhere in the pool that serves them, or nowhere.
-    Gutter {
-        /// Why.
-        evidence: Arc<str>,
-    },
-    /// The operator's new configuration is in force.
-    Reloaded {
-        /// Which nodes came, left or changed.
-        evidence: Arc<str>,
-    },
-}
-
-/// Plans a change of one node. A [`Change::Reload`] is planned by [`reload`], once its ring is
-/// built.
-pub fn plan(now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> Outcome {
-    let Some((id, at)) = node_of(change).and_then(|id| now.position(id).map(|at| (id, at))) else {
-        return Outcome::Nothing;
-    };
-    let entry = &now.nodes[at];
-    let turns = |from: &[Health], to| turn(now, ledger.clone(), (at, from, to), time);
-    match change {
-        Change::Suspect { .. } => turns(&[Health::Healthy], Health::Suspect),
-        Change::Clear { .. } => turns(&[Health::Suspect], Health::Healthy),
-        Change::Probation { .. } => turns(&[Health::Ejected], Health::Probation),
-        Change::Relapse { .. } => turns(&[Health::Probation], Health::Ejected),
-        Change::Eject { cause, evidence, basis, .. } => {
-            let mut ledger = ledger.clone();
-            ledger.leaves(id, (*cause, evidence, *basis), time);
-            turn(now, ledger, (at, &[Health::Healthy, Health::Suspect], Health::Ejected), time)
-        }
-        Change::Restore { data, evidence, .. } => {
-            let mut ledger = ledger.clone();
-            ledger.comes_back(id, *data, evidence, time);
-            turn(now, ledger, (at, &[Health::Ejected, Health::Probation], Health::Healthy), time)
-        }
-        Change::Cleaned { below, leftovers, emptied, how, .. } => {
-            let mut ledger = ledger.clone();
-            if !ledger.cleaned(id, *below) {
+/// Plans what comes of news of a node.
+pub fn plan(now: &Topology, ledger: &Ledger, (node, news): (NodeId, &News), time: Instant) -> Outcome {
+    let Some(at) = now.position(node) else { return Outcome::Nothing };
+    let mut ledger = ledger.clone();
+    match news {
+        News::Judged(opinion) => judged(now, ledger, (at, opinion), time),
+        News::Cleaned { below, leftovers, emptied, how } => {
+            if !ledger.cleaned(node, *below) {
                 return Outcome::Nothing;
             }
             if *leftovers {
-                ledger.unswept(id, unswept_until(&now.policy, time));
+                ledger.unswept(node, unswept_until(&now.policy, time));
             }
-            let (node, how) = (entry.node.name.clone(), how.clone());
-            let told = Event::Cleaned { node, how, emptied: *emptied };
-            go_on(now, ledger, vec![told], time)
+            let cleaned = What::Cleaned { how: how.clone(), emptied: *emptied };
+            go_on(now, ledger, vec![cleaned.of(&now.nodes[at])], time)
         }
-        Change::NotCleaned { .. } => {
-            let mut ledger = ledger.clone();
-            if !ledger.not_cleaned(id, time) {
-                return Outcome::Nothing;
+        News::NotCleaned if ledger.not_cleaned(node, time) => go_on(now, ledger, Vec::new(), time),
+        News::Swept if ledger.swept(node, &now.policy) => {
+            // Remembered whether anything comes of it or not.
+            match go_on(now, ledger.clone(), Vec::new(), time) {
+                Outcome::Nothing => Outcome::Remember(Box::new(ledger)),
+                outcome => outcome,
             }
-            go_on(now, ledger, Vec::new(), time)
         }
-        Change::Swept { .. } => swept(now, ledger.clone(), id, time),
-        Change::Misconfigured { what, .. } if entry.misconfigured != *what => {
-            let told = Event::Misconfigured { node: entry.node.name.clone(), what: what.clone() };
-            revise(now, ledger, at, vec![told], |entry| entry.misconfigured.clone_from(what))
+        News::Resolved(targets) if now.nodes[at].targets != *targets => {
+            let mut nodes = now.nodes.to_vec();
+            nodes[at].targets = targets.clone();
+            let next = Topology { revision: now.revision + 1, nodes: nodes.into(), ..now.clone() };
+            Outcome::Publish(Box::new(Step { next, ledger, events: Vec::new() }))
         }
-        Change::Slow { slow, .. } if slow.is_some() != entry.slow.is_some() => {
-            let told = Event::Slow { node: entry.node.name.clone(), slow: *slow };
-            revise(now, ledger, at, vec![told], |entry| {
-                entry.slow = *slow;
-                entry.health = match (entry.health, slow) {
-                    (Health::Healthy, Some(_)) => Health::Suspect,
-                    (Health::Suspect, None) => Health::Healthy,
-                    (health, _) => health,
-                };
-            })
-        }
-        Change::Resolved { targets, .. } if entry.targets != *targets => {
-            revise(now, ledger, at, Vec::new(), |entry| entry.targets = targets.clone())
-        }
-        Change::Misconfigured { .. }
-        | Change::Slow { .. }
-        | Change::Resolved { .. }
-        | Change::Order { .. }
-        | Change::Reload { .. } => Outcome::Nothing,
+        News::NotCleaned | News::Swept | News::Resolved(_) => Outcome::Nothing,
     }
 }
 
-/// Others have nothing of a node's any more.
-fn swept(now: &Topology, mut ledger: Ledger, id: NodeId, time: Instant) -> Outcome {
-    if !ledger.swept(id, &now.policy) {
+/// What is thought of a node is put in force, whatever was thought before; placements follow.
+fn judged(now: &Topology, mut ledger: Ledger, (at, opinion): (usize, &Opinion), time: Instant) -> Outcome {
+    let before = &now.nodes[at];
+    let Opinion { health, slow, wrong, because } = opinion;
+    if (before.health, before.slow, &before.misconfigured) == (*health, *slow, wrong) {
         return Outcome::Nothing;
     }
-    // Remembered whether anything comes of it or not.
-    match go_on(now, ledger.clone(), Vec::new(), time) {
-        Outcome::Nothing => Outcome::Remember(Box::new(ledger)),
-        outcome => outcome,
-    }
-}
-
-fn node_of(change: &Change) -> Option<NodeId> {
-    match change {
-        Change::Suspect { node, .. }
-        | Change::Clear { node, .. }
-        | Change::Eject { node, .. }
-        | Change::Probation { node, .. }
-        | Change::Relapse { node, .. }
-        | Change::Restore { node, .. }
-        | Change::Cleaned { node, .. }
-        | Change::NotCleaned { node, .. }
-        | Change::Swept { node, .. }
-        | Change::Misconfigured { node, .. }
-        | Change::Slow { node, .. }
-        | Change::Resolved { node, .. } => Some(*node),
-        Change::Order { .. } | Change::Reload { .. } => None,
-    }
-}
-
-/// A new revision in which one entry reads differently and no key moves.
-fn revise(
-    now: &Topology,
-    ledger: &Ledger,
-    at: usize,
-    events: Vec<Event>,
-    edit: impl FnOnce(&mut Entry),
-) -> Outcome {
-    let mut nodes = now.nodes.to_vec();
-    edit(&mut nodes[at]);
-    let next = Topology { revision: now.revision + 1, nodes: nodes.into(), ..now.clone() };
-    Outcome::Publish(Box::new(Step { next, ledger: ledger.clone(), events }))
-}
-
-/// A node's health turns, if it is what the change takes it for; placement follows.
-fn turn(
-    now: &Topology,
-    mut ledger: Ledger,
-    (at, from, to): (usize, &[Health], Health),
-    time: Instant,
-) -> Outcome {
-    if !from.contains(&now.nodes[at].health) {
-        return Outcome::Nothing;
-    }
-    let mut nodes = now.nodes.to_vec();
-    nodes[at].health = to;
-    if to == Health::Healthy {
-        nodes[at].slow = None;
-    }
-    settle(&mut nodes, &rules(now, time), &mut ledger);
-    let mut events = told(&now.nodes, &nodes, &ledger);
-    let step = step(now, nodes, ledger, Vec::new(), time);
-    let Step { next, ledger, .. } = step;
-    let nodes = &next.nodes;
-    let entry = &nodes[at];
-    let name = || entry.node.name.clone();
-    match (to, now.nodes[at].placement, entry.placement) {
-        (Health::Ejected, Placement::Owns, Placement::Owns)
-        | (Health::Ejected, Placement::Starting(_), Placement::Starting(_)) => {
-            if let Some(out) = ledger.out(entry.node.id).filter(|_| from.contains(&Health::Healthy)) {
-                let evidence =
-                    format!("{}; {}", out.evidence, kept_because(entry, nodes, now.health.eject_max));
-                events.push(Event::Kept {
-                    node: name(),
-                    cause: out.cause,
-                    evidence: evidence.into(),
-                    basis: out.basis,
-                });
-            }
-        }
-        (Health::Healthy, Placement::Owns, Placement::Owns) if !from.contains(&Health::Suspect) => {
-            events.insert(0, Event::Recovered { node: name() });
-        }
-        (Health::Healthy, Placement::Away, Placement::Away) if entry.order.is_none() => {
-            let wait = next.waits.iter().find(|wait| wait.node == entry.node.id);
-            let reason = wait.map_or(WaitReason::Budget, |wait| wait.reason);
-            events.extend(ledger.back(entry.node.id).map(|Back { data, evidence, .. }| Event::Waits {
-                node: name(),
-                reason,
-                data: *data,
-                evidence: evidence.clone(),
-            }));
-        }
+    let (was_out, is_out) = (before.health.is_out(), health.is_out());
+    match because {
+        Because::Failed(failed) if is_out && !was_out => ledger.leaves(before.node.id, failed, time),
+        Because::Returned(back) if was_out && !is_out => ledger.comes_back(before.node.id, back, time),
         _ => {}
     }
-    Outcome::Publish(Box::new(Step { next, ledger, events }))
+    let mut nodes = now.nodes.to_vec();
+    let misconfigured = wrong.clone();
+    nodes[at] = Entry { health: *health, slow: *slow, misconfigured, ..before.clone() };
+    settle(&mut nodes, &rules(now, time), &mut ledger);
+    let mut events = Vec::new();
+    if before.misconfigured != *wrong {
+        events.push(What::Misconfigured(wrong.clone()).of(before));
+    }
+    // Of one that is out it counts that it fails.
+    if before.slow.is_some() != slow.is_some() && !was_out && !is_out {
+        events.push(What::Slow(*slow).of(before));
+    }
+    let has_stayed = nodes[at].placement == Placement::Owns && before.placement == Placement::Owns;
+    if was_out && !is_out && has_stayed {
+        events.push(What::Recovered.of(before));
+    }
+    events.extend(told(&now.nodes, &nodes, &ledger));
+    let mut step = step(now, nodes, ledger, events, time);
+    let told = unmoved(&step, before, at);
+    step.events.extend(told);
+    Outcome::Publish(Box::new(step))
+}
+
+/// What is told of a node that is out or back from now on, and has its placement still.
+fn unmoved(Step { next, ledger, .. }: &Step, before: &Entry, at: usize) -> Option<Event> {
+    let entry = &next.nodes[at];
+    let id = entry.node.id;
+    let is_at = |is: fn(Placement) -> bool| is(before.placement) && is(entry.placement);
+    match (before.health.is_out(), entry.health.is_out()) {
+        // One that answers again by now, as that it failed was not heard, is not put away so late.
+        (false, true)
+            if entry.health == Health::Ejected
+                && (is_at(|p| p == Placement::Owns) || is_at(|p| matches!(p, Placement::Starting(_)))) =>
+        {
+            let Failed { cause, evidence, basis } = ledger.out(id)?.why.clone();
+            let because = kept_because(entry, &next.nodes, next.health.eject_max);
+            let evidence = format!("{evidence}; {because}").into();
+            Some(What::Kept(Failed { cause, evidence, basis }).of(entry))
+        }
+        (true, false) if is_at(|p| p == Placement::Away) && entry.order.is_none() => {
+            let wait = next.waits.iter().find(|wait| wait.node == id);
+            let reason = wait.map_or(WaitReason::Budget, |wait| wait.reason);
+            Some(What::Waits(reason, ledger.back(id)?.with.clone()).of(entry))
+        }
+        _ => None,
+    }
 }
 
 /// The next topology of the same ring, with these nodes: an epoch if one of them has another placement.
@@ -403,57 +195,57 @@ fn go_on(now: &Topology, mut ledger: Ledger, mut events: Vec<Event>, time: Insta
 /// told of, a few of perhaps many thousands: names of no others are looked up.
 pub(super) fn told(before: &[Entry], after: &[Entry], ledger: &Ledger) -> Vec<Event> {
     let is_out = |e: &&Entry| e.placement != Placement::Owns;
-    let out: HashMap<&str, Placement> =
-        before.iter().filter(is_out).map(|e| (&*e.node.name, e.placement)).collect();
+    let out: HashMap<&str, &Entry> = before.iter().filter(is_out).map(|e| (&*e.node.name, e)).collect();
     let mut events = Vec::new();
     for entry in after {
-        let was = || out.get(&*entry.node.name).copied().unwrap_or(Placement::Owns);
-        if entry.placement == Placement::Owns && (out.is_empty() || was() == Placement::Owns)
-            || entry.placement == was()
-        {
+        if entry.placement == Placement::Owns && out.is_empty() {
             continue;
         }
-        let node = entry.node.name.clone();
-        let why = ledger.out(entry.node.id).cloned();
-        events.extend(match (was(), entry.placement, entry.health) {
-            (Placement::Away | Placement::Held, Placement::Owns, Health::Ejected | Health::Probation)
-                if entry.order.is_none() =>
-            {
-                Some(Event::Readmitted { node })
-            }
-            (Placement::Away | Placement::Held, Placement::Starting(_), _) => Some(Event::Starts {
-                node,
-                evidence: ledger.back(entry.node.id).map(|back| back.evidence.clone()),
-            }),
-            (Placement::Starting(_), Placement::Starting(to), _) => Some(Event::Admits { node, to }),
-            (was, Placement::Owns, _) => match (ledger.back(entry.node.id), was) {
-                (Some(Back { data, evidence, .. }), _) => {
-                    Some(Event::Restored { node, data: *data, evidence: evidence.clone() })
-                }
-                // An operator let it back, and that was told when it began to start.
-                (None, Placement::Starting(_)) => {
-                    Some(Event::Admits { node, to: Admission { admitted: LEVELS, fence: LEVELS } })
-                }
-                (None, _) => None,
-            },
-            (Placement::Owns | Placement::Held | Placement::Starting(_), Placement::Away, _)
-                if entry.order.is_some_and(Order::is_out) =>
-            {
-                None
-            }
-            (Placement::Owns | Placement::Starting(_), Placement::Away, _) => {
-                why.map(|Out { cause, evidence, basis, .. }| Event::Ejected { node, cause, evidence, basis })
-            }
-            (Placement::Owns | Placement::Starting(_), Placement::Held, _) => {
-                why.map(|Out { cause, evidence, basis, .. }| Event::Held { node, cause, evidence, basis })
-            }
-            (Placement::Held, Placement::Away, _) => {
-                why.map(|Out { evidence, .. }| Event::Released { node, evidence })
-            }
-            _ => None,
-        });
+        let old = out.get(&*entry.node.name);
+        let was = old.map_or(Placement::Owns, |old| old.placement);
+        if entry.placement != was {
+            let was_out = old.is_some_and(|old| old.health.is_out());
+            events.extend(placed((was, was_out), entry, ledger).map(|what| what.of(entry)));
+        }
     }
     events
+}
+
+/// What is told of a node with another placement than before.
+fn placed((was, was_out): (Placement, bool), entry: &Entry, ledger: &Ledger) -> Option<What> {
+    let (out, back) = (ledger.out(entry.node.id), ledger.back(entry.node.id));
+    match (was, entry.placement) {
+        (Placement::Away | Placement::Held, Placement::Starting(_)) if entry.health.is_out() => {
+            Some(What::Readmitted("nobody else is left: its keys are refused until it answers and is clean"))
+        }
+        (Placement::Away | Placement::Held, Placement::Starting(_)) => {
+            Some(What::Starts(back.map(|back| back.with.evidence.clone())))
+        }
+        (Placement::Starting(_), Placement::Starting(to)) => Some(What::Admits(to)),
+        // Who has all its keys does not start.
+        (Placement::Owns, Placement::Starting(_)) => None,
+        (Placement::Away | Placement::Held, Placement::Owns)
+            if entry.health.is_out() && entry.order.is_none() =>
+        {
+            Some(What::Readmitted("too few others are left since the reload"))
+        }
+        (was, Placement::Owns) => match (back, was) {
+            (Some(back), _) => Some(What::Restored(back.with.clone())),
+            // An operator let it back, and that was told when it began to start.
+            (None, Placement::Starting(_)) => {
+                Some(What::Admits(Admission { admitted: LEVELS, fence: LEVELS }))
+            }
+            (None, _) => None,
+        },
+        (_, Placement::Away) if entry.order.is_some_and(Order::is_out) => None,
+        // It was told that it failed when it did, and nobody had its keys since.
+        (Placement::Starting(to), Placement::Away) if was_out && to.admitted == 0 => {
+            out.map(|out| What::Released(out.why.evidence.clone()))
+        }
+        (Placement::Held, Placement::Away) => out.map(|out| What::Released(out.why.evidence.clone())),
+        (_, Placement::Away) => out.map(|out| What::Ejected(out.why.clone())),
+        (_, Placement::Held) => out.map(|out| What::Held(out.why.clone())),
+    }
 }
 
 fn kept_because(entry: &Entry, nodes: &[Entry], eject_max: f64) -> String {
@@ -523,13 +315,13 @@ pub fn reload(
     let mut events = told(&now.nodes, &nodes, &ledger);
     if !spec.policy.moves_keys() {
         for event in &mut events {
-            if let Event::Released { node, .. } = event {
-                *event = Event::Stays { node: node.clone() };
+            if let What::Released(_) = event.what {
+                event.what = What::Stays;
             }
         }
     }
     events.extend(asked_anew(&now.nodes, &nodes));
-    events.insert(0, Event::Reloaded { evidence: differences(&now.nodes, &nodes).into() });
+    events.insert(0, What::Reloaded(differences(&now.nodes, &nodes).into()).of_pool());
     let (waits, budget_due) = ledger.settled(&nodes, &spec.policy, time);
     let next = Topology {
         pool: now.pool.clone(),
@@ -551,8 +343,7 @@ pub fn reload(
 fn asked_anew(before: &[Entry], after: &[Entry]) -> Vec<Event> {
     let was_wrong = before.iter().filter(|e| e.misconfigured.is_some()).map(|e| &e.node.name);
     let is_not = |name: &Arc<str>| after.iter().find(|e| e.node.name == *name && e.misconfigured.is_none());
-    let told = |e: &Entry| Event::Misconfigured { node: e.node.name.clone(), what: None };
-    was_wrong.filter_map(is_not).map(told).collect()
+    was_wrong.filter_map(is_not).map(|entry| What::Misconfigured(None).of(entry)).collect()
 }
 
 /// `came: n3; left: n1; changed: n2`, as far as there are any; long lists are cut.

@@ -12,19 +12,21 @@ use tokio::{
     task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval},
 };
+use tracing::Level;
 
 use super::{
     compare::{moves, treated},
+    event::{Event, What},
     history::{History, Record},
-    plan::Event,
+    telling::{Telling, held, telling},
 };
 use crate::{
     health::Scene,
     incident::{
-        Diagnosis, FileSettings, Held, Incident, IncidentWriter, Incidents, Subject, Told, Whose, diagnose,
+        Diagnosis, FileSettings, Incident, IncidentWriter, Incidents, Subject, Told, Whose, diagnose,
     },
-    metrics::table::{DIAGNOSES, EJECTIONS, EJECTIONS_REFUSED, MOVED_SHARE, RESTORES, WAITS},
-    topology::{Cause, Data, Health, Order, Placement, Topology, Wait, WaitReason},
+    metrics::table::{DIAGNOSES, MOVED_SHARE, WAITS},
+    topology::{Cause, Data, Placement, Returned, Topology, Wait},
 };
 
 /// Steps that may wait to be told before membership waits for them.
@@ -83,7 +85,7 @@ pub(super) async fn tell(mut steps: mpsc::Receiver<Untold>, history: History, mu
 async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
     let Published { before, after, events } = step;
     let is_epoch = before.epoch != after.epoch;
-    let gives = |event: &Event| matches!(event, Event::Ejected { .. } | Event::Released { .. });
+    let gives = |event: &Event| matches!(event.what, What::Ejected(_) | What::Released(_));
     let is_given = events.iter().any(gives);
     let ((went, share), given) = match is_epoch {
         true => {
@@ -99,18 +101,22 @@ async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
     if is_epoch {
         histogram!(MOVED_SHARE.name, "pool" => after.pool.to_string()).record(share);
     }
-    let mut located = Vec::new();
-    for event in &events {
-        let diagnoses = keeper.locate(&after, event);
-        log(&after, event, share, diagnoses.first());
-        count(&after.pool, event);
-        located.extend(subject_of(event).map(|(node, _)| ((after.pool.clone(), node.clone()), diagnoses)));
+    let (mut located, mut records, mut told) = (Vec::new(), Vec::new(), Vec::new());
+    for event in events {
+        let telling = telling(&after, &event);
+        let diagnoses = keeper.locate(&after, &event, &telling);
+        log(&after, &event, &telling, (share, diagnoses.first()));
+        count(&after.pool, &event, &telling);
+        records.extend(line(&after, &event, &telling, share));
+        let Some(node) = event.node else { continue };
+        if telling.is_fault {
+            located.push(((after.pool.clone(), node.clone()), diagnoses));
+        }
+        told.extend(telling.incident.map(|told| (node, told)));
     }
     if is_epoch {
-        let records = events.iter().filter_map(|event| line(&after, event, share)).collect();
         history.push((&before, &after), now_ms(), records);
     }
-    let mut told: Vec<_> = events.iter().filter_map(|event| for_incident(&after, event)).collect();
     told.extend(other_reasons(&before, &after));
     // What is only treated in another way, as keys that are held, has not moved.
     keeper.incidents.note(now_ms(), (&before, &after), &told, (went, &given));
@@ -133,14 +139,14 @@ pub(super) struct Keeper {
 
 impl Keeper {
     /// Where the fault is that an event tells of.
-    fn locate(&self, after: &Topology, event: &Event) -> Vec<Diagnosis> {
-        let Some((node, cause)) = subject_of(event) else { return Vec::new() };
+    fn locate(&self, after: &Topology, event: &Event, telling: &Telling) -> Vec<Diagnosis> {
+        let Some(node) = event.node.as_ref().filter(|_| telling.is_fault) else { return Vec::new() };
         let Some(entry) = after.nodes.iter().find(|entry| entry.node.name == *node) else {
             return Vec::new();
         };
         let address = entry.node.address.to_string();
         let zone = entry.node.zone.as_deref();
-        let subject = Subject { node, address: &address, zone, cause };
+        let subject = Subject { node, address: &address, zone, cause: telling.cause };
         diagnose(&subject, &self.scene.sight(Instant::now(), &after.pool, node))
     }
 
@@ -213,101 +219,9 @@ pub(super) fn open(settings: FileSettings) -> Option<IncidentWriter> {
     started.inspect_err(warn).ok()
 }
 
-/// The node whose fault is to be located, and what it was taken for.
-fn subject_of(event: &Event) -> Option<(&Arc<str>, Option<Cause>)> {
-    match event {
-        Event::Ejected { node, cause, .. }
-        | Event::Held { node, cause, .. }
-        | Event::Kept { node, cause, .. } => Some((node, Some(*cause))),
-        Event::Misconfigured { node, what: Some(_) } => Some((node, None)),
-        Event::Slow { node, slow: Some(_) } => Some((node, Some(Cause::Slow))),
-        _ => None,
-    }
-}
-
 fn count_diagnosis(pool: &str, diagnosis: &Diagnosis) {
     let (pool, place, what) = (pool.to_owned(), diagnosis.place.word(), diagnosis.what.word());
     counter!(DIAGNOSES.name, "pool" => pool, "place" => place, "what" => what).increment(1);
-}
-
-/// What an incident has of an event.
-pub(super) fn for_incident(after: &Topology, event: &Event) -> Option<(Arc<str>, Told)> {
-    let serves = |node: &Arc<str>| {
-        let works = |health| matches!(health, Health::Healthy | Health::Suspect);
-        let entry = after.nodes.iter().find(|entry| entry.node.name == *node);
-        entry.is_some_and(|entry| entry.placement == Placement::Owns && works(entry.health))
-    };
-    Some(match event {
-        Event::Ejected { node, cause, evidence, basis } => {
-            (node.clone(), Told::Opens("ejected", *cause, evidence.clone(), Some(*basis)))
-        }
-        Event::Held { node, cause, evidence, basis } => match held(after, node) {
-            Some(held) => (node.clone(), Told::OpensHeld(*cause, evidence.clone(), Some(*basis), held)),
-            None => (node.clone(), Told::Opens("held", *cause, evidence.clone(), Some(*basis))),
-        },
-        Event::Kept { node, cause, evidence, basis } => {
-            (node.clone(), Told::Opens("kept", *cause, evidence.clone(), Some(*basis)))
-        }
-        Event::Released { node, .. } => {
-            (node.clone(), Told::Goes("released", "its keys need not wait any more".into()))
-        }
-        Event::Stays { node } => {
-            (node.clone(), Told::Goes("stays", "a reload says that its keys stay with it".into()))
-        }
-        Event::Waits { node, reason, .. } => {
-            let text = match held(after, node) {
-                Some(held) => format!("it is back, and waits for {held}"),
-                None => format!("it is back, and waits for {}", reason.text()),
-            };
-            (node.clone(), Told::Goes("waits", text.into()))
-        }
-        Event::Restored { node, data, evidence } => {
-            (node.clone(), Told::Ends("restored", Some(*data), evidence.clone()))
-        }
-        Event::Recovered { node } => {
-            (node.clone(), Told::Ends("recovered", None, "it answers again, and never left".into()))
-        }
-        Event::Readmitted { node } => {
-            (node.clone(), Told::Goes("readmitted", "a reload left too few others".into()))
-        }
-        Event::Ordered { node, order, was } => {
-            let text = match (order, was) {
-                (Some(Order::Drain), _) => "an operator drains it".to_owned(),
-                (Some(Order::Eject), _) => "an operator takes it out".to_owned(),
-                (Some(Order::Pin), _) => "an operator keeps it in".to_owned(),
-                (None, Some(was)) => format!("an operator takes back: {}", was.word()),
-                (None, None) => "an operator lets it go on".to_owned(),
-            };
-            (node.clone(), Told::Goes("ordered", text.into()))
-        }
-        Event::Starts { node, .. } => (node.clone(), Told::Goes("starts", "it takes its keys back".into())),
-        Event::Cleaned { node, how, emptied } => (node.clone(), Told::Cleaned(how.clone(), *emptied)),
-        Event::Misconfigured { node, what: Some(what) } if serves(node) => {
-            (node.clone(), Told::Opens("misconfigured", Cause::Misconfigured, what.clone(), None))
-        }
-        Event::Misconfigured { node, what: None } if serves(node) => {
-            (node.clone(), Told::Ends("configured", None, "nothing is wrong with it any more".into()))
-        }
-        Event::Slow { node, slow: Some(slow) } if serves(node) => {
-            (node.clone(), Told::Opens("slow", Cause::Slow, slow.to_string().into(), None))
-        }
-        Event::Slow { node, slow: None } if serves(node) => {
-            (node.clone(), Told::Ends("usual", None, "it is as fast as the others again".into()))
-        }
-        Event::Admits { .. }
-        | Event::Misconfigured { .. }
-        | Event::Slow { .. }
-        | Event::Gutter { .. }
-        | Event::Reloaded { .. } => return None,
-    })
-}
-
-/// What a node waits for, or its keys.
-fn held(topology: &Topology, node: &str) -> Option<Held> {
-    let id = topology.nodes.iter().find(|entry| &*entry.node.name == node)?.node.id;
-    let wait = topology.waits.iter().find(|wait| wait.node == id)?;
-    let left = wait.due.map(|due| due.saturating_duration_since(Instant::now()).as_millis());
-    Some(Held { reason: wait.reason, due_in_ms: left.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)) })
 }
 
 /// Nodes that go on to wait, and for something else.
@@ -318,7 +232,7 @@ fn other_reasons(before: &Topology, after: &Topology) -> Vec<(Arc<str>, Told)> {
         let entry = after.nodes.iter().find(|entry| entry.node.id == wait.node)?;
         let name = entry.node.name.clone();
         let waits = if entry.placement == Placement::Held { "its keys wait" } else { "it waits" };
-        let text = format!("{waits} for {} now", held(after, &name)?);
+        let text = format!("{waits} for {} now", held(after, Some(&name))?);
         Some((name, Told::Goes("waits", text.into())))
     };
     after.waits.iter().filter(other).filter_map(told).collect()
@@ -330,203 +244,51 @@ pub(super) fn now_ms() -> u64 {
     u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn log(after: &Topology, event: &Event, moved: f64, diagnosis: Option<&Diagnosis>) {
-    let (pool, epoch) = (&*after.pool, after.epoch);
-    let diagnosis = diagnosis.map_or("none yet", |diagnosis| &*diagnosis.text);
-    let moved = format!("{moved:.6}");
-    match event {
-        Event::Ejected { node, cause, evidence, .. } => {
-            let (node, cause, evidence) = (&**node, cause.word(), &**evidence);
-            tracing::warn!(pool, epoch, node, cause, evidence, moved, diagnosis, "node ejected");
-        }
-        Event::Held { node, cause, evidence, .. } => {
-            let waits_for = held(after, node).map_or_else(String::new, |held| held.to_string());
-            let (node, cause, evidence) = (&**node, cause.word(), &**evidence);
-            tracing::error!(
-                pool,
-                epoch,
-                node,
-                cause,
-                evidence,
-                waits_for,
-                diagnosis,
-                "node ejected, keys held"
-            );
-        }
-        Event::Released { node, evidence } => {
-            tracing::warn!(pool, epoch, node = &**node, evidence = &**evidence, moved, "keys no longer held");
-        }
-        Event::Stays { node } => {
-            let evidence = "a reload says that they do not move";
-            tracing::warn!(pool, epoch, node = &**node, evidence, "keys stay with an ejected node");
-        }
-        Event::Gutter { evidence } => {
-            tracing::warn!(pool, epoch, evidence = &**evidence, moved, "keys of nodes that are away move");
-        }
-        Event::Kept { node, cause, evidence, .. } => {
-            let cause = cause.word();
-            let (node, evidence) = (&**node, &**evidence);
-            tracing::error!(pool, epoch, node, cause, evidence, diagnosis, "node not ejected");
-        }
-        Event::Readmitted { node } => {
-            let evidence = "the others are too few since the reload";
-            tracing::error!(pool, epoch, node = &**node, evidence, moved, "node readmitted, though ejected");
-        }
-        Event::Waits { .. } | Event::Restored { .. } => log_return(after, event, &moved),
-        Event::Recovered { node } => {
-            tracing::info!(pool, epoch, node = &**node, "node recovered without having left");
-        }
-        Event::Ordered { node, order, was } => {
-            let order = command(*order, *was);
-            tracing::warn!(pool, epoch, node = &**node, order, moved, "an operator's order for a node");
-        }
-        Event::Starts { node, evidence } => {
-            let evidence = evidence.as_deref().unwrap_or("an operator let it back");
-            tracing::info!(pool, epoch, node = &**node, evidence, moved, "node starts");
-        }
-        Event::Cleaned { node, how, .. } => {
-            tracing::info!(pool, epoch, node = &**node, how = &**how, "node cleaned of what is old");
-        }
-        Event::Admits { node, to } => {
-            let (node, share, is_fenced) = (&**node, format!("{:.4}", to.share()), to.is_fenced());
-            tracing::debug!(pool, epoch, node, share, is_fenced, moved, "node takes more of its keys");
-        }
-        Event::Misconfigured { .. } | Event::Slow { .. } => log_doubt((pool, epoch), event, diagnosis),
-        Event::Reloaded { evidence } => {
-            let revision = after.revision;
-            tracing::info!(pool, epoch, revision, evidence = &**evidence, moved, "pool reloaded");
-        }
+fn log(after: &Topology, event: &Event, telling: &Telling, (moved, diagnosis): (f64, Option<&Diagnosis>)) {
+    let (pool, epoch, node) = (&*after.pool, after.epoch, event.node.as_deref());
+    let Telling { log: (level, words), order, .. } = *telling;
+    let (cause, data) = (telling.cause.map(Cause::word), telling.data.map(Data::word));
+    let (evidence, waits_for) = (telling.evidence.as_deref(), telling.waits_for.as_deref());
+    let revision = event.node.is_none().then_some(after.revision);
+    let moved = telling.moves.then(|| format!("{moved:.6}"));
+    let diagnosis = telling.is_fault.then(|| diagnosis.map_or("none yet", |diagnosis| &*diagnosis.text));
+    macro_rules! say {
+        ($say:ident) => {
+            tracing::$say!(
+                pool, epoch, revision, node, cause, order, data, evidence, waits_for, moved, diagnosis,
+                "{words}"
+            )
+        };
+    }
+    // Of one without a key it was said before.
+    if let What::Restored(Returned { data: Data::Other | Data::Unknown, .. }) = event.what
+        && after.policy.durable
+    {
+        let why = "what was written since its last save is lost, or it is another server";
+        tracing::error!(pool, epoch, node, data, evidence, why, "a durable node is not what it was");
+    }
+    match level {
+        Level::ERROR => say!(error),
+        Level::WARN => say!(warn),
+        Level::INFO => say!(info),
+        _ => say!(debug),
     }
 }
 
-/// What a node that is back brings, and whether it serves.
-fn log_return(after: &Topology, event: &Event, moved: &str) {
-    let (pool, epoch) = (&*after.pool, after.epoch);
-    match event {
-        Event::Waits { node, reason, data, evidence } => {
-            let (node, data, evidence, next) = (&**node, data.word(), &**evidence, budget_due(after));
-            let waits_for = reason.text();
-            if *reason == WaitReason::Word {
-                tracing::error!(pool, epoch, node, data, evidence, waits_for, "a durable node is not served");
-            } else {
-                tracing::info!(pool, epoch, node, data, evidence, waits_for, next, "node is back and waits");
-            }
-        }
-        Event::Restored { node, data: is, evidence } => {
-            let (node, data, evidence) = (&**node, is.word(), &**evidence);
-            // Of one without a key it was said before.
-            if after.policy.durable && matches!(is, Data::Other | Data::Unknown) {
-                let why = "what was written since its last save is lost, or it is another server";
-                tracing::error!(pool, epoch, node, data, evidence, why, "a durable node is not what it was");
-            }
-            tracing::info!(pool, epoch, node, data, evidence, moved, "node restored");
-        }
-        _ => {}
+fn count(pool: &str, event: &Event, telling: &Telling) {
+    if let Some(what) = telling.waits {
+        counter!(WAITS.name, "pool" => pool.to_owned(), "what" => what).increment(1);
+    }
+    if let (Some(metric), Some(node)) = (telling.counter, &event.node) {
+        let mut labels = vec![("pool", pool.to_owned()), ("node", node.to_string())];
+        labels.extend(telling.cause.map(|cause| ("cause", cause.word().to_owned())));
+        counter!(metric.name, &labels).increment(1);
     }
 }
 
-/// The command that was given: what is wanted now, or what took back what was.
-fn command(order: Option<Order>, was: Option<Order>) -> &'static str {
-    match (order, was) {
-        (Some(order), _) => order.word(),
-        // `restore` alone lets a node go on that is under no order.
-        (None, was) => was.unwrap_or(Order::Eject).opposite(),
-    }
-}
-
-/// What is wrong with a node that serves all the same.
-fn log_doubt((pool, epoch): (&str, u64), event: &Event, diagnosis: &str) {
-    match event {
-        Event::Misconfigured { node, what: Some(what) } => {
-            tracing::warn!(pool, epoch, node = &**node, evidence = &**what, "node misconfigured");
-        }
-        Event::Misconfigured { node, what: None } => {
-            tracing::info!(pool, epoch, node = &**node, "node no longer misconfigured");
-        }
-        Event::Slow { node, slow: Some(slow) } => {
-            tracing::warn!(pool, epoch, node = &**node, evidence = %slow, diagnosis, "node slow");
-        }
-        Event::Slow { node, slow: None } => {
-            tracing::info!(pool, epoch, node = &**node, "node no longer slow");
-        }
-        _ => {}
-    }
-}
-
-/// `next in 34 s`.
-fn budget_due(topology: &Topology) -> String {
-    let left = topology.budget_due.map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64());
-    left.map_or_else(String::new, |left| format!("in {left:.0} s"))
-}
-
-fn count(pool: &str, event: &Event) {
-    let pool = pool.to_owned();
-    match event {
-        Event::Ejected { node, cause, .. } | Event::Held { node, cause, .. } => {
-            if matches!(event, Event::Held { .. }) {
-                counter!(WAITS.name, "pool" => pool.clone(), "what" => "ejection").increment(1);
-            }
-            counter!(EJECTIONS.name, "pool" => pool, "node" => node.to_string(), "cause" => cause.word())
-                .increment(1);
-        }
-        Event::Waits { .. } => {
-            counter!(WAITS.name, "pool" => pool, "what" => "return").increment(1);
-        }
-        Event::Kept { node, cause, .. } => {
-            counter!(EJECTIONS_REFUSED.name, "pool" => pool, "node" => node.to_string(), "cause" => cause.word()).increment(1);
-        }
-        Event::Restored { node, .. } => {
-            counter!(RESTORES.name, "pool" => pool, "node" => node.to_string()).increment(1);
-        }
-        Event::Readmitted { .. }
-        | Event::Released { .. }
-        | Event::Stays { .. }
-        | Event::Starts { .. }
-        | Event::Cleaned { .. }
-        | Event::Admits { .. }
-        | Event::Ordered { .. }
-        | Event::Recovered { .. }
-        | Event::Misconfigured { .. }
-        | Event::Slow { .. }
-        | Event::Gutter { .. }
-        | Event::Reloaded { .. } => {}
-    }
-}
-
-fn line(after: &Topology, event: &Event, moved: f64) -> Option<Record> {
-    let (what, node, cause, evidence) = match event {
-        Event::Ejected { node, cause, evidence, .. } => {
-            ("ejected", Some(node), Some(*cause), evidence.clone())
-        }
-        Event::Readmitted { node } => ("readmitted", Some(node), None, "too few others".into()),
-        Event::Held { node, cause, evidence, .. } => ("held", Some(node), Some(*cause), evidence.clone()),
-        Event::Released { node, evidence } => ("released", Some(node), None, evidence.clone()),
-        Event::Stays { node } => ("stays", Some(node), None, "its keys do not move any more".into()),
-        Event::Restored { node, evidence, .. } => ("restored", Some(node), None, evidence.clone()),
-        Event::Ordered { node, order, was } => ("ordered", Some(node), None, command(*order, *was).into()),
-        Event::Starts { node, evidence } => {
-            let evidence = evidence.clone().unwrap_or_else(|| "an operator let it back".into());
-            ("starts", Some(node), None, evidence)
-        }
-        Event::Admits { node, to } => {
-            let doing = if to.is_fenced() { ", more of them are being cleaned" } else { "" };
-            let text = format!("it serves {:.1} % of its keys{doing}", to.share() * 100.0);
-            ("admits", Some(node), None, text.into())
-        }
-        Event::Reloaded { evidence } => ("reloaded", None, None, evidence.clone()),
-        Event::Gutter { evidence } => ("gutter", None, None, evidence.clone()),
-        Event::Kept { .. }
-        | Event::Waits { .. }
-        | Event::Cleaned { .. }
-        | Event::Recovered { .. }
-        | Event::Misconfigured { .. }
-        | Event::Slow { .. } => return None,
-    };
-    let data = match event {
-        Event::Restored { data, .. } => Some(*data),
-        _ => None,
-    };
-    let unix_ms = now_ms();
-    let (pool, node) = (after.pool.clone(), node.cloned());
-    Some(Record { pool, epoch: after.epoch, unix_ms, what, node, cause, evidence, data, moved })
+fn line(after: &Topology, event: &Event, telling: &Telling, moved: f64) -> Option<Record> {
+    let Telling { line, cause, data, .. } = *telling;
+    let evidence = telling.evidence.clone().or(telling.order.map(Arc::from)).unwrap_or_default();
+    let (pool, epoch, unix_ms, node) = (after.pool.clone(), after.epoch, now_ms(), event.node.clone());
+    Some(Record { pool, epoch, unix_ms, what: line?, node, cause, evidence, data, moved })
 }

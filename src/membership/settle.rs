@@ -29,7 +29,10 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
     // Others took writes for it, it fails, and can't be cleaned: nobody needs it so much that it would serve that.
     let is_stale = |entry: &Entry, was: Placement, ledger: &Ledger| {
         let is_out = was == Placement::Away || was == Placement::Held && ledger.has_left(entry.node.id);
-        is_out && !works(entry) && rules.policy.moves_keys() && rules.policy.on_return != OnReturn::Serve
+        is_out
+            && entry.health.is_out()
+            && rules.policy.moves_keys()
+            && rules.policy.on_return != OnReturn::Serve
     };
     let (mut away, mut owners) = (0, nodes.len());
     // An operator's word goes before guard and budget, and not before somebody has to own.
@@ -89,8 +92,8 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
 fn last_resort(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
     // What nobody has who starts would have no owner at all: the one that has come furthest takes it.
     let starting = (0..nodes.len()).filter(|i| nodes[*i].placement.serves());
-    if let Some(i) = starting.max_by_key(|i| (works(&nodes[*i]), nodes[*i].placement, Reverse(*i))) {
-        let is_dead = !works(&nodes[i]);
+    if let Some(i) = starting.max_by_key(|i| (!nodes[*i].health.is_out(), nodes[*i].placement, Reverse(*i))) {
+        let is_dead = nodes[i].health.is_out();
         let id = nodes[i].node.id;
         let is_clean = match ledger.start(id) {
             Some(start) => start.is_clean(),
@@ -109,11 +112,6 @@ fn last_resort(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
     }
 }
 
-/// Whether a node answers, as far as is known.
-fn works(entry: &Entry) -> bool {
-    matches!(entry.health, Health::Healthy | Health::Suspect)
-}
-
 /// Where the keys are of a node that fails, and had its keys, or some of them, until now.
 fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
     let Rules { policy, time, .. } = *rules;
@@ -125,6 +123,8 @@ fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &
         Placement::Away => Placement::Away,
         _ if !policy.moves_keys() => Placement::Away,
         Placement::Starting(_) if has_leftovers => Placement::Held,
+        // It has none of its keys.
+        Placement::Starting(to) if to.admitted == 0 => Placement::Away,
         Placement::Starting(to) if fits(share * to.share()) => Placement::Away,
         // Most of its keys are elsewhere anyhow.
         Placement::Starting(to) if to.share() < 0.5 => Placement::Away,
@@ -140,7 +140,7 @@ fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &
 /// How a node that may own its keys again takes them back.
 fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
     let (id, policy) = (entry.node.id, rules.policy);
-    let is_back = works(entry);
+    let is_back = !entry.health.is_out();
     let start = match before {
         // It never gave its keys to anybody.
         Placement::Owns => return Placement::Owns,
@@ -226,7 +226,7 @@ fn leavers(nodes: &[Entry], before: &[Placement], stale: &[bool], ledger: &Ledge
 /// Who is back, cold and not yet in its place, in the order of their returns.
 fn returners(nodes: &[Entry], before: &[Placement], ledger: &Ledger, rules: &Rules<'_>) -> Vec<usize> {
     let Rules { policy, time, .. } = *rules;
-    let is_back = |i: &usize| matches!(nodes[*i].health, Health::Healthy | Health::Suspect);
+    let is_back = |i: &usize| !nodes[*i].health.is_out();
     let mut back: Vec<usize> = (0..nodes.len())
         .filter(|i| before[*i] == Placement::Away && is_back(i) && nodes[*i].order.is_none())
         .filter(|i| ledger.returns_cold(nodes[*i].node.id, policy))

@@ -102,7 +102,7 @@ mod tests {
             PoolSpec,
             tests::{Planned, owners, spec, told},
         },
-        topology::{Change, Data, OnEjected, OnReturn, Order, PrefixPolicy, Route, level},
+        topology::{Data, News, OnEjected, OnReturn, Order, PrefixPolicy, Route, level},
     };
 
     fn pool(on_return: OnReturn, slow_start: Duration) -> Planned {
@@ -113,15 +113,7 @@ mod tests {
     }
 
     fn cleaned(pool: &mut Planned, below: u32) -> Vec<String> {
-        let (name, node) = ("cache".into(), pool.id("n1"));
-        told(pool.change(&Change::Cleaned {
-            pool: name,
-            node,
-            below,
-            leftovers: false,
-            emptied: false,
-            how: "".into(),
-        }))
+        told(pool.news("n1", News::Cleaned { below, leftovers: false, emptied: false, how: "".into() }))
     }
 
     /// Where each of many keys goes.
@@ -178,8 +170,7 @@ mod tests {
         };
         waits(routes(&pool));
         assert_eq!(pool.topology.budget_due, None, "nothing but the cleaning moves it");
-        let (name, node) = ("cache".into(), pool.id("n1"));
-        told(pool.change(&Change::NotCleaned { pool: name, node }));
+        told(pool.news("n1", News::NotCleaned));
         assert_eq!(routes(&pool), without);
         pool.time = pool.topology.budget_due.expect("it is tried again");
         told(pool.budget());

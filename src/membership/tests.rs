@@ -9,14 +9,24 @@ use crate::{
     protocol::http::{KeyRule, KeySource},
     ring,
     topology::{
-        Basis, Cause, Data, Failure, Health, HealthSettings, HttpSettings, NodeId, OnEjected, Order,
-        Placement, Policy, Route, Rule, SeenBy, Warmth, WhileHeld, channel,
+        Basis, Because, Cause, Data, Failed, Failure, Health, HealthSettings, HttpSettings, OnEjected,
+        Opinion, Order, Placement, Policy, Returned, Route, Rule, SeenBy, Warmth, WhileHeld, channel,
     },
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// What an ejection rests on that is like any other.
 const BASIS: Basis = Basis { rule: Rule::Certain, seen_by: SeenBy::Traffic };
+
+/// Why a node is out.
+fn gone() -> Because {
+    Because::Failed(Failed { cause: Cause::Refused, evidence: "it is gone".into(), basis: BASIS })
+}
+
+/// How a node that was out proved itself.
+fn back(data: Data) -> Because {
+    Because::Returned(Returned { data, evidence: "it is back".into() })
+}
 
 /// A node of a test's pool: `n3` weighs 2 and listens on port 7003.
 pub(super) fn node(i: usize, weight: u32) -> NodeSpec {
@@ -123,8 +133,15 @@ impl Planned {
         Some(step.events)
     }
 
-    pub(super) fn change(&mut self, change: &Change) -> Option<Vec<Event>> {
-        self.apply(plan(&self.topology, &self.ledger, change, self.time))
+    /// Something is known of a node.
+    pub(super) fn news(&mut self, name: &str, news: News) -> Option<Vec<Event>> {
+        let node = self.id(name);
+        self.apply(plan(&self.topology, &self.ledger, (node, &news), self.time))
+    }
+
+    /// This is thought of its health, and nothing else of it.
+    pub(super) fn judge(&mut self, name: &str, health: Health, because: Because) -> Option<Vec<Event>> {
+        self.news(name, News::Judged(Opinion { health, slow: None, wrong: None, because }))
     }
 
     /// The budget is looked at again.
@@ -133,14 +150,7 @@ impl Planned {
     }
 
     pub(super) fn eject(&mut self, name: &str) -> Option<Vec<Event>> {
-        let (pool, node) = ("cache".into(), self.id(name));
-        self.change(&Change::Eject {
-            pool,
-            node,
-            cause: Cause::Refused,
-            evidence: "it is gone".into(),
-            basis: BASIS,
-        })
+        self.judge(name, Health::Ejected, gone())
     }
 
     fn restore(&mut self, name: &str) -> Option<Vec<Event>> {
@@ -148,8 +158,7 @@ impl Planned {
     }
 
     pub(super) fn restore_with(&mut self, name: &str, data: Data) -> Option<Vec<Event>> {
-        let (pool, node) = ("cache".into(), self.id(name));
-        self.change(&Change::Restore { pool, node, data, evidence: "it is back".into() })
+        self.judge(name, Health::Healthy, back(data))
     }
 
     pub(super) fn prepare(&self, spec: PoolSpec) -> Prepared {
@@ -165,28 +174,40 @@ impl Planned {
 }
 
 fn names(events: &[Event]) -> Vec<String> {
-    let word = |event: &Event| match event {
-        Event::Ejected { node, .. } => format!("ejected {node}"),
-        Event::Held { node, .. } => format!("held {node}"),
-        Event::Released { node, .. } => format!("released {node}"),
-        Event::Stays { node } => format!("stays {node}"),
-        Event::Waits { node, .. } => format!("waits {node}"),
-        Event::Kept { node, .. } => format!("kept {node}"),
-        Event::Ordered { node, order, .. } => {
-            format!("ordered {node}: {}", order.map_or("none", Order::word))
-        }
-        Event::Readmitted { node } => format!("readmitted {node}"),
-        Event::Starts { node, .. } => format!("starts {node}"),
-        Event::Cleaned { node, .. } => format!("cleaned {node}"),
-        Event::Admits { node, to } => format!("admits {node}: {} to {}", to.admitted, to.fence),
-        Event::Restored { node, .. } => format!("restored {node}"),
-        Event::Recovered { node } => format!("recovered {node}"),
-        Event::Misconfigured { node, what } => format!("misconfigured {node}: {}", what.is_some()),
-        Event::Slow { node, slow } => format!("slow {node}: {}", slow.is_some()),
-        Event::Gutter { .. } => "gutter".to_owned(),
-        Event::Reloaded { .. } => "reloaded".to_owned(),
+    let word = |event: &Event| {
+        let node = event.node.as_deref().unwrap_or_default();
+        let word = match &event.what {
+            What::Ejected(_) => "ejected",
+            What::Held(_) => "held",
+            What::Released(_) => "released",
+            What::Stays => "stays",
+            What::Waits(..) => "waits",
+            What::Kept(_) => "kept",
+            What::Readmitted(_) => "readmitted",
+            What::Starts(_) => "starts",
+            What::Cleaned { .. } => "cleaned",
+            What::Restored(_) => "restored",
+            What::Recovered => "recovered",
+            What::Gutter(_) => return "gutter".to_owned(),
+            What::Reloaded(_) => return "reloaded".to_owned(),
+            What::Ordered(order, _) => {
+                return format!("ordered {node}: {}", order.map_or("none", Order::word));
+            }
+            What::Admits(to) => return format!("admits {node}: {} to {}", to.admitted, to.fence),
+            What::Misconfigured(what) => return format!("misconfigured {node}: {}", what.is_some()),
+            What::Slow(slow) => return format!("slow {node}: {}", slow.is_some()),
+        };
+        format!("{word} {node}")
     };
     events.iter().map(word).collect()
+}
+
+/// Why a node is kept that should be ejected.
+fn kept_as(event: &Event) -> &str {
+    match &event.what {
+        What::Kept(failed) => &failed.evidence,
+        other => panic!("{other:?}"),
+    }
 }
 
 pub(super) fn told(events: Option<Vec<Event>>) -> Vec<String> {
@@ -221,53 +242,55 @@ fn out_and_back_is_two_epochs() {
 #[test]
 fn what_moves_no_key_is_no_epoch() {
     let mut pool = Planned::new(&spec(&[1, 1], 0.5));
-    let (node, name) = (pool.id("n0"), || "cache".into());
     let what: Option<Arc<str>> = Some("it is a replica".into());
     let elsewhere: Arc<[Target]> = Arc::new([Target::Unix("/run/x".into())]);
-    for (change, expected) in [
-        (Change::Suspect { pool: name(), node }, &[][..]),
-        (Change::Misconfigured { pool: name(), node, what: what.clone() }, &["misconfigured n0: true"]),
-        (Change::Resolved { pool: name(), node, targets: elsewhere.clone() }, &[]),
-        (Change::Clear { pool: name(), node }, &[]),
+    let judged = |health, wrong: &Option<Arc<str>>| {
+        let (slow, wrong, because) = (None, wrong.clone(), Because::Nothing);
+        News::Judged(Opinion { health, slow, wrong, because })
+    };
+    for (news, expected) in [
+        (judged(Health::Suspect, &None), &[][..]),
+        (judged(Health::Suspect, &what), &["misconfigured n0: true"]),
+        (News::Resolved(elsewhere.clone()), &[]),
+        (judged(Health::Healthy, &what), &[]),
     ] {
-        assert_eq!(told(pool.change(&change)), expected, "{change:?}");
-        assert!(pool.change(&change).is_none(), "twice is nothing: {change:?}");
+        assert_eq!(told(pool.news("n0", news.clone())), expected, "{news:?}");
+        assert!(pool.news("n0", news.clone()).is_none(), "twice is nothing: {news:?}");
     }
     assert_eq!(pool.entry("n0").misconfigured, what);
     assert_eq!(pool.entry("n0").targets, elsewhere);
     assert_eq!((pool.topology.epoch, pool.topology.revision), (1, 5));
     pool.eject("n0");
-    assert!(pool.change(&Change::Clear { pool: name(), node }).is_none(), "it is too late for that");
-    assert!(pool.change(&Change::Probation { pool: name(), node }).is_some());
-    assert!(pool.change(&Change::Relapse { pool: name(), node }).is_some());
+    assert!(pool.judge("n0", Health::Probation, gone()).is_some());
+    assert!(pool.judge("n0", Health::Ejected, gone()).is_some());
     assert_eq!((pool.topology.epoch, pool.entry("n0").health), (2, Health::Ejected));
-    let stranger = NodeId(999);
-    assert!(pool.change(&Change::Suspect { pool: name(), node: stranger }).is_none());
+    let stranger = (NodeId(999), &judged(Health::Suspect, &None));
+    assert!(matches!(plan(&pool.topology, &pool.ledger, stranger, pool.time), Outcome::Nothing));
 }
 
-/// A slow node is suspect and marked as slow, in one revision, until it is not; when it is back after an
-/// ejection it is not slow. Doubts that it has already stay.
+/// A slow node is suspect and marked as slow, in one revision, until it is not. One that fails is told as that, and
+/// shown as slow only if it is out for it; when it is back it is not slow.
 #[test]
 fn a_slow_node_is_marked() {
     let mut pool = Planned::new(&spec(&[1, 1, 1], 0.5));
-    let (node, name) = (pool.id("n0"), || "cache".into());
     let ms = Duration::from_millis;
     let slow = Some(crate::topology::Slow { p99: ms(60), median: ms(2), bound: ms(20) });
-    let change = |slow| Change::Slow { pool: name(), node, slow };
-    assert_eq!(told(pool.change(&change(slow))), ["slow n0: true"]);
-    assert!(pool.change(&change(slow)).is_none(), "twice is nothing");
+    let judged = |health, slow, because| News::Judged(Opinion { health, slow, wrong: None, because });
+    let (is, is_not) =
+        (judged(Health::Suspect, slow, Because::Nothing), judged(Health::Healthy, None, Because::Nothing));
+    assert_eq!(told(pool.news("n0", is.clone())), ["slow n0: true"]);
+    assert!(pool.news("n0", is.clone()).is_none(), "twice is nothing");
     assert_eq!((pool.entry("n0").health, pool.entry("n0").slow), (Health::Suspect, slow));
-    assert_eq!(told(pool.change(&change(None))), ["slow n0: false"]);
+    assert_eq!(told(pool.news("n0", is_not)), ["slow n0: false"]);
     assert_eq!((pool.entry("n0").health, pool.entry("n0").slow), (Health::Healthy, None));
-    pool.change(&Change::Suspect { pool: name(), node });
-    pool.change(&change(slow));
-    assert_eq!(pool.entry("n0").health, Health::Suspect);
-    pool.eject("n0");
-    assert_eq!(pool.entry("n0").slow, slow, "it is shown why");
-    let (data, evidence) = (Data::Same, "2 probes".into());
-    pool.change(&Change::Restore { pool: name(), node, data, evidence });
-    assert_eq!((pool.entry("n0").health, pool.entry("n0").slow), (Health::Healthy, None));
-    assert_eq!((pool.topology.epoch, pool.entry("n0").placement), (3, Placement::Owns));
+    for out in [slow, None] {
+        pool.news("n0", is.clone());
+        assert_eq!(told(pool.news("n0", judged(Health::Ejected, out, gone()))), ["ejected n0"]);
+        assert_eq!(pool.entry("n0").slow, out);
+        assert_eq!(told(pool.restore("n0")), ["restored n0"]);
+        assert_eq!((pool.entry("n0").health, pool.entry("n0").slow), (Health::Healthy, None));
+    }
+    assert_eq!((pool.topology.epoch, pool.entry("n0").placement), (5, Placement::Owns));
 }
 
 /// `eject_max` fails open and says so; when others return, the one that was kept goes; the last
@@ -280,7 +303,7 @@ fn the_guard_fails_open() {
     let epoch = pool.topology.epoch;
     let events = pool.eject("n2").expect("its health turns");
     assert_eq!(names(&events), ["kept n2"]);
-    assert!(matches!(&events[0], Event::Kept { evidence, .. } if evidence.contains("50 %")), "{events:?}");
+    assert!(kept_as(&events[0]).contains("50 %"), "{events:?}");
     assert_eq!(pool.topology.epoch, epoch, "no key moved");
     assert_eq!(pool.entry("n2").health, Health::Ejected);
     assert_eq!(told(pool.restore("n0")), ["restored n0", "ejected n2"]);
@@ -291,10 +314,7 @@ fn the_guard_fails_open() {
     let mut all = Planned::new(&spec(&[1, 1], 1.0));
     all.eject("n0");
     let events = all.eject("n1").expect("its health turns");
-    assert!(
-        matches!(&events[0], Event::Kept { evidence, .. } if evidence.contains("last node")),
-        "{events:?}"
-    );
+    assert!(kept_as(&events[0]).contains("last node"), "{events:?}");
     assert!(all.topology.nodes.iter().any(|e| e.placement == Placement::Owns), "one owns, though it fails");
     assert_eq!(told(Planned::new(&spec(&[1], 0.5)).eject("n0")), ["kept n0"]);
     assert_eq!(told(Planned::new(&spec(&[1, 1], 0.0)).eject("n0")), ["kept n0"]);
@@ -410,7 +430,7 @@ fn a_reload_touches_only_what_changed() {
     next.nodes[1].address = Address::Tcp { host: "127.0.0.1".into(), port: 7999 };
     next.nodes.push(node(3, 1));
     let events = pool.reload(next).expect("a publish");
-    let [Event::Reloaded { evidence }] = &events[..] else { panic!("{events:?}") };
+    let [Event { what: What::Reloaded(evidence), .. }] = &events[..] else { panic!("{events:?}") };
     assert_eq!(&**evidence, "came: n3; changed: n1, n2");
     assert_eq!(pool.topology.epoch, before.epoch + 1);
     let now = &pool.topology;
@@ -431,10 +451,8 @@ fn a_reload_touches_only_what_changed() {
 fn a_new_weight_ends_doubts() {
     let mut pool = Planned::new(&spec(&[1, 1, 1], 0.5));
     pool.eject("n2");
-    let (pool_name, node) = (|| Arc::<str>::from("cache"), pool.id("n2"));
-    pool.change(&Change::Probation { pool: pool_name(), node }).expect("it was ejected");
-    let node = pool.id("n1");
-    pool.change(&Change::Suspect { pool: pool_name(), node }).expect("it was healthy");
+    pool.judge("n2", Health::Probation, gone()).expect("it was ejected");
+    pool.judge("n1", Health::Suspect, Because::Nothing).expect("it was healthy");
     pool.reload(spec(&[1, 2, 2], 0.5));
     assert_eq!(pool.entry("n1").health, Health::Healthy);
     assert_eq!(pool.entry("n2").health, Health::Ejected);
@@ -553,15 +571,16 @@ fn who_is_held_returns_at_once() {
 fn a_cold_return_waits() {
     let window = Duration::from_secs(60);
     let mut pool = Planned::new(&frugal(spec(&[1; 4], 0.5), 0.25, window));
-    let (first, pool_name) = (owners(&pool.topology), Arc::<str>::from("cache"));
+    let first = owners(&pool.topology);
     pool.eject("n1");
     let away = owners(&pool.topology);
     pool.time += window / 2;
     assert_eq!(told(pool.restore_with("n1", Data::Empty)), ["waits n1"]);
     assert_eq!((owners(&pool.topology), pool.topology.epoch), (away.clone(), 2));
-    let node = pool.id("n1");
-    pool.change(&Change::Suspect { pool: pool_name, node });
-    assert_eq!(owners(&pool.topology), away);
+    for health in [Health::Suspect, Health::Healthy] {
+        assert_eq!(told(pool.judge("n1", health, back(Data::Empty))), [""; 0], "it was told that it waits");
+        assert_eq!(owners(&pool.topology), away);
+    }
     assert_eq!(told(pool.eject("n1")), [""; 0], "it is away already");
     assert_eq!(told(pool.restore_with("n1", Data::Unknown)), ["waits n1"]);
     pool.time = pool.topology.budget_due.expect("it waits");
@@ -682,7 +701,7 @@ fn what_orders_can_and_cannot() {
     let mut pool = Planned::new(&frugal(spec(&[1, 1, 1], 1.0), 0.25, Duration::from_secs(60)));
     pool.order("n1", Some(Order::Pin)).expect("fine");
     let events = pool.eject("n1").expect("its health turns");
-    assert!(matches!(&events[0], Event::Kept { evidence, .. } if evidence.contains("pinned")), "{events:?}");
+    assert!(kept_as(&events[0]).contains("pinned"), "{events:?}");
     assert_eq!(told(pool.eject("n2")), ["ejected n2"]);
     assert!(pool.order("n2", None).is_err_and(|why| why.contains("it is ejected because it fails")));
     assert_eq!(told(pool.restore_with("n2", Data::Empty)), ["waits n2"]);
@@ -700,8 +719,8 @@ fn steps() -> impl Strategy<Value = Vec<(u8, usize)>> {
 }
 
 proptest! {
-    /// Whatever happens: an epoch rises by one at most and only if a placement or a node changed,
-    /// the guard holds, an ejection never moves a survivor's keys, the ledger is bounded, and when
+    /// Whatever is thought of nodes, and whatever was not heard of it: an epoch rises by one at most and only if a
+    /// placement or a node changed, the guard holds, an ejection never moves a survivor's keys, the ledger is bounded, and when
     /// all nodes are back, so is the map.
     #[test]
     fn the_laws_of_a_pool(
@@ -712,16 +731,12 @@ proptest! {
         let mut pool = Planned::new(&spec(&weights, eject_max));
         for (what, which) in steps {
             let before = pool.topology.clone();
-            let node = before.nodes[which % before.nodes.len()].node.id;
-            let name = || Arc::<str>::from("cache");
-            let cause = Cause::Timeout;
-            let change = match what {
-                0 => Change::Suspect { pool: name(), node },
-                1 => Change::Clear { pool: name(), node },
-                2..=4 => Change::Eject { pool: name(), node, cause, evidence: "seen".into(), basis: BASIS },
-                5 => Change::Probation { pool: name(), node },
-                6 => Change::Relapse { pool: name(), node },
-                7 => Change::Restore { pool: name(), node, data: Data::Empty, evidence: "seen".into() },
+            let name = before.nodes[which % before.nodes.len()].node.name.clone();
+            let health = match what {
+                0 => Health::Suspect,
+                1 | 2 => Health::Healthy,
+                3..=5 => Health::Ejected,
+                6 | 7 => Health::Probation,
                 _ => {
                     let mut other = weights.clone();
                     other[which % weights.len()] += 1;
@@ -732,13 +747,17 @@ proptest! {
                     continue;
                 }
             };
-            let events = pool.change(&change);
+            let because = if health.is_out() { gone() } else { back(Data::Empty) };
+            let was_out = pool.entry(&name).health.is_out();
+            let events = pool.judge(&name, health, because.clone());
+            prop_assert_eq!(pool.entry(&name).health, health, "whatever it was before");
+            prop_assert!(pool.judge(&name, health, because).is_none(), "twice is nothing");
             assert_guarded(&pool.topology);
             prop_assert!(pool.ledger.len() <= pool.topology.nodes.len());
             let (old, new) = (owners(&before), owners(&pool.topology));
             if pool.topology.epoch == before.epoch {
                 prop_assert_eq!(old, new);
-            } else if matches!(change, Change::Eject { .. }) {
+            } else if health == Health::Ejected && !was_out {
                 let gone: BTreeSet<_> = before.nodes.iter().zip(pool.topology.nodes.iter())
                     .filter(|(a, b)| a.placement != b.placement)
                     .map(|(a, _)| a.node.name.clone())
@@ -793,6 +812,12 @@ impl Run {
         self.handle.inbox().send(change).await.expect("membership runs");
     }
 
+    /// This is thought of the health of a node.
+    async fn judge(&self, pool: &str, node: NodeId, health: Health, because: Because) {
+        let opinion = Opinion { health, slow: None, wrong: None, because };
+        self.send(Change::News { pool: pool.into(), node, news: News::Judged(opinion) }).await;
+    }
+
     /// Waits until the history is this long.
     async fn history(&self, len: usize) -> Vec<Arc<Record>> {
         let until = tokio::time::Instant::now() + PATIENCE;
@@ -835,17 +860,10 @@ async fn changes_are_published_and_told() {
     let run = Run::start(spec(&[1, 1, 2], 0.5)).await;
     let entry = run.reader.load().nodes[2].clone();
     entry.node.evidence.failed(Failure::Timeout, 3);
-    let (pool, node) = (Arc::<str>::from("cache"), entry.node.id);
-    let eject = |pool: &Arc<str>| Change::Eject {
-        pool: pool.clone(),
-        node,
-        cause: Cause::Timeout,
-        evidence: "3 requests in a row".into(),
-        basis: BASIS,
-    };
-    run.send(eject(&"other".into())).await;
-    run.send(eject(&pool)).await;
-    run.send(eject(&pool)).await;
+    let failed = Failed { cause: Cause::Timeout, evidence: "3 requests in a row".into(), basis: BASIS };
+    for pool in ["other", "cache", "cache"] {
+        run.judge(pool, entry.node.id, Health::Ejected, Because::Failed(failed.clone())).await;
+    }
     let records = run.history(1).await;
     assert_eq!(run.reader.load().epoch, 2);
     let record = &records[0];
@@ -853,7 +871,7 @@ async fn changes_are_published_and_told() {
     assert_eq!((record.node.as_deref(), &*record.evidence), (Some("n2"), "3 requests in a row"));
     assert!((0.2..0.8).contains(&record.moved), "{}", record.moved);
     assert_eq!(entry.node.evidence.streak(), 3);
-    run.send(Change::Restore { pool, node, data: Data::Same, evidence: "answered".into() }).await;
+    run.judge("cache", entry.node.id, Health::Healthy, back(Data::Same)).await;
     let records = run.history(2).await;
     assert_eq!((records[1].what, records[1].moved), ("restored", record.moved));
     let incidents = run.handle.incidents().all();
@@ -924,14 +942,7 @@ async fn a_reload_does_not_hold_changes_up() {
     let (answer, answered) = oneshot::channel();
     let next = Arc::new(spec(&[1, 1, 1, 1, 1], 0.5));
     run.send(Change::Reload { spec: next, mode: ReloadMode::Do { flush_new: false }, answer }).await;
-    run.send(Change::Eject {
-        pool: "cache".into(),
-        node,
-        cause: Cause::Refused,
-        evidence: "gone".into(),
-        basis: BASIS,
-    })
-    .await;
+    run.judge("cache", node, Health::Ejected, gone()).await;
     answered.await.expect("an answer").expect("it is done");
     run.history(2).await;
     let topology = run.reader.load();
@@ -959,13 +970,9 @@ async fn events_are_counted() {
     let run = Run::start(spec(&[1, 1], 0.5)).await;
     let nodes = run.reader.load().nodes.clone();
     for entry in nodes.iter() {
-        let (node, cause) = (entry.node.id, Cause::Refused);
-        run.send(Change::Eject { pool: "cache".into(), node, cause, evidence: "gone".into(), basis: BASIS })
-            .await;
+        run.judge("cache", entry.node.id, Health::Ejected, gone()).await;
     }
-    let node = nodes[0].node.id;
-    run.send(Change::Restore { pool: "cache".into(), node, data: Data::Same, evidence: "answered".into() })
-        .await;
+    run.judge("cache", nodes[0].node.id, Health::Healthy, back(Data::Same)).await;
     run.history(3).await;
     let text = shown.render();
     for line in [
@@ -986,11 +993,9 @@ async fn events_are_counted() {
 async fn the_history_is_bounded() {
     let run = Run::start(spec(&[1, 1], 0.5)).await;
     let node = run.reader.load().nodes[0].node.id;
-    let name = || Arc::<str>::from("cache");
     for _ in 0..550 {
-        let (cause, evidence) = (Cause::Lost, "flaps".to_owned());
-        run.send(Change::Eject { pool: name(), node, cause, evidence, basis: BASIS }).await;
-        run.send(Change::Restore { pool: name(), node, data: Data::Empty, evidence: "flaps".into() }).await;
+        run.judge("cache", node, Health::Ejected, gone()).await;
+        run.judge("cache", node, Health::Healthy, back(Data::Empty)).await;
     }
     let until = tokio::time::Instant::now() + PATIENCE;
     let last = loop {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Data, Failure, NodeId, Order, PoolSpec, Slow, Topology};
+use super::{Data, Failure, Health, NodeId, Order, PoolSpec, Slow, Topology};
 use crate::net::Target;
 
 /// Why a node was ejected: the metric's label and the log's word.
@@ -108,68 +108,59 @@ pub struct Basis {
     pub seen_by: SeenBy,
 }
 
-/// One thing that membership may do to a pool.
-#[derive(Debug)]
-pub enum Change {
-    /// The detector has doubts: no owner changes.
-    Suspect {
-        /// The pool's name.
-        pool: Arc<str>,
-        /// Which node.
-        node: NodeId,
-    },
-    /// The detector's doubts were unfounded.
-    Clear {
-        /// The pool's name.
-        pool: Arc<str>,
-        /// Which node.
-        node: NodeId,
-    },
-    /// The detector wants the node out of the ring.
-    Eject {
-        /// The pool's name.
-        pool: Arc<str>,
-        /// Which node.
-        node: NodeId,
-        /// Why, as a label.
-        cause: Cause,
-        /// Why, as a person would say it.
-        evidence: String,
-        /// What the verdict rests on.
-        basis: Basis,
-    },
-    /// An ejected node answers probes.
-    Probation {
-        /// The pool's name.
-        pool: Arc<str>,
-        /// Which node.
-        node: NodeId,
-    },
-    /// Probation failed: the node is as it was.
-    Relapse {
-        /// The pool's name.
-        pool: Arc<str>,
-        /// Which node.
-        node: NodeId,
-    },
-    /// The node proved itself: it owns its share again.
-    Restore {
-        /// The pool's name.
-        pool: Arc<str>,
-        /// Which node.
-        node: NodeId,
-        /// What it came back with.
-        data: Data,
-        /// Why, as a person would say it.
-        evidence: String,
-    },
-    /// What a node that is back has of its keys below this level is as new as elsewhere, and no other
-    /// node has them any more.
+/// Why a node is out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// As a label.
+    pub cause: Cause,
+    /// As a person would say it.
+    pub evidence: Arc<str>,
+    /// What the verdict rests on.
+    pub basis: Basis,
+}
+
+/// How a node that was out proved itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Returned {
+    /// What it came back with.
+    pub data: Data,
+    /// As a person would say it.
+    pub evidence: Arc<str>,
+}
+
+/// Why a node is thought to serve, or not to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Because {
+    /// It has been so since it is watched.
+    Nothing,
+    /// It failed, and is out.
+    Failed(Failed),
+    /// It was out, and is back.
+    Returned(Returned),
+}
+
+/// All that the detector thinks of a node. To say it twice changes nothing, and who missed what was said before misses
+/// nothing that counts now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opinion {
+    /// Whether it answers.
+    pub health: Health,
+    /// It is much slower than the others: then it is at least suspect.
+    pub slow: Option<Slow>,
+    /// What is wrong with its configuration.
+    pub wrong: Option<Arc<str>>,
+    /// Why it is in or out.
+    pub because: Because,
+}
+
+/// What is told of one node.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// What is thought of it.
+    Judged(Opinion),
+    /// It is back, and what it has of its keys below this level is as new as elsewhere, and no other node has them any
+    /// more.
     Cleaned {
-        /// The pool's name.
-        pool: Arc<str>,
-        /// Which node.
-        node: NodeId,
         /// The level.
         below: u32,
         /// Others may still have what they took for it.
@@ -179,46 +170,25 @@ pub enum Change {
         /// What was done, in words.
         how: Arc<str>,
     },
-    /// A node that is back could not be cleaned now: its keys do not wait for it.
-    NotCleaned {
-        /// The pool's name.
-        pool: Arc<str>,
-        /// Which node.
-        node: NodeId,
-    },
-    /// Others have nothing any more of what they took for a node.
-    Swept {
-        /// The pool's name.
-        pool: Arc<str>,
-        /// Which node.
-        node: NodeId,
-    },
-    /// The node can't serve as configured (`Some`), or can again (`None`).
-    Misconfigured {
-        /// The pool's name.
-        pool: Arc<str>,
-        /// Which node.
-        node: NodeId,
-        /// What is wrong.
-        what: Option<Arc<str>>,
-    },
-    /// The node is much slower than the others (`Some`), or is not any more (`None`): no owner changes.
-    Slow {
-        /// The pool's name.
-        pool: Arc<str>,
-        /// Which node.
-        node: NodeId,
-        /// How slow.
-        slow: Option<Slow>,
-    },
+    /// It is back, and could not be cleaned now: its keys do not wait for it.
+    NotCleaned,
+    /// Others have nothing any more of what they took for it.
+    Swept,
     /// Its name resolves to this now.
-    Resolved {
+    Resolved(Arc<[Target]>),
+}
+
+/// One thing that membership may do to a pool.
+#[derive(Debug)]
+pub enum Change {
+    /// Something is known of a node.
+    News {
         /// The pool's name.
         pool: Arc<str>,
         /// Which node.
         node: NodeId,
-        /// Where to dial.
-        targets: Arc<[Target]>,
+        /// What.
+        news: News,
     },
     /// The operator wants this of a node. Answers with the topologies before and after it.
     Order {
@@ -242,6 +212,13 @@ pub enum Change {
         /// The share of the key space that moved, or the refusal.
         answer: oneshot::Sender<Result<f64, String>>,
     },
+}
+
+impl Topology {
+    /// What membership is told of one of its nodes.
+    pub fn news(&self, node: NodeId, news: News) -> Change {
+        Change::News { pool: self.pool.clone(), node, news }
+    }
 }
 
 /// How a reload is meant.

@@ -15,7 +15,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 
-pub use change::{Basis, Cause, Change, Inbox, Move, Ordered, ReloadMode, Rule, SeenBy, Wanted};
+pub use change::{
+    Basis, Because, Cause, Change, Failed, Inbox, Move, News, Opinion, Ordered, ReloadMode, Returned, Rule,
+    SeenBy, Wanted,
+};
 pub use http::{Forwarded, HttpLimits, HttpProbe, HttpSettings, NodeProtocol};
 pub use node::{Data, Evidence, Failure, Node, NodeId, Slow, VERDICT_GRACE};
 pub use route::{Admission, LEVELS, Route, common_bands, level};
@@ -41,6 +44,13 @@ pub enum Health {
     Ejected,
     /// Answers probes again, not yet long enough to own keys.
     Probation,
+}
+
+impl Health {
+    /// Whether it failed, and has not proved itself since.
+    pub fn is_out(self) -> bool {
+        matches!(self, Health::Ejected | Health::Probation)
+    }
 }
 
 /// Whether a node serves the keys that the ring gives it. Decided by membership alone.

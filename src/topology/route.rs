@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Entry, Health, NodeId, OnEjected, Order, Placement, Policy, Topology, WaitReason, WhileHeld};
+use super::{Entry, NodeId, OnEjected, Order, Placement, Policy, Topology, WaitReason, WhileHeld};
 use crate::ring::finalise;
 
 /// Levels of a node's keys: each has one by a second hash, and a node that is back takes the low ones
@@ -300,9 +300,7 @@ impl Topology {
     /// Whether any node owns keys and is not known to be out of order. The last owners of a pool
     /// are never taken from the ring, so owning alone says nothing.
     pub fn serves(&self) -> bool {
-        self.nodes
-            .iter()
-            .any(|e| e.placement.serves() && !matches!(e.health, Health::Ejected | Health::Probation))
+        self.nodes.iter().any(|e| e.placement.serves() && !e.health.is_out())
     }
 }
 

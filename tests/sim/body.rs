@@ -4,8 +4,10 @@
 use std::{mem::discriminant, sync::Arc, time::Duration};
 
 use ringway::{
-    health::{Late, Observation, Symptom, Traffic, Verdict},
-    topology::{Cause, Evidence, Failure, Health, HealthSettings, NodeId, Policy},
+    health::{Late, Observation, Symptom, Traffic},
+    topology::{
+        Because, Cause, Data, Evidence, Failed, Failure, Health, HealthSettings, NodeId, Opinion, Policy,
+    },
 };
 use tokio::time::Instant;
 
@@ -274,7 +276,9 @@ impl Body {
         let seen = match met {
             Met::Good => {
                 (patient.is_linked, patient.life) = (true, Some(process));
-                Observation::Good { started: patient.started, took: Duration::from_millis(1) }
+                let (started, took) = (patient.started, Duration::from_millis(1));
+                // Whoever knows the policy says what it has.
+                Observation::Good { started, took, data: Data::Unknown }
             }
             Met::Failed(cause) => {
                 patient.is_linked &= !is_cut && cause == Cause::Timeout;
@@ -418,16 +422,22 @@ impl Patient {
 
     /// Who serves is who a later return is compared with.
     pub(crate) fn remember(&mut self) {
-        if matches!(self.watcher.detector().health(), Health::Healthy | Health::Suspect) {
+        if !self.watcher.detector().health().is_out() {
             self.served = self.life;
         }
     }
 
-    /// A verdict: was it patient, and does a node that flaps wait as long as it should?
-    pub(crate) fn judge(&mut self, verdict: &Verdict, is_ill: bool, now: Instant) -> Result<(), Breach> {
+    /// What is thought of it now, and was before: was that patient, and does a node that flaps wait as long as it should?
+    pub(crate) fn judge(
+        &mut self,
+        before: Health,
+        opinion: &Opinion,
+        is_ill: bool,
+        now: Instant,
+    ) -> Result<(), Breach> {
         let settings = &self.settings;
-        match verdict {
-            Verdict::Eject { cause, .. } => {
+        match (before, opinion.health, &opinion.because) {
+            (Health::Healthy | Health::Suspect, Health::Ejected, Because::Failed(Failed { cause, .. })) => {
                 holds(Law::Patience, is_ill, || format!("{cause:?}, and nothing is wrong with it"))?;
                 let doubtful = matches!(cause, Cause::Timeout | Cause::ConnectTimeout | Cause::Lost);
                 let needed = u64::from(settings.fall.min(settings.failures));
@@ -442,26 +452,23 @@ impl Patient {
                 };
                 self.flaps.out = Some(now);
             }
-            Verdict::Relapse => self.flaps.out = Some(now),
-            Verdict::Probation | Verdict::Restore { .. } => {
-                if let (Verdict::Restore { .. }, n) = (verdict, settings.rise)
-                    && n > 1
-                {
-                    (self.flaps.returned, self.signs) = (Some(now), 0);
-                    return Ok(());
+            (Health::Probation, Health::Ejected, _) => self.flaps.out = Some(now),
+            (Health::Ejected | Health::Probation, after, _) => {
+                let is_back = after == Health::Healthy;
+                if !is_back || settings.rise <= 1 {
+                    let out = self.flaps.out.unwrap_or(self.born);
+                    // It is shorter by a fifth at most.
+                    let is_due = self.started >= out + self.flaps.wait.mul_f64(0.8);
+                    holds(Law::Flaps, is_due, || {
+                        let waited = self.started.saturating_duration_since(out);
+                        format!("ejection {} in a row, and waited {waited:?} only", self.flaps.count)
+                    })?;
                 }
-                let out = self.flaps.out.unwrap_or(self.born);
-                // It is shorter by a fifth at most.
-                let is_due = self.started >= out + self.flaps.wait.mul_f64(0.8);
-                holds(Law::Flaps, is_due, || {
-                    let waited = self.started.saturating_duration_since(out);
-                    format!("ejection {} in a row, and waited {waited:?} only", self.flaps.count)
-                })?;
-                if matches!(verdict, Verdict::Restore { .. }) {
+                if is_back {
                     (self.flaps.returned, self.signs) = (Some(now), 0);
                 }
             }
-            Verdict::Suspect | Verdict::Clear | Verdict::Misconfigured(_) | Verdict::Slow(_) => {}
+            _ => {}
         }
         Ok(())
     }

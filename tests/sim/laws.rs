@@ -9,11 +9,11 @@ use std::{
 };
 
 use ringway::{
-    membership::Event,
+    membership::{Event, What},
     ring::{Member, Placement as Points, Ring},
     topology::{
-        Change, Data, Entry, Health, LEVELS, NodeId, OnReturn, Order, Placement, PoolSpec, Topology, Wait,
-        WaitReason,
+        Because, Data, Entry, Health, LEVELS, News, NodeId, OnReturn, Order, Placement, PoolSpec, Topology,
+        Wait, WaitReason,
     },
 };
 use tokio::time::Instant;
@@ -57,7 +57,7 @@ pub(crate) enum Law {
     Patience,
     /// Where there is one fault, it is what the diagnosis says.
     Diagnosed,
-    /// What the detector says is what the topology shows.
+    /// What the detector says is what the topology shows, and to say it twice changes nothing.
     Heard,
     /// The program panics.
     Panic,
@@ -84,8 +84,8 @@ pub(crate) fn holds(law: Law, it: bool, text: impl FnOnce() -> String) -> Result
 /// Why a topology was published.
 #[derive(Debug)]
 pub(crate) enum Reason<'a> {
-    /// A verdict, or that a node was cleaned and when that began.
-    Change(&'a Change, Option<Instant>),
+    /// News of a node; when the cleaning began that it is of.
+    News(NodeId, &'a News, Option<Instant>),
     Budget,
     Order(Arc<str>),
     Reload {
@@ -103,6 +103,15 @@ pub(crate) struct Case<'a> {
     pub(crate) time: Instant,
     /// What operators want, by the names of nodes.
     pub(crate) orders: &'a BTreeMap<Arc<str>, Order>,
+}
+
+impl Case<'_> {
+    /// The node that is out or back from now on, and why.
+    pub(crate) fn turned(&self) -> Option<(NodeId, &Because)> {
+        let Reason::News(node, News::Judged(opinion), _) = self.reason else { return None };
+        let was_out = self.before.nodes[self.before.position(node)?].health.is_out();
+        (was_out != opinion.health.is_out()).then_some((node, &opinion.because))
+    }
 }
 
 /// What is known of the steps so far.
@@ -177,10 +186,10 @@ impl Laws {
     /// Judges a step.
     pub(crate) fn step(&mut self, case: &Case<'_>) -> Result<(), Breach> {
         let Case { before, after, reason, .. } = case;
-        if let Reason::Change(Change::Restore { node, data, .. }, _) = reason
-            && let Some(at) = after.position(*node)
+        if let Some((node, Because::Returned(back))) = case.turned()
+            && let Some(at) = after.position(node)
         {
-            let back = Back { data: *data, is_waived: false };
+            let back = Back { data: back.data, is_waived: false };
             self.back.insert(after.nodes[at].node.name.clone(), back);
         }
         if let Reason::Reload { .. } = reason {
@@ -216,7 +225,7 @@ impl Laws {
     /// Who owns again, left again, or is out by hand does not wait to return.
     fn forget(&mut self, case: &Case<'_>) {
         for entry in case.after.nodes.iter() {
-            let is_back = matches!(entry.health, Health::Healthy | Health::Suspect);
+            let is_back = !entry.health.is_out();
             if !is_away(entry) || entry.order.is_some() || !is_back {
                 self.back.remove(&entry.node.name);
             }
@@ -313,7 +322,7 @@ impl Laws {
     fn justified(&self, case: &Case<'_>) -> Result<(), Breach> {
         for entry in case.after.nodes.iter().filter(|e| e.placement != Placement::Owns) {
             let name = &entry.node.name;
-            let failed = matches!(entry.health, Health::Ejected | Health::Probation);
+            let failed = entry.health.is_out();
             if let Placement::Starting(_) = entry.placement {
                 // Of one that was held while it started, others have had keys.
                 let owned = |e: &Entry| match e.placement {
@@ -350,7 +359,7 @@ impl Laws {
     fn clean(&mut self, case: &Case<'_>) -> Result<(), Breach> {
         let Case { before, after, reason, time, .. } = case;
         let cleaned = match reason {
-            Reason::Change(Change::Cleaned { node, below, .. }, Some(began)) => Some((*node, *below, *began)),
+            Reason::News(node, News::Cleaned { below, .. }, Some(began)) => Some((*node, *below, *began)),
             _ => None,
         };
         let whole = after.nodes.iter().filter(|e| e.placement == Placement::Owns).count();
@@ -433,9 +442,9 @@ impl Laws {
             Placement::Held => true,
             // Who cleans it tells when it goes on.
             // One that is kept though it fails goes on when it answers.
-            Placement::Starting(_) if matches!(e.health, Health::Ejected | Health::Probation) => false,
+            Placement::Starting(_) if e.health.is_out() => false,
             Placement::Starting(to) => !to.is_fenced(),
-            Placement::Away => e.order.is_none() && !matches!(e.health, Health::Ejected | Health::Probation),
+            Placement::Away => e.order.is_none() && !e.health.is_out(),
         });
         let Some(waiting) = waiting else { return Ok(()) };
         let name = &waiting.node.name;
@@ -513,7 +522,7 @@ fn stays_out(case: &Case<'_>, entry: &Entry) -> bool {
 }
 
 fn works(entry: &Entry) -> bool {
-    matches!(entry.health, Health::Healthy | Health::Suspect)
+    !entry.health.is_out()
 }
 
 /// Not too much is out, but for what operators put out and what was out before and fails still, and nobody is kept
@@ -544,23 +553,26 @@ fn guard(case: &Case<'_>) -> Result<(), Breach> {
 /// Each change of a placement is told once. What operators did is told as their order, and that a node left
 /// as their reload.
 fn told(case: &Case<'_>) -> Result<(), Breach> {
-    let name_of = |event: &Event| match event {
-        Event::Ejected { node, .. }
-        | Event::Held { node, .. }
-        | Event::Released { node, .. }
-        | Event::Stays { node }
-        | Event::Readmitted { node }
-        | Event::Starts { node, .. }
-        | Event::Admits { node, .. }
-        | Event::Restored { node, .. } => Some(node.clone()),
-        _ => None,
+    let of_placement = |event: &&Event| {
+        matches!(
+            event.what,
+            What::Ejected(_)
+                | What::Held(_)
+                | What::Released(_)
+                | What::Stays
+                | What::Readmitted(_)
+                | What::Starts(_)
+                | What::Admits(_)
+                | What::Restored(_)
+        )
     };
-    let told: Vec<Arc<str>> = case.events.iter().filter_map(name_of).collect();
+    let told: Vec<&Arc<str>> =
+        case.events.iter().filter(of_placement).filter_map(|e| e.node.as_ref()).collect();
     if matches!(case.reason, Reason::Order(_) | Reason::Reload { .. }) {
         return Ok(());
     }
     for (before, after) in case.before.nodes.iter().zip(case.after.nodes.iter()) {
-        let times = told.iter().filter(|name| **name == after.node.name).count();
+        let times = told.iter().filter(|name| ***name == after.node.name).count();
         let is_other = before.placement != after.placement;
         holds(Law::Told, times == usize::from(is_other), || {
             format!(

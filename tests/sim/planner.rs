@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use ringway::{
-    health::{Detector, Observation, Verdict},
-    membership::{self, Births, Event, Ledger, Outcome, Permit, Prepared, Step},
+    health::{Detector, Observation},
+    membership::{self, Births, Ledger, Outcome, Permit, Prepared, Step, What},
     ring::{self, Ring},
     topology::{
-        Admission, Change, Entry, Health, HealthSettings, OnReturn, Order, Placement, Policy, Topology,
-        Warmth,
+        Admission, Because, Entry, Health, HealthSettings, News, NodeId, OnReturn, Opinion, Order, Placement,
+        Policy, Topology, Warmth,
     },
 };
 use tokio::time::Instant;
@@ -78,12 +78,19 @@ impl Planner {
         self.0 == Some(sabotage)
     }
 
-    pub(crate) fn plan(self, now: &Topology, ledger: &Ledger, change: &Change, time: Instant) -> Outcome {
-        if self.is(Sabotage::DropsVerdicts) && matches!(change, Change::Clear { .. }) {
+    pub(crate) fn plan(
+        self,
+        now: &Topology,
+        ledger: &Ledger,
+        (node, news): (NodeId, &News),
+        time: Instant,
+    ) -> Outcome {
+        let turn = turn(now, node, news);
+        if self.is(Sabotage::DropsVerdicts) && matches!(turn, Some((Health::Suspect, Health::Healthy, _))) {
             return Outcome::Nothing;
         }
-        let outcome = membership::plan(&self.blinkered(now), ledger, change, time);
-        self.corrupted(now, outcome, Some(change))
+        let outcome = membership::plan(&self.blinkered(now), ledger, (node, news), time);
+        self.corrupted(now, outcome, turn)
     }
 
     pub(crate) fn budget(self, now: &Topology, ledger: &Ledger, time: Instant) -> Outcome {
@@ -152,29 +159,37 @@ impl Planner {
         seen
     }
 
-    fn corrupted(self, now: &Topology, outcome: Outcome, change: Option<&Change>) -> Outcome {
+    fn corrupted(self, now: &Topology, outcome: Outcome, turn: Option<Turn<'_>>) -> Outcome {
         let Outcome::Publish(mut step) = outcome else { return outcome };
         let Some(sabotage) = self.0 else { return Outcome::Publish(step) };
         step.next.health = now.health.clone();
         step.next.policy = now.policy.clone();
         let nodes = step.next.nodes.iter().zip(now.nodes.iter());
         step.next.nodes = nodes.map(|(e, before)| Entry { order: before.order, ..e.clone() }).collect();
-        corrupt(sabotage, now, &mut step, change);
+        corrupt(sabotage, now, &mut step, turn);
         Outcome::Publish(step)
     }
 }
 
-fn corrupt(sabotage: Sabotage, now: &Topology, step: &mut Step, change: Option<&Change>) {
+/// What was thought of a node's health, and is, and why.
+type Turn<'a> = (Health, Health, &'a Because);
+
+fn turn<'a>(now: &Topology, node: NodeId, news: &'a News) -> Option<Turn<'a>> {
+    let News::Judged(opinion) = news else { return None };
+    Some((now.nodes[now.position(node)?].health, opinion.health, &opinion.because))
+}
+
+fn corrupt(sabotage: Sabotage, now: &Topology, step: &mut Step, turn: Option<Turn<'_>>) {
     let moves = step.next.epoch != now.epoch;
     let came_back = |e: &Entry, before: &Entry| is_away(before) && !is_away(e);
     let returns = step.next.nodes.iter().zip(now.nodes.iter()).any(|(e, before)| came_back(e, before));
     match sabotage {
         Sabotage::HidesAnEpoch => step.next.epoch = now.epoch,
         Sabotage::SkipsAnEpoch if moves => step.next.epoch += 1,
-        Sabotage::BumpsForNothing if matches!(change, Some(Change::Suspect { .. })) => {
+        Sabotage::BumpsForNothing if matches!(turn, Some((Health::Healthy, Health::Suspect, _))) => {
             step.next.epoch = now.epoch + 1;
         }
-        Sabotage::MovesASurvivor if matches!(change, Some(Change::Eject { .. })) && moves => {
+        Sabotage::MovesASurvivor if turn.is_some_and(|turn| turn.1 == Health::Ejected) && moves => {
             let mut nodes = step.next.nodes.to_vec();
             let fine = |e: &&mut Entry| e.health == Health::Healthy && !is_away(e);
             if let Some(neighbour) = nodes.iter_mut().find(fine) {
@@ -197,7 +212,7 @@ fn corrupt(sabotage: Sabotage, now: &Topology, step: &mut Step, change: Option<&
             }
             step.next.ring = Arc::new(Ring::build(now.ring.settings(), &members));
         }
-        Sabotage::NeverRestores if returns && returns_warm(change) => {
+        Sabotage::NeverRestores if returns && returns_warm(turn) => {
             let stays = |(e, before): (&Entry, &Entry)| Entry { placement: before.placement, ..e.clone() };
             step.next.nodes = step.next.nodes.iter().zip(now.nodes.iter()).map(stays).collect();
             step.next.epoch = now.epoch;
@@ -213,14 +228,15 @@ fn corrupt(sabotage: Sabotage, now: &Topology, step: &mut Step, change: Option<&
             step.next.nodes = step.next.nodes.iter().map(owns).collect();
         }
         Sabotage::ForgetsWhoWaits => step.next.budget_due = None,
-        Sabotage::KeepsSilent => step.events.retain(|event| !matches!(event, Event::Ejected { .. })),
+        Sabotage::KeepsSilent => step.events.retain(|event| !matches!(event.what, What::Ejected(_))),
         _ => {}
     }
 }
 
 /// Whether a node is back with what it had, so that it has nothing to wait for.
-fn returns_warm(change: Option<&Change>) -> bool {
-    matches!(change, Some(Change::Restore { data, .. }) if !data.is_cold())
+fn returns_warm(turn: Option<Turn<'_>>) -> bool {
+    let Some((before, after, Because::Returned(back))) = turn else { return false };
+    before.is_out() && !after.is_out() && !back.data.is_cold()
 }
 
 /// Whether a node that changes moves only its own keys, also where the ring is built anew.
@@ -269,19 +285,20 @@ impl Watcher {
         self.settings = settings;
     }
 
-    pub(crate) fn step(&mut self, now: Instant, seen: Observation) -> Option<Verdict> {
+    pub(crate) fn step(&mut self, now: Instant, seen: Observation) -> Option<Opinion> {
         let is_failure = !matches!(seen, Observation::Good { .. });
         if self.sabotage == Some(Sabotage::IsDeaf) && is_failure {
             return None;
         }
-        let is_out = matches!(self.detector.health(), Health::Ejected | Health::Probation);
+        let is_out = self.detector.health().is_out();
         if self.sabotage == Some(Sabotage::NeverForgives) && is_out && !is_failure {
             return None;
         }
-        let verdict = self.detector.step(now, seen);
-        if self.sabotage == Some(Sabotage::ForgetsFlaps) && matches!(verdict, Some(Verdict::Eject { .. })) {
+        let opinion = self.detector.step(now, seen);
+        let is_ejected = !is_out && self.detector.health().is_out();
+        if self.sabotage == Some(Sabotage::ForgetsFlaps) && is_ejected {
             self.detector = Detector::new(self.settings.clone(), Health::Ejected, 0, now);
         }
-        verdict
+        opinion
     }
 }

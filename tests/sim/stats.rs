@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use ringway::{health::Verdict, membership::Event, topology::Topology};
+use ringway::{
+    membership::{Event, What},
+    topology::{Health, Topology},
+};
 
 macro_rules! stats {
     ($($name:ident)*) => {
@@ -43,33 +46,34 @@ stats! {
 }
 
 impl Stats {
-    pub(crate) fn verdict(&mut self, verdict: &Verdict, is_flapping: bool) {
-        match verdict {
-            Verdict::Suspect => self.suspects += 1,
-            Verdict::Clear => self.clears += 1,
-            Verdict::Eject { .. } => {
+    /// What is thought of a node's health, and was before.
+    pub(crate) fn judged(&mut self, before: Health, after: Health, is_flapping: bool) {
+        match (before, after) {
+            (Health::Healthy, Health::Suspect) => self.suspects += 1,
+            (Health::Suspect, Health::Healthy) => self.clears += 1,
+            (Health::Healthy | Health::Suspect, Health::Ejected) => {
                 self.verdicts_eject += 1;
                 self.flaps += u64::from(is_flapping);
             }
-            Verdict::Relapse => self.relapses += 1,
-            Verdict::Probation | Verdict::Restore { .. } | Verdict::Misconfigured(_) | Verdict::Slow(_) => {}
+            (Health::Probation, Health::Ejected) => self.relapses += 1,
+            _ => {}
         }
     }
 
     pub(crate) fn published(&mut self, _before: &Topology, _after: &Topology, events: &[Event]) {
         for event in events {
-            match event {
-                Event::Ejected { .. } => self.ejected += 1,
-                Event::Held { .. } => self.held += 1,
-                Event::Released { .. } => self.released += 1,
-                Event::Waits { .. } => self.waits += 1,
-                Event::Kept { .. } => self.kept += 1,
-                Event::Readmitted { .. } => self.readmitted += 1,
-                Event::Starts { .. } => self.starts += 1,
-                Event::Admits { .. } => self.admits += 1,
-                Event::Cleaned { .. } => self.cleaned += 1,
-                Event::Restored { .. } => self.restored += 1,
-                Event::Recovered { .. } => self.recovered += 1,
+            match event.what {
+                What::Ejected(_) => self.ejected += 1,
+                What::Held(_) => self.held += 1,
+                What::Released(_) => self.released += 1,
+                What::Waits(..) => self.waits += 1,
+                What::Kept(_) => self.kept += 1,
+                What::Readmitted(_) => self.readmitted += 1,
+                What::Starts(_) => self.starts += 1,
+                What::Admits(_) => self.admits += 1,
+                What::Cleaned { .. } => self.cleaned += 1,
+                What::Restored(_) => self.restored += 1,
+                What::Recovered => self.recovered += 1,
                 _ => {}
             }
         }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use ringway::topology::{Change, Entry, Health, NodeId, Order, Placement, Rule};
+use ringway::topology::{Because, Entry, NodeId, Order, Placement, Rule};
 use tokio::time::Instant;
 
 use crate::{
@@ -40,12 +40,12 @@ impl Spending {
     /// Judges what moved in this step. `back` says what those came back with that wait.
     pub(crate) fn step(&mut self, case: &Case<'_>, back: &BTreeMap<Arc<str>, Back>) -> Result<(), Breach> {
         let (warmth, time) = (case.after.policy.warmth, case.time);
-        match case.reason {
-            Reason::Change(Change::Eject { node, basis, .. }, _) if basis.rule == Rule::FirstProbe => {
-                self.never_there.insert(*node);
+        match case.turned() {
+            Some((node, Because::Failed(failed))) if failed.basis.rule == Rule::FirstProbe => {
+                self.never_there.insert(node);
             }
-            Reason::Change(Change::Restore { node, .. }, _) => {
-                self.never_there.remove(node);
+            Some((node, Because::Returned(_))) => {
+                self.never_there.remove(&node);
             }
             _ => {}
         }
@@ -103,7 +103,7 @@ fn movers(case: &Case<'_>, back: &BTreeMap<Arc<str>, Back>, never_there: &BTreeS
         if is_known && !was_away(entry) && !was_starting && is_away(entry) && !by_hand(entry) {
             movers.leave.push(own / holders);
         }
-        let is_back = matches!(entry.health, Health::Healthy | Health::Suspect);
+        let is_back = !entry.health.is_out();
         let is_cold = back.get(&entry.node.name).is_some_and(|back| back.is_cold(case.after));
         let was_by_hand = before.get(&*entry.node.name).is_some_and(|old| by_hand(old));
         let is_ordered = matches!(case.reason, Reason::Order(ref name) if *name == entry.node.name);

@@ -12,14 +12,15 @@ use std::{
 };
 
 use ringway::{
-    health::{Observation, Verdict},
+    health::Observation,
     membership::{
-        Births, Event as Told, IdSource, Ledger, Outcome, Permit, Prepared, Step, first_topology, prepare,
+        Births, Event as Told, IdSource, Ledger, Outcome, Permit, Prepared, Step, first_topology, plan,
+        prepare,
     },
     net::Address,
     topology::{
-        Cause, Change, Data, Entry, Health, LEVELS, NodeId, NodeSpec, OnReturn, Order, Placement, Policy,
-        PoolSpec, Topology,
+        Because, Cause, Data, Entry, Health, LEVELS, News, NodeId, NodeSpec, OnReturn, Opinion, Order,
+        Placement, Policy, PoolSpec, Topology,
     },
 };
 use tokio::{sync::Notify, time::Instant};
@@ -48,7 +49,7 @@ enum Event {
     Tick,
     /// A probe of this body begins or ends, if the appointment still counts.
     Probe { body: usize, turn: u32 },
-    /// A change reaches membership.
+    /// News reach membership.
     Deliver,
     /// Something may go on that waited.
     Budget,
@@ -79,8 +80,8 @@ pub(crate) struct World {
     /// Which body is the topology's node at an index.
     body_at: Vec<usize>,
     workers: Vec<Arc<Topology>>,
-    /// When changes reach membership, and when a cleaning began that they tell of.
-    inbox: VecDeque<(Instant, Change, Option<Instant>)>,
+    /// When news of nodes reach membership, and when a cleaning began that they tell of.
+    inbox: VecDeque<(Instant, (NodeId, News), Option<Instant>)>,
     /// Who is being cleaned, and whether it left meanwhile.
     cleaning: BTreeMap<NodeId, bool>,
     orders: BTreeMap<Arc<str>, Order>,
@@ -245,7 +246,7 @@ impl World {
         body.is_in_time(self.now).map_err(named)
     }
 
-    // Probes and verdicts.
+    // Probes and opinions.
 
     fn appoint(&mut self, i: usize, at: Instant) {
         if let Some(patient) = &self.bodies[i].patient {
@@ -297,60 +298,68 @@ impl World {
         Ok(())
     }
 
-    fn observe(&mut self, i: usize, seen: Observation) -> Result<(), Breach> {
+    fn observe(&mut self, i: usize, mut seen: Observation) -> Result<(), Breach> {
+        if let Observation::Good { data, .. } = &mut seen {
+            *data = self.data(i);
+        }
         let (now, body) = (self.now, &mut self.bodies[i]);
         let settled = now - body.since > Duration::from_secs(1);
         let is_ill = !body.is_well() || !settled;
-        let (is_same, has_data) = (body.is_same(), body.has_data());
         let Some(patient) = &mut body.patient else { return Ok(()) };
-        let Some(verdict) = patient.watcher.step(now, seen) else { return Ok(()) };
+        let before = patient.watcher.detector().health();
+        let Some(opinion) = patient.watcher.step(now, seen) else { return Ok(()) };
         let named = |b: Breach| Breach { text: format!("node n{i}: {}", b.text), ..b };
-        patient.judge(&verdict, is_ill, now).map_err(named)?;
+        patient.judge(before, &opinion, is_ill, now).map_err(named)?;
         holds(Law::Patience, self.scenario.single.is_none_or(|ill| ill == i), || {
-            format!("node n{i}: {verdict:?}, and n{:?} alone has a fault", self.scenario.single)
+            format!("node n{i}: {opinion:?}, and n{:?} alone has a fault", self.scenario.single)
         })?;
         let (id, is_flapping) = (patient.id, patient.is_flapping());
-        if let Verdict::Eject { cause, .. } = &verdict {
-            self.diagnose(i, *cause)?;
+        self.stats.judged(before, opinion.health, is_flapping);
+        self.tell(|| format!("n{i} is {opinion:?}"));
+        if let Opinion { health: Health::Ejected, because: Because::Failed(failed), .. } = &opinion
+            && !before.is_out()
+        {
+            self.diagnose(i, failed.cause)?;
+            self.cleaning.entry(id).and_modify(|left| *left = true);
         }
-        self.stats.verdict(&verdict, is_flapping);
-        self.tell(|| format!("n{i} verdict {verdict:?}"));
-        if let (Verdict::Eject { .. }, Some(left)) = (&verdict, self.cleaning.get_mut(&id)) {
-            *left = true;
-        }
-        let data = self.data(i, is_same, has_data);
-        let change = verdict.into_change(&self.topology.pool, id, data);
-        self.hand_over(change, None)
+        self.hand_over((id, News::Judged(opinion)), None)
     }
 
     /// What a node that is back came back with.
-    fn data(&self, i: usize, is_same: bool, has_data: bool) -> Data {
+    fn data(&self, i: usize) -> Data {
+        let body = &self.bodies[i];
         let flushes = self.topology.policy.on_return == OnReturn::Flush;
         let is_away = self.position(i).is_some_and(|at| is_away(&self.topology.nodes[at]));
         match () {
             () if !self.scenario.says_who => Data::Unknown,
             () if flushes && is_away => Data::Flushed,
-            () if is_same => Data::Same,
-            () if has_data => Data::Other,
+            () if body.is_same() => Data::Same,
+            () if body.has_data() => Data::Other,
             () => Data::Empty,
         }
     }
 
-    /// A change goes to membership, which may be busy. The order stays.
-    fn hand_over(&mut self, change: Change, began: Option<Instant>) -> Result<(), Breach> {
+    /// News go to membership, which may be busy. The order stays. What was thought of a node before may be lost on the
+    /// way: what is thought now is the whole of it.
+    fn hand_over(&mut self, news: (NodeId, News), began: Option<Instant>) -> Result<(), Breach> {
+        let is_judged = |news: &News| matches!(news, News::Judged(_));
+        let is_old = |old: &(NodeId, News)| old.0 == news.0 && is_judged(&old.1);
+        if is_judged(&news.1) && self.inbox.iter().any(|(_, old, _)| is_old(old)) && self.dice.chance(50) {
+            self.inbox.retain(|(_, old, _)| !is_old(old));
+        }
         if self.inbox.is_empty() && self.dice.chance(80) {
-            return self.change(&change, began);
+            return self.news((news.0, &news.1), began);
         }
         let earliest = self.inbox.back().map_or(self.now, |(at, ..)| *at);
         let at = earliest.max(self.now + self.dice.between(Duration::ZERO, DELAY / 2)).min(self.now + DELAY);
-        self.inbox.push_back((at, change, began));
+        self.inbox.push_back((at, news, began));
         self.send(at, Event::Deliver);
         Ok(())
     }
 
     fn deliver(&mut self) -> Result<(), Breach> {
         match self.inbox.pop_front() {
-            Some((_, change, began)) => self.change(&change, began),
+            Some((_, (node, news), began)) => self.news((node, &news), began),
             None => Ok(()),
         }
     }
@@ -382,12 +391,11 @@ impl World {
         }
         self.cleaning.remove(&node);
         let began = began.unwrap_or(self.now);
-        let pool = self.topology.pool.clone();
         // Its own part is done first, then what others have of its keys is deleted there.
         let own_part = began + (self.now - began) / 2;
         let was_well = |body: &Body| body.is_well() && body.since <= began || body.since > own_part;
         let is_done = placement.is_some_and(|(at, _)| was_well(&self.bodies[self.body_at[at]])) && !has_left;
-        let change = match placement.map(|(_, placement)| placement) {
+        let news = match placement.map(|(_, placement)| placement) {
             Some(Placement::Starting(to)) if is_done => {
                 let below = if self.dice.chance(30) { LEVELS } else { to.fence };
                 let leftovers = self.dice.chance(30);
@@ -395,50 +403,42 @@ impl World {
                     let swept = self.dice.between(Duration::ZERO, Duration::from_secs(30));
                     self.send(self.now + swept, Event::Sweep(node));
                 }
-                Change::Cleaned {
-                    pool,
-                    node,
-                    below,
-                    leftovers,
-                    emptied: false,
-                    how: "as it should be".into(),
-                }
+                News::Cleaned { below, leftovers, emptied: false, how: "as it should be".into() }
             }
-            _ => Change::NotCleaned { pool, node },
+            _ => News::NotCleaned,
         };
-        self.hand_over(change, Some(began))
+        self.hand_over((node, news), Some(began))
     }
 
     /// Others have nothing any more of what they took for a node.
     fn sweep(&mut self, node: NodeId) -> Result<(), Breach> {
-        let pool = self.topology.pool.clone();
-        self.hand_over(Change::Swept { pool, node }, Some(self.now))
+        self.hand_over((node, News::Swept), Some(self.now))
     }
 
     // Membership, as its task does it.
 
-    fn change(&mut self, change: &Change, began: Option<Instant>) -> Result<(), Breach> {
-        let outcome = self.planner.plan(&self.topology, &self.ledger, change, self.now);
-        let Some(id) = node_of(change) else { return Ok(()) };
-        match outcome {
+    fn news(&mut self, news: (NodeId, &News), began: Option<Instant>) -> Result<(), Breach> {
+        let (node, what) = news;
+        match self.planner.plan(&self.topology, &self.ledger, news, self.now) {
             Outcome::Publish(step) => {
-                if let (Change::Restore { .. }, Some(at)) = (change, self.topology.position(id)) {
-                    self.topology.nodes[at].node.evidence.reset_streak();
+                let before = self.topology.clone();
+                let is_out = |topology: &Topology, at: usize| topology.nodes[at].health.is_out();
+                if let Some(at) = before.position(node)
+                    && is_out(&before, at)
+                    && !is_out(&step.next, at)
+                {
+                    before.nodes[at].node.evidence.reset_streak();
                 }
-                self.publish(*step, Reason::Change(change, began))
+                self.publish(*step, Reason::News(node, what, began))?;
             }
-            Outcome::Remember(ledger) => {
-                self.ledger = *ledger;
-                Ok(())
-            }
-            Outcome::Nothing | Outcome::Refused { .. } => {
-                // A cleaning may have lost its point meanwhile.
-                let is_verdict = began.is_none();
-                holds(Law::Heard, !is_verdict || self.topology.position(id).is_none(), || {
-                    format!("a verdict came to nothing: {change:?}")
-                })
-            }
+            Outcome::Remember(ledger) => self.ledger = *ledger,
+            Outcome::Nothing | Outcome::Refused { .. } => {}
         }
+        let (News::Judged(opinion), Some(at)) = (what, self.topology.position(node)) else { return Ok(()) };
+        let is = self.topology.nodes[at].health;
+        holds(Law::Heard, is == opinion.health, || format!("it is {is:?}, and was said to be {opinion:?}"))?;
+        let again = plan(&self.topology, &self.ledger, news, self.now);
+        holds(Law::Heard, matches!(again, Outcome::Nothing), || format!("said twice it is more: {opinion:?}"))
     }
 
     fn budget(&mut self) -> Result<(), Breach> {
@@ -534,26 +534,10 @@ fn is_starting(entry: &Entry) -> bool {
     matches!(entry.placement, Placement::Starting(_))
 }
 
-fn node_of(change: &Change) -> Option<NodeId> {
-    match change {
-        Change::Suspect { node, .. }
-        | Change::Clear { node, .. }
-        | Change::Eject { node, .. }
-        | Change::Probation { node, .. }
-        | Change::Relapse { node, .. }
-        | Change::Restore { node, .. }
-        | Change::Cleaned { node, .. }
-        | Change::NotCleaned { node, .. }
-        | Change::Swept { node, .. }
-        | Change::Misconfigured { node, .. } => Some(*node),
-        _ => None,
-    }
-}
-
 /// A step for the story.
 fn shown(before: &Topology, after: &Topology, reason: &Reason<'_>, events: &[Told]) -> String {
     let why = match reason {
-        Reason::Change(change, _) => format!("{change:?}"),
+        Reason::News(node, news, _) => format!("{node:?}: {news:?}"),
         Reason::Budget => "the budget".to_owned(),
         Reason::Order(name) => format!("an order for {name}"),
         Reason::Reload { moved, .. } => format!("a reload that moves {moved:.3}"),

@@ -17,15 +17,7 @@ fn pool(weights: &[u32], edit: impl FnOnce(&mut Policy)) -> PoolSpec {
 const FENCED: Placement = Placement::Starting(Admission { admitted: 0, fence: LEVELS });
 
 fn cleaned(pool: &mut Planned, name: &str, leftovers: bool) {
-    let node = pool.id(name);
-    pool.change(&Change::Cleaned {
-        pool: "cache".into(),
-        node,
-        below: LEVELS,
-        leftovers,
-        emptied: false,
-        how: "".into(),
-    });
+    pool.news(name, News::Cleaned { below: LEVELS, leftovers, emptied: false, how: "".into() });
 }
 
 fn placements(pool: &Planned) -> Vec<Placement> {
@@ -55,8 +47,7 @@ fn the_last_one_is_cleaned_first() {
             pool.eject("n1");
         }
         assert!(is_waited_for(&pool, "n0"), "{:?}", placements(&pool));
-        let node = pool.id("n0");
-        pool.change(&Change::NotCleaned { pool: "cache".into(), node });
+        pool.news("n0", News::NotCleaned);
         assert!(is_waited_for(&pool, "n0"), "there is still nobody else");
         cleaned(&mut pool, "n0", false);
         assert_eq!(placements(&pool), [Placement::Owns, Placement::Away]);
@@ -82,8 +73,7 @@ fn leftovers_of_one_that_starts() {
     assert_eq!(pool.topology.route(hash, key.as_bytes()), Route::Send(1));
     assert_eq!(told(pool.eject("n1")), ["held n1"]);
     assert_eq!(pool.topology.route(hash, key.as_bytes()), Route::Fail(1));
-    let node = pool.id("n1");
-    assert_eq!(told(pool.change(&Change::Swept { pool: "cache".into(), node })), ["released n1"]);
+    assert_eq!(told(pool.news("n1", News::Swept)), ["released n1"]);
 }
 
 /// A pool in which a node is back, and others have old values of its keys.
@@ -105,8 +95,7 @@ fn leftovers_and_orders() {
         why.contains("node n1: other nodes may have old values of its keys") && why.contains("120 s"),
         "{why}"
     );
-    let node = pool.id("n1");
-    pool.change(&Change::Swept { pool: "cache".into(), node });
+    pool.news("n1", News::Swept);
     pool.order("n1", Some(Order::Drain)).expect("nothing is left over");
 }
 
@@ -128,15 +117,8 @@ fn a_starter_that_is_kept() {
     let mut pool = Planned::new(&spec);
     pool.eject("n0");
     pool.restore("n0");
-    let (node, below) = (pool.id("n0"), LEVELS / 16);
-    pool.change(&Change::Cleaned {
-        pool: "cache".into(),
-        node,
-        below,
-        leftovers: false,
-        emptied: false,
-        how: "".into(),
-    });
+    let below = LEVELS / 16;
+    pool.news("n0", News::Cleaned { below, leftovers: false, emptied: false, how: "".into() });
     pool.eject("n1");
     assert_eq!(told(pool.eject("n0")).last().map(String::as_str), Some("kept n0"));
     let kept = pool.entry("n0").placement;
@@ -162,8 +144,7 @@ fn a_reload_of_a_pool_with_a_gutter() {
         reload(&pool.topology, &pool.ledger, &pool.prepare(three.clone()), &pool.births, &permit)
     };
     assert!(matches!(back(&pool), Outcome::Refused { why } if why.contains("node n3's now")));
-    let node = pool.id("n3");
-    pool.change(&Change::Swept { pool: "cache".into(), node });
+    pool.news("n3", News::Swept);
     assert!(matches!(back(&pool), Outcome::Publish(_)));
     let mut fails = Planned {
         ledger: pool.ledger.clone(),
@@ -243,7 +224,9 @@ fn an_order_does_not_leave_it_open() {
     let note = |pool: &mut Planned, act: fn(&mut Planned) -> Vec<Event>| {
         let before = pool.topology.clone();
         let events = act(pool);
-        let told: Vec<_> = events.iter().filter_map(|e| record::for_incident(&pool.topology, e)).collect();
+        let told =
+            |event: &Event| Some((event.node.clone()?, telling::telling(&pool.topology, event).incident?));
+        let told: Vec<_> = events.iter().filter_map(told).collect();
         incidents.note(pool.topology.revision, (&before, &pool.topology), &told, (0.0, &[]));
     };
     fn ordered(pool: &mut Planned, wanted: Option<Order>) -> Vec<Event> {
@@ -279,9 +262,8 @@ fn a_durable_node_that_was_drained() {
 #[test]
 fn what_was_wrong_is_asked_anew() {
     let mut pool = Planned::new(&spec(&[1, 1, 1], 0.5));
-    let node = pool.id("n1");
-    let what = Some("it is a replica".into());
-    pool.change(&Change::Misconfigured { pool: "cache".into(), node, what });
+    let (slow, wrong, because) = (None, Some("it is a replica".into()), Because::Nothing);
+    pool.news("n1", News::Judged(Opinion { health: Health::Healthy, slow, wrong, because }));
     assert_eq!(told(pool.reload(spec(&[1, 2, 1], 0.5))), ["reloaded", "misconfigured n1: false"]);
     assert_eq!(pool.entry("n1").misconfigured, None);
 }
@@ -337,7 +319,7 @@ fn who_fails_and_is_left_alone_owns_nothing() {
     pool.eject("n1");
     let mut alone = self::pool(&[1; 2], |_| {});
     alone.nodes.retain(|node| &*node.name == "n1");
-    pool.reload(alone);
+    assert_eq!(told(pool.reload(alone)), ["reloaded", "readmitted n1"], "no operator let it back");
     let none = Placement::Starting(Admission { admitted: 0, fence: 0 });
     assert_eq!(placements(&pool), [none]);
     pool.restore("n1");
@@ -388,4 +370,24 @@ fn who_is_to_be_emptied_is_cold() {
         pool.restore_with("n1", data);
         assert_eq!(pool.entry("n1").placement == Placement::Away, is_cold, "{:?}", placements(&pool));
     }
+}
+
+/// That such a node goes at last, when somebody else is there, is no second ejection and no matter of the budget: the
+/// next one that fails is the first of its window.
+#[test]
+fn who_had_no_keys_spends_nothing() {
+    let window = Duration::from_secs(60);
+    let of = |weights: &[u32]| frugal(pool(weights, |_| {}), 0.25, window);
+    let mut pool = Planned::new(&of(&[1; 2]));
+    pool.eject("n1");
+    let mut alone = of(&[1; 2]);
+    alone.nodes.retain(|node| &*node.name == "n1");
+    pool.reload(alone);
+    pool.time += window;
+    let mut joined = of(&[1; 5]);
+    joined.nodes.retain(|node| &*node.name != "n0");
+    assert_eq!(told(pool.reload(joined)), ["reloaded", "released n1"]);
+    assert_eq!(pool.entry("n1").placement, Placement::Away);
+    pool.news("n2", News::Swept);
+    assert_eq!(told(pool.eject("n2")), ["ejected n2"], "a third of the keys, and the first in this window");
 }
