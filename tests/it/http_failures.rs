@@ -212,6 +212,97 @@ fn a_delete_stays_with_its_owner() {
     assert_eq!((browser.get(&path).text().as_str(), node.seen(), other.seen()), ("ok", 6, 1));
 }
 
+/// A page whose owner fails, and the node behind that one as well, comes from the third: also when the second fails
+/// in another way.
+#[test]
+fn a_page_passes_two_that_fail() {
+    let good = || {
+        Stage::start(|_, actor| {
+            // ringway may have closed.
+            let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        })
+    };
+    for act in [close, babble] {
+        // Whatever the ring's order behind the owner is, some page has the good one last.
+        let nodes =
+            [Stage::start(|_, actor| actor.close()), Stage::start(move |_, actor| act(actor)), good()];
+        let config = nodes
+            .iter()
+            .zip(["a", "b", "c"])
+            .fold(Config::web([]), |config, (node, name)| config.node(name, &node.address()));
+        let mut ringway =
+            Ringway::serve(config.pool("health: {interval: 1m, failures: 1000}").pool("retries: 2"));
+        let mut browser = Browser::connect(&ringway.address());
+        let mut passed = 0;
+        for page in 0..100 {
+            let before = [nodes[0].seen(), nodes[1].seen()];
+            let page = browser.get(&format!("/{page}"));
+            assert_eq!((page.status, page.text().as_str()), (200, "ok"), "{page:?}");
+            let seen = [nodes[0].seen() - before[0], nodes[1].seen() - before[1]];
+            assert!(seen[0] <= 1 && seen[1] <= 1, "each is asked once: {seen:?}");
+            passed += usize::from(seen == [1, 1]);
+            if passed == 5 {
+                break;
+            }
+        }
+        assert_eq!(passed, 5, "pages whose first two nodes fail");
+        assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
+    }
+}
+
+/// The address of a node that takes a single connection, that of the probes.
+fn no_more() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("it is probed");
+        drop(listener);
+        while let Ok(1..) = std::io::Read::read(&mut stream, &mut [0; 4096]) {
+            // ringway may have closed.
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    address
+}
+
+/// With `bounded_load` the node that takes what is too much for the owner may fail: the owner serves that, too,
+/// also what may be sent only once when nothing of it was.
+#[test]
+fn too_much_comes_back_when_nobody_takes_it() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let owner = Stage::start(move |head, actor| {
+        if head.starts_with(b"GET /") && head.windows(4).any(|w| w == b"hold") {
+            held.pass();
+        }
+        // ringway may have closed.
+        let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    });
+    let closing = Stage::start(|_, actor| actor.close());
+    for (is_closed, on_ejected) in [(false, "rehash"), (true, "rehash"), (true, "fail")] {
+        let other = if is_closed { no_more() } else { closing.address() };
+        let config = Config::web([]).node("a", &owner.address()).node("b", &other);
+        let config = config.pool("health: {interval: 1m, failures: 1000}").pool("ring: {bounded_load: 1.25}");
+        let mut ringway = Ringway::serve(config.pool(&format!("on_ejected: {on_ejected}")));
+        let path = owned_by_a(&ringway);
+        let mut busy: Vec<Browser> = (0..2).map(|_| Browser::connect(&ringway.address())).collect();
+        let before = owner.seen();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nX: hold\r\n\r\n");
+        busy.iter_mut().for_each(|browser| browser.send(&request));
+        until(SOON, "the owner is busy", || owner.seen() == before + 2);
+        let mut browser = Browser::connect(&ringway.address());
+        assert_eq!(browser.get(&path).text(), "ok", "{other}");
+        if is_closed {
+            assert_eq!(browser.ask("POST", &path, "", b"x").map(|page| page.status), Some(200), "{other}");
+        }
+        assert!(
+            ringway.metric("ringway_node_retries_total", &[("node", "a")]) >= 1.0,
+            "the other was asked first"
+        );
+    }
+    gate.open();
+}
+
 /// A path that node a owns.
 fn owned_by_a(ringway: &Ringway) -> String {
     let is_its = |path: &String| {

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     metrics::{Class, Outcome, PoolBlock, Reason},
     protocol::http::Repeat,
-    topology::{Failure, NodeId, OnEjected, Route, VERDICT_GRACE, level},
+    topology::{Failure, NodeId, OnEjected, Route, Topology, VERDICT_GRACE, level},
 };
 
 /// However things go, a request is not sent more often.
@@ -38,7 +38,7 @@ struct Course {
     repeat: Repeat,
     /// How often it may still be sent when a node may have seen it.
     tries: u32,
-    /// Nodes that failed it, and that have had their verdict's time.
+    /// Nodes that failed it: an owner that has had its verdict's time, and who stood in for it.
     passed: Vec<NodeId>,
     /// Connections that are there are not to be trusted.
     fresh: bool,
@@ -70,7 +70,10 @@ pub(super) async fn dispatch(
             Ok(answered) => return Ok(answered),
             Err(failed) => failed,
         };
-        if attempts + 1 == ATTEMPTS_MAX || !course.goes_on(pool, onward, &link, &failed).await {
+        let stands_in = course.owner(&bound.topology) != Some(link.node.id);
+        let goes_on =
+            attempts + 1 < ATTEMPTS_MAX && course.goes_on(pool, onward, (&link, stands_in), &failed).await;
+        if !goes_on {
             return Err(refusal(&failed, repeat));
         }
     }
@@ -101,7 +104,11 @@ impl Course {
         };
         let is_passed = |at: usize| self.passed.contains(&topology.nodes[at].node.id);
         let serves = |at: usize| topology.serves_at(at, level(self.hash)) && !is_passed(at);
-        let next = if is_passed(at) { topology.ring.first_where(self.hash, serves) } else { None };
+        let next = match topology.policy.http.bounded_load {
+            _ if !is_passed(at) => None,
+            Some(bound) => topology.ring.first_bounded(self.hash, bound, serves, in_flight),
+            None => topology.ring.first_where(self.hash, serves),
+        };
         let at = next.unwrap_or(at);
         self.note_substitute(bound, at);
         Ok(bound.links[at].clone())
@@ -127,8 +134,15 @@ impl Course {
         }
     }
 
-    /// After a failure: whether the request is sent once more. Waits for a verdict where one is due.
-    async fn goes_on(&mut self, pool: &Rc<HttpPool>, onward: &Onward, link: &Link, failed: &Failed) -> bool {
+    /// After a failure: whether the request is sent once more. Waits for a verdict where one is due: a node that only
+    /// stood in for the key's owner, because that one had failed or had too much to do, is passed without one.
+    async fn goes_on(
+        &mut self,
+        pool: &Rc<HttpPool>,
+        onward: &Onward,
+        (link, stands_in): (&Link, bool),
+        failed: &Failed,
+    ) -> bool {
         let may_repeat = failed.is_unsent || onward.is_repeatable();
         match failed.kind {
             Kind::Full | Kind::Late | Kind::Cut(_) => return false,
@@ -146,6 +160,10 @@ impl Course {
             return false;
         }
         self.fresh = true;
+        if stands_in {
+            self.passed.push(link.node.id);
+            return self.passed.len() < pool.bound().links.len();
+        }
         let moved = self.moves(pool, link.node.id, onward.exchange.heard()).await;
         let may_pass = self.repeat == Repeat::Safe
             && self.on_ejected == OnEjected::Rehash
@@ -163,18 +181,19 @@ impl Course {
         has_one
     }
 
+    /// Who owns the key.
+    fn owner(&self, topology: &Topology) -> Option<NodeId> {
+        match topology.route_by(self.hash, self.on_ejected) {
+            Route::Send(at) => Some(topology.nodes[at].node.id),
+            Route::Fail(_) | Route::Miss(_) | Route::Wait(_) | Route::NoOwner => None,
+        }
+    }
+
     /// Waits until the key has another owner than this node; false when there is no such verdict in
     /// time.
     async fn moves(&self, pool: &Rc<HttpPool>, from: NodeId, heard: Instant) -> bool {
         let mut changes = pool.handle.reader.changes();
-        let has_moved = || {
-            let topology = &pool.bound().topology;
-            let owner = match topology.route_by(self.hash, self.on_ejected) {
-                Route::Send(at) => Some(topology.nodes[at].node.id),
-                Route::Fail(_) | Route::Miss(_) | Route::Wait(_) | Route::NoOwner => None,
-            };
-            owner != Some(from)
-        };
+        let has_moved = || self.owner(&pool.bound().topology) != Some(from);
         let deadline = pool.bound().topology.policy.deadline;
         let until = (Instant::now() + VERDICT_GRACE).min(heard + deadline);
         let _parked = Parked::new(pool.block());
