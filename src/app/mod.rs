@@ -8,10 +8,12 @@ mod embedded;
 mod pools;
 mod reload;
 mod serve;
+mod state_file;
 mod thread;
 
 use std::{
     io,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -35,6 +37,7 @@ use embedded::EmbeddedNodes;
 use pools::OpenPool;
 pub use reload::Reloaded;
 pub use serve::serve;
+use state_file::StateFile;
 use thread::Thread;
 
 /// Why ringway did not start, or could not take a change.
@@ -56,6 +59,17 @@ pub enum AppError {
         /// Which.
         what: String,
         /// What the system says.
+        error: io::Error,
+    },
+    /// The state file can't be read.
+    #[error(
+        "state_file {}: can't read it: {error}; mend it, or empty the nodes that may have old data and delete it",
+        .path.display()
+    )]
+    State {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
         error: io::Error,
     },
     /// An embedded node did not start.
@@ -109,6 +123,7 @@ pub struct App {
     admin_stop: Option<oneshot::Sender<()>>,
     scene: Scene,
     run_id: Arc<str>,
+    state_file: StateFile,
     /// The pools and the settings that are in force.
     state: Mutex<State>,
 }
@@ -126,6 +141,7 @@ impl App {
     /// The first [`AppError`]; nothing is left behind.
     pub fn start(settings: Settings) -> Result<App, AppError> {
         let recorder = metrics::facade();
+        let state_file = StateFile::open(settings.state_file.clone())?;
         let control = Thread::start("control")?;
         let accepting = Thread::start("accept")?;
         let embedded = Arc::new(EmbeddedNodes::default());
@@ -176,6 +192,7 @@ impl App {
             admin_stop: Some(admin_stop),
             scene,
             run_id,
+            state_file,
             state: Mutex::new(State { settings: settings.clone(), pools: Vec::new(), next_pool: 0 }),
         };
         let mut listening = Vec::new();
@@ -243,7 +260,9 @@ impl App {
         self.workers.tell(|| Order::Drain);
         let joined: Vec<bool> = self.worker_threads.drain(..).map(|t| t.join_until(deadline)).collect();
         let in_time = joined.iter().all(|in_time| *in_time);
+        self.warn_of_absences();
         self.settle();
+        self.state_file.close(SETTLE_MAX);
         drop(self.admin_stop.take());
         self.control.stop(ADMIN_STOP);
         self.embedded.stop();
@@ -277,7 +296,7 @@ fn buffers(memory: &Memory) -> Buffers {
     Buffers { used: used as u64, limit: limit as u64, closed: memory.closed() as u64 }
 }
 
-/// How long the last incidents may take to be written.
+/// How long the last incidents, and the state, may take to be written.
 const SETTLE_MAX: Duration = Duration::from_millis(500);
 
 /// The threads of the data plane, and the ways to them.

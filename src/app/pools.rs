@@ -14,7 +14,7 @@ use tokio::{
 use super::{App, AppError, bind};
 use crate::{
     admin, health,
-    membership::{self, Births, first_topology},
+    membership::{self, Absences, Births, absences, first_topology, recall},
     net::{Address, ListenAddress, Listener, Spare, Target, resolve},
     proxy::{self, Order, PoolHandle, Registry},
     topology::{self, NodeSpec, PoolSpec, Samples},
@@ -25,6 +25,10 @@ use crate::{
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a listener that closes may take to accept who waits already.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(1);
+
+fn names(absences: &Absences) -> String {
+    absences.keys().map(|name| &**name).collect::<Vec<_>>().join(", ")
+}
 
 /// Listeners, each with the address that was asked for.
 pub(super) type Bound = Vec<(ListenAddress, Listener)>;
@@ -90,7 +94,13 @@ impl App {
             spec.nodes.iter().map(|n| &*n.name).zip(&targets).collect();
         let found =
             |node: &NodeSpec| by_name.get(&*node.name).map_or_else(|| Arc::from([]), |t| Arc::clone(t));
-        let first = first_topology(spec, &births, found);
+        let mut first = first_topology(spec, &births, found);
+        let absences = self.state_file.recall(&spec.name);
+        if !absences.is_empty() {
+            let nodes = names(&absences);
+            tracing::info!(pool = &*spec.name, nodes, "not in their place when ringway ended, or ordered so");
+        }
+        recall(&mut first, &absences);
         let (writer, reader) = topology::channel(first);
         let (writes, noted) = topology::write_notes();
         let handle = Arc::new(PoolHandle {
@@ -109,6 +119,7 @@ impl App {
             graces: PoolHandle::graces(workers),
             given: PoolHandle::given(workers),
         });
+        self.control.spawn(self.state_file.clone().follow(reader.clone()));
         let blocks = handle.blocks.clone();
         let pool = membership::Pool { writer, spec: spec.clone(), bell: bell.clone(), blocks };
         let (membership, scene) = (self.membership.clone(), self.scene.clone());
@@ -125,6 +136,22 @@ impl App {
             self.accept(&mut open, asked, listener);
         }
         state.pools.push(open);
+    }
+
+    /// Says which nodes the next process will take for nodes that have been in their place.
+    pub(super) fn warn_of_absences(&self) {
+        let state = self.lock();
+        for pool in state.pools.iter().filter(|_| state.settings.state_file.is_none()) {
+            let absences = absences(&pool.handle.reader.load());
+            if !absences.is_empty() {
+                let (pool, nodes) = (&*pool.handle.name, names(&absences));
+                tracing::warn!(
+                    pool,
+                    nodes,
+                    "not in their place, or ordered so, and the next ringway will not know it: set state_file"
+                );
+            }
+        }
     }
 
     /// Accepts on one more listener of a pool.
@@ -150,8 +177,11 @@ impl App {
         pool.health.abort();
         let (id, name) = (pool.handle.id, pool.handle.name.clone());
         self.workers.tell(|| Order::Close(id));
-        let membership = self.membership.clone();
-        self.control.spawn(async move { membership.remove(name).await });
+        let (membership, state_file) = (self.membership.clone(), self.state_file.clone());
+        self.control.spawn(async move {
+            membership.remove(name.clone()).await;
+            state_file.forget(&name);
+        });
     }
 
     /// Tells the admin port which pools there are.

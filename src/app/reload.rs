@@ -77,9 +77,10 @@ impl App {
         }
         self.close_missing(&settings.pools);
         self.embedded.keep(&pools);
-        let (workers, coalesce) = (before.workers, before.coalesce);
+        let (workers, coalesce, state_file) = (before.workers, before.coalesce, before.state_file);
         let (admin, buffered_bytes) = (before.admin, before.buffered_bytes);
-        self.lock().settings = Settings { workers, coalesce, admin, buffered_bytes, pools, ..settings };
+        self.lock().settings =
+            Settings { workers, coalesce, state_file, admin, buffered_bytes, pools, ..settings };
         self.keep_descriptors();
         self.show_pools();
         Ok(done)
@@ -178,6 +179,7 @@ fn needs_restart(before: &Settings, after: &Settings) -> Vec<&'static str> {
         ("coalesce", before.coalesce != after.coalesce),
         ("admin.listen", before.admin != after.admin),
         ("buffered_bytes", before.buffered_bytes != after.buffered_bytes),
+        ("state_file", before.state_file != after.state_file),
         ("incidents", before.incidents != after.incidents),
     ];
     changed.into_iter().filter(|c| c.1).map(|c| c.0).collect()

@@ -64,6 +64,8 @@ pub struct Settings {
     pub admin: Admin,
     /// Where incidents are written.
     pub incidents: IncidentLog,
+    /// Where it is kept which nodes are not in their place, for the next start.
+    pub state_file: Option<PathBuf>,
     /// In the order of the text, at least one.
     pub pools: Vec<PoolSpec>,
 }
@@ -131,6 +133,7 @@ impl Default for Settings {
             reload: Reload::default(),
             admin: Admin::default(),
             incidents: IncidentLog::default(),
+            state_file: None,
             pools: Vec::new(),
         }
     }

@@ -1,7 +1,7 @@
 //! FILE -> SETTINGS. Reads every key, lets what is absent have its default, checks what spans
 //! sections, and reports every error before it fails once.
 
-use std::{collections::HashMap, sync::Arc, thread};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, thread};
 
 use super::{
     IncidentLog, Loaded, Reload, Settings,
@@ -52,6 +52,7 @@ fn settings(mut root: Section<'_>, around: &Surroundings<'_>) -> Settings {
     if let Some(section) = root.inner("incidents") {
         settings.incidents = incidents(section, around);
     }
+    root.read("state_file", &mut settings.state_file, |text| path(text, around));
     let mut listeners = vec![admin(&mut root, &mut settings)];
     if let Some(pools) = root.require("pools", "name at least one pool below it").and_then(|f| f.section()) {
         settings.pools = self::pools(pools, around, &mut listeners);
@@ -74,12 +75,16 @@ fn reload(mut section: Section<'_>) -> Reload {
 }
 
 /// A relative path starts at the configuration's directory.
-fn incidents(mut section: Section<'_>, around: &Surroundings<'_>) -> IncidentLog {
-    let mut log = IncidentLog::default();
-    section.read("file", &mut log.file, |text| match text {
+fn path(text: &str, around: &Surroundings<'_>) -> Result<Option<PathBuf>, String> {
+    match text {
         "" => Err("is empty; write a path, or leave it out".to_owned()),
         text => Ok(Some(around.directory.join(text))),
-    });
+    }
+}
+
+fn incidents(mut section: Section<'_>, around: &Surroundings<'_>) -> IncidentLog {
+    let mut log = IncidentLog::default();
+    section.read("file", &mut log.file, |text| path(text, around));
     section.read("file_bytes_max", &mut log.file_bytes_max, |text| {
         size(64 << 10..=64 << 30)(text).map(|bytes| bytes as u64)
     });

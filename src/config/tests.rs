@@ -160,6 +160,7 @@ buffered_bytes: 2GiB
 reload: {max_share: 11%, watch: true, flush_new: true}
 admin: {listen: '127.0.0.1:9401'}
 incidents: {file: /var/log/incidents.json, file_bytes_max: 1MiB}
+state_file: /var/lib/state.json
 pools:
   cache:
     protocol: redis
@@ -382,10 +383,12 @@ fn every_key() {
         reload,
         admin,
         incidents,
+        state_file,
         pools,
     } = resolved(EVERY_KEY).expect("fine").settings;
     let log = IncidentLog { file: Some("/var/log/incidents.json".into()), file_bytes_max: 1 << 20 };
     assert_eq!(incidents, log);
+    assert_eq!(state_file, Some("/var/lib/state.json".into()));
     let ms = Duration::from_millis;
     assert_eq!((workers, coalesce), (3, false));
     assert_eq!((drain_timeout, buffered_bytes), (ms(11_000), 2 << 30));

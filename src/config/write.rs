@@ -31,8 +31,10 @@ pub fn to_yaml(settings: &Settings) -> String {
         reload,
         admin,
         incidents,
+        state_file,
         pools,
     } = settings;
+    let state_file = state_file.as_ref().map(|file| file.display().to_string());
     let file = incidents.file.as_ref().map(|file| file.display().to_string());
     let bytes_max = usize::try_from(incidents.file_bytes_max).unwrap_or(usize::MAX);
     let incidents = map([("file", optional(file)), ("file_bytes_max", size_text(bytes_max).into())]);
@@ -50,6 +52,7 @@ pub fn to_yaml(settings: &Settings) -> String {
         ("reload", reload),
         ("admin", map([("listen", admin.listen.to_string().into())])),
         ("incidents", incidents),
+        ("state_file", optional(state_file)),
         ("pools", Value::Mapping(pools.iter().map(|p| (p.name.to_string().into(), pool(p))).collect())),
     ]);
     // A tree of maps, lists and scalars always has a text.

@@ -2,6 +2,7 @@
 //! plans each, puts the result in force and tells why. It decides nothing itself, `plan` does, and
 //! waits for nothing slow: rings are built and names resolved beside it.
 
+mod absence;
 mod build;
 mod compare;
 mod debt;
@@ -25,6 +26,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+pub use absence::{Absence, Absences, absences, recall};
 pub use build::{Births, IdSource, Prepared, Serving, first_topology, prepare, scattered};
 pub use compare::{Compared, compare, moved, moves, unserved};
 pub use event::{Event, What};
@@ -300,7 +302,11 @@ impl Membership {
                 self.incidents.pool_comes(&writer.current(), blocks);
                 let Settings { ids, workers, .. } = self.settings.clone();
                 let births = Births { ids, workers, bell };
-                let governed = Governed { writer, ledger: Ledger::new(&spec), births, preparing: None };
+                let mut ledger = Ledger::new(&spec);
+                for entry in writer.current().nodes.iter() {
+                    ledger.order(&entry.node.name, entry.order);
+                }
+                let governed = Governed { writer, ledger, births, preparing: None };
                 self.pools.insert(spec.name.clone(), governed);
                 self.find_gutter(&spec.name).await;
                 self.follow(&spec.name).await;

@@ -68,7 +68,7 @@ pub enum Placement {
 }
 
 /// What an operator wants of a node, whatever is thought of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
     /// It gives up its keys, and finishes what is in flight.

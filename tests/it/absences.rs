@@ -8,37 +8,37 @@ use crate::harness::{
 };
 
 /// Keys of all nodes; a third of them are the node's.
-const KEYS: usize = 150;
+pub(crate) const KEYS: usize = 150;
 
 /// What the pool is told of nodes that return.
-const WAYS: [&[&str]; 4] = [
+pub(crate) const WAYS: [&[&str]; 4] = [
     &["on_return: flush"],
     &["on_return: quarantine"],
     &["on_return: quarantine", "sole_writer: true"],
     &["on_return: ttl", "ttl_max: 2s"],
 ];
 
-enum Node {
+pub(crate) enum Node {
     Redis(Redis),
     Memcached(Memcached),
 }
 
 impl Node {
-    fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         match self {
             Node::Redis(node) => node.address(),
             Node::Memcached(node) => node.address(),
         }
     }
 
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         match self {
             Node::Redis(node) => node.stop(),
             Node::Memcached(node) => node.stop(),
         }
     }
 
-    fn cont(&self) {
+    pub(crate) fn cont(&self) {
         match self {
             Node::Redis(node) => node.cont(),
             Node::Memcached(node) => node.cont(),
@@ -46,12 +46,19 @@ impl Node {
     }
 }
 
-enum Asker {
+pub(crate) enum Asker {
     Redis(Client),
     Memcached(Wire),
 }
 
 impl Asker {
+    pub(crate) fn of(nodes: &[Node], ringway: &mut Ringway) -> Asker {
+        match &nodes[0] {
+            Node::Redis(_) => Asker::Redis(ringway.client()),
+            Node::Memcached(_) => Asker::Memcached(Wire::connect(&ringway.address())),
+        }
+    }
+
     /// Whether a value was taken.
     fn set(&mut self, key: usize, value: u32) -> bool {
         match self {
@@ -79,7 +86,7 @@ impl Asker {
 }
 
 /// Reads all keys, each until somebody serves it: nothing is older than what was answered.
-fn read(asker: &mut Asker, last: &[u32], when: &str) {
+pub(crate) fn read(asker: &mut Asker, last: &[u32], when: &str) {
     for (key, last) in last.iter().enumerate() {
         let mut value = None;
         until(SOON, &format!("key:{key} is served {when}"), || {
@@ -92,26 +99,27 @@ fn read(asker: &mut Asker, last: &[u32], when: &str) {
 }
 
 /// Writes every `nth` key, each until it is taken.
-fn write(asker: &mut Asker, last: &mut [u32], nth: usize) {
+pub(crate) fn write(asker: &mut Asker, last: &mut [u32], nth: usize) {
     for (key, last) in last.iter_mut().enumerate().filter(|(key, _)| key % nth == 0) {
         *last += 1;
         until(SOON, &format!("key:{key} is taken"), || asker.set(key, *last));
     }
 }
 
-fn three_absences(nodes: &[Node], protocol: &str, way: &[&str]) {
+/// A pool of nodes a, b and c that receives nodes in this way.
+pub(crate) fn config(nodes: &[Node], protocol: &str, way: &[&str]) -> Config {
     let config = Config::of([])
         .pool(&format!("protocol: {protocol}"))
         .pool("health: {interval: 100ms, timeout: 1s, flap_max: 1s}")
         .pool("warmth: {share: 100%}");
     let config = way.iter().fold(config, |config, line| config.pool(line));
     let named = nodes.iter().zip(["a", "b", "c"]);
-    let config = named.fold(config, |config, (node, name)| config.node(name, &node.address()));
-    let mut ringway = Ringway::serve(config);
-    let mut asker = match &nodes[0] {
-        Node::Redis(_) => Asker::Redis(ringway.client()),
-        Node::Memcached(_) => Asker::Memcached(Wire::connect(&ringway.address())),
-    };
+    named.fold(config, |config, (node, name)| config.node(name, &node.address()))
+}
+
+fn three_absences(nodes: &[Node], protocol: &str, way: &[&str]) {
+    let mut ringway = Ringway::serve(config(nodes, protocol, way));
+    let mut asker = Asker::of(nodes, &mut ringway);
     let mut last = vec![0; KEYS];
     write(&mut asker, &mut last, 1);
     for absence in 1..=3 {

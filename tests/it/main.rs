@@ -35,6 +35,7 @@ mod promises;
 mod proof;
 mod quarantine;
 mod reload;
+mod restart;
 mod retrievals;
 mod scripts;
 mod stale;

@@ -1,0 +1,136 @@
+//! ringway is started again while nodes are not in their place: with a `state_file` it knows that, and nobody reads what
+//! others have written since.
+
+use std::path::Path;
+
+use crate::{
+    absences::{Asker, KEYS, Node, WAYS, config, read, write},
+    harness::{
+        Config, Redis, Ringway, SOON,
+        memcached::Memcached,
+        ringway::{program, run},
+        until,
+    },
+};
+
+/// Waits until the file tells of a node, or tells nothing of it.
+fn wait_kept(file: &Path, node: &str, is_there: bool) {
+    until(SOON, &format!("the state file tells of {node}: {is_there}"), || {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        !text.is_empty() && text.contains(&format!("\"{node}\"")) == is_there
+    });
+}
+
+/// The same configuration in a new process, after this one was ended, or killed.
+fn again(mut ringway: Ringway, config: &Config, is_killed: bool) -> Ringway {
+    if !is_killed {
+        ringway.terminate();
+    }
+    drop(ringway);
+    Ringway::serve(config)
+}
+
+/// A node hangs, others take its writes, ringway is started anew, and the node goes on, once more afterwards.
+fn over_a_restart(nodes: &[Node], protocol: &str, way: &[&str], is_killed: bool) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("state.json");
+    let config = config(nodes, protocol, way).top(&format!("state_file: {}", file.display()));
+    let mut ringway = Ringway::serve(&config);
+    let mut asker = Asker::of(nodes, &mut ringway);
+    let mut last = vec![0; KEYS];
+    write(&mut asker, &mut last, 1);
+    for absence in 1..=2 {
+        let at = |what: &str| format!("{protocol}, {way:?}, absence {absence}, {what}");
+        nodes[1].stop();
+        ringway.wait_away("b");
+        wait_kept(&file, "b", true);
+        write(&mut asker, &mut last, 2);
+        ringway = again(ringway, &config, is_killed);
+        assert!(!ringway.owns("b"), "{}", at("after the restart"));
+        asker = Asker::of(nodes, &mut ringway);
+        read(&mut asker, &last, &at("after the restart"));
+        write(&mut asker, &mut last, 3);
+        nodes[1].cont();
+        until(SOON, &at("it is back"), || {
+            read(&mut asker, &last, &at("on its return"));
+            ringway.owns("b")
+        });
+        read(&mut asker, &last, &at("when it is back"));
+        wait_kept(&file, "b", false);
+    }
+}
+
+/// Redis, each way but `ttl`, which waits for the same time again.
+#[test]
+fn redis() {
+    for (way, is_killed) in WAYS.into_iter().take(3).zip([true, false, true]) {
+        let nodes: Vec<Node> = Redis::several(3).into_iter().map(Node::Redis).collect();
+        over_a_restart(&nodes, "redis", way, is_killed);
+    }
+}
+
+/// memcached, and a node that waits until what it had has expired.
+#[test]
+fn memcached() {
+    for (way, is_killed) in [(WAYS[1], true), (WAYS[3], false)] {
+        let nodes: Vec<Node> = Memcached::several(3).into_iter().map(Node::Memcached).collect();
+        over_a_restart(&nodes, "memcached", way, is_killed);
+    }
+}
+
+/// What an operator said is obeyed by the next process; what is taken back is cleaned before it serves.
+#[test]
+fn orders_last() {
+    let nodes: Vec<Node> = Redis::several(3).into_iter().map(Node::Redis).collect();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("state.json");
+    let config = config(&nodes, "redis", WAYS[2]).top(&format!("state_file: {}", file.display()));
+    let mut ringway = Ringway::serve(&config);
+    let mut asker = Asker::of(&nodes, &mut ringway);
+    let mut last = vec![0; KEYS];
+    write(&mut asker, &mut last, 1);
+    let tell = |ringway: &mut Ringway, word: &str, node: &str| {
+        let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+        let told = run(&[word, node, "--yes", "--wait", "--admin", &admin]);
+        assert!(told.status.success(), "{told:?}");
+    };
+    tell(&mut ringway, "drain", "b");
+    tell(&mut ringway, "pin", "c");
+    write(&mut asker, &mut last, 2);
+    ringway = again(ringway, &config, false);
+    let order = |ringway: &mut Ringway, node: &str| ringway.node(node)["order"].as_str().map(str::to_owned);
+    ringway.wait_probed(&["a", "b", "c"]);
+    assert_eq!(order(&mut ringway, "b").as_deref(), Some("drain"));
+    assert_eq!(order(&mut ringway, "c").as_deref(), Some("pin"));
+    assert!(!ringway.owns("b"), "it is drained");
+    let mut asker = Asker::of(&nodes, &mut ringway);
+    read(&mut asker, &last, "after the restart");
+    tell(&mut ringway, "undrain", "b");
+    read(&mut asker, &last, "when it is back");
+    tell(&mut ringway, "unpin", "c");
+    wait_kept(&file, "c", false);
+    assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "{\"version\":1,\"pools\":{}}");
+}
+
+/// A file that is none of ringway's is not taken for one that says nothing; one that can't be written costs a warning.
+#[test]
+fn files_that_are_none() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("state.json");
+    let node = Redis::start();
+    for text in ["", "{}", "{\"version\":2,\"pools\":{}}", "[1"] {
+        std::fs::write(&path, text).expect("it can be written");
+        let config = Config::of([&node]).top(&format!("state_file: {}", path.display()));
+        let mut ringway = Ringway::spawn(&config, &[program()]);
+        let (status, _) = ringway.wait();
+        let said = ringway.said();
+        assert!(!status.success(), "{text}: {said}");
+        let expected = format!("state_file {}: can't read it", path.display());
+        until(SOON, "it is told", || ringway.said().contains(&expected));
+    }
+    let config = Config::of([&node]).top("state_file: no/such/directory/state.json");
+    let mut ringway = Ringway::serve(&config);
+    until(SOON, "it is told", || ringway.said().contains("can't write the state file"));
+    assert_eq!(ringway.client().cmd(&["SET", "k", "v"]), "+OK\r\n");
+    assert!(ringway.terminate().0.success());
+}
