@@ -50,6 +50,8 @@ pub(crate) struct Fleet {
     pub(crate) nodes: Vec<SocketAddr>,
     /// Descriptors that one process may have.
     pub(crate) descriptors: u64,
+    /// Further lines of ringway's configuration.
+    pub(crate) extra: String,
     running: Vec<Server>,
     dir: TempDir,
 }
@@ -79,7 +81,15 @@ impl Fleet {
         let dir = tempfile::Builder::new().prefix("ringway-bench-").tempdir()?;
         end_on_signals(dir.path().to_owned())?;
         let (cores, descriptors) = (Cores::divide()?, raise_descriptors());
-        Ok(Fleet { cores, wire, nodes: Vec::new(), descriptors, running: Vec::new(), dir })
+        Ok(Fleet {
+            cores,
+            wire,
+            nodes: Vec::new(),
+            descriptors,
+            extra: String::new(),
+            running: Vec::new(),
+            dir,
+        })
     }
 
     /// Starts the nodes.

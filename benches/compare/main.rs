@@ -81,7 +81,8 @@ fn of(
             Err(remedy) => absent.push(format!("{}: {remedy}", peer.name())),
         }
     }
-    let fleet = Fleet::start(&node, wire)?;
+    let mut fleet = Fleet::start(&node, wire)?;
+    fleet.extra = options.with.iter().map(|line| format!("{line}\n")).collect();
     let named: Vec<machine::Program<'_>> =
         programs.iter().map(|(peer, path)| (peer.name(), path.as_path(), peer.version_option())).collect();
     say(machine::header(&fleet, &named, &absent))?;

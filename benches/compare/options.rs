@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// Only ringway and programs whose name contains this; may be repeated.
     #[arg(long)]
     pub(crate) peer: Vec<String>,
+    /// A further line of ringway's configuration, as `coalesce: false`; may be repeated.
+    #[arg(long)]
+    pub(crate) with: Vec<String>,
     /// Short: 1 round of 0.4 s, to see that it works.
     #[arg(long)]
     pub(crate) quick: bool,

@@ -209,8 +209,9 @@ fn ringway(fleet: &Fleet, port: u16, admin: u16, workers: usize, care: Care) -> 
     };
     let lines: String = lines.iter().map(|line| format!("    {line}\n")).collect();
     format!(
-        "workers: {workers}\nadmin: {{listen: '127.0.0.1:{admin}'}}\npools:\n  compare:\n    listen: \
-         127.0.0.1:{port}\n{speaks}{lines}    nodes:\n{nodes}"
+        "workers: {workers}\n{}admin: {{listen: '127.0.0.1:{admin}'}}\npools:\n  compare:\n    listen: \
+         127.0.0.1:{port}\n{speaks}{lines}    nodes:\n{nodes}",
+        fleet.extra
     )
 }
 
