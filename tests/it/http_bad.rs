@@ -238,6 +238,11 @@ fn slow_clients_are_cut() {
         if head.starts_with(b"GET /slow") {
             held.pass();
         }
+        if head.starts_with(b"GET /large") {
+            // More than sockets hold; ringway closes within it.
+            let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 67108864\r\n\r\n");
+            let _ = actor.write_all(&vec![b'x'; 64 << 20]);
+        }
         // ringway may have closed.
         let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     });
@@ -246,7 +251,8 @@ fn slow_clients_are_cut() {
     let mut patient = Browser::connect(&address);
     patient.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n");
     let (mut slow_head, mut idle) = (Browser::connect(&address), Browser::connect(&address));
-    let mut slow_body = Browser::connect(&address);
+    let (mut slow_body, mut deaf) = (Browser::connect(&address), Browser::connect(&address));
+    deaf.send("GET /large HTTP/1.1\r\nHost: h\r\n\r\n");
     slow_head.send("GET / HTTP/1.1\r\nHo");
     slow_body.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab");
     assert_eq!(idle.get("/").text(), "ok");
@@ -254,7 +260,8 @@ fn slow_clients_are_cut() {
     assert_eq!(idle.rest(), b"");
     let said = String::from_utf8_lossy(&slow_body.rest()).into_owned();
     assert!(said.starts_with("HTTP/1.1 408 ") && said.contains("http.limits.idle_timeout"), "{said}");
-    ringway.wait_metric("ringway_refusals_total", &[("reason", "slow_client")], 2.0);
+    ringway.wait_metric("ringway_refusals_total", &[("reason", "slow_client")], 3.0);
+    assert!(deaf.rest().len() < 64 << 20, "it is cut within its reply");
     gate.open();
     assert_eq!(
         patient.page(false).map(|p| p.text()),

@@ -1,8 +1,8 @@
 //! Nodes that speak HTTP/2: what they say of their connections and streams costs no client anything.
 
-use std::thread;
+use std::{fs, thread};
 
-use crate::harness::{Config, Ringway, nginx::Nginx, web::Browser};
+use crate::harness::{Config, Ringway, SOON, nginx::Nginx, until, web::Browser};
 
 /// Three nodes that speak HTTP/2, with these lines in their configuration, and which say their name, the method and
 /// the Host below `/said`.
@@ -52,4 +52,30 @@ fn what_nodes_turn_away_is_asked_again() {
         assert_eq!(ringway.metric("ringway_refusals_total", &[]), 0.0, "{lines}");
         assert!(["a", "b", "c"].iter().all(|name| ringway.owns(name)), "{lines}");
     }
+}
+
+/// Clients that read nothing of large replies do not keep the replies of others from moving, though all of them come
+/// over one connection.
+#[test]
+fn who_reads_nothing_stops_nobody() {
+    let nodes = three("");
+    for node in &nodes {
+        fs::write(node.files().join("large"), vec![b'x'; 32 << 20]).expect("a file");
+        fs::write(node.files().join("page"), vec![b'y'; 200_000]).expect("a file");
+    }
+    let mut ringway = web(&nodes[..1]);
+    let mut deaf: Vec<Browser> = (0..8).map(|_| Browser::connect(&ringway.address())).collect();
+    deaf.iter_mut().for_each(|browser| browser.send("GET /files/large HTTP/1.1\r\nHost: h\r\n\r\n"));
+    let (mut received, mut quiet) = (-1.0, 0);
+    until(SOON, "nothing moves", || {
+        let now = ringway.metric("ringway_node_received_bytes_total", &[]);
+        quiet = if now == received && now > 1e6 { quiet + 1 } else { 0 };
+        received = now;
+        quiet == 10
+    });
+    for _ in 0..5 {
+        assert_eq!(Browser::connect(&ringway.address()).get("/files/page").body, vec![b'y'; 200_000]);
+    }
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
+    assert_eq!(ringway.metric("ringway_node_connects_total", &[]), 1.0, "they share it");
 }

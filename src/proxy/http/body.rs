@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::{
     lease::{Lease, Ticket},
     session::Session,
+    spawner::Stream,
 };
 
 /// Why a body ends before its end.
@@ -215,6 +216,8 @@ pub(super) struct FromNode {
     stood: Duration,
     /// The timer runs for the piece that is asked for.
     is_timed: bool,
+    /// The client's, over HTTP/2.
+    stream: Option<Rc<Stream>>,
     lease: Lease,
     ticket: Ticket,
 }
@@ -234,6 +237,7 @@ impl Reply {
             timer: None,
             stood: Duration::ZERO,
             is_timed: false,
+            stream: Stream::current(),
             lease,
             ticket,
         })
@@ -297,7 +301,11 @@ impl Body for Reply {
         match self.get_mut() {
             Reply::Text(text) if text.is_empty() => Poll::Ready(None),
             Reply::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
-            Reply::Node(node) => node.poll_frame(cx),
+            Reply::Node(node) => {
+                let polled = node.poll_frame(cx);
+                node.stream.iter().for_each(|stream| stream.gave(polled.is_ready()));
+                polled
+            }
         }
     }
 

@@ -54,6 +54,12 @@ const PAUSE_PART: u32 = 4;
 /// So long after the trouble.
 const CAREFUL: Duration = Duration::from_secs(5);
 
+/// What an HTTP/2 node may send of one reply before its client has taken it; and of all replies together as much as
+/// all requests may have, so that those which are not taken do not keep others from moving.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// No connection has more (RFC 9113, 6.9.1).
+const CONNECTION_WINDOW_MAX: u32 = (1 << 31) - 1;
+
 /// hyper refuses a smaller bound of what it reads ahead.
 const READ_MIN: usize = 8 * 1024;
 /// hyper's own bound of header fields, which costs nothing.
@@ -391,9 +397,7 @@ impl Link {
                 Sender::H1(sender)
             }
             NodeProtocol::H2 => {
-                let mut builder = http2::Builder::new(Spawner);
-                builder.max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
-                let (sender, connection) = builder.handshake(io).await.map_err(refused)?;
+                let (sender, connection) = h2(limits).handshake(io).await.map_err(refused)?;
                 spawn_local(self.clone().drive(connection, slot));
                 Sender::H2(sender)
             }
@@ -514,6 +518,18 @@ fn h1(limits: &HttpLimits) -> http1::Builder {
     if limits.headers_max != HEADERS_MAX {
         builder.max_headers(limits.headers_max);
     }
+    builder
+}
+
+fn h2(limits: &HttpLimits) -> http2::Builder<Spawner> {
+    let requests = u32::try_from(limits.requests_max).unwrap_or(u32::MAX);
+    let window = STREAM_WINDOW.saturating_mul(requests).min(CONNECTION_WINDOW_MAX);
+    let mut builder = http2::Builder::new(Spawner);
+    builder
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(window)
+        .max_send_buf_size(STREAM_WINDOW as usize)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
     builder
 }
 

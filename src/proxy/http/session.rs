@@ -23,7 +23,7 @@ use hyper_util::rt::TokioIo;
 use super::{
     pool::HttpPool,
     serve,
-    spawner::Spawner,
+    spawner::Streams,
     wire::{Activity, Meter, Wire},
 };
 use crate::{
@@ -39,8 +39,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const STREAMS_MAX: u32 = 250;
 /// hyper's own bound of header fields, which costs nothing.
 const HEADERS_MAX: usize = 100;
-/// What an HTTP/2 client may send of one body before a node has taken it, and of all its bodies together: as much
-/// as all its requests may have, so that bodies that wait do not keep others from moving.
+/// What an HTTP/2 client may send of one body before a node has taken it, and what is held for it of one reply; and
+/// of all its bodies together: as much as all its requests may have, so that bodies that wait do not keep others from
+/// moving.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX;
 
@@ -107,6 +108,8 @@ pub(super) struct Session {
     read_mark: Cell<u64>,
     seen: Cell<Seen>,
     is_h2: Cell<bool>,
+    /// Its requests, over HTTP/2.
+    streams: Streams,
     /// It is to finish what is in flight, then to close.
     is_ending: Cell<bool>,
     /// It is to close at once.
@@ -137,6 +140,7 @@ pub(crate) fn start(pool: &Rc<HttpPool>, place: Place, stream: StdStream, id: u6
         read_mark: Cell::default(),
         seen: Cell::new(Seen { since_us: pool.worker.clock.now_us(), ..Seen::default() }),
         is_h2: Cell::default(),
+        streams: Streams::default(),
         is_ending: Cell::default(),
         is_cut: Cell::default(),
         waker: RefCell::default(),
@@ -202,9 +206,10 @@ impl Session {
     }
 
     async fn h2(self: &Rc<Self>, wire: Wire, limits: &HttpLimits) -> hyper::Result<()> {
-        let mut builder = http2::Builder::new(Spawner);
+        let mut builder = http2::Builder::new(self.streams.clone());
         builder
             .max_concurrent_streams(STREAMS_MAX)
+            .max_send_buf_size(STREAM_WINDOW as usize)
             .enable_connect_protocol()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -277,6 +282,13 @@ impl Session {
         self.wake();
     }
 
+    /// Over HTTP/2 a reply that is not taken costs its stream alone, and blocks no other.
+    fn reset_stalled(&self, timeout: Duration) {
+        for _ in 0..self.streams.reset_stalled(timeout) {
+            self.pool.block().refuse(Reason::SlowClient);
+        }
+    }
+
     fn cut(&self, reason: Option<Reason>) {
         self.is_cut.set(true);
         if let Some(reason) = reason {
@@ -306,6 +318,7 @@ impl Session {
     /// from its first byte, and no pause longer than `idle_timeout`, be it between requests, within a
     /// body or in taking a reply.
     pub(super) fn check(&self, now_us: u32, limits: &HttpLimits) {
+        self.reset_stalled(limits.idle_timeout);
         let mut seen = self.seen.get();
         let passed = self.activity.passed();
         let is_idle = self.active.get() == 0;

@@ -11,8 +11,8 @@ use std::{
 use super::Recorder;
 use super::{limited, quick};
 use crate::harness::{
-    Config, Ringway, SOON, until,
-    web::{Gate, Stage},
+    Config, Ringway, SOON, peak_memory, until,
+    web::{Browser, Gate, Stage},
 };
 
 /// A name, the fields, the data, and what becomes of it.
@@ -249,6 +249,69 @@ fn slow_http2_clients() {
     assert_eq!(slow_body.end(stream), Some(true), "the connection lives");
     ringway.wait_metric("ringway_refusals_total", &[("reason", "slow_client")], 2.0);
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0, "no client is evidence");
+}
+
+/// A client that takes nothing of a reply, though its connection is alive, loses that stream after `idle_timeout`, and
+/// the node's connection with it: others are served, and so is it.
+#[test]
+fn replies_that_nobody_takes() {
+    let node = quick();
+    let limits = "idle_timeout: 700ms, connections_per_node_max: 1";
+    let config = Config::web([]).top("workers: 1").node("a", &node.address());
+    let mut ringway = Ringway::serve(config.pool(&format!("http: {{limits: {{{limits}}}}}")));
+    let mut deaf = Frames::connect(&ringway.address());
+    // SETTINGS_INITIAL_WINDOW_SIZE
+    deaf.send(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    deaf.ask(1, &GET, None);
+    assert_eq!(deaf.end(1), Some(true), "the head needs no window");
+    let mut pings = Frames(deaf.0.try_clone().expect("it is open"));
+    let began = Instant::now();
+    let pinging = thread::spawn(move || {
+        while began.elapsed() < Duration::from_secs(3) {
+            pings.send(6, 0, 0, &[7; 8]);
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let mut other = Browser::connect(&ringway.address());
+    assert_eq!(other.get("/").text(), "ok", "it waits for the connection");
+    assert!(began.elapsed() >= Duration::from_millis(500), "{:?}", began.elapsed());
+    assert_eq!(deaf.payload(3, 1), Some(vec![0, 0, 0, 8]), "CANCEL");
+    ringway.wait_metric("ringway_refusals_total", &[("reason", "slow_client")], 1.0);
+    deaf.send(4, 0, 0, &[0, 4, 0, 0, 255, 255]);
+    deaf.ask(3, &GET, None);
+    assert_eq!(deaf.payload(0, 3).as_deref(), Some(&b"ok"[..]), "the connection lives");
+    pinging.join().expect("it pings");
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0, "no client is evidence");
+}
+
+/// What is held for clients that take nothing of large replies is bounded for each of them.
+#[test]
+fn replies_that_wait_are_small() {
+    const STREAMS: u32 = 60;
+    let node = Stage::start(|_, actor| {
+        // ringway closes within it.
+        let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8388608\r\n\r\n");
+        let _ = actor.write_all(&vec![b'x'; 8 << 20]);
+    });
+    let mut ringway = limited(&node, "idle_timeout: 60s");
+    let before = peak_memory(ringway.pid());
+    let mut deaf: Vec<Frames> = (0..4).map(|_| Frames::connect(&ringway.address())).collect();
+    for frames in &mut deaf {
+        // SETTINGS_INITIAL_WINDOW_SIZE, and as much for the connection.
+        frames.send(4, 0, 0, &[0, 4, 0x3f, 0, 0, 0]);
+        frames.send(8, 0, 0, &[0x3f, 0, 0, 0]);
+        (0..STREAMS).for_each(|i| frames.ask(2 * i + 1, &GET, None));
+    }
+    until(SOON, "all are asked for", || node.seen() == 4 * STREAMS as usize);
+    let (mut received, mut quiet) = (-1.0, 0);
+    until(SOON, "nothing moves", || {
+        let now = ringway.metric("ringway_node_received_bytes_total", &[]);
+        quiet = if now == received { quiet + 1 } else { 0 };
+        received = now;
+        quiet == 10
+    });
+    let each = (peak_memory(ringway.pid()) - before) / u64::from(4 * STREAMS);
+    assert!(each < 300 << 10, "{each} bytes for each of them");
 }
 
 /// Pings are no requests: a connection that sends nothing else is closed after `idle_timeout`; one with a request
