@@ -119,6 +119,7 @@ impl Ward {
     /// Deletes what others took for a node, once it owns its keys.
     pub(super) fn sweep_after(&mut self, node: NodeId) {
         self.unswept.insert(node);
+        self.sweeping.returns(node);
         self.sweep();
     }
 
@@ -129,16 +130,29 @@ impl Ward {
         }
         self.quarantine.forget(topology);
         self.unswept.extend(topology.nodes.iter().map(|entry| entry.node.id));
+        // What is under way is for a ring that was.
+        self.sweeping.ends();
         self.sweep();
     }
 
     fn sweep(&mut self) {
-        // What is under way is for a topology that was.
+        // Who has returned since is looked for afterwards, or one that flaps would have it begin anew for ever.
+        if self.sweeping.is_looking() {
+            return;
+        }
         self.sweeps.abort_all();
         if !self.unswept.is_empty() {
-            let returned = self.unswept.iter().copied().collect();
-            self.sweeps.spawn(sweep::after_returns(self.reader.clone(), returned));
+            let (returned, looks_for) = (self.unswept.iter().copied().collect(), self.sweeping.begins());
+            self.sweeps.spawn(sweep::after_returns(self.reader.clone(), returned, looks_for));
         }
+    }
+
+    /// Others are still looked through: the keys of those who are back are not to be given to them, however long it
+    /// takes.
+    pub(super) fn still_sweeps(&mut self) -> Vec<Change> {
+        self.sweeping.tells();
+        let topology = self.reader.load();
+        self.unswept.iter().map(|node| topology.news(*node, News::Sweeping)).collect()
     }
 
     /// Others were looked through for what they took for nodes that are back.
@@ -150,12 +164,14 @@ impl Ward {
                 if error.is_panic() {
                     tracing::error!(%error, "deleting leftovers failed inside ringway");
                     self.unswept.clear();
+                    self.sweeping.ends();
                 }
                 return Vec::new();
             }
         };
         let Swept { nodes, mut skipped, away, mut waits } = swept;
-        self.unswept.retain(|node| !nodes.contains(node));
+        let again = self.sweeping.ends();
+        self.unswept.retain(|node| !nodes.contains(node) || again.contains(node));
         if nodes.is_empty() {
             // The pool is gone.
             return Vec::new();
@@ -176,7 +192,8 @@ impl Ward {
         }
         // Of who could not be asked nothing is known: for all others it is waited as long as that takes at most.
         let is_done = |node: &NodeId| skipped.iter().all(|skipped| skipped == node);
-        let (done, open): (Vec<NodeId>, Vec<NodeId>) = nodes.into_iter().partition(is_done);
+        let nodes = nodes.into_iter().filter(|node| !again.contains(node));
+        let (done, open): (Vec<NodeId>, Vec<NodeId>) = nodes.partition(is_done);
         if waits {
             self.postponed.extend(open);
         }
@@ -277,6 +294,46 @@ mod tests {
             assert_eq!(ward.quarantine.is_cut(away), is_cut);
             assert_eq!(ward.unswept.contains(&other), !is_cut, "it is looked again");
         }
+    }
+
+    /// Whoever returns while others are looked through is looked for afterwards: what was done is not done again, and it
+    /// is told that it goes on. Who returns once more than it is looked for is not done.
+    #[tokio::test]
+    async fn what_was_looked_through_is_done() {
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        let (writer, reader) = channel(one.clone());
+        let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+        // Gone from the pool, so that it is not waited for.
+        let [first, second] = [NodeId(98), NodeId(99)];
+        ward.sweep_after(first);
+        let begun = async {
+            while !ward.sweeping.is_looking() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), begun).await.expect("it begins");
+        ward.sweep_after(second);
+        assert_eq!(ward.sweeps.len(), 1, "it goes on");
+        assert_eq!(ward.still_sweeps().len(), 2);
+        let swept = |nodes| Swept { nodes, skipped: vec![], away: vec![], waits: false };
+        let told = ward.end_sweep(Ok(swept(vec![first])));
+        assert!(
+            matches!(&told[..], [Change::News { node, news: News::Swept, .. }] if *node == first),
+            "{told:?}"
+        );
+        assert_eq!(ward.unswept.iter().copied().collect::<Vec<_>>(), [second]);
+
+        let begun = async {
+            while !ward.sweeping.is_looking() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), begun).await.expect("it begins");
+        ward.sweep_after(second);
+        assert_eq!(ward.end_sweep(Ok(swept(vec![second]))).len(), 0, "it is back once more");
+        assert!(ward.unswept.contains(&second));
+        drop(writer);
     }
 
     /// What is known of a node that is away is not known of another identity of it, and not any more when a reload

@@ -59,7 +59,7 @@ use crate::topology::{
 };
 use patient::Patient;
 use quarantine::{Cleaned, Quarantine};
-use sweep::Swept;
+use sweep::{Sweeping, Swept};
 
 /// Probes of one pool that run at once: the nodes may be thousands, our descriptors are not.
 const PROBES_AT_ONCE: usize = 256;
@@ -114,6 +114,7 @@ async fn watch(mut ward: Ward, told: (NotedWrites, Samples), bell: &Notify, inbo
             Some(waited) = ward.graces.join_next_with_id() => ward.begin_cleaning(waited, &mut noted),
             Some(cleaned) = ward.cleanings.join_next_with_id() => ward.end_cleaning(cleaned),
             Some(swept) = ward.sweeps.join_next() => ward.end_sweep(swept),
+            () = sleep_until(ward.sweeping.told_at()), if ward.sweeping.is_looking() => ward.still_sweeps(),
             n = noted.next(&mut notes), if may_note => {
                 may_note = n > 0;
                 ward.quarantine.remember(notes.drain(..), &ward.reader.load());
@@ -166,6 +167,8 @@ struct Ward {
     sweeps: JoinSet<Swept>,
     /// Nodes that are back, while others may have what they took for them.
     unswept: HashSet<NodeId>,
+    /// How far that is.
+    sweeping: Sweeping,
     /// Those for which it was not done as others were held.
     postponed: HashSet<NodeId>,
     /// What was last followed.
@@ -233,6 +236,7 @@ impl Ward {
             rounds: JoinSet::new(),
             sweeps: JoinSet::new(),
             unswept: HashSet::new(),
+            sweeping: Sweeping::default(),
             postponed: HashSet::new(),
             followed: None,
             quarantine: Quarantine::default(),

@@ -1,9 +1,21 @@
 //! LEFTOVERS. What substitutes took while a node was away is deleted on them once it is back, in pools that
 //! do not serve old data, where it is not known key by key: its next absence would bring it up again. So is what
 //! nodes have of keys that a reload has given to others. A key is left over on a node that does not own it, whoever
-//! is away. Keys are asked for piece by piece, with pauses: the node has other work.
+//! is away. Keys are asked for piece by piece, with pauses: the node has other work. Nodes are looked through side by
+//! side, to the end whoever returns meanwhile, and as long as it takes: the keys of who is back are not given to others
+//! before.
 
-use tokio::time::{Duration, sleep};
+use std::{
+    collections::HashSet,
+    panic::resume_unwind,
+    sync::{Arc, OnceLock},
+};
+
+use tokio::{
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Duration, Instant, sleep},
+};
 
 use super::probe::{Question, leftovers};
 use crate::{
@@ -15,6 +27,61 @@ use crate::{
 const AGAIN: Duration = Duration::from_secs(5);
 /// How often that is tried.
 const TRIES: u32 = 12;
+/// Nodes that are looked through at once.
+const AT_ONCE: usize = 8;
+/// How often it is told that it goes on.
+const TELL: Duration = Duration::from_secs(30);
+
+/// What is under way.
+#[derive(Debug)]
+pub(super) struct Sweeping {
+    /// For whom others are looked through, from when on they are.
+    looks_for: Arc<OnceLock<Vec<NodeId>>>,
+    /// Those of them that have returned once more since: what was looked through before may have something again.
+    again: HashSet<NodeId>,
+    told: Instant,
+}
+
+impl Default for Sweeping {
+    fn default() -> Sweeping {
+        Sweeping { looks_for: Arc::default(), again: HashSet::new(), told: Instant::now() }
+    }
+}
+
+impl Sweeping {
+    /// Whether others are being looked through. Until then it is waited for those who are back to have their keys.
+    pub(super) fn is_looking(&self) -> bool {
+        self.looks_for.get().is_some()
+    }
+
+    /// When it is told next that it goes on.
+    pub(super) fn told_at(&self) -> Instant {
+        self.told + TELL
+    }
+
+    /// It is told.
+    pub(super) fn tells(&mut self) {
+        self.told = Instant::now();
+    }
+
+    /// It begins.
+    pub(super) fn begins(&mut self) -> Arc<OnceLock<Vec<NodeId>>> {
+        *self = Sweeping::default();
+        self.looks_for.clone()
+    }
+
+    /// A node is back.
+    pub(super) fn returns(&mut self, node: NodeId) {
+        if self.looks_for.get().is_some_and(|nodes| nodes.contains(&node)) {
+            self.again.insert(node);
+        }
+    }
+
+    /// It is over; who has returned meanwhile.
+    pub(super) fn ends(&mut self) -> HashSet<NodeId> {
+        std::mem::take(self).again
+    }
+}
 
 /// For whom others were looked through.
 #[derive(Debug)]
@@ -41,7 +108,11 @@ enum Skipped {
 
 /// Waits until one of these nodes, which are back, has its keys again, then deletes what all have of other
 /// nodes'. Says for which of them that was.
-pub(super) async fn after_returns(reader: TopologyReader, returned: Vec<NodeId>) -> Swept {
+pub(super) async fn after_returns(
+    reader: TopologyReader,
+    returned: Vec<NodeId>,
+    looks_for: Arc<OnceLock<Vec<NodeId>>>,
+) -> Swept {
     let mut changes = reader.changes();
     let nodes = loop {
         let topology = reader.load();
@@ -55,6 +126,8 @@ pub(super) async fn after_returns(reader: TopologyReader, returned: Vec<NodeId>)
             break ready;
         }
     };
+    // From now on it goes on to its end. It is set once: each time has its own.
+    let _ = looks_for.set(nodes.clone());
     // What is in flight may still write there.
     let in_flight = reader.load().policy.request_timeout;
     sleep(in_flight).await;
@@ -64,8 +137,19 @@ pub(super) async fn after_returns(reader: TopologyReader, returned: Vec<NodeId>)
     let pool = topology.pool.clone();
     drop(topology);
     let (mut skipped, mut away, mut waits) = (Vec::new(), Vec::new(), false);
+    let (mut looks, permits) = (JoinSet::new(), Arc::new(Semaphore::new(AT_ONCE)));
     for (other, name) in others {
-        match insist(&reader, other).await {
+        let (reader, permits) = (reader.clone(), permits.clone());
+        looks.spawn(async move {
+            // It is never closed.
+            let _permit = permits.acquire().await;
+            (other, name, insist(&reader, other).await)
+        });
+    }
+    while let Some(looked) = looks.join_next().await {
+        // None of them is aborted.
+        let (other, name, looked) = looked.unwrap_or_else(|error| resume_unwind(error.into_panic()));
+        match looked {
             Ok(()) => {}
             Err(Skipped::Away) => away.push(other),
             Err(Skipped::Held) => {
@@ -138,4 +222,59 @@ async fn sweep(reader: &TopologyReader, node: NodeId) -> Result<(), Skipped> {
 fn is_leftover(topology: &Topology, at: usize, key: &[u8]) -> bool {
     let hash = topology.ring.hash(key);
     topology.ring.first(hash) != at && topology.route(hash, key) != Route::Send(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        sync::{Barrier, Notify},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::topology::{Entry, Evidence, HealthSettings, Node, Policy, channel};
+
+    /// Nodes are looked through side by side: each of these answers when all were asked.
+    #[tokio::test]
+    async fn side_by_side() {
+        const NODES: usize = 4;
+        let (mut entries, all) = (Vec::new(), Arc::new(Barrier::new(NODES)));
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        for i in 0..NODES {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
+            let target = crate::net::Target::Tcp(listener.local_addr().expect("it is bound"));
+            let all = all.clone();
+            tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.expect("it is asked");
+                let n = stream.read(&mut [0; 256]).await.expect("it is asked");
+                assert!(n > 0);
+                all.wait().await;
+                stream.write_all(b"*2\r\n$1\r\n0\r\n*0\r\n").await.expect("it is heard");
+            });
+            let first = &one.nodes[0].node;
+            let node = Node {
+                id: NodeId(20 + i as u64),
+                name: format!("n{i}").into(),
+                address: first.address.clone(),
+                weight: 1,
+                zone: None,
+                evidence: Evidence::default(),
+                blocks: Arc::new([]),
+            };
+            entries.push(Entry { node: Arc::new(node), targets: Arc::new([target]), ..one.nodes[0].clone() });
+        }
+        let policy = Policy { on_return: OnReturn::Quarantine, ..(*one.policy).clone() };
+        let topology = Topology { nodes: entries.into(), policy: Arc::new(policy), ..one };
+        let (_writer, reader) = channel(topology);
+        let gone = NodeId(99);
+        let swept = after_returns(reader, vec![gone], Arc::default());
+        let swept = timeout(Duration::from_secs(20), swept).await.expect("all answer");
+        assert_eq!(swept.nodes, [gone]);
+        assert!(swept.skipped.is_empty() && swept.away.is_empty() && !swept.waits, "{swept:?}");
+    }
 }

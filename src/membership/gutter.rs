@@ -38,7 +38,8 @@ pub fn follow(now: &Topology, ledger: &Ledger, gutter: Option<Arc<Topology>>) ->
     Outcome::Publish(Box::new(Step { next, ledger: ledger.clone(), events }))
 }
 
-/// Deleting what others took for a node is given up after this: as long as it is tried.
+/// So long after it was last told that they are looked through others may have what they took for a node: longer than a
+/// node that can't be looked through is tried.
 const SWEEP_MAX: Duration = Duration::from_secs(120);
 
 /// How long nodes of the pool may have what is another's.
@@ -47,6 +48,11 @@ pub(super) fn sweep_max(policy: &Policy) -> Duration {
         OnReturn::Ttl => policy.ttl_max.unwrap_or(SWEEP_MAX),
         _ => policy.ttl_max.unwrap_or(SWEEP_MAX).min(SWEEP_MAX),
     }
+}
+
+/// Until when they may as long as it is not told again that they are looked through.
+pub(super) fn sweeps_until(policy: &Policy, time: Instant) -> Instant {
+    time + sweep_max(policy).min(SWEEP_MAX)
 }
 
 /// Until when others may have what they took for a node that is back, when it is not deleted key by key.

@@ -177,6 +177,18 @@ impl Ledger {
         known.unswept.max(known.moved_in).filter(|until| *until > time)
     }
 
+    /// Others are looked through for what they took for a node, which may take until this time; whether they may have
+    /// any.
+    pub(super) fn sweeps(&mut self, node: NodeId, policy: &Policy, until: Instant) -> bool {
+        let Some(known) = self.known.get_mut(&node) else { return false };
+        // What is in a gutter is not looked for: it lives for a bounded time.
+        let unswept = known.unswept.as_mut().filter(|_| !policy.fails_over());
+        let mut may_have = unswept.into_iter().chain(&mut known.moved_in).peekable();
+        let is_news = may_have.peek().is_some();
+        may_have.for_each(|end| *end = (*end).max(until));
+        is_news
+    }
+
     /// Others of the pool have nothing of a node's any more; whether that was not known. What is in a gutter is not
     /// looked for.
     pub(super) fn swept(&mut self, node: NodeId, policy: &Policy) -> bool {

@@ -17,7 +17,7 @@ use super::{
     build::{Births, Prepared},
     debt::{examples, gains, not_swept, owed},
     event::{Event, What},
-    gutter::{is_gutter_of, unswept_until},
+    gutter::{is_gutter_of, sweeps_until, unswept_until},
     ledger::Ledger,
     order::mark,
     settle::{Rules, settle},
@@ -71,20 +71,25 @@ pub fn plan(now: &Topology, ledger: &Ledger, (node, news): (NodeId, &News), time
             go_on(now, ledger, vec![cleaned.of(&now.nodes[at])], time)
         }
         News::NotCleaned if ledger.not_cleaned(node, time) => go_on(now, ledger, Vec::new(), time),
-        News::Swept if ledger.swept(node, &now.policy) => {
-            // Remembered whether anything comes of it or not.
-            match go_on(now, ledger.clone(), Vec::new(), time) {
-                Outcome::Nothing => Outcome::Remember(Box::new(ledger)),
-                outcome => outcome,
-            }
+        News::Sweeping if ledger.sweeps(node, &now.policy, sweeps_until(&now.policy, time)) => {
+            remembered(now, ledger, time)
         }
+        News::Swept if ledger.swept(node, &now.policy) => remembered(now, ledger, time),
         News::Resolved(targets) if now.nodes[at].targets != *targets => {
             let mut nodes = now.nodes.to_vec();
             nodes[at].targets = targets.clone();
             let next = Topology { revision: now.revision + 1, nodes: nodes.into(), ..now.clone() };
             Outcome::Publish(Box::new(Step { next, ledger, events: Vec::new() }))
         }
-        News::NotCleaned | News::Swept | News::Resolved(_) => Outcome::Nothing,
+        News::NotCleaned | News::Sweeping | News::Swept | News::Resolved(_) => Outcome::Nothing,
+    }
+}
+
+/// What is known of leftovers is remembered whether anything comes of it or not.
+fn remembered(now: &Topology, ledger: Ledger, time: Instant) -> Outcome {
+    match go_on(now, ledger.clone(), Vec::new(), time) {
+        Outcome::Nothing => Outcome::Remember(Box::new(ledger)),
+        outcome => outcome,
     }
 }
 

@@ -172,6 +172,8 @@ pub enum News {
     },
     /// It is back, and could not be cleaned now: its keys do not wait for it.
     NotCleaned,
+    /// Others are still looked through for what they took for it.
+    Sweeping,
     /// Others have nothing any more of what they took for it.
     Swept,
     /// Its name resolves to this now.

@@ -76,6 +76,30 @@ fn leftovers_of_one_that_starts() {
     assert_eq!(told(pool.news("n1", News::Swept)), ["released n1"]);
 }
 
+/// As long as others are looked through, however long that takes, they may have old values: a node that fails is held.
+/// When nobody says so any more it has been given up after a while.
+#[test]
+fn leftovers_that_take_long() {
+    let mut pool = with_leftovers();
+    let sweeping = |pool: &mut Planned| {
+        pool.time += Duration::from_secs(100);
+        pool.news("n1", News::Sweeping);
+    };
+    (0..10).for_each(|_| sweeping(&mut pool));
+    pool.time += Duration::from_secs(100);
+    assert_eq!(told(pool.eject("n1")), ["held n1"]);
+    sweeping(&mut pool);
+    pool.time += Duration::from_secs(100);
+    assert!(pool.budget().is_none_or(|step| told(Some(step)).is_empty()), "it is held for longer");
+    assert_eq!(pool.entry("n1").placement, Placement::Held);
+    pool.time += Duration::from_secs(21);
+    assert_eq!(told(pool.budget()), ["released n1"]);
+    // Of a node of which others have nothing it says nothing.
+    sweeping(&mut pool);
+    pool.restore("n1");
+    assert_eq!(pool.entry("n1").health, Health::Healthy);
+}
+
 /// A pool in which a node is back, and others have old values of its keys.
 fn with_leftovers() -> Planned {
     let mut pool = Planned::new(&pool(&[1; 4], |_| {}));
