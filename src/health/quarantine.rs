@@ -21,7 +21,7 @@ use tokio::time::{Duration, Instant, sleep};
 
 use super::probe::{self, Question};
 use crate::topology::{
-    Data, Entry, NodeId, NotedWrites, OnReturn, Placement, Samples, Topology, Written, level,
+    Data, Entry, Health, NodeId, NotedWrites, OnReturn, Placement, Samples, Topology, Written, level,
 };
 
 /// How long is waited for what is in flight, and how long cleaning may take: requests wait meanwhile.
@@ -52,8 +52,8 @@ pub struct Returns {
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
     logs: HashMap<NodeId, Log>,
-    /// Of nodes that serve: what was in flight when a connection broke, and when that was.
-    doubts: HashMap<NodeId, (Instant, Log)>,
+    /// Of nodes that serve.
+    doubts: HashMap<NodeId, Doubts>,
     missed: u64,
     /// Nodes that are being cleaned, and whether they left meanwhile.
     busy: HashMap<NodeId, bool>,
@@ -63,6 +63,23 @@ pub(super) struct Quarantine {
     rests: HashMap<NodeId, Instant>,
     /// Nodes that are being stripped, and when it was last told that their keys need not wait.
     stripped: HashMap<NodeId, Instant>,
+}
+
+/// What was in flight at a node that serves when a connection to it broke.
+#[derive(Debug)]
+struct Doubts {
+    /// When one broke last.
+    at: Instant,
+    /// The node was not well since: until it is, it may leave for that, be the verdict withheld for long or refused.
+    is_open: bool,
+    log: Log,
+}
+
+impl Doubts {
+    /// Whether the node serves on in spite of it.
+    fn are_over(&self, topology: &Topology, now: Instant) -> bool {
+        !self.is_open && self.at + verdict_max(topology) < now
+    }
 }
 
 /// What was written elsewhere while a node is away.
@@ -162,14 +179,16 @@ impl Quarantine {
     pub(super) fn remember(&mut self, notes: impl IntoIterator<Item = Written>, topology: &Topology) {
         let room = topology.policy.quarantine_max;
         for Written { away, taken_by, key } in notes {
-            if away == taken_by && owns(topology, away) {
+            let owner = owner(topology, away).filter(|_| away == taken_by);
+            if let Some(owner) = owner {
                 let now = Instant::now();
-                let (at, log) = self.doubts.entry(away).or_insert_with(|| (now, Log::default()));
-                if *at + verdict_max(topology) < now {
-                    *log = Log::default();
+                let new = || Doubts { at: now, is_open: false, log: Log::default() };
+                let doubts = self.doubts.entry(away).or_insert_with(new);
+                if doubts.are_over(topology, now) {
+                    *doubts = new();
                 }
-                *at = now;
-                log.add(taken_by, key, room);
+                (doubts.at, doubts.is_open) = (now, owner.health != Health::Healthy);
+                doubts.log.add(taken_by, key, room);
             } else {
                 self.logs.entry(away).or_default().add(taken_by, key, room);
             }
@@ -178,18 +197,21 @@ impl Quarantine {
 
     /// What was in flight when a node's connections broke counts as written elsewhere if it left for that.
     fn confirm_doubts(&mut self, topology: &Topology) {
-        let (room, now) = (topology.policy.quarantine_max, Instant::now());
-        let (logs, fresh) = (&mut self.logs, verdict_max(topology));
-        self.doubts.retain(|id, (at, doubts)| {
-            if *at + fresh < now || topology.position(*id).is_none() {
+        let (room, now, logs) = (topology.policy.quarantine_max, Instant::now(), &mut self.logs);
+        self.doubts.retain(|id, doubts| {
+            let owner = owner(topology, *id);
+            let is_well = owner.is_some_and(|entry| entry.health == Health::Healthy);
+            doubts.is_open &= !is_well;
+            if doubts.are_over(topology, now) || topology.position(*id).is_none() {
                 return false;
             }
-            if owns(topology, *id) {
+            doubts.is_open |= !is_well;
+            if owner.is_some() {
                 return true;
             }
             let log = logs.entry(*id).or_default();
-            log.is_cut |= doubts.is_cut;
-            doubts.keys.drain().for_each(|(taken_by, key)| log.add(taken_by, key, room));
+            log.is_cut |= doubts.log.is_cut;
+            doubts.log.keys.drain().for_each(|(taken_by, key)| log.add(taken_by, key, room));
             false
         });
     }
@@ -379,15 +401,16 @@ impl Quarantine {
     }
 }
 
-/// Whether a node has all its keys.
-fn owns(topology: &Topology, node: NodeId) -> bool {
-    topology.position(node).is_some_and(|at| topology.nodes[at].placement == Placement::Owns)
+/// A node, if it has all its keys.
+fn owner(topology: &Topology, node: NodeId) -> Option<&Entry> {
+    let at = topology.position(node)?;
+    Some(&topology.nodes[at]).filter(|entry| entry.placement == Placement::Owns)
 }
 
-/// How long after a connection broke its node may be ejected for that.
+/// How long after a connection broke its node may be ejected for that, though it seemed to be well.
 fn verdict_max(topology: &Topology) -> Duration {
     let health = &topology.health;
-    VERDICT + health.interval * health.fall + health.timeout
+    VERDICT + health.window.max(health.interval * health.fall + health.timeout)
 }
 
 /// Whether a node serves and answers, as far as is known.
@@ -456,7 +479,7 @@ mod tests {
 
     use super::*;
     use crate::topology::{
-        Admission, Evidence, Health, HealthSettings, LEVELS, Node, OnEjected, Policy, PrefixPolicy,
+        Admission, Evidence, HealthSettings, LEVELS, Node, OnEjected, Policy, PrefixPolicy,
     };
 
     /// A pool of one node with this placement.
@@ -578,6 +601,40 @@ mod tests {
             let fenced = two([FENCED, Owns], Health::Healthy, true);
             quarantine.follow(&fenced, 0);
             assert_eq!(planned(&mut quarantine, &fenced).0, expected, "{later} s later");
+        }
+    }
+
+    /// However late a node is ejected that was not well since, be it that its verdict was withheld or refused: what was
+    /// in flight counts. It does not when the node has been well meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn a_verdict_that_comes_late() {
+        use Health::{Ejected, Healthy, Suspect};
+        for (noted, then, expected) in [
+            (Healthy, &[Suspect][..], "d"),
+            (Suspect, &[], "d"),
+            (Ejected, &[Ejected], "d"),
+            (Suspect, &[Suspect, Healthy], ""),
+        ] {
+            let of = |health, placement| {
+                let two = two([placement, Placement::Owns], Healthy, true);
+                let [first, second] = &*two.nodes else { panic!("they are two") };
+                let nodes = Arc::new([Entry { health, ..first.clone() }, second.clone()]);
+                Topology { nodes, ..two.clone() }
+            };
+            let noted_by = of(noted, Placement::Owns);
+            let node = noted_by.nodes[0].node.id;
+            let mut quarantine = Quarantine::default();
+            quarantine.follow(&of(Healthy, Placement::Owns), 0);
+            let note = Written { away: node, taken_by: node, key: b"k".as_slice().into() };
+            quarantine.remember([note], &noted_by);
+            for health in then {
+                quarantine.follow(&of(*health, Placement::Owns), 0);
+            }
+            tokio::time::advance(Duration::from_secs(600)).await;
+            quarantine.follow(&of(Ejected, Placement::Away), 0);
+            let fenced = of(Healthy, FENCED);
+            quarantine.follow(&fenced, 0);
+            assert_eq!(planned(&mut quarantine, &fenced).0, expected, "{noted:?}, then {then:?}");
         }
     }
 
