@@ -272,6 +272,86 @@ fn slow_clients_are_cut() {
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0, "no client is evidence");
 }
 
+/// A node that has begun to answer and waits for more of the request is not to blame for a client that pauses: what
+/// times the pause is `idle_timeout`, and who goes on before it is over gets the whole reply.
+#[test]
+fn a_paused_upload_is_the_clients() {
+    let node = Stage::start(|head, actor| {
+        // ringway may have closed.
+        let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n");
+        let mut body = Vec::new();
+        read_body(head, actor, &mut body);
+        let _ = write!(actor, "{:x}\r\n{}\r\n0\r\n\r\n", body.len(), String::from_utf8_lossy(&body));
+    });
+    let config = Config::web([]).node("a", &node.address()).pool("request_timeout: 200ms");
+    let mut ringway = Ringway::serve(config.pool("http: {limits: {idle_timeout: 3s}}"));
+    let mut pausing: Vec<Browser> = (0..8).map(|_| Browser::connect(&ringway.address())).collect();
+    for browser in &mut pausing {
+        browser.send("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n");
+    }
+    let since = std::time::Instant::now();
+    until(SOON, "several times request_timeout have passed", || since.elapsed().as_millis() > 800);
+    let mut back = pausing.pop().expect("there are several");
+    back.send("1\r\nc\r\n0\r\n\r\n");
+    let page = back.page(false).expect("it has gone on in time");
+    assert_eq!(page.text().replace("\r\n", "|"), "hi2|ab|1|c|0||");
+    for browser in pausing {
+        let said = String::from_utf8_lossy(&browser.rest()).into_owned();
+        assert!(said.ends_with("\r\n2\r\nhi\r\n"), "{said}");
+    }
+    assert!(since.elapsed().as_millis() >= 2_500, "they were cut after {:?}", since.elapsed());
+    ringway.wait_metric("ringway_refusals_total", &[("reason", "slow_client")], 7.0);
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0, "no client is evidence");
+    assert!(ringway.owns("a"));
+}
+
+/// Replies that have begun and go quiet for `request_timeout`, as streams of events do, are cut, and say nothing
+/// against their node.
+#[test]
+fn a_quiet_reply_is_no_evidence() {
+    let node = Stage::start(|head, actor| {
+        let event = if head.starts_with(b"GET /events") { "6\r\n:hello\r\n" } else { "" };
+        // ringway may have closed.
+        let _ = write!(actor, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{event}");
+        let _ = actor.read(&mut [0; 64]);
+    });
+    let config = Config::web([]).node("a", &node.address()).pool("request_timeout: 200ms");
+    let mut ringway = Ringway::serve(config);
+    let mut listeners: Vec<Browser> = (0..8).map(|_| Browser::connect(&ringway.address())).collect();
+    for (i, listener) in listeners.iter_mut().enumerate() {
+        let path = if i % 2 == 0 { "/events" } else { "/nothing" };
+        listener.send(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
+    }
+    for (i, listener) in listeners.into_iter().enumerate() {
+        let said = String::from_utf8_lossy(&listener.rest()).into_owned();
+        let end = if i % 2 == 0 { "\r\n\r\n6\r\n:hello\r\n" } else { "\r\n\r\n" };
+        assert!(said.starts_with("HTTP/1.1 200 OK\r\n") && said.ends_with(end), "{said}");
+    }
+    ringway.wait_metric("ringway_node_requests_total", &[("outcome", "timeout")], 8.0);
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
+    assert!(ringway.owns("a"));
+}
+
+/// A client that waits for "100 Continue" gets it before it has sent anything of its body, once a node takes that, and
+/// the node hears nothing of it.
+#[test]
+fn a_client_that_waits_for_100_gets_it() {
+    let node = Recorder::start();
+    let config = Config::web([]).node("a", &node.stage.address()).pool("http: {via: false}");
+    let mut ringway = Ringway::serve(config);
+    let mut browser = Browser::connect(&ringway.address());
+    for path in ["/first", "/second"] {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n");
+        browser.send(head + "Expect: 100-continue\r\n\r\n");
+        let go_on = b"HTTP/1.1 100 Continue\r\n\r\n";
+        assert_eq!(browser.exactly(go_on.len()), go_on, "{path}");
+        browser.send("body");
+        assert_eq!(browser.page(false).map(|page| page.text()), Some("ok".to_owned()), "{path}");
+        let seen = format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\n\r\nbody");
+        assert_eq!(node.take(), [seen]);
+    }
+}
+
 /// The body of a request is no part of the next one's head: a connection that has sent one may be idle.
 #[test]
 fn idle_after_a_body() {

@@ -99,11 +99,16 @@ impl Exchange {
         self.session.pool.worker.stood_still().saturating_sub(self.stood.get())
     }
 
-    /// When the node has had `timeout` without taking or giving anything, time in which this thread stood still not
-    /// counted, or the client has waited for `deadline`; `None` while it is the client's turn.
+    /// When the node has had `timeout` without taking or giving anything, or the client has waited for `deadline`;
+    /// `None` while it is the client's turn.
     pub(super) fn due(&self, timeout: Duration, deadline: Duration) -> Option<Instant> {
-        let due = (self.moved.get() + timeout + self.stood()).min(self.heard.get() + deadline);
-        (!self.is_starved.get()).then_some(due)
+        self.node_due(timeout).map(|due| due.min(self.heard.get() + deadline))
+    }
+
+    /// When the node has had `timeout` since it last took something, time in which this thread stood still not
+    /// counted; `None` while it is the client's turn.
+    pub(super) fn node_due(&self, timeout: Duration) -> Option<Instant> {
+        (!self.is_starved.get()).then(|| self.moved.get() + timeout + self.stood())
     }
 
     /// When the client has sent nothing for `timeout` though it is its turn; `None` while it is not.
@@ -179,7 +184,7 @@ impl Body for Outgoing {
             exchange.cut.set(Some(cut));
             return Poll::Ready(Some(Err(cut)));
         }
-        exchange.is_sent.set(frame.is_none() || body.is_end_stream());
+        exchange.is_sent.set(is_last(frame.as_ref(), body));
         Poll::Ready(frame.map(|f| f.map_err(|_| Cut::Client)))
     }
 
@@ -196,6 +201,12 @@ impl Body for Outgoing {
             Outgoing::Streamed { body, .. } => body.size_hint(),
         }
     }
+}
+
+/// Whether nothing comes behind this frame; behind trailers hyper does not ask.
+fn is_last<E>(frame: Option<&Result<Frame<Bytes>, E>>, body: &Incoming) -> bool {
+    let has_trailers = matches!(frame, Some(Ok(frame)) if frame.is_trailers());
+    frame.is_none() || has_trailers || body.is_end_stream()
 }
 
 /// A reply's body, towards a client.
@@ -249,23 +260,18 @@ impl FromNode {
         let frame = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => {
                 ready!(self.poll_timer(cx));
-                self.ticket.outcome = self.lease.timed_out();
+                self.ticket.outcome = self.lease.went_quiet();
                 return Poll::Ready(Some(Err(Cut::Node)));
             }
             Poll::Ready(frame) => frame,
         };
         self.is_timed = false;
+        if is_last(frame.as_ref(), &self.body) && !matches!(frame, Some(Err(_))) {
+            self.lease.finish();
+        }
         match frame {
-            None => {
-                self.lease.finish();
-                Poll::Ready(None)
-            }
-            Some(Ok(frame)) => {
-                if self.body.is_end_stream() {
-                    self.lease.finish();
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
+            None => Poll::Ready(None),
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
             Some(Err(error)) => {
                 self.ticket.outcome = self.lease.broke(&error);
                 Poll::Ready(Some(Err(Cut::Node)))
@@ -273,7 +279,8 @@ impl FromNode {
         }
     }
 
-    /// Ready when the node has had its time for this piece.
+    /// Ready when the node has had its time for this piece, from the last one on and from when it last took something
+    /// of the request; while it waits for the client, it is the session that looks after the time.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (patience, worker) = (self.patience, &self.ticket.session.pool.worker);
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));
@@ -284,10 +291,12 @@ impl FromNode {
         loop {
             ready!(timer.as_mut().poll(cx));
             let before = std::mem::replace(&mut self.stood, worker.stood_still());
-            if self.stood <= before {
+            let due = timer.deadline() + self.stood.saturating_sub(before);
+            let now = Instant::now();
+            let due = self.lease.exchange.node_due(patience).map_or(now + patience, |moved| due.max(moved));
+            if due <= now {
                 return Poll::Ready(());
             }
-            let due = timer.deadline() + (self.stood - before);
             timer.as_mut().reset(due);
         }
     }

@@ -48,7 +48,7 @@ impl Drop for Ticket {
 pub(super) struct Lease {
     pub(super) link: Rc<Link>,
     pub(super) connection: Option<Connection>,
-    exchange: Rc<Exchange>,
+    pub(super) exchange: Rc<Exchange>,
     class: Class,
     pub(super) outcome: Outcome,
     is_finished: bool,
@@ -75,6 +75,13 @@ impl Lease {
     /// The node makes no progress.
     pub(super) fn timed_out(&mut self) -> Outcome {
         self.link.node.evidence.failed(Failure::Timeout, 1);
+        self.outcome = Outcome::Timeout;
+        self.outcome
+    }
+
+    /// A reply that has begun does not go on. That is no evidence: the node has answered, and a stream of events may be
+    /// quiet for long. One that hangs answers no other request either, and no probe.
+    pub(super) fn went_quiet(&mut self) -> Outcome {
         self.outcome = Outcome::Timeout;
         self.outcome
     }
