@@ -199,7 +199,7 @@ mod tests {
         let placements: Vec<Placement> = topology.nodes.iter().map(|e| e.placement).collect();
         let quarter = Admission { admitted: LEVELS / 4, fence: LEVELS / 4 };
         assert_eq!(placements, [Placement::Owns, Placement::Starting(quarter), Placement::Held]);
-        assert_eq!(topology.gutter.expect("it fails over").pool, "gutter".into());
+        assert_eq!(&*topology.gutter.expect("it fails over").pool, "gutter");
         page["ring"] = Value::Null;
         assert_eq!(pool(&page).err().as_deref(), Some("pool cache: it does not tell its ring's placement"));
     }

@@ -227,7 +227,7 @@ const OF_CONNECTION: [Failure; 5] =
 const FAST_PROBE_MIN: Duration = Duration::from_millis(50);
 
 /// Needs no second opinion about what happened, only about whether it lasts.
-fn is_certain(cause: Cause) -> bool {
+pub(super) fn is_certain(cause: Cause) -> bool {
     matches!(cause, Cause::Refused | Cause::Unresolved | Cause::Misconfigured | Cause::Loading)
 }
 

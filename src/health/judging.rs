@@ -1,11 +1,16 @@
 //! Verdicts that may not stand, as the fault may be this proxy's own, are kept back and judged again.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Held, JUDGE_PAUSE, Judgement, Ward};
-use crate::topology::{Because, Change, Health, News, NodeId, Opinion, Topology};
+use super::{
+    Held, JUDGE_PAUSE, Judgement, Ward,
+    detector::is_certain,
+    patient::Patient,
+    probe::{Answer, Probe},
+};
+use crate::topology::{Because, Change, Health, News, NodeId, Opinion, SeenBy, Topology};
 
 impl Ward {
     /// What membership is to be told of nodes of which something was seen. Verdicts that may not stand, or not yet, are
@@ -32,6 +37,7 @@ impl Ward {
             return;
         }
         let (whose, cause) = ((topology.pool.clone(), patient.name.clone()), failed.cause);
+        let seen_by = failed.basis.seen_by;
         let fault = match self.scene.judge(now, &whose, cause, (Duration::ZERO, topology.health.timeout)) {
             Judgement::Stands => return,
             Judgement::Ask | Judgement::Moot => None,
@@ -44,7 +50,7 @@ impl Ward {
         if self.held.is_empty() {
             self.judge_at = now + JUDGE_PAUSE;
         }
-        self.held.insert(id, Held { cause, since: now, fault });
+        self.held.insert(id, Held { cause, seen_by, since: now, fault, stands: false });
     }
 
     /// What is thought of a node, if membership was told something else. While a verdict is kept back it is suspect, and
@@ -70,6 +76,31 @@ impl Ward {
         Some(topology.news(id, News::Judged(opinion)))
     }
 
+    /// What a probe means for the verdict on its node, if one is kept back; whether that stands now.
+    pub(super) fn hear_of_held(
+        &mut self,
+        id: NodeId,
+        patient: &mut Patient,
+        probe: &Probe,
+        whose: &(Arc<str>, Arc<str>),
+    ) -> bool {
+        let Some(held) = self.held.get_mut(&id) else { return false };
+        let since = match &probe.answer {
+            Answer::Serves(_) if held.fault.is_none() && held.seen_by == SeenBy::Traffic => {
+                held.stands = true;
+                return true;
+            }
+            Answer::Serves(_) => probe.started,
+            // What it does now leaves no doubt, whatever it was accused of: it is judged for that.
+            Answer::Failed { cause, .. } if is_certain(*cause) && *cause != held.cause => Instant::now(),
+            _ => return false,
+        };
+        self.held.remove(&id);
+        patient.detector.reprieve(since);
+        self.scene.release(whose);
+        false
+    }
+
     /// Judges again what waits, and gives what is to be told. When a fault of ours is over, the node gets a fresh
     /// start: what was seen of it meanwhile proves nothing.
     pub(super) fn judge_again(&mut self) -> Vec<Change> {
@@ -82,7 +113,11 @@ impl Ward {
         self.held.retain(|id, held| {
             let Some(patient) = patients.get_mut(id) else { return false };
             let whose = (topology.pool.clone(), patient.name.clone());
-            match scene.judge(now, &whose, held.cause, (now - held.since, patience)) {
+            let judgement = match held.stands {
+                true => Judgement::Stands,
+                false => scene.judge(now, &whose, held.cause, (now - held.since, patience)),
+            };
+            match judgement {
                 Judgement::Ask => true,
                 Judgement::Withheld(fault) => {
                     if held.fault.replace(fault) != Some(fault) {
@@ -107,7 +142,7 @@ impl Ward {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::Ipv4Addr, sync::Arc};
+    use std::net::Ipv4Addr;
 
     use tokio::{
         sync::{Notify, mpsc},
@@ -116,7 +151,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        health::{Fault, Lag, Observation, Scene, Traffic, tests::topology, watch},
+        health::{Fault, Lag, Observation, Scene, Symptom, Traffic, tests::topology, watch},
         net::{Address, Target},
         topology::{Cause, Entry, Evidence, Failure, HealthSettings, Node, Samples, channel, write_notes},
     };
@@ -187,6 +222,54 @@ mod tests {
         assert_eq!(healths(ward.judge([NodeId(1)])), []);
     }
 
+    /// A verdict that is put off until others were asked: a node that answers its probe shows that the way is open, so
+    /// that what its requests met stands, and is told before the probe counts. One whose connections are refused now
+    /// is judged for that. Where the verdict is withheld, or rests on probes, an answer is the end of it.
+    #[tokio::test(start_paused = true)]
+    async fn what_the_accused_says_itself() {
+        for (by_traffic, fault, refuses, expected) in [
+            (true, None, false, vec![Health::Ejected]),
+            (false, None, false, vec![]),
+            (true, Some(Fault::Lossy), false, vec![]),
+            (true, None, true, vec![Health::Ejected]),
+            (true, Some(Fault::Lossy), true, vec![Health::Ejected]),
+        ] {
+            let bell = Arc::new(Notify::new());
+            let address = (Ipv4Addr::LOCALHOST, 1).into();
+            let (_writer, reader) = channel(topology(address, HealthSettings::default(), &bell));
+            let pool = reader.load().pool.clone();
+            let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+            let (_notes, noted) = write_notes();
+            ward.admit(&noted);
+            let id = *ward.patients.keys().next().expect("it is watched");
+            let seen_by = if by_traffic { SeenBy::Traffic } else { SeenBy::Probe };
+            let now = Instant::now();
+            ward.held.insert(id, Held { cause: Cause::Timeout, seen_by, since: now, fault, stands: false });
+            assert_eq!(accused(&mut ward, id, silence()), [Health::Suspect]);
+            let mut patient = ward.patients.remove(&id).expect("it is watched");
+            let whose = (pool, patient.name.clone());
+            let refused =
+                || Answer::Failed { cause: Cause::Refused, after_loss: false, text: "refused".into() };
+            let answer = if refuses { refused() } else { Answer::Serves(None) };
+            let (took, symptom) = (Duration::ZERO, Symptom::Good);
+            let (life, late) = (None, Vec::new());
+            let probe = Probe { started: now, ended: now, answer, took, life, flushed: false, symptom, late };
+            let stands = ward.hear_of_held(id, &mut patient, &probe, &whose);
+            assert_eq!(stands, by_traffic && fault.is_none() && !refuses);
+            if refuses {
+                let text = "refused".into();
+                let seen = Observation::Failed { cause: Cause::Refused, after_loss: false, text };
+                patient.detector.step(now, seen);
+            }
+            ward.patients.insert(id, patient);
+            let mut told = healths(ward.judge([id]));
+            told.extend(healths(ward.judge_again()));
+            told.retain(|health| health.is_out());
+            assert_eq!(told, expected, "by traffic: {by_traffic}, {fault:?}, refuses: {refuses}");
+            assert!(ward.held.is_empty());
+        }
+    }
+
     /// A verdict that waits is judged again in time, however often something else happens in its pool.
     #[tokio::test(start_paused = true)]
     async fn a_verdict_waits_for_no_silence() {
@@ -197,7 +280,9 @@ mod tests {
         let (notes, noted) = write_notes();
         ward.admit(&noted);
         let (cause, node) = (Cause::Timeout, NodeId(7));
-        ward.held.insert(node, Held { cause, since: Instant::now(), fault: None });
+        let seen_by = SeenBy::Traffic;
+        let since = Instant::now();
+        ward.held.insert(node, Held { cause, seen_by, since, fault: None, stands: false });
         assert_eq!(accused(&mut ward, node, silence()), [Health::Suspect]);
         let (inbox, mut changes) = mpsc::channel(16);
         let told = (noted, Samples::new(0));

@@ -55,7 +55,7 @@ pub use withhold::{
 
 use crate::topology::{
     Cause, Change, Data, Entry, ErrorReply, Failure, Health, Inbox, News, NodeId, NotedWrites, OnReturn,
-    Placement, Samples, Topology, TopologyReader,
+    Placement, Samples, SeenBy, Topology, TopologyReader,
 };
 use patient::Patient;
 use quarantine::{Cleaned, Quarantine};
@@ -190,9 +190,13 @@ struct Ward {
 /// A verdict of which nobody is told yet. Its detector has pronounced it.
 struct Held {
     cause: Cause,
+    seen_by: SeenBy,
     since: Instant,
     /// Why it is withheld; none while others are asked.
     fault: Option<Fault>,
+    /// Nobody else need be asked: the node answered itself, so that the way is open, and it is what requests met that
+    /// counts.
+    stands: bool,
 }
 
 /// How a waiting probe is hurried.
@@ -446,10 +450,7 @@ impl Ward {
                 self.scene.probe(&whose, &probe);
                 let own = topology.position(round.id).map(|at| &topology.nodes[at].node);
                 own.into_iter().for_each(|node| node.evidence.probed());
-                if matches!(probe.answer, Answer::Serves(_)) && self.held.remove(&round.id).is_some() {
-                    patient.detector.reprieve(probe.started);
-                    self.scene.release(&whose);
-                }
+                let stands = self.hear_of_held(round.id, &mut patient, &probe, &whose);
                 let is_gone = matches!(probe.answer, Answer::Failed { after_loss: true, .. })
                     || matches!(probe.answer, Answer::Failed { cause: Cause::Refused, .. });
                 if is_gone
@@ -459,7 +460,8 @@ impl Ward {
                 }
                 let data = if patient.flushed { Data::Flushed } else { patient.brings() };
                 let was_out = patient.detector.health().is_out();
-                for observation in observations(&patient.name, probe, data) {
+                // What it answers before anybody was told that it is out does not bring it back.
+                for observation in observations(&patient.name, probe, data).into_iter().filter(|_| !stands) {
                     patient.detector.step(now, observation);
                 }
                 let is_back = was_out && !patient.detector.health().is_out();

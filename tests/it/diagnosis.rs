@@ -400,6 +400,55 @@ fn a_lossy_link_ejects_nobody() {
     }
 }
 
+/// A node on another machine that answers its probes and no writes is out after a few of them, as one on this machine
+/// is: what it answers itself shows that the way to it is open.
+#[test]
+fn a_busy_node_behind_a_link_leaves() {
+    let Some(network) = Network::start(4) else { return };
+    let nodes = [0, 1, 2, 3].map(|host| Redis::inside(&network, host, 6379));
+    let mut ringway = serve(Config::of(&nodes).pool("request_timeout: 200ms"));
+    let mut client = ringway.client();
+    let mut keys = (0..).map(|i| format!("k:{i}"));
+    let mut is_own = |key: &String| {
+        client.cmd(&["SET", key, "v"]);
+        nodes[1].cmd(&["EXISTS", key]) == ":1\r\n"
+    };
+    let key = keys.find(&mut is_own).expect("there is one");
+    assert_eq!(nodes[1].cmd(&["CLIENT", "PAUSE", "60000", "WRITE"]), "+OK\r\n");
+    // One write after the other: no other node is heard of while one waits.
+    let mut writes = 0;
+    until(SOON, "it is out", || {
+        client.cmd(&["SET", &key, "v"]);
+        writes += 1;
+        !ringway.owns("b")
+    });
+    assert!(writes <= 6, "{writes} writes");
+    assert_eq!(ringway.metric("ringway_ejections_total", &[("cause", "timeout")]), 1.0);
+    nodes[1].cmd(&["CLIENT", "UNPAUSE"]);
+}
+
+/// A node that dies while the link loses packets is gone all the same: that nobody listens there is no loss.
+#[test]
+fn a_node_dies_behind_a_lossy_link() {
+    let Some(network) = Network::start(4) else { return };
+    let mut nodes = [0, 1, 2, 3].map(|host| Redis::inside(&network, host, 6379));
+    let mut ringway = serve(Config::of(&nodes));
+    let load = load(&mut ringway);
+    load.run(300);
+    network.rule("-p tcp -m statistic --mode random --probability 0.4 -j DROP");
+    located(&mut ringway, None, "proxy", "lossy");
+    until(SOON, "the verdict on it is withheld", || {
+        incidents(&mut ringway)
+            .iter()
+            .any(|i| i["timeline"].to_string().contains("cache/b is not ejected for it"))
+    });
+    nodes[1].kill();
+    ringway.wait_away("b");
+    assert_eq!(ringway.metric("ringway_ejections_total", &[]), 1.0);
+    network.open();
+    load.stop();
+}
+
 /// Most nodes of a zone that fail at once are the zone's fault.
 #[test]
 fn a_zone_is_located() {
