@@ -30,6 +30,15 @@ pub struct Intent {
     pub trailers: bool,
 }
 
+impl Intent {
+    /// Whether a WebSocket is among what the client would rather speak. Of other protocols a server may leave the
+    /// offer as it is (RFC 9110, 7.8), a WebSocket is what the client came for.
+    pub fn wants_websocket(&self) -> bool {
+        let is_it = |p: &[u8]| p.trim_ascii().eq_ignore_ascii_case(b"websocket");
+        self.upgrade.as_ref().is_some_and(|offer| offer.as_bytes().split(|b| *b == b',').any(is_it))
+    }
+}
+
 /// Why a request is refused before any node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -39,6 +48,9 @@ pub enum Refused {
     /// Within HTTP/2 there is WebSocket (RFC 8441), where nodes can be asked for it, and no other protocol.
     #[error("no protocol but WebSocket is served within HTTP/2, and that where nodes speak HTTP/1.1")]
     Protocol,
+    /// A client of HTTP/1.1 asks for a WebSocket where nodes can't be: it could do nothing with another reply.
+    #[error("no WebSocket is served where nodes speak HTTP/2 (node_protocol: h2)")]
+    WebSocket,
     /// HTTP/1.1 asks for exactly one Host (RFC 9112, 3.2).
     #[error("the request has no Host, or more than one")]
     HostCount,
@@ -60,7 +72,9 @@ impl Refused {
     /// The status that says it.
     pub fn status(self) -> StatusCode {
         match self {
-            Refused::Connect | Refused::Protocol | Refused::TransferCoding => StatusCode::NOT_IMPLEMENTED,
+            Refused::Connect | Refused::Protocol | Refused::WebSocket | Refused::TransferCoding => {
+                StatusCode::NOT_IMPLEMENTED
+            }
             Refused::HostCount | Refused::HostForm | Refused::Target => StatusCode::BAD_REQUEST,
             Refused::Expectation => StatusCode::EXPECTATION_FAILED,
         }

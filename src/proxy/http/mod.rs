@@ -111,10 +111,11 @@ async fn forward(
         let text = format!("the body has {length} bytes, and http.limits.body_bytes is {max}");
         return Err(Refusal::bad(StatusCode::PAYLOAD_TOO_LARGE, text));
     }
+    if policy.http.node_protocol == NodeProtocol::H2 && intent.wants_websocket() {
+        let refused = if intent.is_within { Refused::Protocol } else { Refused::WebSocket };
+        return Err(Refusal::of_request(refused));
+    }
     if intent.is_within {
-        if policy.http.node_protocol == NodeProtocol::H2 {
-            return Err(Refusal::of_request(Refused::Protocol));
-        }
         head.headers.insert(header::SEC_WEBSOCKET_KEY, tunnel::key());
     }
     fields::frame(&mut head.headers, length);

@@ -104,6 +104,8 @@ pub(super) struct Session {
     /// Bodies that nodes wait for which have answered already.
     starved: Cell<u32>,
     served: Cell<u64>,
+    /// Of them those that came though it is to end.
+    late: Cell<u32>,
     /// Bytes that had been read when the last request was whole.
     read_mark: Cell<u64>,
     seen: Cell<Seen>,
@@ -137,6 +139,7 @@ pub(crate) fn start(pool: &Rc<HttpPool>, place: Place, stream: StdStream, id: u6
         active: Cell::default(),
         starved: Cell::default(),
         served: Cell::default(),
+        late: Cell::default(),
         read_mark: Cell::default(),
         seen: Cell::new(Seen { since_us: pool.worker.clock.now_us(), ..Seen::default() }),
         is_h2: Cell::default(),
@@ -256,6 +259,13 @@ impl Session {
         self.active.set(self.active.get() + 1);
         self.served.set(self.served.get() + 1);
         self.read_mark.set(self.activity.read());
+        if self.is_ending.get() && self.is_h2.get() {
+            self.late.set(self.late.get() + 1);
+            // More cannot have been under way when GOAWAY came: the client does not heed it.
+            if self.late.get() > STREAMS_MAX {
+                self.cut(None);
+            }
+        }
     }
 
     /// Its reply is, or will never be.

@@ -289,9 +289,10 @@ fn replies_that_nobody_takes() {
 fn replies_that_wait_are_small() {
     const STREAMS: u32 = 60;
     let node = Stage::start(|_, actor| {
+        static PIECE: [u8; 1 << 16] = [b'x'; 1 << 16];
         // ringway closes within it.
         let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8388608\r\n\r\n");
-        let _ = actor.write_all(&vec![b'x'; 8 << 20]);
+        let _ = (0..128).try_for_each(|_| actor.write_all(&PIECE));
     });
     let mut ringway = limited(&node, "idle_timeout: 60s");
     let before = peak_memory(ringway.pid());
@@ -311,7 +312,45 @@ fn replies_that_wait_are_small() {
         quiet == 10
     });
     let each = (peak_memory(ringway.pid()) - before) / u64::from(4 * STREAMS);
-    assert!(each < 300 << 10, "{each} bytes for each of them");
+    assert!(each < 450 << 10, "{each} bytes for each of them");
+}
+
+/// Over HTTP/2 a body that is larger than `body_bytes` is refused, said in advance or not; after
+/// `requests_per_connection` the client is told to go, and one that goes on asking is cut: no more requests are served
+/// than may have been under way.
+#[test]
+fn limits_of_http2() {
+    let node = quick();
+    let mut ringway = limited(&node, "body_bytes: 1000, requests_per_connection: 2");
+    let post = [&[(":method", "POST")], &GET[1..]].concat();
+    let mut frames = Frames::connect(&ringway.address());
+    frames.ask_with(1, &[&post[..], &[("content-length", "1001")]].concat(), false);
+    let mut unsaid = Frames::connect(&ringway.address());
+    unsaid.ask_with(1, &post, false);
+    unsaid.send(0, 0, 1, &[b'x'; 600]);
+    unsaid.send(0, 1, 1, &[b'x'; 600]);
+    for frames in [&mut frames, &mut unsaid] {
+        let text = String::from_utf8_lossy(&frames.payload(0, 1).expect("a text")).into_owned();
+        assert!(text.contains("larger than http.limits.body_bytes") || text.contains("is 1000"), "{text}");
+    }
+    let before = node.seen();
+    let mut frames = Frames::connect(&ringway.address());
+    let mut served = 0;
+    for stream in (1..).step_by(2) {
+        frames.ask(stream, &GET, None);
+        if frames.payload(1, stream).is_none() {
+            break;
+        }
+        served += 1;
+        assert!(served <= 252, "it is cut");
+    }
+    assert!(served >= 2, "{served}");
+    assert!(node.seen() - before <= 253, "{}", node.seen());
+    let mut heeds = Frames::connect(&ringway.address());
+    heeds.ask(1, &GET, None);
+    heeds.ask(3, &GET, None);
+    assert!(heeds.payload(7, 0).is_some(), "GOAWAY");
+    ringway.wait_metric("ringway_node_failures_total", &[], 0.0);
 }
 
 /// Pings are no requests: a connection that sends nothing else is closed after `idle_timeout`; one with a request
@@ -348,7 +387,7 @@ fn pings_do_not_keep_a_connection() {
 }
 
 /// Tunnels to somewhere, other protocols than WebSocket within HTTP/2, and that one where nodes speak HTTP/2 themselves,
-/// are refused with 501 and why; a node that answers with a success and agrees to nothing is 502, as for the client
+/// are refused with 501 and why, and so is a WebSocket over HTTP/1.1 there; a node that answers with a success and agrees to nothing is 502, as for the client
 /// any success is a tunnel; another reply passes as it is; and the connection goes on.
 #[test]
 fn protocols_within_http2_are_refused() {
@@ -379,6 +418,9 @@ fn protocols_within_http2_are_refused() {
         assert!(head.windows(status.len()).any(|w| w == status), "{fields:?}: {head:x?}");
         let text = String::from_utf8_lossy(&frames.payload(0, 1).expect("a text")).into_owned();
         assert!(text.contains(words), "{fields:?}: {text}");
+        let asks = "Connection: upgrade\r\nUpgrade: foo, WebSocket\r\nSec-WebSocket-Key: x\r\n";
+        let status = Browser::connect(&ringway.address()).ask("GET", "/x", asks, b"").map(|page| page.status);
+        assert_eq!(status, Some(if protocol == "h2" { 501 } else { 200 }), "over HTTP/1.1");
         if protocol == "h1" {
             frames.ask(3, &GET, None);
             assert_eq!(frames.end(3), Some(true), "the connection goes on");
