@@ -6,7 +6,7 @@ use std::{fmt::Display, process::Command};
 use crate::harness::{
     Config, Ringway, SOON,
     memcached::{Memcached, Wire},
-    until,
+    memory, peak_memory, until,
 };
 
 /// A pool of these nodes.
@@ -238,19 +238,23 @@ fn a_refused_value_is_its_sessions_own() {
     assert_eq!(refusals(&ringway.address()), expected);
 }
 
-/// Values larger than any buffer pass whole, both ways.
+/// Values larger than any buffer pass whole, both ways, and the largest without being held.
 #[test]
 fn large_values_pass() {
-    let nodes = [Memcached::with(&["-I", "16m", "-m", "256"])];
-    let mut ringway = Ringway::serve(pool(&nodes));
+    let nodes = [Memcached::with(&["-I", "128m", "-m", "512"])];
+    let mut ringway = Ringway::serve(pool(&nodes).pool("request_timeout: 10s").pool("deadline: 60s"));
     let mut wire = Wire::connect(&ringway.address());
-    for size in [100_000, 1 << 20, 6 << 20] {
+    assert_eq!(wire.ask("get small\r\n"), "END\r\n");
+    let before = memory(ringway.pid());
+    for size in [100_000, 1 << 20, 6 << 20, 64 << 20] {
         let value = "0123456789".repeat(size / 10);
         let size = value.len();
         assert_eq!(wire.ask(format!("set big 0 0 {size}\r\n{value}\r\n")), "STORED\r\n");
         let got = wire.ask("get big\r\n");
         assert!(got == format!("VALUE big 0 {size}\r\n{value}\r\nEND\r\n"), "{size} bytes came back changed");
     }
+    let more = peak_memory(ringway.pid()) - before;
+    assert!(more < 32 << 20, "{} MiB more, for a value of 64", more >> 20);
 }
 
 /// The binary protocol gets one clear refusal and a close.

@@ -7,6 +7,41 @@ fn memcached() -> Policy {
     Policy { protocol: Protocol::Memcached, ..patient() }
 }
 
+/// A node that hangs and goes on: each request is overdue once, its late reply reaches nobody, be it a value or a
+/// line, and the connection serves the next.
+#[test]
+fn overdue_once_and_late_replies_dropped() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let policy = Policy { request_timeout: Duration::from_millis(80), ..memcached() };
+        let world = World::new(&[&a], policy);
+        let (mut one, mut two) = (world.client().await, world.client().await);
+        one.sends_raw(b"get k\r\n").await;
+        let mut peer = a.accepts().await;
+        peer.gets_raw(b"get k\r\n").await;
+        two.sends_raw(b"set k 0 0 1\r\nx\r\n").await;
+        peer.gets_raw(b"set k 0 0 1\r\nx\r\n").await;
+        let refusal = format!("SERVER_ERROR {}: no reply within 80 ms", a.describe());
+        one.gets(format!("{refusal}\r\n")).await;
+        two.gets(format!("{refusal}{MAYBE}\r\n")).await;
+        assert_eq!(world.failures("a", Failure::Timeout), 2);
+        one.sends_raw(b"get l\r\n").await;
+        peer.gets_raw(b"get l\r\n").await;
+        peer.says("VALUE k 0 4\r\nlate\r\nEND\r\nSTORED\r\nVALUE l 0 1\r\n3\r\nEND\r\n").await;
+        one.gets("VALUE l 0 1\r\n3\r\nEND\r\n").await;
+        two.sends_raw(b"mg m v\r\n").await;
+        peer.gets_raw(b"mg m v\r\n").await;
+        peer.says("VA 1\r\n4\r\n").await;
+        two.gets("VA 1\r\n4\r\n").await;
+        assert_eq!(world.failures("a", Failure::Timeout), 2);
+        assert_eq!(world.node("a").evidence.streak(), 0);
+        assert_eq!(world.node("a").blocks[0].connects.value(), 1);
+        assert_eq!(world.node("a").blocks[0].in_flight.value(), 0);
+        one.ends().await;
+        two.ends().await;
+    });
+}
+
 /// A node that refuses a value before it has read it all is not to blame: the client gets its
 /// answer once the rest is written.
 #[test]
