@@ -54,6 +54,31 @@ fn what_nodes_turn_away_is_asked_again() {
     }
 }
 
+/// A request over which a node closes the connection, as nginx does with a head that is too large for it, costs its own
+/// client a 400, as over HTTP/1.1; those that share the connection are answered, and the node is not in trouble.
+#[test]
+fn heads_that_nodes_refuse_hurt_nobody_else() {
+    let nodes = three("");
+    let mut ringway = web(&nodes);
+    let address = ringway.address();
+    let large = format!("X-Large: {}\r\n", "x".repeat(40_000));
+    let bad = |count: usize| {
+        for i in 0..count {
+            let page = Browser::connect(&address).ask("GET", &format!("/said/{i}"), &large, b"");
+            let page = page.expect("an answer");
+            assert_eq!(page.status, 400, "{page:?}");
+            assert!(page.text().contains("closes its connection over this request"), "{page:?}");
+        }
+    };
+    bad(10);
+    thread::scope(|scope| {
+        scope.spawn(|| browse(&address, 8, 60));
+        scope.spawn(|| bad(10));
+    });
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
+    assert!(["a", "b", "c"].iter().all(|name| ringway.owns(name)));
+}
+
 /// Clients that read nothing of large replies do not keep the replies of others from moving, though all of them come
 /// over one connection.
 #[test]

@@ -43,6 +43,16 @@ impl Fault {
         if is_gone || (!is_wrong && (is_io || is_closed)) { Fault::Broken(text) } else { told(text) }
     }
 
+    /// What the node found wrong with what it was sent, when it closed an HTTP/2 connection over that: its own troubles
+    /// and ordinary ends are none.
+    pub fn blame(error: &hyper::Error) -> Option<String> {
+        let told = error.source()?.downcast_ref::<h2::Error>()?;
+        let is_blame = told.is_go_away()
+            && told.is_remote()
+            && !matches!(told.reason(), Some(Reason::NO_ERROR | Reason::INTERNAL_ERROR));
+        is_blame.then(|| told.to_string())
+    }
+
     /// Whether the connection was reset, rather than closed. hyper keeps no more of it than the text.
     pub fn is_reset(&self) -> bool {
         matches!(self, Fault::Broken(text) if ["reset by peer", "Broken pipe"].iter().any(|how| text.contains(how)))

@@ -4,7 +4,10 @@
 use std::{pin::pin, rc::Rc, sync::Arc};
 
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
-use hyper::body::{Body, Incoming};
+use hyper::{
+    body::{Body, Incoming},
+    client::conn::TrySendError,
+};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -27,6 +30,8 @@ pub(super) struct Onward {
     headers: HeaderMap,
     /// The client's, whatever a node was told.
     host: Option<HeaderValue>,
+    /// A node closed a connection over it, or over another that shared it.
+    is_suspect: bool,
     /// `None` when there is none, or it is on its way.
     body: Option<Incoming>,
     pub(super) intent: Intent,
@@ -71,7 +76,16 @@ pub(super) type Answered = (Response<Incoming>, Lease);
 impl Onward {
     pub(super) fn new(head: Parts, body: Option<Incoming>, intent: Intent, exchange: Rc<Exchange>) -> Onward {
         let host = head.headers.get(header::HOST).cloned();
-        Onward { method: head.method, target: head.uri, headers: head.headers, host, body, intent, exchange }
+        Onward {
+            method: head.method,
+            target: head.uri,
+            headers: head.headers,
+            host,
+            is_suspect: false,
+            body,
+            intent,
+            exchange,
+        }
     }
 
     /// Whether all of it is here: it has no body, and had none.
@@ -174,6 +188,7 @@ pub(super) async fn attempt(
     class: Class,
     pick: Pick,
 ) -> Result<Answered, Failed> {
+    let pick = if onward.is_suspect { Pick::Alone } else { pick };
     let exchange = onward.exchange.clone();
     let mut lease = Lease::new(link, &exchange, class);
     let mut evicted = pin!(link.evicted());
@@ -221,15 +236,26 @@ pub(super) async fn attempt(
             link.block().latency.record(u32::try_from(waited).unwrap_or(u32::MAX));
             judge(onward, policy, response, lease)
         }
-        Err(mut error) => {
-            let unsent = error.take_message();
-            let is_unsent = unsent.is_some();
-            if let Some(request) = unsent {
-                onward.put_back(request);
-            }
-            Err(broken(onward, lease, is_unsent, &Fault::of(error.error())))
-        }
+        Err(error) => Err(unanswered(onward, lease, error).await),
     }
+}
+
+/// The request has no reply: what that means.
+async fn unanswered(onward: &mut Onward, lease: Lease, mut error: TrySendError<Request<Outgoing>>) -> Failed {
+    let unsent = error.take_message();
+    let is_unsent = unsent.is_some();
+    if let Some(request) = unsent {
+        onward.put_back(request);
+    }
+    let fault = Fault::of(error.error());
+    let end = lease.connection.as_ref().and_then(Connection::end);
+    let end = end.filter(|_| !is_unsent && matches!(fault, Fault::Broken(_)));
+    if let Some(end) = end
+        && let Some(blame) = end.blame().await
+    {
+        return blamed(onward, lease, &fault, &blame);
+    }
+    broken(onward, lease, is_unsent, &fault)
 }
 
 /// Whom the other side has waited for too long.
@@ -287,6 +313,17 @@ fn broken(onward: &Onward, mut lease: Lease, is_unsent: bool, fault: &Fault) -> 
     };
     let is_unsent = is_unsent || (fault.is_unprocessed() && onward.is_bodyless());
     failed(&lease.link, kind, is_unsent, fault.text())
+}
+
+/// The node closed the connection over what it was sent: over this request, if no other was there. Those that only
+/// shared the connection are sent again.
+fn blamed(onward: &mut Onward, mut lease: Lease, fault: &Fault, blame: &str) -> Failed {
+    lease.fault(fault, true);
+    if std::mem::replace(&mut onward.is_suspect, true) {
+        lease.outcome = Outcome::Error;
+        return failed(&lease.link, Kind::Cut(Cut::Refused), false, format!("{}: {blame}", Cut::Refused));
+    }
+    failed(&lease.link, Kind::Stale, false, blame)
 }
 
 /// Whether what came is a reply to what was asked, and what it says of the node.

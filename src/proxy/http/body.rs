@@ -32,6 +32,9 @@ pub(super) enum Cut {
     /// The client sent nothing of it for `idle_timeout`.
     #[error("nothing of the body came within http.limits.idle_timeout")]
     Slow,
+    /// The node closes its connection over the request.
+    #[error("the node closes its connection over this request")]
+    Refused,
     /// The node's connection broke, or it hangs.
     #[error("the node's body broke off")]
     Node,

@@ -3,6 +3,8 @@
 
 use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
 
+use tokio::task::spawn_local;
+
 use super::{
     body::Exchange,
     link::{Connection, Link},
@@ -98,9 +100,7 @@ impl Lease {
             Fault::Broken(_) => {
                 let is_first = self.connection.as_ref().is_none_or(|c| !c.is_lost.replace(true));
                 if is_first && !was_closing {
-                    self.link.trouble();
-                    let kind = if fault.is_reset() { Failure::Reset } else { Failure::Lost };
-                    self.link.node.evidence.failed(kind, 1);
+                    self.lost(if fault.is_reset() { Failure::Reset } else { Failure::Lost });
                 }
             }
             Fault::Reset(_) if self.connection.as_ref().is_none_or(|c| c.replies() == 0) => {
@@ -110,6 +110,20 @@ impl Lease {
         }
         self.outcome = Outcome::Lost;
         self.outcome
+    }
+
+    /// Its connection broke. Over HTTP/2 it may have been over what a client sent, which says nothing of the node.
+    fn lost(&self, kind: Failure) {
+        let Some(end) = self.connection.as_ref().and_then(Connection::end) else {
+            self.link.broke(kind);
+            return;
+        };
+        let link = self.link.clone();
+        spawn_local(async move {
+            if end.blame().await.is_none() {
+                link.broke(kind);
+            }
+        });
     }
 
     /// The connection failed within the reply.

@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     sync::Notify,
     task::spawn_local,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -116,7 +116,36 @@ pub(super) struct Connection {
 
 enum Sender {
     H1(http1::SendRequest<Outgoing>),
-    H2(http2::SendRequest<Outgoing>),
+    H2(http2::SendRequest<Outgoing>, Rc<End>),
+}
+
+/// So long after its requests have failed a connection has told why, or it never does.
+const END_WAIT: Duration = Duration::from_millis(100);
+
+/// How an HTTP/2 connection ends.
+#[derive(Default)]
+pub(super) struct End {
+    is_over: Cell<bool>,
+    blame: RefCell<Option<Rc<str>>>,
+    over: Notify,
+}
+
+impl End {
+    fn ended(&self, result: &hyper::Result<()>) {
+        *self.blame.borrow_mut() = result.as_ref().err().and_then(Fault::blame).map(Rc::from);
+        self.is_over.set(true);
+        self.over.notify_waiters();
+    }
+
+    /// What the node found wrong with what it was sent, if that is why the connection broke.
+    pub(super) async fn blame(&self) -> Option<Rc<str>> {
+        let over = self.over.notified();
+        if !self.is_over.get() {
+            // What is never told is no blame.
+            let _ = timeout(END_WAIT, over).await;
+        }
+        self.blame.borrow().clone()
+    }
 }
 
 /// Which connection a request wants.
@@ -129,6 +158,8 @@ pub(super) enum Pick {
     Sure,
     /// A new one. Over HTTP/2 that is the one that all share, as long as no request has failed over it.
     Fresh,
+    /// Over HTTP/2 one that no other request has: it is this one, or another, that the node closed a connection over.
+    Alone,
 }
 
 /// How a request went.
@@ -163,13 +194,21 @@ impl NoConnection {
 
 impl Connection {
     pub(super) fn is_h2(&self) -> bool {
-        matches!(self.sender, Sender::H2(_))
+        matches!(self.sender, Sender::H2(..))
+    }
+
+    /// How it ends, over HTTP/2.
+    pub(super) fn end(&self) -> Option<Rc<End>> {
+        match &self.sender {
+            Sender::H1(_) => None,
+            Sender::H2(_, end) => Some(end.clone()),
+        }
     }
 
     fn is_closed(&self) -> bool {
         match &self.sender {
             Sender::H1(sender) => sender.is_closed(),
-            Sender::H2(sender) => sender.is_closed(),
+            Sender::H2(sender, _) => sender.is_closed(),
         }
     }
 
@@ -177,7 +216,7 @@ impl Connection {
     async fn is_ready(&mut self) -> bool {
         match &mut self.sender {
             Sender::H1(sender) => sender.is_ready() || sender.ready().await.is_ok(),
-            Sender::H2(sender) => sender.ready().await.is_ok(),
+            Sender::H2(sender, _) => sender.ready().await.is_ok(),
         }
     }
 
@@ -185,7 +224,7 @@ impl Connection {
     pub(super) async fn send(&mut self, request: Request<Outgoing>) -> Sent {
         let sent = match &mut self.sender {
             Sender::H1(sender) => sender.try_send_request(request).await,
-            Sender::H2(sender) => sender.try_send_request(request).await,
+            Sender::H2(sender, _) => sender.try_send_request(request).await,
         };
         self.replies.set(self.replies.get() + u64::from(sent.is_ok()));
         sent
@@ -280,7 +319,14 @@ impl Link {
         until: Instant,
     ) -> Result<Connection, NoConnection> {
         if policy.http.node_protocol == NodeProtocol::H2 {
-            return timeout_at(until, self.shared(policy)).await.unwrap_or(Err(NoConnection::Late));
+            let made = async {
+                if pick == Pick::Alone {
+                    self.connect(self.slot(), policy).await
+                } else {
+                    self.shared(policy).await
+                }
+            };
+            return timeout_at(until, made).await.unwrap_or(Err(NoConnection::Late));
         }
         let fresh = pick == Pick::Fresh;
         if !fresh && let Some(connection) = self.reuse(pick).await {
@@ -393,13 +439,19 @@ impl Link {
         let sender = match policy.http.node_protocol {
             NodeProtocol::H1 => {
                 let (sender, connection) = h1(limits).handshake(io).await.map_err(refused)?;
-                spawn_local(self.clone().drive(connection.with_upgrades(), slot));
+                let link = self.clone();
+                spawn_local(async move {
+                    // How it ended is told by the request that was under way.
+                    let _ = link.drive(connection.with_upgrades(), slot).await;
+                });
                 Sender::H1(sender)
             }
             NodeProtocol::H2 => {
                 let (sender, connection) = h2(limits).handshake(io).await.map_err(refused)?;
-                spawn_local(self.clone().drive(connection, slot));
-                Sender::H2(sender)
+                let (link, end) = (self.clone(), Rc::new(End::default()));
+                let told = end.clone();
+                spawn_local(async move { told.ended(&link.drive(connection, slot).await) });
+                Sender::H2(sender, end)
             }
         };
         Ok(Connection {
@@ -440,13 +492,20 @@ impl Link {
         }
     }
 
-    /// Drives a connection to its end. How it ended is told by the request that was under way.
-    async fn drive<T>(self: Rc<Self>, connection: impl Future<Output = T>, slot: Slot) {
+    /// Drives a connection to its end.
+    async fn drive<T>(self: Rc<Self>, connection: impl Future<Output = T>, slot: Slot) -> T {
         self.block().connects.add(1);
         self.block().connections.add(1);
-        connection.await;
+        let result = connection.await;
         self.block().connections.add(-1);
         drop(slot);
+        result
+    }
+
+    /// A connection broke that had no reason to.
+    pub(super) fn broke(&self, kind: Failure) {
+        self.trouble();
+        self.node.evidence.failed(kind, 1);
     }
 
     /// A connection could not be made, or broke: for a while those that connect are held back.
@@ -500,8 +559,8 @@ impl Connection {
     fn share(&self) -> Option<Connection> {
         match &self.sender {
             Sender::H1(_) => None,
-            Sender::H2(sender) => Some(Connection {
-                sender: Sender::H2(sender.clone()),
+            Sender::H2(sender, end) => Some(Connection {
+                sender: Sender::H2(sender.clone(), end.clone()),
                 is_reused: true,
                 is_lost: self.is_lost.clone(),
                 is_doubted: self.is_doubted.clone(),
