@@ -191,7 +191,9 @@ fn cleaning(policy: &Policy) -> &'static str {
             "its keys that others had meanwhile are deleted first, those that stay with it are kept: on_return is flush"
         }
         OnReturn::Flush => "it is emptied first: on_return is flush",
-        OnReturn::Ttl => "it waits until what it had has expired: on_return is ttl",
+        OnReturn::Ttl => {
+            "it waits until what it had has expired, and is emptied where more may be left: on_return is ttl"
+        }
         OnReturn::Quarantine if policy.sole_writer => {
             "what was written elsewhere meanwhile is deleted on it first"
         }

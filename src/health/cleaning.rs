@@ -8,7 +8,7 @@ use super::{
     quarantine::{self, Cleaned, Done},
     sweep::{self, Swept},
 };
-use crate::topology::{Change, Data, LEVELS, News, NodeId, NotedWrites, Placement, Topology};
+use crate::topology::{Change, Data, LEVELS, News, NodeId, NotedWrites, OnReturn, Placement, Topology};
 
 impl Ward {
     /// Nothing is in flight any more that could write to keys which a node waits for.
@@ -80,22 +80,11 @@ impl Ward {
                 if leftovers && topology.policy.rehashes() {
                     self.sweep_after(node);
                 }
-                if let Done::Emptied(Some(keys @ 1..)) | Done::Stripped(keys @ 1..) = done {
-                    let what = match done {
-                        Done::Stripped(_) => {
-                            "of a node that is back all keys were deleted that others had meanwhile"
-                        }
-                        _ => "a node that is back was emptied",
-                    };
-                    let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());
-                    let why = match topology.policy.sole_writer {
-                        false => "sole_writer: true would keep what is not old, if nobody else writes to it",
-                        true => {
-                            "it is another process than before, or not all is known that was written elsewhere"
-                        }
-                    };
-                    tracing::warn!(%pool, node = name.as_deref(), keys, why, "{what}");
+                if matches!(done, Done::Emptied(_) | Done::WasEmpty) {
+                    let emptied = self.patients.get_mut(&node);
+                    emptied.into_iter().for_each(|patient| patient.emptied(&topology.policy));
                 }
+                tell_loss(&topology, node, done);
                 let emptied = matches!(done, Done::Emptied(_));
                 let how = done.to_string().into();
                 vec![topology.news(node, News::Cleaned { below, leftovers, emptied, how })]
@@ -215,6 +204,26 @@ impl Ward {
         self.unswept.extend(self.postponed.drain());
         self.sweep();
     }
+}
+
+/// Says that a node lost keys, and why.
+fn tell_loss(topology: &Topology, node: NodeId, done: Done) {
+    let (keys, what) = match done {
+        Done::Emptied(Some(keys @ 1..)) => (keys, "a node that is back was emptied"),
+        Done::Stripped(keys @ 1..) => {
+            (keys, "of a node that is back all keys were deleted that others had meanwhile")
+        }
+        _ => return,
+    };
+    let why = match (topology.policy.on_return, topology.policy.sole_writer) {
+        (OnReturn::Flush, _) => "on_return is flush",
+        (OnReturn::Ttl, _) => "not all that it had is known to have been written with this ttl_max in force",
+        (_, false) => "sole_writer: true would keep what is not old, if nobody else writes to it",
+        (_, true) => "it is another process than before, or not all is known that was written elsewhere",
+    };
+    let (pool, name) =
+        (&topology.pool, topology.position(node).map(|at| topology.nodes[at].node.name.clone()));
+    tracing::warn!(%pool, node = name.as_deref(), keys, why, "{what}");
 }
 
 #[cfg(test)]

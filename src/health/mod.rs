@@ -269,6 +269,7 @@ impl Ward {
             match self.patients.get_mut(&entry.node.id) {
                 Some(patient) => {
                     patient.detector.configure(topology.health.clone());
+                    patient.obeys(&topology.policy);
                     if !Arc::ptr_eq(&patient.targets, &entry.targets) {
                         patient.targets = entry.targets.clone();
                         self.scene.moved(&topology.pool, entry);
@@ -323,6 +324,7 @@ impl Ward {
             served: None,
             life: None,
             flushed: false,
+            bounded: None,
             back: None,
             asked: 0,
             started: now,
@@ -442,8 +444,7 @@ impl Ward {
         if let Some(probe) = round.probe {
             patient.started = probe.started;
             // Who answered is no question of time, and is asked once for a connection.
-            patient.meets(probe.life.as_ref());
-            patient.flushed |= probe.flushed;
+            patient.met(&probe, &self.reader.load().policy);
             if !self.scene.lag().overlapped(probe.started, probe.ended) {
                 let topology = self.reader.load();
                 let whose = (topology.pool.clone(), patient.name.clone());
@@ -458,7 +459,7 @@ impl Ward {
                 {
                     self.resolve_again.notify_one();
                 }
-                let data = if patient.flushed { Data::Flushed } else { patient.brings() };
+                let data = patient.offers(&topology.policy);
                 let was_out = patient.detector.health().is_out();
                 // What it answers before anybody was told that it is out does not bring it back.
                 for observation in observations(&patient.name, probe, data).into_iter().filter(|_| !stands) {

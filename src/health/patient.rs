@@ -1,13 +1,13 @@
 //! What is known of one node that is watched: its detector, who it is, and what it came back with.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{task::AbortHandle, time::Instant};
 
-use super::{Call, Detector, Life, Traffic, window::Window};
+use super::{Call, Detector, Life, Probe, Traffic, window::Window};
 use crate::{
     net::Target,
-    topology::{Data, ErrorReply, Evidence, Failure, Opinion},
+    topology::{Data, ErrorReply, Evidence, Failure, OnReturn, Opinion, Policy},
 };
 
 /// One watched node.
@@ -30,6 +30,9 @@ pub(super) struct Patient {
     pub(super) life: Option<Life>,
     /// It was emptied since it served, perhaps by a probe that was void.
     pub(super) flushed: bool,
+    /// All that it has lives so long at most, as it was empty once and all was written with this `ttl_max` or a shorter
+    /// one since; none where that is not known.
+    pub(super) bounded: Option<Duration>,
     /// What it came back with, until it serves.
     pub(super) back: Option<Data>,
     /// How often it was asked.
@@ -69,11 +72,45 @@ impl Patient {
         }
     }
 
-    /// Who answered a new connection. Another process was never emptied.
-    pub(super) fn meets(&mut self, life: Option<&Life>) {
+    /// What it is said to have come back with. Where old values are to expire, and it is not known that they do, nobody
+    /// knows what it has.
+    pub(super) fn offers(&self, policy: &Policy) -> Data {
+        match self.brings() {
+            _ if self.flushed => Data::Flushed,
+            Data::Same if policy.on_return == OnReturn::Ttl && self.bounded.is_none() => Data::Unknown,
+            data => data,
+        }
+    }
+
+    /// What a probe has met, and done.
+    pub(super) fn met(&mut self, probe: &Probe, policy: &Policy) {
+        self.meets(probe.life.as_ref(), policy);
+        if probe.flushed {
+            self.flushed = true;
+            self.emptied(policy);
+        }
+    }
+
+    /// Who answered a new connection. Another process was never emptied, and what it has was not written under our eyes.
+    fn meets(&mut self, life: Option<&Life>, policy: &Policy) {
         let Some(life) = life else { return };
-        self.flushed &= self.life.as_ref().is_some_and(|before| before.is_same(life));
+        let is_same = self.life.as_ref().is_some_and(|before| before.is_same(life));
+        self.flushed &= is_same;
+        self.bounded = match life.keys {
+            Some(0) => policy.ttl_max,
+            _ => self.bounded.filter(|_| is_same),
+        };
         self.life = Some(life.clone());
+    }
+
+    /// It has nothing now.
+    pub(super) fn emptied(&mut self, policy: &Policy) {
+        self.bounded = policy.ttl_max;
+    }
+
+    /// This is in force from now on: what was written before may live longer.
+    pub(super) fn obeys(&mut self, policy: &Policy) {
+        self.bounded = policy.ttl_max.filter(|now| self.bounded.is_some_and(|before| before <= *now));
     }
 
     /// What traffic saw since the last sample, if it saw a failure or was told of one.
@@ -86,5 +123,65 @@ impl Patient {
         self.said = replies;
         let traffic = Traffic { new, said, streak: evidence.streak() };
         (new.iter().any(|n| *n > 0) || traffic.is_doubtful()).then_some(traffic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::{
+        health::{Lag, Scene, Ward},
+        topology::{HealthSettings, channel, write_notes},
+    };
+
+    fn life(process: &str, keys: u64) -> Life {
+        Life { process: process.into(), started: None, keys: Some(keys) }
+    }
+
+    /// That all a node has expires is known of one that was empty once, is the same process since, and has been written
+    /// to with no longer lives than those in force; of any other its data is not known.
+    #[tokio::test]
+    async fn what_expires_for_sure() {
+        let address = (std::net::Ipv4Addr::LOCALHOST, 1).into();
+        let one =
+            crate::health::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        let ttl = |seconds: Option<u64>| Policy {
+            on_return: OnReturn::Ttl,
+            ttl_max: seconds.map(Duration::from_secs),
+            ..(*one.policy).clone()
+        };
+        let (minute, hour) = (ttl(Some(60)), ttl(Some(3600)));
+        let fresh = || {
+            let (_writer, reader) = channel(one.clone());
+            let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+            ward.admit(&write_notes().1);
+            let (_, mut patient) = ward.patients.drain().next().expect("there is one");
+            patient.meets(Some(&life("a", 0)), &minute);
+            patient.serves(None);
+            patient
+        };
+        let is_known = |patient: &Patient, policy: &Policy| patient.offers(policy) == Data::Same;
+
+        let mut patient = fresh();
+        patient.meets(Some(&life("a", 9)), &minute);
+        assert!(is_known(&patient, &minute));
+        patient.obeys(&hour);
+        assert!(is_known(&patient, &hour), "it lives no longer than that");
+        patient.obeys(&minute);
+        assert_eq!(patient.offers(&minute), Data::Unknown, "it may live for an hour");
+        patient.emptied(&minute);
+        assert!(is_known(&patient, &minute));
+        patient.obeys(&ttl(None));
+        patient.obeys(&minute);
+        assert_eq!(patient.offers(&minute), Data::Unknown, "some was written without a bound");
+
+        let mut restarted = fresh();
+        restarted.meets(Some(&life("b", 9)), &minute);
+        restarted.serves(None);
+        assert_eq!(restarted.offers(&minute), Data::Unknown, "what it was restarted with");
+        let serve = Policy { on_return: OnReturn::Serve, ..minute.clone() };
+        assert!(is_known(&restarted, &serve), "where that is not asked");
     }
 }

@@ -275,6 +275,15 @@ impl Ledger {
         self.back(node).is_some_and(is_bare)
     }
 
+    /// Whether all that a node that is back had lives for as long as `ttl_max` says, for sure: health says so of one that
+    /// has what it had. What was done to one that an operator took out nobody knows.
+    pub(super) fn is_bounded(&self, node: NodeId) -> bool {
+        let is_bounded = |back: &Back| {
+            matches!(back.with.data, Data::Same | Data::Flushed | Data::Empty) && !back.was_ordered
+        };
+        self.back(node).is_some_and(is_bounded)
+    }
+
     /// Whether a node that is to keep what it has came back without it, and nobody said that it is to serve.
     pub(super) fn is_lost(&self, node: NodeId, policy: &Policy) -> bool {
         let is_lost = |back: &Back| back.is_known && !back.is_accepted && back.with.data == Data::Empty;

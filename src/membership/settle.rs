@@ -178,12 +178,14 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
             // Those that took its writes have to be cleaned, too.
             OnReturn::Quarantine => false,
             OnReturn::Flush => ledger.is_bare(id),
+            // One that may have more than what has expired is emptied.
             OnReturn::Ttl => false,
         };
         Start::new(rules.time, is_clean)
     });
     // The guard may have wanted it before its time.
-    if policy.on_return == OnReturn::Ttl && ledger.expires(id, policy, rules.time).is_none() {
+    let has_expired = || ledger.is_bounded(id) && ledger.expires(id, policy, rules.time).is_none();
+    if policy.on_return == OnReturn::Ttl && has_expired() {
         start.cleaned(LEVELS);
     }
     let placement = start.placement(before, policy, rules.time);

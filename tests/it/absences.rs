@@ -117,6 +117,29 @@ pub(crate) fn config(nodes: &[Node], protocol: &str, way: &[&str]) -> Config {
     named.fold(config, |config, (node, name)| config.node(name, &node.address()))
 }
 
+/// A node may have keys that nobody wrote through this ringway, nor with its bounds.
+fn from_before(nodes: &[Node], protocol: &str, way: &[&str]) {
+    // An earlier one, of other settings, placed them.
+    let mut earlier = Ringway::serve(config(nodes, protocol, &["on_return: serve"]));
+    let mut asker = Asker::of(nodes, &mut earlier);
+    let mut last = vec![0; KEYS];
+    write(&mut asker, &mut last, 1);
+    drop((asker, earlier));
+    let mut ringway = Ringway::serve(config(nodes, protocol, way));
+    let mut asker = Asker::of(nodes, &mut ringway);
+    let at = |what: &str| format!("{protocol}, {way:?}, from before, {what}");
+    read(&mut asker, &last, &at("at the start"));
+    nodes[1].stop();
+    ringway.wait_away("b");
+    write(&mut asker, &mut last, 1);
+    nodes[1].cont();
+    until(SOON, &at("it is back"), || {
+        read(&mut asker, &last, &at("on its return"));
+        ringway.node("b")["placement"] == "owns"
+    });
+    read(&mut asker, &last, &at("when it is back"));
+}
+
 fn three_absences(nodes: &[Node], protocol: &str, way: &[&str]) {
     let mut ringway = Ringway::serve(config(nodes, protocol, way));
     let mut asker = Asker::of(nodes, &mut ringway);
@@ -147,6 +170,8 @@ fn redis() {
     for way in WAYS {
         let nodes: Vec<Node> = Redis::several(3).into_iter().map(Node::Redis).collect();
         three_absences(&nodes, "redis", way);
+        let nodes: Vec<Node> = Redis::several(3).into_iter().map(Node::Redis).collect();
+        from_before(&nodes, "redis", way);
     }
 }
 
@@ -156,5 +181,7 @@ fn memcached() {
     for way in WAYS {
         let nodes: Vec<Node> = Memcached::several(3).into_iter().map(Node::Memcached).collect();
         three_absences(&nodes, "memcached", way);
+        let nodes: Vec<Node> = Memcached::several(3).into_iter().map(Node::Memcached).collect();
+        from_before(&nodes, "memcached", way);
     }
 }

@@ -199,6 +199,27 @@ fn the_guard_wants_it_before_its_time() {
     assert_eq!(pool.entry("n0").placement, Placement::Owns);
 }
 
+/// Waiting helps against what expires for sure. Who may have more, or was out by hand, is cleaned when it has waited.
+#[test]
+fn what_may_not_expire() {
+    let minute = Some(Duration::from_secs(60));
+    for (data, is_sure) in [(Data::Same, true), (Data::Unknown, false), (Data::Other, false)] {
+        let mut pool = Planned::new(&pool(&[1; 4], |p| (p.on_return, p.ttl_max) = (OnReturn::Ttl, minute)));
+        pool.eject("n0");
+        assert_eq!(told(pool.restore_with("n0", data)), ["waits n0"]);
+        pool.time += Duration::from_secs(61);
+        pool.budget();
+        assert_eq!(pool.entry("n0").placement, if is_sure { Placement::Owns } else { FENCED }, "{data:?}");
+        cleaned(&mut pool, "n0", true);
+        assert_eq!(pool.entry("n0").placement, Placement::Owns);
+    }
+    let mut drained = Planned::new(&pool(&[1; 4], |p| (p.on_return, p.ttl_max) = (OnReturn::Ttl, minute)));
+    drained.order("n0", Some(Order::Drain)).expect("others own");
+    drained.time += Duration::from_secs(61);
+    drained.order("n0", None).expect("it may come back");
+    assert_eq!(drained.entry("n0").placement, FENCED);
+}
+
 /// What a node does not get yet is not paid for, and what a node has got back is when it fails again.
 #[test]
 fn the_budget_of_returns() {
