@@ -60,6 +60,7 @@ fn settings(mut root: Section<'_>, around: &Surroundings<'_>) -> Settings {
     check_listeners(&listeners, root.report());
     check_bytes(&root, &settings);
     check_gutters(&root, &settings.pools);
+    check_shared_gutters(&root, &settings.pools);
     check_flushed(&root, &settings.pools);
     root.finish();
     settings
@@ -262,9 +263,30 @@ fn check_gutters(root: &Section<'_>, pools: &[PoolSpec]) {
             },
         };
         let text = format!("pool {} has failover to {}, {why}", pool.name, failover.pool);
-        let place = root.peek(&format!("pools.{}.failover", pool.name)).map(|field| field.place);
-        root.report().error(&place.unwrap_or_else(|| root.place_of("pools")), text);
+        root.report().error(&failover_place(root, pool), text);
     }
+}
+
+/// Keys of several pools that fail over to one are told apart by nothing there.
+fn check_shared_gutters(root: &Section<'_>, pools: &[PoolSpec]) {
+    let mut users: HashMap<&str, &PoolSpec> = HashMap::new();
+    for pool in pools {
+        let Some(failover) = &pool.policy.failover else { continue };
+        let first = users.entry(&failover.pool).or_insert(pool);
+        if first.name != pool.name {
+            let text = format!(
+                "pools {} and {} both have failover to {}, where a key of one is the key of the same name of the other: \
+                 fine if no name is in both; else give each a gutter of its own",
+                first.name, pool.name, failover.pool
+            );
+            root.report().warn(&failover_place(root, pool), text);
+        }
+    }
+}
+
+fn failover_place(root: &Section<'_>, pool: &PoolSpec) -> Place {
+    let place = root.peek(&format!("pools.{}.failover", pool.name)).map(|field| field.place);
+    place.unwrap_or_else(|| root.place_of("pools"))
 }
 
 /// One data worker per core.

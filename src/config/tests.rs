@@ -501,6 +501,23 @@ fn gutters() {
         let said = resolved(&pools(cache, gutter)).map(|l| l.settings).expect_err(want);
         assert!(said.contains(want), "{cache} and {gutter}\nwant {want}\nfound {said}");
     }
+    // One for two pools is fine if their keys differ, which nobody can tell here.
+    let warned = |more: &str| {
+        let more =
+            format!("  more: {{listen: '127.0.0.1:3', {more}, nodes: [{{name: b, address: 'h:3'}}]}}\n");
+        let warnings = resolved(&(pools(over, spare) + &more)).expect("it can be obeyed").warnings;
+        warnings
+            .iter()
+            .map(ToString::to_string)
+            .filter(|warning| warning.contains("failover"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(warned("on_ejected: rehash"), [""; 0]);
+    let both = warned(&format!("on_ejected: failover, {over}"));
+    assert!(
+        matches!(&both[..], [text] if text.contains("pools.more.failover: pools cache and more both have failover to gutter")),
+        "{both:?}"
+    );
     let http = "pools: {p: {protocol: http, listen: '127.0.0.1:1', on_ejected: failover, nodes: [{name: a, address: 'h:1'}]}}";
     assert!(resolved(http).expect_err("no gutter").contains("`failover` is for redis and memcached pools"));
 }
