@@ -42,6 +42,14 @@ pub fn follow(now: &Topology, ledger: &Ledger, gutter: Option<Arc<Topology>>) ->
 /// node that can't be looked through is tried.
 const SWEEP_MAX: Duration = Duration::from_secs(120);
 
+/// Remembers that a reload has what is written to the gutter live for a shorter time than what is there.
+pub(super) fn shortens(before: &Policy, after: &Policy, ledger: &mut Ledger, time: Instant) {
+    let (Some(before), Some(after)) = (&before.failover, &after.failover) else { return };
+    if before.pool == after.pool && before.ttl_max > after.ttl_max {
+        ledger.gutter_has(time + before.ttl_max);
+    }
+}
+
 /// How long nodes of the pool may have what is another's.
 pub(super) fn sweep_max(policy: &Policy) -> Duration {
     match policy.on_return {

@@ -28,6 +28,8 @@ pub struct Ledger {
     /// What operators want, by the names of nodes.
     orders: BTreeMap<Arc<str>, Order>,
     turn: u64,
+    /// Until then the gutter may have what was written there when it was allowed to live longer.
+    gutter_until: Option<Instant>,
 }
 
 /// What is remembered of a node.
@@ -87,6 +89,7 @@ impl Ledger {
             known: HashMap::new(),
             orders: BTreeMap::new(),
             turn: 0,
+            gutter_until: None,
         }
     }
 
@@ -162,8 +165,14 @@ impl Ledger {
 
     /// Others may have what they took for a node, until this time at most.
     pub(super) fn unswept(&mut self, node: NodeId, until: Instant) {
+        let until = self.gutter_until.map_or(until, |longer| longer.max(until));
         let unswept = &mut self.known.entry(node).or_default().unswept;
         *unswept = (*unswept).max(Some(until));
+    }
+
+    /// What was written to the gutter before lives until this time at most, and what is from now on not so long.
+    pub(super) fn gutter_has(&mut self, until: Instant) {
+        self.gutter_until = self.gutter_until.max(Some(until));
     }
 
     /// A reload gave a node keys of others, who may have them until this time at most.

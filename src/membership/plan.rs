@@ -17,7 +17,7 @@ use super::{
     build::{Births, Prepared},
     debt::{examples, gains, not_swept, owed},
     event::{Event, What},
-    gutter::{is_gutter_of, sweeps_until, unswept_until},
+    gutter::{is_gutter_of, shortens, sweeps_until, unswept_until},
     ledger::Ledger,
     order::mark,
     settle::{Rules, settle},
@@ -309,6 +309,7 @@ pub fn reload(
     }
     ledger.retain(&nodes);
     gains(now, &mut ledger, (prepared, &nodes), time);
+    shortens(&now.policy, &spec.policy, &mut ledger, time);
     mark(&mut nodes, ledger.orders());
     let rules = Rules { eject_max: spec.health.eject_max, policy: &spec.policy, time };
     settle(&mut nodes, &rules, &mut ledger);

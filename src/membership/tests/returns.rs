@@ -152,6 +152,36 @@ fn a_starter_that_is_kept() {
     assert!(matches!(back, Placement::Starting(to) if to.admitted == 0 && to.is_fenced()), "{back:?}");
 }
 
+/// What was written to a gutter lives as long as was allowed then, whatever a reload allows from now on: so long a node
+/// that is back is held if it fails again.
+#[test]
+fn a_gutter_whose_lives_get_shorter() {
+    let over = |seconds| {
+        pool(&[1; 4], |p| {
+            let ttl_max = Duration::from_secs(seconds);
+            p.failover = Some(crate::topology::Failover { pool: "gutter".into(), ttl_max });
+            p.on_ejected = OnEjected::Failover;
+        })
+    };
+    for after in [600, 60, 30] {
+        let mut pool = Planned::new(&over(600));
+        pool.eject("n1");
+        pool.reload(over(after));
+        pool.time += Duration::from_secs(1);
+        pool.restore("n1");
+        cleaned(&mut pool, "n1", true);
+        pool.time += Duration::from_secs(590);
+        assert_eq!(told(pool.eject("n1")), ["held n1"], "{after}");
+    }
+    let mut longer = Planned::new(&over(30));
+    longer.reload(over(60));
+    longer.eject("n1");
+    longer.restore("n1");
+    cleaned(&mut longer, "n1", true);
+    longer.time += Duration::from_secs(61);
+    assert_eq!(told(longer.eject("n1")), ["ejected n1"]);
+}
+
 /// Where keys fail over, nodes of the pool have old values of what a reload moved all the same: another reload waits
 /// for their deletion, and a failure does not, as the gutter has none.
 #[test]
