@@ -1,8 +1,17 @@
 //! Nodes that speak HTTP/2: what they say of their connections and streams costs no client anything.
 
-use std::{fs, thread};
+use std::{
+    fs,
+    io::{Read, Write},
+    thread,
+};
 
-use crate::harness::{Config, Ringway, SOON, nginx::Nginx, until, web::Browser};
+use crate::harness::{
+    Config, Ringway, SOON,
+    nginx::Nginx,
+    until,
+    web::{Browser, Stage},
+};
 
 /// Three nodes that speak HTTP/2, with these lines in their configuration, and which say their name, the method and
 /// the Host below `/said`.
@@ -103,4 +112,64 @@ fn who_reads_nothing_stops_nobody() {
     }
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
     assert_eq!(ringway.metric("ringway_node_connects_total", &[]), 1.0, "they share it");
+}
+
+/// What a browser asks for a WebSocket with, and the answer to its key (RFC 6455, 1.3).
+const ASKS: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+const PROOF: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// A WebSocket passes to a node that speaks HTTP/2 and takes them within it, as ringway does itself: bytes pass both
+/// ways, beside other requests, until one side ends it.
+#[test]
+fn websockets_to_nodes_of_http2() {
+    let origin = Stage::start(|head, actor| {
+        if !head.starts_with(b"GET /chat ") {
+            let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            return;
+        }
+        let agreed = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\nhello";
+        actor.write_all(agreed).expect("it reads");
+        let mut bytes = [0; 4096];
+        while let Ok(n @ 1..) = actor.read(&mut bytes) {
+            actor.write_all(&bytes[..n]).expect("it reads");
+        }
+    });
+    let mut node = Ringway::serve(Config::web([]).node("o", &origin.address()));
+    let config = Config::web([]).top("workers: 1").node("a", &node.address());
+    let mut ringway = Ringway::serve(config.pool("http: {node_protocol: h2}"));
+    for round in 0..3u8 {
+        let mut browser = Browser::connect(&ringway.address());
+        let page = browser.ask("GET", "/chat", ASKS, b"").expect("an answer");
+        assert_eq!((page.status, page.field("sec-websocket-accept")), (101, Some(PROOF)), "{page:?}");
+        assert_eq!(page.field("upgrade"), Some("websocket"), "{page:?}");
+        assert_eq!(browser.exactly(5), b"hello");
+        for _ in 0..10 {
+            browser.send([round; 1000]);
+            assert_eq!(browser.exactly(1000), [round; 1000]);
+        }
+        assert_eq!(Browser::connect(&ringway.address()).get("/").text(), "ok", "beside it");
+        assert_eq!(ringway.metric("ringway_node_in_flight", &[]), 1.0);
+        drop(browser);
+        ringway.wait_metric("ringway_node_in_flight", &[], 0.0);
+        node.wait_metric("ringway_node_in_flight", &[], 0.0);
+    }
+    assert_eq!(ringway.metric("ringway_node_connects_total", &[]), 1.0, "they share it");
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
+}
+
+/// A node that speaks HTTP/2 and takes no WebSockets is not asked for one: the client is told with 501, and why.
+#[test]
+fn nodes_of_http2_without_websockets() {
+    let nodes = three("");
+    let mut ringway = web(&nodes);
+    for path in ["/said", "/said/again"] {
+        let page = Browser::connect(&ringway.address()).ask("GET", path, ASKS, b"").expect("an answer");
+        assert_eq!(page.status, 501, "{page:?}");
+        assert!(page.text().contains("it takes no WebSocket within HTTP/2"), "{page:?}");
+        let other = "Connection: upgrade\r\nUpgrade: foo\r\n";
+        let page = Browser::connect(&ringway.address()).ask("GET", path, other, b"").expect("an answer");
+        assert_eq!(page.status, 200, "an offer that is left: {page:?}");
+    }
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
 }

@@ -45,12 +45,9 @@ pub enum Refused {
     /// `CONNECT`: a gateway to the nodes of a ring is no tunnel to anywhere.
     #[error("CONNECT is not served: this is a gateway to its own nodes")]
     Connect,
-    /// Within HTTP/2 there is WebSocket (RFC 8441), where nodes can be asked for it, and no other protocol.
-    #[error("no protocol but WebSocket is served within HTTP/2, and that where nodes speak HTTP/1.1")]
+    /// Within HTTP/2 there is WebSocket (RFC 8441), and no other protocol.
+    #[error("no protocol but WebSocket is served within HTTP/2")]
     Protocol,
-    /// A client of HTTP/1.1 asks for a WebSocket where nodes can't be: it could do nothing with another reply.
-    #[error("no WebSocket is served where nodes speak HTTP/2 (node_protocol: h2)")]
-    WebSocket,
     /// HTTP/1.1 asks for exactly one Host (RFC 9112, 3.2).
     #[error("the request has no Host, or more than one")]
     HostCount,
@@ -72,9 +69,7 @@ impl Refused {
     /// The status that says it.
     pub fn status(self) -> StatusCode {
         match self {
-            Refused::Connect | Refused::Protocol | Refused::WebSocket | Refused::TransferCoding => {
-                StatusCode::NOT_IMPLEMENTED
-            }
+            Refused::Connect | Refused::Protocol | Refused::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Refused::HostCount | Refused::HostForm | Refused::Target => StatusCode::BAD_REQUEST,
             Refused::Expectation => StatusCode::EXPECTATION_FAILED,
         }

@@ -7,6 +7,7 @@ use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
 use hyper::{
     body::{Body, Incoming},
     client::conn::TrySendError,
+    ext::Protocol,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -14,6 +15,7 @@ use super::{
     body::{Cut, Exchange, Outgoing},
     lease::Lease,
     link::{Connection, Link, NoConnection, Pick},
+    tunnel,
 };
 use crate::{
     metrics::{Class, Outcome},
@@ -30,6 +32,8 @@ pub(super) struct Onward {
     headers: HeaderMap,
     /// The client's, whatever a node was told.
     host: Option<HeaderValue>,
+    /// What a WebSocket's other side is proved by.
+    key: Option<HeaderValue>,
     /// A node closed a connection over it, or over another that shared it.
     is_suspect: bool,
     /// `None` when there is none, or it is on its way.
@@ -76,11 +80,13 @@ pub(super) type Answered = (Response<Incoming>, Lease);
 impl Onward {
     pub(super) fn new(head: Parts, body: Option<Incoming>, intent: Intent, exchange: Rc<Exchange>) -> Onward {
         let host = head.headers.get(header::HOST).cloned();
+        let key = head.headers.get(header::SEC_WEBSOCKET_KEY).cloned();
         Onward {
             method: head.method,
             target: head.uri,
             headers: head.headers,
             host,
+            key,
             is_suspect: false,
             body,
             intent,
@@ -120,7 +126,13 @@ impl Onward {
         }
         if is_h2 {
             let host = headers.remove(header::HOST);
+            headers.remove(header::SEC_WEBSOCKET_KEY);
             *request.uri_mut() = absolute(&self.target, host.as_ref());
+            if self.intent.wants_websocket() {
+                // RFC 8441, 5.
+                *request.method_mut() = Method::CONNECT;
+                request.extensions_mut().insert(Protocol::from_static("websocket"));
+            }
         } else {
             self.ask_connection(headers);
             if is_chunked {
@@ -152,6 +164,7 @@ impl Onward {
         }
         // The node's own, or none: over HTTP/2 it is a part of the URI.
         self.headers.remove(header::HOST);
+        self.headers.extend(self.key.clone().map(|key| (header::SEC_WEBSOCKET_KEY, key)));
         self.headers.extend(self.host.clone().map(|host| (header::HOST, host)));
         if let Outgoing::Streamed { body, .. } = body {
             self.body = Some(body);
@@ -200,6 +213,10 @@ pub(super) async fn attempt(
         () = &mut evicted => Err(failed(link, Kind::Left, true, "ejected")),
     };
     let mut connection = connection.inspect_err(|_| lease.outcome = Outcome::Refused)?;
+    if !offers(onward, &connection).await {
+        lease.outcome = Outcome::Refused;
+        return Err(failed(link, Kind::Cut(Cut::NoWebSocket), false, Cut::NoWebSocket));
+    }
     exchange.begin();
     let started = Instant::now();
     let request = onward.take(link, policy, connection.is_h2());
@@ -240,6 +257,16 @@ pub(super) async fn attempt(
     }
 }
 
+/// Whether the node has over this connection what the request is about.
+async fn offers(onward: &Onward, connection: &Connection) -> bool {
+    match connection.told() {
+        Some(told) if onward.intent.wants_websocket() => {
+            told.takes_websockets(connection.replies() > 0).await
+        }
+        _ => true,
+    }
+}
+
 /// The request has no reply: what that means.
 async fn unanswered(onward: &mut Onward, lease: Lease, mut error: TrySendError<Request<Outgoing>>) -> Failed {
     let unsent = error.take_message();
@@ -248,10 +275,10 @@ async fn unanswered(onward: &mut Onward, lease: Lease, mut error: TrySendError<R
         onward.put_back(request);
     }
     let fault = Fault::of(error.error());
-    let end = lease.connection.as_ref().and_then(Connection::end);
-    let end = end.filter(|_| !is_unsent && matches!(fault, Fault::Broken(_)));
-    if let Some(end) = end
-        && let Some(blame) = end.blame().await
+    let told = lease.connection.as_ref().and_then(Connection::told);
+    let told = told.filter(|_| !is_unsent && matches!(fault, Fault::Broken(_)));
+    if let Some(told) = told
+        && let Some(blame) = told.blame().await
     {
         return blamed(onward, lease, &fault, &blame);
     }
@@ -330,9 +357,13 @@ fn blamed(onward: &mut Onward, mut lease: Lease, fault: &Fault, blame: &str) -> 
 fn judge(
     onward: &Onward,
     policy: &Policy,
-    response: Response<Incoming>,
+    mut response: Response<Incoming>,
     mut lease: Lease,
 ) -> Result<Answered, Failed> {
+    let is_h2 = lease.connection.as_ref().is_some_and(Connection::is_h2);
+    if is_h2 && onward.intent.wants_websocket() && response.status() == StatusCode::OK {
+        tunnel::switch(&mut response, onward.key.as_ref());
+    }
     let status = response.status();
     let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
     let is_plain = fields::is_plain(response.headers());

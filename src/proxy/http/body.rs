@@ -35,6 +35,9 @@ pub(super) enum Cut {
     /// The node closes its connection over the request.
     #[error("the node closes its connection over this request")]
     Refused,
+    /// The node has no WebSockets to offer.
+    #[error("it takes no WebSocket within HTTP/2 (RFC 8441)")]
+    NoWebSocket,
     /// The node's connection broke, or it hangs.
     #[error("the node's body broke off")]
     Node,

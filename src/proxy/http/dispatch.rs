@@ -236,6 +236,7 @@ fn refusal(failed: &Failed, repeat: Repeat) -> Refusal {
             let refusal = Refusal::bad(StatusCode::REQUEST_TIMEOUT, text);
             return Refusal { reason: Reason::SlowClient, ..refusal };
         }
+        Kind::Cut(Cut::NoWebSocket) => return Refusal::bad(StatusCode::NOT_IMPLEMENTED, failed.text.clone()),
         Kind::Cut(_) => return Refusal::bad(StatusCode::BAD_REQUEST, failed.text.clone()),
         Kind::Full => return Refusal::overload(failed.text.clone()),
         Kind::Unreachable(Some(Failure::ConnectTimeout)) => {

@@ -114,13 +114,13 @@ impl Lease {
 
     /// Its connection broke. Over HTTP/2 it may have been over what a client sent, which says nothing of the node.
     fn lost(&self, kind: Failure) {
-        let Some(end) = self.connection.as_ref().and_then(Connection::end) else {
+        let Some(told) = self.connection.as_ref().and_then(Connection::told) else {
             self.link.broke(kind);
             return;
         };
         let link = self.link.clone();
         spawn_local(async move {
-            if end.blame().await.is_none() {
+            if told.blame().await.is_none() {
                 link.broke(kind);
             }
         });

@@ -21,12 +21,13 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     sync::Notify,
     task::spawn_local,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
     body::Outgoing,
     spawner::Spawner,
+    told::Told,
     waiting::Waiting,
     wire::{Meter, Wire},
 };
@@ -116,36 +117,7 @@ pub(super) struct Connection {
 
 enum Sender {
     H1(http1::SendRequest<Outgoing>),
-    H2(http2::SendRequest<Outgoing>, Rc<End>),
-}
-
-/// So long after its requests have failed a connection has told why, or it never does.
-const END_WAIT: Duration = Duration::from_millis(100);
-
-/// How an HTTP/2 connection ends.
-#[derive(Default)]
-pub(super) struct End {
-    is_over: Cell<bool>,
-    blame: RefCell<Option<Rc<str>>>,
-    over: Notify,
-}
-
-impl End {
-    fn ended(&self, result: &hyper::Result<()>) {
-        *self.blame.borrow_mut() = result.as_ref().err().and_then(Fault::blame).map(Rc::from);
-        self.is_over.set(true);
-        self.over.notify_waiters();
-    }
-
-    /// What the node found wrong with what it was sent, if that is why the connection broke.
-    pub(super) async fn blame(&self) -> Option<Rc<str>> {
-        let over = self.over.notified();
-        if !self.is_over.get() {
-            // What is never told is no blame.
-            let _ = timeout(END_WAIT, over).await;
-        }
-        self.blame.borrow().clone()
-    }
+    H2(http2::SendRequest<Outgoing>, Rc<Told>),
 }
 
 /// Which connection a request wants.
@@ -197,11 +169,11 @@ impl Connection {
         matches!(self.sender, Sender::H2(..))
     }
 
-    /// How it ends, over HTTP/2.
-    pub(super) fn end(&self) -> Option<Rc<End>> {
+    /// What the node tells of it, over HTTP/2.
+    pub(super) fn told(&self) -> Option<Rc<Told>> {
         match &self.sender {
             Sender::H1(_) => None,
-            Sender::H2(_, end) => Some(end.clone()),
+            Sender::H2(_, told) => Some(told.clone()),
         }
     }
 
@@ -439,19 +411,16 @@ impl Link {
         let sender = match policy.http.node_protocol {
             NodeProtocol::H1 => {
                 let (sender, connection) = h1(limits).handshake(io).await.map_err(refused)?;
-                let link = self.clone();
-                spawn_local(async move {
-                    // How it ended is told by the request that was under way.
-                    let _ = link.drive(connection.with_upgrades(), slot).await;
-                });
+                spawn_local(self.clone().drive(connection.with_upgrades(), slot));
                 Sender::H1(sender)
             }
             NodeProtocol::H2 => {
-                let (sender, connection) = h2(limits).handshake(io).await.map_err(refused)?;
-                let (link, end) = (self.clone(), Rc::new(End::default()));
-                let told = end.clone();
-                spawn_local(async move { told.ended(&link.drive(connection, slot).await) });
-                Sender::H2(sender, end)
+                let told = Rc::new(Told::default());
+                let made = h2(limits, Spawner(told.moved.clone())).handshake(io).await;
+                let (sender, connection) = made.map_err(refused)?;
+                let (link, driven) = (self.clone(), told.clone());
+                spawn_local(async move { link.drive(driven.drive(connection), slot).await });
+                Sender::H2(sender, told)
             }
         };
         Ok(Connection {
@@ -492,14 +461,13 @@ impl Link {
         }
     }
 
-    /// Drives a connection to its end.
-    async fn drive<T>(self: Rc<Self>, connection: impl Future<Output = T>, slot: Slot) -> T {
+    /// Drives a connection to its end. How it ended is told by the request that was under way.
+    async fn drive<T>(self: Rc<Self>, connection: impl Future<Output = T>, slot: Slot) {
         self.block().connects.add(1);
         self.block().connections.add(1);
-        let result = connection.await;
+        connection.await;
         self.block().connections.add(-1);
         drop(slot);
-        result
     }
 
     /// A connection broke that had no reason to.
@@ -559,8 +527,8 @@ impl Connection {
     fn share(&self) -> Option<Connection> {
         match &self.sender {
             Sender::H1(_) => None,
-            Sender::H2(sender, end) => Some(Connection {
-                sender: Sender::H2(sender.clone(), end.clone()),
+            Sender::H2(sender, told) => Some(Connection {
+                sender: Sender::H2(sender.clone(), told.clone()),
                 is_reused: true,
                 is_lost: self.is_lost.clone(),
                 is_doubted: self.is_doubted.clone(),
@@ -580,10 +548,10 @@ fn h1(limits: &HttpLimits) -> http1::Builder {
     builder
 }
 
-fn h2(limits: &HttpLimits) -> http2::Builder<Spawner> {
+fn h2(limits: &HttpLimits, spawner: Spawner) -> http2::Builder<Spawner> {
     let requests = u32::try_from(limits.requests_max).unwrap_or(u32::MAX);
     let window = STREAM_WINDOW.saturating_mul(requests).min(CONNECTION_WINDOW_MAX);
-    let mut builder = http2::Builder::new(Spawner);
+    let mut builder = http2::Builder::new(spawner);
     builder
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(window)

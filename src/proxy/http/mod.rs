@@ -15,6 +15,7 @@ mod pool;
 mod refuse;
 mod session;
 mod spawner;
+mod told;
 mod tunnel;
 mod waiting;
 mod wire;
@@ -39,8 +40,8 @@ use self::{
 pub(crate) use self::{pool::HttpPool, session::start};
 use crate::{
     metrics::{Class, Outcome},
-    protocol::http::{Refused, Repeat, fields, prepare, ring_key},
-    topology::{Forwarded, HttpSettings, NodeProtocol, Policy, Topology},
+    protocol::http::{Repeat, fields, prepare, ring_key},
+    topology::{Forwarded, HttpSettings, Policy, Topology},
 };
 
 /// Answers one request: its reply from the owner of its key, or why there is none.
@@ -110,10 +111,6 @@ async fn forward(
     {
         let text = format!("the body has {length} bytes, and http.limits.body_bytes is {max}");
         return Err(Refusal::bad(StatusCode::PAYLOAD_TOO_LARGE, text));
-    }
-    if policy.http.node_protocol == NodeProtocol::H2 && intent.wants_websocket() {
-        let refused = if intent.is_within { Refused::Protocol } else { Refused::WebSocket };
-        return Err(Refusal::of_request(refused));
     }
     if intent.is_within {
         head.headers.insert(header::SEC_WEBSOCKET_KEY, tunnel::key());

@@ -3,26 +3,35 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    future::Future,
+    future::{Future, poll_fn},
+    pin::pin,
     rc::{Rc, Weak},
     time::Duration,
 };
 
 use hyper::rt::Executor;
 use tokio::{
+    sync::Notify,
     task::{AbortHandle, spawn_local},
     task_local,
     time::Instant,
 };
 
-/// Starts tasks on this thread.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Spawner;
+/// Starts the tasks of a node's connection, and rings each time that one of them has moved.
+#[derive(Clone, Debug)]
+pub(super) struct Spawner(pub(super) Rc<Notify>);
 
 impl<F: Future + 'static> Executor<F> for Spawner {
     fn execute(&self, task: F) {
+        let moved = self.0.clone();
         spawn_local(async move {
-            task.await;
+            let mut task = pin!(task);
+            poll_fn(|cx| {
+                let polled = task.as_mut().poll(cx).map(drop);
+                moved.notify_waiters();
+                polled
+            })
+            .await;
         });
     }
 }

@@ -7,9 +7,10 @@ use std::{
     rc::Rc,
 };
 
-use ::http::{HeaderValue, StatusCode};
-use hyper::upgrade::OnUpgrade;
+use ::http::{HeaderValue, Response, StatusCode, header};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
+use sha1::{Digest, Sha1};
 use tokio::{io::copy_bidirectional, task::spawn_local};
 
 use super::{
@@ -31,6 +32,25 @@ pub(super) fn key() -> HeaderValue {
     base64::encode(&[dice(), dice()].concat(), &mut text);
     // Base64 can stand in a header.
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// What a WebSocket's key is answered with (RFC 6455, 1.3).
+fn proof(key: &HeaderValue) -> Option<HeaderValue> {
+    let hash = Sha1::new().chain_update(key.as_bytes()).chain_update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let mut text = Vec::with_capacity(28);
+    base64::encode(&hash.finalize(), &mut text);
+    HeaderValue::from_bytes(&text).ok()
+}
+
+/// Makes of a node's 200 to a WebSocket within HTTP/2 what it is over HTTP/1.1 (RFC 8441, 5).
+pub(super) fn switch(response: &mut Response<Incoming>, key: Option<&HeaderValue>) {
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Some(proof) = key.and_then(proof) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, proof);
+    }
 }
 
 /// A reply as one to a client that asked for a tunnel within HTTP/2: for it any success means that the tunnel is there.
