@@ -8,7 +8,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -25,7 +24,7 @@ use crate::harness::{
 /// Timeouts short enough for a test, long enough for a busy machine.
 const BRISK: &str = "health: {interval: 100ms, timeout: 1s}";
 
-fn web(nodes: &[Nginx]) -> Config {
+pub(crate) fn web(nodes: &[Nginx]) -> Config {
     Config::web(nodes).pool(BRISK).pool("request_timeout: 1s").pool("deadline: 10s")
 }
 
@@ -41,7 +40,7 @@ fn map(address: &str, count: usize) -> HashMap<String, String> {
 }
 
 /// curl, with these arguments: what it printed.
-fn curl(args: &[&str]) -> Vec<u8> {
+pub(crate) fn curl(args: &[&str]) -> Vec<u8> {
     let output = Command::new("curl").args(["-sS", "--max-time", "20"]).args(args).output();
     let output = output.expect("tests/run installs curl");
     assert!(output.status.success(), "curl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -405,95 +404,6 @@ fn upgraded_connections_carry_anything() {
     drop(browser);
     ringway.wait_metric("ringway_node_in_flight", &[], 0.0);
     ringway.wait_metric("ringway_sessions", &[], 0.0);
-}
-
-/// Trailers pass in both directions, to who asks for them, and the node's connection serves the next request.
-#[test]
-fn trailers_pass() {
-    let node = Stage::start(|head, stream| {
-        let head = String::from_utf8_lossy(head).to_ascii_lowercase();
-        assert!(head.contains("te: trailers"), "{head}");
-        let mut body = Vec::new();
-        let mut bytes = [0; 4096];
-        while !body.ends_with(b"\r\n\r\n") {
-            let n = stream.read(&mut bytes).expect("a body");
-            body.extend_from_slice(&bytes[..n]);
-        }
-        let body = String::from_utf8_lossy(&body).to_ascii_lowercase();
-        assert!(body.contains("0\r\nx-sum: 7\r\n"), "{body}");
-        let reply = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Back\r\n\r\n3\r\nabc\r\n0\r\nX-Back: 9\r\n\r\n";
-        stream.write_all(reply.as_bytes()).expect("it reads");
-    });
-    let mut ringway = Ringway::serve(Config::web([]).top("workers: 1").node("a", &node.address()));
-    let mut browser = Browser::connect(&ringway.address());
-    for _ in 0..5 {
-        browser.send("POST / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: te\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\n\r\n");
-        let page = browser.page(false).expect("an answer");
-        assert_eq!((page.status, page.text().as_str()), (200, "abc\nx-back: 9"), "{page:?}");
-    }
-    assert_eq!(ringway.metric("ringway_node_connects_total", &[]), 1.0);
-}
-
-/// Trailers that no `Trailer` field names pass over HTTP/2 alone; for a side that speaks HTTP/1.1 they are left out,
-/// and the bodies before them, and the connections, are whole. Those that the configuration names pass, in both
-/// directions.
-#[test]
-fn trailers_that_nobody_announced() {
-    let (node, seen) = trailing();
-    for (named, sent, got) in [("", "", ""), ("X-Sum, X-Back", "x-sum: 7\r\n", "\nx-back: 9")] {
-        let line = format!("http: {{trailers: [{named}]}}");
-        let config = Config::web([]).top("workers: 1").node("a", &node.address());
-        let mut ringway = Ringway::serve(config.pool(&line));
-        let mut browser = Browser::connect(&ringway.address());
-        for _ in 0..2 {
-            browser.send("POST / HTTP/1.1\r\nHost: h\r\nTE: trailers\r\nConnection: te\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Sum: 7\r\nX-Other: 8\r\n\r\n");
-            let page = browser.page(false).expect("an answer");
-            assert_eq!((page.status, page.text()), (200, format!("abc{got}")), "{page:?}");
-            let body = seen.recv().expect("the node has it");
-            assert_eq!(body, format!("2\r\nhi\r\n0\r\n{sent}\r\n"));
-        }
-        let url = format!("http://{}/", ringway.address());
-        let said = curl(&["-i", "--http2-prior-knowledge", "-H", "TE: trailers", &url]);
-        assert!(String::from_utf8_lossy(&said).contains("x-back: 9"), "{}", String::from_utf8_lossy(&said));
-        // Who does not ask for trailers gets none, and no word of them.
-        let page = browser.get("/");
-        assert_eq!((page.text().as_str(), page.field("trailer")), ("abc", None));
-        assert_eq!(ringway.metric("ringway_node_connects_total", &[]), 1.0, "one connection serves them all");
-    }
-}
-
-/// The same of a real nginx, which names no trailer that it adds.
-#[test]
-fn trailers_of_nginx() {
-    let node = Nginx::with("a", "", "add_trailer X-Sum 42;");
-    fs::write(node.files().join("text"), "text").expect("a file");
-    let mut ringway = Ringway::serve(web(std::slice::from_ref(&node)).pool("http: {trailers: [X-Sum]}"));
-    for address in [node.address(), ringway.address()] {
-        let mut browser = Browser::connect(&address);
-        let page =
-            browser.ask("GET", "/files/text", "TE: trailers\r\nConnection: te\r\n", b"").expect("an answer");
-        assert_eq!(page.text().to_lowercase(), "text\nx-sum: 42", "{address}");
-    }
-}
-
-/// A node that answers with a trailer which it does not announce; and the bodies, as it got them.
-fn trailing() -> (Stage, mpsc::Receiver<String>) {
-    let (sender, seen) = mpsc::channel();
-    let node = Stage::start(move |head, stream| {
-        let mut body = Vec::new();
-        let mut bytes = [0; 4096];
-        while head.starts_with(b"POST") && !body.ends_with(b"\r\n\r\n") {
-            let n = stream.read(&mut bytes).expect("a body");
-            body.extend_from_slice(&bytes[..n]);
-        }
-        if !body.is_empty() {
-            // The test may have failed.
-            let _ = sender.send(String::from_utf8_lossy(&body).to_ascii_lowercase());
-        }
-        let reply = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Back: 9\r\n\r\n";
-        stream.write_all(reply.as_bytes()).expect("it reads");
-    });
-    (node, seen)
 }
 
 /// One hot page is shared by its nodes: with `bounded_load` none has more than its cap in flight.

@@ -19,6 +19,7 @@ mod http_bad;
 mod http_failures;
 mod http_keys;
 mod http_nodes;
+mod http_trailers;
 mod import;
 mod incident;
 mod keys;

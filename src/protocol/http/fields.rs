@@ -127,7 +127,7 @@ pub fn may_trail(name: &HeaderName) -> bool {
     !first.contains(name) && !OF_CONNECTION.contains(name)
 }
 
-/// Names in Trailer what may come behind the body, beside what is named there: hyper writes no other over HTTP/1.1.
+/// Names in Trailer what may come behind the body, beside what is named there.
 pub fn announce(headers: &mut HeaderMap, trailers: &[HeaderName]) {
     for name in trailers {
         if !lists(headers, &header::TRAILER, name.as_str()) {

@@ -106,14 +106,17 @@ impl Onward {
 
     /// The request for this node; one that is repeatable stays here, too, and so does one that the node may hand
     /// back without having looked at it.
-    fn take(&mut self, link: &Link, policy: &Policy, is_h2: bool) -> Request<Outgoing> {
+    fn take(&mut self, link: &Link, policy: &Policy, connection: &Connection) -> Request<Outgoing> {
+        let is_h2 = connection.is_h2();
         let stays = self.is_repeatable() || (is_h2 && self.is_bodyless());
         let headers = if stays { self.headers.clone() } else { std::mem::take(&mut self.headers) };
+        let is_chunked =
+            self.body.as_ref().is_some_and(|b| !b.is_end_stream() && b.size_hint().exact().is_none());
+        let trailing = if is_chunked { connection.trailing() } else { None };
         let body = match self.body.take() {
-            Some(body) => Outgoing::Streamed { body, exchange: self.exchange.clone(), bytes: 0 },
+            Some(body) => Outgoing::Streamed { body, exchange: self.exchange.clone(), bytes: 0, trailing },
             None => Outgoing::Empty,
         };
-        let is_chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.headers_mut() = headers;
@@ -219,7 +222,7 @@ pub(super) async fn attempt(
     }
     exchange.begin();
     let started = Instant::now();
-    let request = onward.take(link, policy, connection.is_h2());
+    let request = onward.take(link, policy, &connection);
     let replies = connection.replies();
     // Cancelled, the connection is dropped, and closes.
     let sent = tokio::select! {

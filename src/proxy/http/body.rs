@@ -6,6 +6,7 @@ use std::{
     cell::Cell,
     pin::Pin,
     rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -18,6 +19,7 @@ use super::{
     lease::{Lease, Ticket},
     session::Session,
     spawner::Stream,
+    trailing::Trailing,
 };
 
 /// Why a body ends before its end.
@@ -162,7 +164,13 @@ impl Drop for Exchange {
 /// A request's body, towards a node.
 pub(super) enum Outgoing {
     Empty,
-    Streamed { body: Incoming, exchange: Rc<Exchange>, bytes: u64 },
+    Streamed {
+        body: Incoming,
+        exchange: Rc<Exchange>,
+        bytes: u64,
+        /// Where its trailers go, when the node's connection does not take them as a frame.
+        trailing: Option<Arc<Trailing>>,
+    },
 }
 
 impl Body for Outgoing {
@@ -170,7 +178,9 @@ impl Body for Outgoing {
     type Error = Cut;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let Outgoing::Streamed { body, exchange, bytes } = self.get_mut() else { return Poll::Ready(None) };
+        let Outgoing::Streamed { body, exchange, bytes, trailing } = self.get_mut() else {
+            return Poll::Ready(None);
+        };
         exchange.is_taken.set(true);
         let now = Instant::now();
         exchange.moves(now);
@@ -191,7 +201,8 @@ impl Body for Outgoing {
             return Poll::Ready(Some(Err(cut)));
         }
         exchange.is_sent.set(is_last(frame.as_ref(), body));
-        Poll::Ready(frame.map(|f| f.map_err(|_| Cut::Client)))
+        let frame = frame.map(|f| f.map_err(|_| Cut::Client));
+        Poll::Ready(left(frame, trailing.as_deref()))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -215,6 +226,20 @@ fn is_last<E>(frame: Option<&Result<Frame<Bytes>, E>>, body: &Incoming) -> bool 
     frame.is_none() || has_trailers || body.is_end_stream()
 }
 
+/// A frame, unless it is one of trailers that goes another way: then the body ends.
+fn left(
+    frame: Option<Result<Frame<Bytes>, Cut>>,
+    trailing: Option<&Trailing>,
+) -> Option<Result<Frame<Bytes>, Cut>> {
+    if let (Some(Ok(frame)), Some(trailing)) = (&frame, trailing)
+        && let Some(trailers) = frame.trailers_ref()
+    {
+        trailing.leave(trailers);
+        return None;
+    }
+    frame
+}
+
 /// A reply's body, towards a client.
 pub(super) enum Reply {
     /// ringway's own words, or none.
@@ -235,6 +260,8 @@ pub(super) struct FromNode {
     is_timed: bool,
     /// The client's, over HTTP/2.
     stream: Option<Rc<Stream>>,
+    /// Where its trailers go, when the client's connection takes them and not as a frame.
+    trailing: Option<Arc<Trailing>>,
     lease: Lease,
     ticket: Ticket,
 }
@@ -242,6 +269,13 @@ pub(super) struct FromNode {
 impl Reply {
     pub(super) fn text(text: String) -> Reply {
         Reply::Text(text.into())
+    }
+
+    /// What comes behind the body of a node is left there for the client's connection.
+    pub(super) fn leave_trailers(&mut self, trailing: Arc<Trailing>) {
+        if let Reply::Node(node) = self {
+            node.trailing = Some(trailing);
+        }
     }
 
     pub(super) fn of_node(body: Incoming, patience: Duration, mut lease: Lease, ticket: Ticket) -> Reply {
@@ -255,6 +289,7 @@ impl Reply {
             stood: Duration::ZERO,
             is_timed: false,
             stream: Stream::current(),
+            trailing: None,
             lease,
             ticket,
         })
@@ -277,7 +312,7 @@ impl FromNode {
         }
         match frame {
             None => Poll::Ready(None),
-            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            Some(Ok(frame)) => Poll::Ready(left(Some(Ok(frame)), self.trailing.as_deref())),
             Some(Err(error)) => {
                 self.ticket.outcome = self.lease.broke(&error);
                 Poll::Ready(Some(Err(Cut::Node)))

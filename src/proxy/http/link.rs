@@ -28,6 +28,7 @@ use super::{
     body::Outgoing,
     spawner::Spawner,
     told::Told,
+    trailing::Trailing,
     waiting::Waiting,
     wire::{Meter, Wire},
 };
@@ -113,6 +114,7 @@ pub(super) struct Connection {
     /// Replies that came over it.
     replies: Rc<Cell<u64>>,
     resets: Arc<AtomicBool>,
+    trailing: Arc<Trailing>,
 }
 
 enum Sender {
@@ -211,6 +213,11 @@ impl Connection {
     /// hangs would be given it later.
     pub(super) fn reset_on_close(&self) {
         self.resets.store(true, Relaxed);
+    }
+
+    /// Where a request leaves trailers for it; over HTTP/2 they are frames like others.
+    pub(super) fn trailing(&self) -> Option<Arc<Trailing>> {
+        (!self.is_h2()).then(|| self.trailing.clone())
     }
 
     /// It does not do what it should: the next requests go over another.
@@ -403,8 +410,13 @@ impl Link {
             .await
             .map_err(|error| NoConnection::Unreachable(error.kind, error.to_string().into()))?;
         let resets = Arc::new(AtomicBool::new(false));
-        let meter =
-            Meter::Node { node: self.node.clone(), worker: self.worker_index, resets: resets.clone() };
+        let trailing = Arc::<Trailing>::default();
+        let meter = Meter::Node {
+            node: self.node.clone(),
+            worker: self.worker_index,
+            resets: resets.clone(),
+            trailing: trailing.clone(),
+        };
         let io = TokioIo::new(Wire::new(stream, meter));
         let limits = &policy.http.limits;
         let refused = |error: hyper::Error| NoConnection::handshake(&error);
@@ -430,6 +442,7 @@ impl Link {
             is_doubted: Rc::default(),
             replies: Rc::default(),
             resets,
+            trailing,
         })
     }
 
@@ -534,6 +547,7 @@ impl Connection {
                 is_doubted: self.is_doubted.clone(),
                 replies: self.replies.clone(),
                 resets: self.resets.clone(),
+                trailing: self.trailing.clone(),
             }),
         }
     }

@@ -16,6 +16,7 @@ mod refuse;
 mod session;
 mod spawner;
 mod told;
+mod trailing;
 mod tunnel;
 mod waiting;
 mod wire;
@@ -51,7 +52,7 @@ async fn serve(session: &Rc<Session>, mut request: Request<Incoming>) -> Respons
     let is_h2 = request.version() == Version::HTTP_2;
     let trailers = &policy.http.trailers;
     let takes_trailers =
-        !is_h2 && !trailers.is_empty() && fields::lists(request.headers(), &header::TE, "trailers");
+        request.version() == Version::HTTP_11 && fields::lists(request.headers(), &header::TE, "trailers");
     let is_connect = request.method() == Method::CONNECT;
     let client = hyper::upgrade::on(&mut request);
     let answered = forward(session, &policy, request, &mut ticket).await;
@@ -63,6 +64,7 @@ async fn serve(session: &Rc<Session>, mut request: Request<Incoming>) -> Respons
                 && response.body().size_hint().exact().is_none()
             {
                 fields::announce(response.headers_mut(), trailers);
+                response.body_mut().leave_trailers(session.trailing());
             }
             response
         }

@@ -24,6 +24,7 @@ use super::{
     pool::HttpPool,
     serve,
     spawner::Streams,
+    trailing::Trailing,
     wire::{Activity, Meter, Wire},
 };
 use crate::{
@@ -274,6 +275,11 @@ impl Session {
         // What was read of its body is no part of the next request's head.
         self.read_mark.set(self.activity.read());
         self.seen.set(Seen { since_us: self.pool.worker.clock.now_us(), ..self.seen.get() });
+    }
+
+    /// Where a reply leaves trailers for this connection.
+    pub(super) fn trailing(&self) -> Arc<Trailing> {
+        self.activity.trailing.clone()
     }
 
     /// Requests since it was accepted.

@@ -12,6 +12,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::trailing::{Splice, Trailing};
 use crate::{net::Stream, protocol::http::HeadScan, proxy::PoolHandle, topology::Node};
 
 /// How a client's connection moves, for who looks after its timeouts. One thread writes.
@@ -25,6 +26,8 @@ pub(super) struct Activity {
     heads: AtomicU64,
     /// The client takes nothing more for now.
     is_blocked: AtomicBool,
+    /// Trailers of a reply, on their way to it.
+    pub(super) trailing: Arc<Trailing>,
 }
 
 impl Activity {
@@ -54,11 +57,12 @@ pub(super) enum Meter {
         worker: usize,
         activity: Arc<Activity>,
     },
-    /// With whether it is reset when it closes.
+    /// With whether it is reset when it closes, and trailers of a request, on their way to it.
     Node {
         node: Arc<Node>,
         worker: usize,
         resets: Arc<AtomicBool>,
+        trailing: Arc<Trailing>,
     },
 }
 
@@ -88,6 +92,13 @@ impl Meter {
             Meter::Node { node, worker, .. } => node.blocks[*worker].bytes_out.add(n),
         }
     }
+
+    fn trailing(&self) -> &Trailing {
+        match self {
+            Meter::Client { activity, .. } => &activity.trailing,
+            Meter::Node { trailing, .. } => trailing,
+        }
+    }
 }
 
 /// The connection.
@@ -98,11 +109,12 @@ pub(super) struct Wire {
     /// A client's heads, where it speaks HTTP/2.
     heads: Option<HeadScan>,
     meter: Meter,
+    splice: Splice,
 }
 
 impl Wire {
     pub(super) fn new(stream: Stream, meter: Meter) -> Wire {
-        Wire { stream, ahead: Vec::new(), heads: None, meter }
+        Wire { stream, ahead: Vec::new(), heads: None, meter, splice: Splice::default() }
     }
 
     /// Reads until `enough` says so of what came, or the connection ends; hyper reads it again.
@@ -177,10 +189,7 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let wire = self.get_mut();
-        let result = Pin::new(&mut wire.stream).poll_write(cx, buf);
-        wire.meter.written(&result);
-        result
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -188,14 +197,18 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let wire = self.get_mut();
-        let mut joined = [0; JOINED_MAX];
-        let result = match join(bufs, &mut joined) {
-            Some(bytes) => Pin::new(&mut wire.stream).poll_write(cx, bytes),
-            None => Pin::new(&mut wire.stream).poll_write_vectored(cx, bufs),
-        };
-        wire.meter.written(&result);
-        result
+        let Wire { stream, meter, splice, .. } = self.get_mut();
+        splice.put(meter.trailing(), bufs, |bufs| {
+            let result = match bufs {
+                [only] => Pin::new(&mut *stream).poll_write(cx, only),
+                _ => match join(bufs, &mut [0; JOINED_MAX]) {
+                    Some(bytes) => Pin::new(&mut *stream).poll_write(cx, bytes),
+                    None => Pin::new(&mut *stream).poll_write_vectored(cx, bufs),
+                },
+            };
+            meter.written(&result);
+            result
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
