@@ -67,11 +67,10 @@ impl Told {
     /// Whether it takes WebSockets (RFC 8441, 3). Waits for its settings, if it has said nothing yet.
     pub(super) async fn takes_websockets(&self, is_heard: bool) -> bool {
         let until = Instant::now() + SETTINGS_WAIT;
+        let offer = || self.connection.borrow().as_ref().map(Driven::is_extended_connect_protocol_enabled);
         loop {
             let moved = self.moved.notified();
-            let connection = self.connection.borrow();
-            let takes = connection.as_ref().map(Driven::is_extended_connect_protocol_enabled);
-            drop(connection);
+            let takes = offer();
             if takes != Some(false) || is_heard || timeout_at(until, moved).await.is_err() {
                 return takes == Some(true);
             }
