@@ -275,6 +275,13 @@ impl Detector {
         }
     }
 
+    /// It is back, and not all is known of what was written elsewhere meanwhile.
+    pub fn returns_inexact(&mut self) {
+        if let Because::Returned(back) = &mut self.because {
+            back.is_exact = false;
+        }
+    }
+
     /// Until when its good probes do not count, as it comes and goes.
     pub fn flaps_until(&self) -> Option<Instant> {
         let State::Ejected { since } = self.state else { return None };
@@ -540,7 +547,7 @@ impl Detector {
         self.tally = Tally::default();
         self.slow = None;
         let evidence = format!("{good} probes in a row were answered").into();
-        self.because = Because::Returned(Returned { data, evidence });
+        self.because = Because::Returned(Returned { data, is_exact: true, evidence });
     }
 }
 

@@ -475,6 +475,9 @@ impl Ward {
                 if is_back {
                     // What it did before it left says nothing of it now.
                     patient.window = Window::default();
+                    if self.quarantine.is_inexact(round.id) {
+                        patient.detector.returns_inexact();
+                    }
                 }
                 if is_back && topology.policy.on_return == OnReturn::Flush {
                     self.sweep_after(round.id);

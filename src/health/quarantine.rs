@@ -255,9 +255,13 @@ impl Quarantine {
     }
 
     /// Whether that is so.
-    #[cfg(test)]
     pub(super) fn is_cut(&self, node: NodeId) -> bool {
         self.logs.get(&node).is_some_and(|log| log.is_cut)
+    }
+
+    /// Whether all that a node has is deleted when it is cleaned, as what is known is not enough, or was of no use.
+    pub(super) fn is_inexact(&self, node: NodeId) -> bool {
+        self.is_cut(node) || self.failed.get(&node).is_some_and(|failed| *failed >= TRIES)
     }
 
     /// Of nodes that are away it is not known any more what they have.
@@ -304,8 +308,7 @@ impl Quarantine {
         let is_known = policy.on_return == OnReturn::Quarantine
             && policy.sole_writer
             && matches!(data, Data::Same | Data::Empty)
-            && self.failed.get(&node).is_none_or(|failed| *failed < TRIES)
-            && !self.logs.get(&node).is_some_and(|log| log.is_cut);
+            && !self.is_inexact(node);
         if !is_known {
             let what = match data {
                 Data::Empty => Work::Nothing,

@@ -248,7 +248,7 @@ impl Ledger {
     /// Whether a node that came back has nothing of what it had, or soon has not.
     pub(super) fn returns_cold(&self, node: NodeId, policy: &Policy) -> bool {
         let is_emptied = |back: &Back| {
-            let is_known = policy.sole_writer && back.with.data != Data::Other;
+            let is_known = policy.sole_writer && back.with.data == Data::Same && back.with.is_exact;
             match policy.on_return {
                 OnReturn::Quarantine => !is_known,
                 // Others were emptied before they came back.

@@ -25,7 +25,7 @@ fn gone() -> Because {
 
 /// How a node that was out proved itself.
 fn back(data: Data) -> Because {
-    Because::Returned(Returned { data, evidence: "it is back".into() })
+    Because::Returned(Returned { data, is_exact: true, evidence: "it is back".into() })
 }
 
 /// A node of a test's pool: `n3` weighs 2 and listens on port 7003.

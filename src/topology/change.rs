@@ -124,6 +124,8 @@ pub struct Failed {
 pub struct Returned {
     /// What it came back with.
     pub data: Data,
+    /// Of what was written elsewhere meanwhile, all is known: what is old there need not take all else with it.
+    pub is_exact: bool,
     /// As a person would say it.
     pub evidence: Arc<str>,
 }

@@ -193,6 +193,32 @@ fn a_cold_return_waits() {
     assert!(ringway.said().contains("data=\"empty\""), "{}", ringway.said());
 }
 
+/// A node that has all it had and is to be emptied is as cold: that more was written elsewhere than is remembered is
+/// known before it is back.
+#[test]
+fn who_is_to_be_emptied_waits() {
+    let nodes = Redis::several(4);
+    let lines = ["sole_writer: true", "quarantine_max: 3", "warmth: {share: 25%, window: 4s}", BRISK];
+    let mut ringway = Ringway::serve(lines.iter().fold(Config::of(&nodes), |config, line| config.pool(line)));
+    let mut client = ringway.client();
+    set_all(&mut client, 100);
+    let map = owners(&nodes);
+    nodes[1].stop();
+    ringway.wait_away("b");
+    for key in keys_of(&map, 1) {
+        assert_eq!(client.cmd(&["SET", key, "w"]), "+OK\r\n");
+    }
+    nodes[1].cont();
+    ringway.wait_metric("ringway_warmth_waits_total", &[("what", "return")], 1.0);
+    let node = ringway.node("b");
+    assert_eq!((node["health"].as_str(), node["placement"].as_str()), (Some("healthy"), Some("away")));
+    for key in keys_of(&map, 1) {
+        assert_eq!(client.cmd(&["GET", key]), "$1\r\nw\r\n", "a substitute serves");
+    }
+    ringway.wait_back("b");
+    assert!(ringway.said().contains(" keys, as it is not known exactly what is old"), "{}", ringway.said());
+}
+
 /// What a node comes back with is told apart: the same process, another one without keys, another
 /// one with keys from its disk; for Redis and for memcached.
 #[test]

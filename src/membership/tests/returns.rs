@@ -438,11 +438,17 @@ fn who_waited_and_restarted_in_other_pools() {
 /// A node that is to be emptied is cold, whatever it has: it waits for the warmth budget.
 #[test]
 fn who_is_to_be_emptied_is_cold() {
-    for (data, is_cold) in [(Data::Other, true), (Data::Same, false)] {
+    for (data, is_exact, is_cold) in [
+        (Data::Other, true, true),
+        (Data::Unknown, true, true),
+        (Data::Same, false, true),
+        (Data::Same, true, false),
+    ] {
         let mut pool = Planned::new(&pool(&[1; 4], |p| (p.warmth.share, p.sole_writer) = (0.25, true)));
         pool.eject("n1");
         pool.time += Duration::from_secs(1);
-        pool.restore_with("n1", data);
+        let evidence = "it is back".into();
+        pool.judge("n1", Health::Healthy, Because::Returned(Returned { data, is_exact, evidence }));
         assert_eq!(pool.entry("n1").placement == Placement::Away, is_cold, "{:?}", placements(&pool));
     }
 }
