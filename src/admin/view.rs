@@ -271,7 +271,7 @@ fn node_view(entry: &Entry, share: f64) -> NodeView<'_> {
     NodeView {
         name: &entry.node.name,
         states: STATES.into_iter().map(|(state, word)| (word, state == entry.health)).collect(),
-        owns: entry.placement.serves(),
+        owns: entry.placement.admitted() > 0.0,
         probes: evidence.probes(),
         held: entry.placement == Placement::Held,
         ordered: entry.order.is_some(),

@@ -71,6 +71,8 @@ impl Ward {
         }
         self.quarantine.ended(&topology, &cleaned);
         let (pool, node) = (topology.pool.clone(), cleaned.node);
+        // What is wrong with it is over before it has its keys.
+        let mut changes: Vec<Change> = self.tell(&topology, node).into_iter().collect();
         match cleaned.done {
             Ok(done) => {
                 let is_empty = matches!(done, Done::Emptied(_) | Done::Stripped(_) | Done::WasEmpty);
@@ -87,14 +89,18 @@ impl Ward {
                 tell_loss(&topology, node, done);
                 let emptied = matches!(done, Done::Emptied(_));
                 let how = done.to_string().into();
-                vec![topology.news(node, News::Cleaned { below, leftovers, emptied, how })]
+                changes.push(topology.news(node, News::Cleaned { below, leftovers, emptied, how }));
             }
             Err(why) => {
-                let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());
-                tracing::warn!(%pool, node = name.as_deref(), why, "a node that is back can't be cleaned now");
-                vec![topology.news(node, News::NotCleaned)]
+                // Of one that was given up it is said once what is wrong with it.
+                if self.quarantine.refusal(node).is_none() {
+                    let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());
+                    tracing::warn!(%pool, node = name.as_deref(), why, "a node that is back can't be cleaned now");
+                }
+                changes.push(topology.news(node, News::NotCleaned));
             }
         }
+        changes
     }
 
     /// A task that cleaned, or was about to, ended in a panic: its node must not wait for it.

@@ -55,12 +55,14 @@ impl Ward {
 
     /// What is thought of a node, if membership was told something else. While a verdict is kept back it is suspect, and
     /// else as it was.
-    fn tell(&mut self, topology: &Topology, id: NodeId) -> Option<Change> {
+    pub(super) fn tell(&mut self, topology: &Topology, id: NodeId) -> Option<Change> {
         let patient = self.patients.get_mut(&id)?;
         let mut opinion = patient.detector.opinion();
         if self.held.contains_key(&id) {
             opinion = Opinion { health: Health::Suspect, wrong: opinion.wrong, ..patient.told.clone() };
         }
+        // Of what is wrong with its configuration a probe saw more than this.
+        opinion.wrong = opinion.wrong.or_else(|| self.quarantine.refusal(id));
         if opinion == patient.told {
             return None;
         }

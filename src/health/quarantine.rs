@@ -59,6 +59,8 @@ pub(super) struct Quarantine {
     busy: HashMap<NodeId, bool>,
     /// How often nodes could not be cleaned since they left.
     failed: HashMap<NodeId, u32>,
+    /// Why nodes can't be cleaned that were tried often enough.
+    refused: HashMap<NodeId, Arc<str>>,
     /// Until when those are not tried again that could not be cleaned.
     rests: HashMap<NodeId, Instant>,
     /// Nodes that are being stripped, and when it was last told that their keys need not wait.
@@ -239,6 +241,7 @@ impl Quarantine {
             at.is_some_and(|at| matches!(topology.nodes[at].placement, Placement::Starting(_)))
         };
         self.rests.retain(|id, _| is_starting(id));
+        self.refused.retain(|id, _| is_starting(id));
         let policy = &topology.policy;
         let is_noted = policy.on_return == OnReturn::Quarantine && policy.sole_writer;
         if std::mem::replace(&mut self.missed, missed) != missed || !is_noted {
@@ -356,6 +359,7 @@ impl Quarantine {
 
     /// A cleaning ended.
     pub(super) fn ended(&mut self, topology: &Topology, cleaned: &Cleaned) {
+        self.complain(cleaned);
         self.dropped(cleaned.node);
         if cleaned.done.is_err() {
             self.rests.insert(cleaned.node, Instant::now() + REST);
@@ -369,6 +373,27 @@ impl Quarantine {
                 log.keys.retain(|(_, key)| level(topology.ring.hash(key)) >= cleaned.below);
             }
         }
+    }
+
+    /// Remembers why a node can't be cleaned, when all was tried.
+    fn complain(&mut self, Cleaned { node, done, .. }: &Cleaned) {
+        let is_tried = self.failed.get(node).is_some_and(|failed| *failed >= TRIES);
+        match done {
+            Ok(_) => drop(self.refused.remove(node)),
+            // It is cleaned anew, and nothing refused it.
+            Err(_) if self.has_left(*node) => {}
+            Err(why) if is_tried => {
+                let why =
+                    format!("its old keys can't be deleted, so that it gets none of its own: {why}").into();
+                drop(self.refused.insert(*node, why));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Why a node that is back can't be cleaned, if that was tried often enough.
+    pub(super) fn refusal(&self, node: NodeId) -> Option<Arc<str>> {
+        self.refused.get(&node).cloned()
     }
 
     /// A cleaning came to nothing.
@@ -681,5 +706,36 @@ mod tests {
             quarantine.follow(&now, 0);
         }
         assert_eq!(planned(&mut quarantine, &now), ("e".to_owned(), true));
+    }
+
+    /// A node that can't be emptied either is said to be so, until it is, or is out again; that it left while it was
+    /// cleaned is no refusal.
+    #[test]
+    fn who_refuses_is_named() {
+        let fenced = two([FENCED, Placement::Owns], Health::Healthy, true);
+        let node = fenced.nodes[0].node.id;
+        let no = || Cleaned { node, below: LEVELS, leftovers: false, done: Err("NOPERM".to_owned()) };
+        let ends: [fn(&mut Quarantine, &Topology, Cleaned); 2] = [
+            |quarantine, now, no| quarantine.ended(now, &Cleaned { done: Ok(Done::Emptied(None)), ..no }),
+            |quarantine, _, _| {
+                quarantine.follow(&two([Placement::Away, Placement::Owns], Health::Ejected, true), 0);
+            },
+        ];
+        for end in ends {
+            let mut quarantine = Quarantine::default();
+            for _ in 0..TRIES {
+                quarantine.ended(&fenced, &no());
+                assert_eq!(quarantine.refusal(node), None);
+            }
+            assert_eq!(quarantine.due(&fenced), []);
+            quarantine.busy.insert(node, true);
+            quarantine.ended(&fenced, &no());
+            assert_eq!(quarantine.refusal(node), None, "it had left");
+            quarantine.ended(&fenced, &no());
+            let why = quarantine.refusal(node).expect("it is given up");
+            assert!(why.ends_with("NOPERM"), "{why}");
+            end(&mut quarantine, &fenced, no());
+            assert_eq!(quarantine.refusal(node), None);
+        }
     }
 }

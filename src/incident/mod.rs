@@ -318,6 +318,12 @@ impl Incidents {
                         incident.emptied |= *emptied;
                     }
                 }
+                Told::Clears(what, text) => {
+                    book.step(&whose, &stamp, what, text.clone());
+                    if book.incident(&whose).is_some_and(|incident| incident.rule.is_none()) {
+                        book.close(&stamp, &whose, None);
+                    }
+                }
                 Told::Ends(what, data, text) => {
                     book.step(&whose, &stamp, what, text.clone());
                     book.close(&stamp, &whose, *data);

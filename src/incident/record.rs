@@ -107,6 +107,8 @@ pub enum Told {
     Goes(&'static str, Arc<str>),
     /// The node was cleaned, in these words, and if so emptied.
     Cleaned(Arc<str>, bool),
+    /// Nothing is wrong with the node any more: it ends, unless the node was ejected for something, or should have been.
+    Clears(&'static str, Arc<str>),
     /// It ends: `restored`, `recovered`, `readmitted`.
     Ends(&'static str, Option<Data>, Arc<str>),
 }

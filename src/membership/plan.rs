@@ -111,16 +111,21 @@ fn judged(now: &Topology, mut ledger: Ledger, (at, opinion): (usize, &Opinion), 
     nodes[at] = Entry { health: *health, slow: *slow, misconfigured, ..before.clone() };
     settle(&mut nodes, &rules(now, time), &mut ledger);
     let mut events = Vec::new();
-    if before.misconfigured != *wrong {
+    let is_at = |placement| nodes[at].placement == placement;
+    let recovers = was_out && !is_out && before.placement == Placement::Owns && is_at(Placement::Owns);
+    if recovers {
+        events.push(What::Recovered.of(before));
+    }
+    // Of one that has its keys again it is told with that.
+    let is_restored = before.placement != Placement::Owns && is_at(Placement::Owns);
+    let is_wrong = wrong.is_some() && !is_restored;
+    if before.misconfigured != *wrong && (is_wrong || wrong.is_none()) || recovers && is_wrong {
         events.push(What::Misconfigured(wrong.clone()).of(before));
     }
-    // Of one that is out it counts that it fails.
-    if before.slow.is_some() != slow.is_some() && !was_out && !is_out {
+    // Of one that is out it counts that it fails, unless it is out for another reason.
+    let fails = (was_out || is_out) && !before.order.is_some_and(Order::is_out);
+    if before.slow.is_some() != slow.is_some() && !fails || recovers && slow.is_some() {
         events.push(What::Slow(*slow).of(before));
-    }
-    let has_stayed = nodes[at].placement == Placement::Owns && before.placement == Placement::Owns;
-    if was_out && !is_out && has_stayed {
-        events.push(What::Recovered.of(before));
     }
     events.extend(told(&now.nodes, &nodes, &ledger));
     let mut step = step(now, nodes, ledger, events, time);
@@ -211,9 +216,20 @@ pub(super) fn told(before: &[Entry], after: &[Entry], ledger: &Ledger) -> Vec<Ev
         if entry.placement != was {
             let was_out = old.is_some_and(|old| old.health.is_out());
             events.extend(placed((was, was_out), entry, ledger).map(|what| what.of(entry)));
+            events.extend(still_doubted(entry));
         }
     }
     events
+}
+
+/// What is wrong with a node that has its keys again: that it was out is over, and this is not.
+fn still_doubted(entry: &Entry) -> Vec<Event> {
+    if entry.placement != Placement::Owns || entry.health.is_out() {
+        return Vec::new();
+    }
+    let wrong = entry.misconfigured.clone().map(|wrong| What::Misconfigured(Some(wrong)));
+    let slow = entry.slow.map(|slow| What::Slow(Some(slow)));
+    wrong.into_iter().chain(slow).map(|what| what.of(entry)).collect()
 }
 
 /// What is told of a node with another placement than before.

@@ -34,7 +34,9 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
             && rules.policy.moves_keys()
             && rules.policy.on_return != OnReturn::Serve
     };
-    let (mut away, mut owners) = (0, nodes.len());
+    let useless = weight(nodes, |i| is_refused(&nodes[i], before[i]));
+    let useful = (0..nodes.len()).filter(|i| !is_refused(&nodes[*i], before[*i])).count();
+    let (mut away, mut owners) = (useless, useful.max(1));
     // An operator's word goes before guard and budget, and not before somebody has to own.
     for entry in nodes.iter_mut().filter(|entry| entry.order.is_some_and(Order::is_out)) {
         if owners > 1 {
@@ -86,6 +88,14 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
     if !nodes.iter().any(|entry| entry.placement == Placement::Owns) {
         last_resort(nodes, rules, ledger);
     }
+}
+
+/// Whether a node is back and can't be cleaned: it serves nothing, for nobody knows how long, so that the guard counts it
+/// as out.
+fn is_refused(entry: &Entry, before: Placement) -> bool {
+    let is_bare = matches!(before, Placement::Starting(to) if to.admitted == 0);
+    let is_back = !entry.health.is_out() && !entry.order.is_some_and(Order::is_out);
+    is_bare && is_back && entry.misconfigured.is_some()
 }
 
 /// Nobody owns, and some start.

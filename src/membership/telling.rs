@@ -192,9 +192,16 @@ fn of_server(after: &Topology, event: &Event) -> Telling {
     let new = Telling::new;
     let entry = after.nodes.iter().find(|entry| Some(&entry.node.name) == event.node.as_ref());
     let serves = entry.is_some_and(|entry| entry.placement == Placement::Owns && !entry.health.is_out());
-    let ends = |word, text: &str| Some(Told::Ends(word, None, text.into())).filter(|_| serves);
-    let opens =
-        |word, cause, text: &Arc<str>| Some(Told::Opens(word, cause, text.clone(), None)).filter(|_| serves);
+    let is_doubted = entry.is_some_and(|entry| entry.misconfigured.is_some() || entry.slow.is_some());
+    // Whoever is out meanwhile, by hand, has no other end to it.
+    let ends = |word, text: &str| match is_doubted {
+        true => Some(Told::Goes(word, text.into())),
+        false => Some(Told::Clears(word, text.into())),
+    };
+    let opens = |word, cause, text: &Arc<str>| match serves {
+        true => Some(Told::Opens(word, cause, text.clone(), None)),
+        false => Some(Told::Goes(word, text.clone())),
+    };
     match &event.what {
         What::Misconfigured(Some(what)) => {
             let incident = opens("misconfigured", Cause::Misconfigured, what);

@@ -1,3 +1,4 @@
+mod doubts;
 mod returns;
 
 use std::collections::BTreeSet;

@@ -302,6 +302,27 @@ fn who_is_not_emptied() {
     });
     assert!(!ringway.owns("b"));
 
+    // Where it would be cleaned only if it was away.
+    let nodes = [Redis::start(), Redis::with(&["--rename-command", "FLUSHALL", ""])];
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK));
+    let mut client = ringway.client();
+    (0..20).for_each(|i| assert_eq!(client.cmd(&["SET", &format!("key:{i}"), "v"]), "+OK\r\n"));
+    nodes[1].stop();
+    ringway.wait_away("b");
+    nodes[1].cont();
+    let why = "its old keys can't be deleted";
+    until(SOON, "it is named", || {
+        ringway.node("b")["misconfigured"].as_str().is_some_and(|text| text.contains(why))
+    });
+    assert_eq!(ringway.metric("ringway_node_owns", &[("node", "b")]), 0.0);
+    assert_eq!(ringway.metric("ringway_node_misconfigured", &[("node", "b")]), 1.0);
+    // The last one that serves is not put out for it.
+    nodes[0].stop();
+    until(SOON, "it is known to hang", || ringway.node("a")["health"] == "ejected");
+    assert!(ringway.owns("a"));
+    nodes[0].cont();
+    until(SOON, "it is well", || ringway.node("a")["health"] == "healthy");
+
     let nodes = Redis::several(2);
     let config = Config::of(&nodes)
         .pool("on_return: flush")
