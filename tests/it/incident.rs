@@ -414,3 +414,19 @@ fn on_a_small_disk() -> Option<(Ringway, Vec<Redis>)> {
     let command = ["unshare", "-m", "sh", "-c", &run, "sh", crate::harness::ringway::program()];
     Some((Ringway::serve_through(config, &command), nodes))
 }
+
+/// What is wrong with a node that is drained for it ends when it is mended, though the node is still out.
+#[test]
+fn who_is_mended_while_it_is_drained() {
+    let nodes = Redis::several(3);
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK));
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    assert_eq!(nodes[1].cmd(&["REPLICAOF", "127.0.0.1", "1"]), "+OK\r\n");
+    until(SOON, "it opens", || incidents(&mut ringway).iter().any(|i| i["cause"] == "misconfigured"));
+    let output = run(&["drain", "b", "--admin", &admin, "--yes", "--wait"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(nodes[1].cmd(&["REPLICAOF", "NO", "ONE"]), "+OK\r\n");
+    until(SOON, "it ends", || !incidents(&mut ringway)[0]["closed_ms"].is_null());
+    assert_eq!(words(&incidents(&mut ringway)[0]).last().map(String::as_str), Some("configured"));
+    assert_eq!(ringway.node("b")["placement"], "away");
+}
