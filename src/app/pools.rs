@@ -142,7 +142,7 @@ impl App {
     pub(super) fn warn_of_absences(&self) {
         let state = self.lock();
         for pool in state.pools.iter().filter(|_| state.settings.state_file.is_none()) {
-            let absences = absences(&pool.handle.reader.load());
+            let absences = absences(&pool.handle.reader.load(), &Absences::new());
             if !absences.is_empty() {
                 let (pool, nodes) = (&*pool.handle.name, names(&absences));
                 tracing::warn!(

@@ -50,6 +50,7 @@ struct Kept {
     left: BTreeMap<Arc<str>, Absences>,
     pools: BTreeMap<Arc<str>, Absences>,
     is_written: bool,
+    is_writing: bool,
     is_over: bool,
 }
 
@@ -59,7 +60,7 @@ impl StateFile {
         let Some(path) = path else { return Ok(StateFile::default()) };
         let left = read(&path).map_err(|error| AppError::State { path: path.clone(), error })?;
         // What is there stays until its pool has begun.
-        let kept = Mutex::new(Kept { pools: left.clone(), left, is_written: false, is_over: false });
+        let kept = Mutex::new(Kept { pools: left.clone(), left, ..Kept::default() });
         let shared = Arc::new(Shared { path, kept, bell: Condvar::new() });
         let writer = shared.clone();
         thread::Builder::new()
@@ -81,7 +82,7 @@ impl StateFile {
         let mut changes = reader.changes();
         loop {
             let topology = reader.load();
-            shared.keep(&topology.pool, absences(&topology));
+            shared.keep(&topology.pool, |before| absences(&topology, before));
             if changes.changed().await.is_err() {
                 return;
             }
@@ -91,7 +92,7 @@ impl StateFile {
     /// A pool is not there any more.
     pub(super) fn forget(&self, pool: &str) {
         if let Some(shared) = &self.0 {
-            shared.keep(&Arc::from(pool), Absences::new());
+            shared.keep(&Arc::from(pool), |_| Absences::new());
         }
     }
 
@@ -101,7 +102,7 @@ impl StateFile {
         let mut kept = shared.kept();
         kept.is_over = true;
         shared.bell.notify_all();
-        let waits = |kept: &mut Kept| !kept.is_written;
+        let waits = |kept: &mut Kept| !kept.is_written || kept.is_writing;
         // What is not written by then is not.
         drop(shared.bell.wait_timeout_while(kept, patience, waits));
     }
@@ -113,10 +114,12 @@ impl Shared {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, pool: &Arc<str>, absences: Absences) {
+    fn keep(&self, pool: &Arc<str>, of: impl FnOnce(&Absences) -> Absences) {
         let mut kept = self.kept();
-        let before = kept.pools.get(pool);
-        if before.map_or(absences.is_empty(), |before| *before == absences) {
+        let nothing = Absences::new();
+        let before = kept.pools.get(pool).unwrap_or(&nothing);
+        let absences = of(before);
+        if *before == absences {
             return;
         }
         match absences.is_empty() {
@@ -138,11 +141,13 @@ impl Shared {
                 kept = self.bell.wait(kept).unwrap_or_else(PoisonError::into_inner);
             }
             // What changes while it is written has it written once more.
-            kept.is_written = true;
+            (kept.is_written, kept.is_writing) = (true, true);
             let contents = Contents { version: VERSION, pools: kept.pools.clone() };
             drop(kept);
             let written = write(&self.path, &contents);
             kept = self.kept();
+            kept.is_writing = false;
+            self.bell.notify_all();
             if let Err(error) = written {
                 kept.is_written = false;
                 if !is_failing {
@@ -157,7 +162,6 @@ impl Shared {
                 kept = again;
             } else {
                 is_failing = false;
-                self.bell.notify_all();
             }
         }
     }
@@ -181,7 +185,8 @@ fn read(path: &Path) -> io::Result<BTreeMap<Arc<str>, Absences>> {
 /// Puts a new file in the place of the old one: whoever reads sees one of them whole.
 fn write(path: &Path, contents: &Contents) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
+    // A new ringway may be started beside the old one.
+    beside.push(format!(".{}", std::process::id()));
     let mut file = File::create(&beside)?;
     file.write_all(&serde_json::to_vec(contents)?)?;
     file.sync_all()?;

@@ -1,7 +1,7 @@
 //! Nodes that are back are cleaned: when their keys are fenced off and nothing is in flight any more, what
 //! is old is deleted, and membership is told.
 
-use tokio::task::{Id, JoinError};
+use tokio::task::{Id, JoinError, JoinSet};
 
 use super::{
     Patient, Ward,
@@ -135,7 +135,8 @@ impl Ward {
         if self.sweeping.is_looking() {
             return;
         }
-        self.sweeps.abort_all();
+        // What one that is over has found was found under another ring, maybe.
+        self.sweeps = JoinSet::new();
         if !self.unswept.is_empty() {
             let (returned, looks_for) = (self.unswept.iter().copied().collect(), self.sweeping.begins());
             self.sweeps.spawn(sweep::after_returns(self.reader.clone(), returned, looks_for));

@@ -360,8 +360,10 @@ impl Quarantine {
     /// A cleaning ended.
     pub(super) fn ended(&mut self, topology: &Topology, cleaned: &Cleaned) {
         self.complain(cleaned);
+        // One that left meanwhile is cleaned anew as soon as it is back, and nothing refused that.
+        let has_left = self.has_left(cleaned.node);
         self.dropped(cleaned.node);
-        if cleaned.done.is_err() {
+        if cleaned.done.is_err() && !has_left {
             self.rests.insert(cleaned.node, Instant::now() + REST);
             *self.failed.entry(cleaned.node).or_default() += 1;
         }

@@ -12,7 +12,7 @@ use crate::topology::{Entry, Health, Order, Placement, Topology};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Absence {
-    /// Others have its keys, or some of them, or it has not been cleaned since.
+    /// Others have had its keys, or some of them, and it has not been cleaned since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub away: bool,
     /// What an operator wants of it.
@@ -23,11 +23,16 @@ pub struct Absence {
 /// The nodes of a pool of which something is to be remembered, by their names.
 pub type Absences = BTreeMap<Arc<str>, Absence>;
 
-/// What is to be remembered of a pool.
-pub fn absences(topology: &Topology) -> Absences {
+/// What is to be remembered of a pool, of which this was before. Where no keys move nobody else has any.
+pub fn absences(topology: &Topology, before: &Absences) -> Absences {
     let of = |entry: &Entry| {
-        let away = matches!(entry.placement, Placement::Away | Placement::Starting(_));
-        Absence { away, order: entry.order }
+        let away = match entry.placement {
+            Placement::Owns => false,
+            Placement::Away | Placement::Starting(_) => true,
+            // One that had its keys keeps them; one that was not clean is no cleaner for it.
+            Placement::Held => before.get(&entry.node.name).is_some_and(|absence| absence.away),
+        };
+        Absence { away: away && topology.policy.moves_keys(), order: entry.order }
     };
     let all = topology.nodes.iter().map(|entry| (entry.node.name.clone(), of(entry)));
     all.filter(|(_, absence)| *absence != Absence::default()).collect()
@@ -53,4 +58,91 @@ pub fn recall(topology: &mut Topology, absences: &Absences) {
         entry
     };
     topology.nodes = topology.nodes.iter().map(recalled).collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        membership::tests::{Planned, owners, spec},
+        topology::{Data, News, OnEjected, OnReturn, Policy},
+    };
+
+    /// A pool whose next process knows this.
+    fn recalled(weights: &[u32], known: &[(&str, Absence)]) -> Planned {
+        let mut spec = spec(weights, 0.5);
+        let policy = (*spec.policy).clone();
+        spec.policy = Arc::new(Policy { on_return: OnReturn::Quarantine, sole_writer: true, ..policy });
+        let mut pool = Planned::new(&spec);
+        let absences = known.iter().map(|(node, absence)| (Arc::from(*node), *absence)).collect();
+        recall(&mut pool.topology, &absences);
+        let time = pool.time;
+        pool.ledger.recall(&pool.topology.nodes, time);
+        pool.budget();
+        pool
+    }
+
+    const AWAY: Absence = Absence { away: true, order: None };
+
+    fn serves(pool: &Planned, node: &str) -> bool {
+        owners(&pool.topology).iter().any(|owner| owner.as_deref() == Some(node))
+    }
+
+    fn cleaned() -> News {
+        News::Cleaned { below: crate::topology::LEVELS, leftovers: false, emptied: true, how: "".into() }
+    }
+
+    /// Who was away serves nothing before it is clean, also where nobody else is left to serve.
+    #[test]
+    fn who_was_away_is_cleaned_first() {
+        for weights in [&[1][..], &[1, 1], &[1, 1, 1]] {
+            let names: Vec<String> = (0..weights.len()).map(|i| format!("n{i}")).collect();
+            let known: Vec<(&str, Absence)> = names.iter().map(|name| (&**name, AWAY)).collect();
+            let mut pool = recalled(weights, &known);
+            for name in &names {
+                assert!(!serves(&pool, name), "{name} of {}", names.len());
+                pool.restore_with(name, Data::Unknown);
+                assert!(!serves(&pool, name), "{name} of {} is not clean", names.len());
+                pool.news(name, cleaned());
+                assert!(serves(&pool, name), "{name} of {}", names.len());
+            }
+        }
+    }
+
+    /// An order is carried out without anybody telling something; of the last node it can't be.
+    #[test]
+    fn orders_are_carried_out() {
+        let drained = Absence { away: true, order: Some(Order::Drain) };
+        let pool = recalled(&[1, 1, 1], &[("n1", drained)]);
+        assert_eq!(pool.entry("n1").placement, Placement::Away);
+        assert_eq!(absences(&pool.topology, &Absences::new()), [("n1".into(), drained)].into());
+        let ordered = Absence { away: false, order: Some(Order::Drain) };
+        assert_eq!(recalled(&[1, 1], &[("n1", ordered)]).entry("n1").placement, Placement::Away);
+        let mut pool = recalled(&[1], &[("n0", drained)]);
+        assert!(
+            matches!(pool.entry("n0").placement, Placement::Starting(to) if to.is_fenced()),
+            "it is to be cleaned"
+        );
+        pool.news("n0", cleaned());
+        assert_eq!(pool.entry("n0").placement, Placement::Owns);
+    }
+
+    /// A node that is held keeps what it had: it was away if it was so before. Where no keys move nobody is.
+    #[test]
+    fn what_is_remembered() {
+        let mut pool = recalled(&[1, 1, 1], &[("n1", AWAY)]);
+        let known: Absences = [("n1".into(), AWAY)].into();
+        assert_eq!(absences(&pool.topology, &Absences::new()), known);
+        let hold = |topology: &mut Topology| {
+            let held = |e: &Entry| Entry { placement: Placement::Held, ..e.clone() };
+            topology.nodes = topology.nodes.iter().map(held).collect();
+        };
+        hold(&mut pool.topology);
+        assert_eq!(absences(&pool.topology, &known), known);
+        assert_eq!(absences(&pool.topology, &Absences::new()), Absences::new());
+        let mut pool = recalled(&[1, 1, 1], &[("n1", AWAY)]);
+        let policy = (*pool.topology.policy).clone();
+        pool.topology.policy = Arc::new(Policy { on_ejected: OnEjected::Fail, ..policy });
+        assert_eq!(absences(&pool.topology, &known), Absences::new());
+    }
 }

@@ -93,6 +93,16 @@ impl Ledger {
         }
     }
 
+    /// The pool begins with nodes that are not in their place: what the process before this one knew of them.
+    pub fn recall(&mut self, nodes: &[Entry], time: Instant) {
+        for entry in nodes {
+            self.order(&entry.node.name, entry.order);
+            if entry.placement == Placement::Away {
+                self.gave(entry.node.id, time);
+            }
+        }
+    }
+
     /// How many nodes it remembers.
     pub fn len(&self) -> usize {
         self.known.len()

@@ -302,12 +302,19 @@ impl Membership {
                 self.incidents.pool_comes(&writer.current(), blocks);
                 let Settings { ids, workers, .. } = self.settings.clone();
                 let births = Births { ids, workers, bell };
-                let mut ledger = Ledger::new(&spec);
-                for entry in writer.current().nodes.iter() {
-                    ledger.order(&entry.node.name, entry.order);
-                }
-                let governed = Governed { writer, ledger, births, preparing: None };
+                let (mut ledger, time) = (Ledger::new(&spec), Instant::now());
+                let first = writer.current();
+                ledger.recall(&first.nodes, time);
+                let mut governed = Governed { writer, ledger, births, preparing: None };
+                // Not all that is recalled fits what there is now.
+                let settled = match budget(&first, &governed.ledger, time) {
+                    Outcome::Publish(step) => Some(governed.publish(first, *step)),
+                    _ => None,
+                };
                 self.pools.insert(spec.name.clone(), governed);
+                if let Some(step) = settled {
+                    self.done(step).await;
+                }
                 self.find_gutter(&spec.name).await;
                 self.follow(&spec.name).await;
             }

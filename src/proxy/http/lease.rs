@@ -54,10 +54,12 @@ pub(super) struct Lease {
     class: Class,
     pub(super) outcome: Outcome,
     is_finished: bool,
+    /// The request may be what the node takes offence at.
+    is_suspect: bool,
 }
 
 impl Lease {
-    pub(super) fn new(link: &Rc<Link>, exchange: &Rc<Exchange>, class: Class) -> Lease {
+    pub(super) fn new(link: &Rc<Link>, exchange: &Rc<Exchange>, class: Class, is_suspect: bool) -> Lease {
         link.block().in_flight.add(1);
         Lease {
             link: link.clone(),
@@ -66,6 +68,7 @@ impl Lease {
             class,
             outcome: Outcome::Lost,
             is_finished: false,
+            is_suspect,
         }
     }
 
@@ -103,13 +106,17 @@ impl Lease {
                     self.lost(if fault.is_reset() { Failure::Reset } else { Failure::Lost });
                 }
             }
-            Fault::Reset(_) if self.connection.as_ref().is_none_or(|c| c.replies() == 0) => {
-                self.link.node.evidence.failed(Failure::Protocol, 1);
-            }
+            Fault::Reset(_) if self.resets_all() => self.link.node.evidence.failed(Failure::Protocol, 1),
             Fault::Reset(_) | Fault::Leaving(_) | Fault::Refused(_) => {}
         }
         self.outcome = Outcome::Lost;
         self.outcome
+    }
+
+    /// Whether the node has answered nothing over a connection that others may share. Told once for a connection.
+    fn resets_all(&self) -> bool {
+        let is_first = |c: &Connection| c.replies() == 0 && !c.is_lost.replace(true);
+        !self.is_suspect && self.connection.as_ref().is_none_or(is_first)
     }
 
     /// Its connection broke. Over HTTP/2 it may have been over what a client sent, which says nothing of the node.

@@ -19,7 +19,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore},
     task::spawn_local,
     time::{Instant, sleep, timeout_at},
 };
@@ -53,6 +53,8 @@ const CONNECTS: (u32, Duration) = (128, Duration::from_millis(1));
 const PARTS_MAX: usize = 8;
 /// The part of the time which a client still has for that a node which does not fail is spared at most.
 const PAUSE_PART: u32 = 4;
+/// Dials at once for requests that share a connection with nobody.
+const ALONE_MAX: usize = 8;
 /// So long after the trouble.
 const CAREFUL: Duration = Duration::from_secs(5);
 
@@ -79,6 +81,9 @@ pub(super) struct Link {
     shared: RefCell<Option<Connection>>,
     /// That one is being made.
     is_dialling: Cell<bool>,
+    /// Dials for requests that are to have a connection of their own: those that shared one which was closed over one
+    /// of them come all at once.
+    alone: Semaphore,
     /// Who waits for it: one dial answers all of them.
     dialled: Waiting<Result<Connection, NoConnection>>,
     /// Connections that there are, or that are being made.
@@ -266,6 +271,7 @@ impl Link {
             dialled: Waiting::default(),
             open: Cell::new(0),
             waiting: Waiting::default(),
+            alone: Semaphore::new(ALONE_MAX),
             held: Waiting::default(),
             is_owner: Cell::new(entry.placement.serves()),
             gate: Gate::new(CONNECTS.0, CONNECTS.1, entry.node.blocks.len().min(PARTS_MAX)),
@@ -300,7 +306,9 @@ impl Link {
         if policy.http.node_protocol == NodeProtocol::H2 {
             let made = async {
                 if pick == Pick::Alone {
-                    self.connect(self.slot(), policy).await
+                    // Who dials for all decides what a failure says of the node.
+                    let _turn = self.alone.acquire().await.map_err(|_| NoConnection::Left)?;
+                    self.greet(self.slot(), policy).await
                 } else {
                     self.shared(policy).await
                 }
