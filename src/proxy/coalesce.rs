@@ -6,14 +6,15 @@
 
 use std::{cell::Cell, time::Duration};
 
-use crate::metrics::table::COALESCED_WAITS;
+use crate::{metrics::table::COALESCED_WAITS, protocol::Protocol};
 
-/// How long a worker pauses to which nodes give more than so many replies a second. 50,000 are one every 20 µs, so that
-/// a pause finds several; 200,000 come of pipelines only, whose last reply counts and comes milliseconds after the
-/// first request. The kernel adds its timer slack, 50 µs for a thread that has not asked for less. What other lengths
-/// bring is in docs/performance.md.
-const PAUSES: [(u64, Duration); 2] =
-    [(200_000, Duration::from_micros(150)), (50_000, Duration::from_micros(20))];
+/// To how many replies a second a worker pauses, and for how long. 50,000 are one every 20 µs, so that a pause finds
+/// several. The kernel adds its timer slack, 50 µs for a thread that has not asked for less. What other lengths bring
+/// is in docs/performance.md.
+const BUSY: (u64, Duration) = (50_000, Duration::from_micros(20));
+/// The same for replies that come each in a segment of its own, also those of a pipeline. So many come of pipelines
+/// only, whose last reply counts and comes milliseconds after the first request.
+const BUSY_WITH_SINGLE: (u64, Duration) = (200_000, Duration::from_micros(150));
 
 thread_local! {
     /// A worker has its thread to itself.
@@ -25,6 +26,8 @@ thread_local! {
 struct Pace {
     /// Replies of nodes since the rate was looked at.
     replies: Cell<u64>,
+    /// Those among them that nodes send one by one.
+    single: Cell<u64>,
     /// How long it pauses, if it does.
     pause: Cell<Option<Duration>>,
     /// Whether anything was done since the thread waited last: nobody pauses twice for nothing.
@@ -33,13 +36,23 @@ struct Pace {
 
 impl Pace {
     const fn new() -> Pace {
-        Pace { replies: Cell::new(0), pause: Cell::new(None), worked: Cell::new(false) }
+        Pace { replies: Cell::new(0), single: Cell::new(0), pause: Cell::new(None), worked: Cell::new(false) }
+    }
+
+    #[inline]
+    fn replied(&self, count: u64, are_single: bool) {
+        self.replies.set(self.replies.get() + count);
+        if are_single {
+            self.single.set(self.single.get() + count);
+        }
     }
 
     fn measure(&self, within_us: u32) {
-        let replies = self.replies.replace(0) * 1_000_000;
-        let is_busy = |(rate, _): &&(u64, Duration)| replies > rate * u64::from(within_us);
-        self.pause.set(PAUSES.iter().find(is_busy).map(|(_, pause)| *pause));
+        let of = |replies: &Cell<u64>, (rate, pause): (u64, Duration)| {
+            (replies.replace(0) * 1_000_000 > rate * u64::from(within_us)).then_some(pause)
+        };
+        let (single, any) = (of(&self.single, BUSY_WITH_SINGLE), of(&self.replies, BUSY));
+        self.pause.set(single.or(any));
     }
 
     fn pause(&self) -> Option<Duration> {
@@ -53,10 +66,10 @@ pub(super) fn worked() {
     PACE.with(|pace| pace.worked.set(true));
 }
 
-/// So many replies came from a node.
+/// So many replies came from a node of this protocol. memcached sends each by itself.
 #[inline]
-pub(super) fn replied(count: u64) {
-    PACE.with(|pace| pace.replies.set(pace.replies.get() + count));
+pub(super) fn replied(count: u64, protocol: Protocol) {
+    PACE.with(|pace| pace.replied(count, protocol == Protocol::Memcached));
 }
 
 /// Looks at how many replies came in this time, for all of which the worker pauses or not until the next look.
@@ -89,17 +102,18 @@ mod tests {
     /// once for each time that it did something.
     #[test]
     fn busy_is_a_rate() {
-        for (replies, within_us, pause_us) in [
-            (0, 10_000, 0),
-            (499, 10_000, 0),
-            (501, 10_000, 20),
-            (600, 20_000, 0),
-            (1, 0, 150),
-            (1_999, 10_000, 20),
-            (2_001, 10_000, 150),
+        for (replies, are_single, within_us, pause_us) in [
+            (0, true, 10_000, 0),
+            (499, true, 10_000, 0),
+            (501, true, 10_000, 20),
+            (600, false, 20_000, 0),
+            (1, false, 0, 20),
+            (1_999, true, 10_000, 20),
+            (2_001, true, 10_000, 150),
+            (9_000, false, 10_000, 20),
         ] {
             let pace = Pace::new();
-            pace.replies.set(replies);
+            pace.replied(replies, are_single);
             pace.measure(within_us);
             assert_eq!(pace.pause(), None, "{replies} in {within_us}: nothing was done");
             pace.worked.set(true);
@@ -129,7 +143,7 @@ mod tests {
             let turns = async |replies: u64, works: bool| {
                 let before = pauses();
                 for _ in 0..10 {
-                    replied(replies);
+                    replied(replies, Protocol::Redis);
                     measure(10_000);
                     if works {
                         worked();

@@ -513,7 +513,7 @@ impl Pipeline {
         (core.heard, core.fruitless_us, core.attempts) = (true, None, 0);
         let done = core.queue.done();
         let cut = core.hand_out(chunk, (now_us, held_us), link, &mut answered, &mut slow);
-        coalesce::replied(core.queue.done() - done);
+        coalesce::replied(core.queue.done() - done, self.protocol);
         core.stalled_us = None;
         if answered {
             link.node.evidence.good();
