@@ -192,3 +192,38 @@ fn write(path: &Path, contents: &Contents) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&beside, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::Absence;
+
+    /// What was kept last is in the file when it was closed, also when the file was just being written; and the next
+    /// process reads it, pool by pool and once.
+    #[test]
+    fn what_was_kept_last_is_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("state.json");
+        let pool: Arc<str> = "cache".into();
+        let known =
+            |i: usize| -> Absences { [(format!("n{i}").into(), Absence { away: true, order: None })].into() };
+        for round in 0..30 {
+            let file = StateFile::open(Some(path.clone())).expect("it can be read");
+            let left = file.recall(&pool);
+            assert_eq!(left, if round == 0 { Absences::new() } else { known(2 * round - 1) });
+            assert_eq!(file.recall(&pool), Absences::new(), "asked again");
+            let shared = file.0.as_ref().expect("there is a file");
+            shared.keep(&pool, |_| known(2 * round));
+            // The first is on its way by now, every other time.
+            while round % 2 == 1 && !shared.kept().is_writing && !shared.kept().is_written {
+                thread::yield_now();
+            }
+            shared.keep(&pool, |_| known(2 * round + 1));
+            file.close(Duration::from_secs(20));
+            assert_eq!(read(&path).expect("it is there")[&pool], known(2 * round + 1), "round {round}");
+        }
+        let names: Vec<_> =
+            fs::read_dir(dir.path()).expect("it is there").flatten().map(|e| e.file_name()).collect();
+        assert_eq!(names, ["state.json"], "nothing is left beside it");
+    }
+}

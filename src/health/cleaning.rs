@@ -349,6 +349,15 @@ mod tests {
         ward.sweep_after(second);
         assert_eq!(ward.end_sweep(Ok(swept(vec![second]))).len(), 0, "it is back once more");
         assert!(ward.unswept.contains(&second));
+
+        // A reload moves keys, and what was found before speaks for the ring that was.
+        let over = ward.sweeps.spawn(async move { swept(vec![second]) });
+        while !over.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        ward.sweeping.ends();
+        ward.sweep();
+        assert_eq!(ward.sweeps.len(), 1, "what is over is not heard any more");
         drop(writer);
     }
 

@@ -536,6 +536,10 @@ mod tests {
         assert!(!quarantine.has_left(node));
         quarantine.follow(&topology(Placement::Away), 0);
         assert!(quarantine.has_left(node), "an operator took it out");
+        // It is back before the next try would be due, and need not wait for that.
+        let done = Err("no".to_owned());
+        quarantine.ended(&fenced, &Cleaned { node, below: 4096, leftovers: false, done });
+        assert_eq!(quarantine.due(&fenced), [node]);
     }
 
     /// A pool of two nodes, of which the first is or was away, and the second takes its writes.
@@ -733,6 +737,7 @@ mod tests {
             quarantine.busy.insert(node, true);
             quarantine.ended(&fenced, &no());
             assert_eq!(quarantine.refusal(node), None, "it had left");
+            assert_eq!(quarantine.failed[&node], TRIES, "nor is that a try");
             quarantine.ended(&fenced, &no());
             let why = quarantine.refusal(node).expect("it is given up");
             assert!(why.ends_with("NOPERM"), "{why}");

@@ -5,7 +5,31 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::harness::{Config, Load, Redis, Ringway, load::Plan, ringway::sum};
+use crate::harness::{Config, Load, Redis, Ringway, SOON, encode, load::Plan, ringway::sum, until};
+
+/// A worker that has much to do coalesces, one that has little does not, nor does any that is not to.
+#[test]
+fn a_busy_worker_coalesces() {
+    let node = Redis::start();
+    let pipeline = encode(&["GET", "nothing"]).repeat(2000);
+    for coalesces in [true, false] {
+        let mut ringway = Ringway::serve(Config::of([&node]).top(&format!("coalesce: {coalesces}")));
+        let waits = |ringway: &mut Ringway| ringway.metric("ringway_coalesced_waits_total", &[]);
+        let mut client = ringway.client();
+        (0..200).for_each(|_| assert_eq!(client.cmd(&["GET", "nothing"]), "$-1\r\n"));
+        assert_eq!(waits(&mut ringway), 0.0, "a request at a time is little");
+        let mut turn = |ringway: &mut Ringway| {
+            client.send(&pipeline).expect("it is taken");
+            (0..2000).for_each(|_| assert_eq!(client.reply().expect("a reply"), b"$-1\r\n"));
+            waits(ringway) > 0.0
+        };
+        if coalesces {
+            until(SOON, "it coalesces", || turn(&mut ringway));
+        } else {
+            assert!(!(0..50).any(|_| turn(&mut ringway)));
+        }
+    }
+}
 
 /// After a kill under load each request was counted exactly once, the shares sum to 1, and the
 /// ejection has its cause.

@@ -216,9 +216,9 @@ pub(super) async fn attempt(
         () = &mut evicted => Err(failed(link, Kind::Left, true, "ejected")),
     };
     let mut connection = connection.inspect_err(|_| lease.outcome = Outcome::Refused)?;
-    if !offers(onward, &connection).await {
+    if let Some(denied) = denied(onward, &connection, link).await {
         lease.outcome = Outcome::Refused;
-        return Err(failed(link, Kind::Cut(Cut::NoWebSocket), false, Cut::NoWebSocket));
+        return Err(denied);
     }
     exchange.begin();
     let started = Instant::now();
@@ -260,13 +260,13 @@ pub(super) async fn attempt(
     }
 }
 
-/// Whether the node has over this connection what the request is about.
-async fn offers(onward: &Onward, connection: &Connection) -> bool {
-    match connection.told() {
-        Some(told) if onward.intent.wants_websocket() => {
-            told.takes_websockets(connection.replies() > 0).await
-        }
-        _ => true,
+/// Why the request can't be sent over this connection, if the node has not over it what the request is about.
+async fn denied(onward: &Onward, connection: &Connection, link: &Link) -> Option<Failed> {
+    let told = connection.told().filter(|_| onward.intent.wants_websocket())?;
+    match told.takes_websockets(connection.replies() > 0).await {
+        Some(true) => None,
+        Some(false) => Some(failed(link, Kind::Cut(Cut::NoWebSocket), false, Cut::NoWebSocket)),
+        None => Some(failed(link, Kind::Stale, true, "its connection ended before the request")),
     }
 }
 

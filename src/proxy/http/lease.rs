@@ -115,7 +115,7 @@ impl Lease {
 
     /// Whether the node has answered nothing over a connection that others may share. Told once for a connection.
     fn resets_all(&self) -> bool {
-        let is_first = |c: &Connection| c.replies() == 0 && !c.is_lost.replace(true);
+        let is_first = |c: &Connection| c.replies() == 0 && !c.has_reset.replace(true);
         !self.is_suspect && self.connection.as_ref().is_none_or(is_first)
     }
 

@@ -114,6 +114,8 @@ pub(super) struct Connection {
     pub(super) is_reused: bool,
     /// That it was lost is counted.
     pub(super) is_lost: Rc<Cell<bool>>,
+    /// That it resets streams and answers none is counted.
+    pub(super) has_reset: Rc<Cell<bool>>,
     /// Further requests had better have another.
     is_doubted: Rc<Cell<bool>>,
     /// Replies that came over it.
@@ -447,6 +449,7 @@ impl Link {
             sender,
             is_reused: false,
             is_lost: Rc::default(),
+            has_reset: Rc::default(),
             is_doubted: Rc::default(),
             replies: Rc::default(),
             resets,
@@ -552,6 +555,7 @@ impl Connection {
                 sender: Sender::H2(sender.clone(), told.clone()),
                 is_reused: true,
                 is_lost: self.is_lost.clone(),
+                has_reset: self.has_reset.clone(),
                 is_doubted: self.is_doubted.clone(),
                 replies: self.replies.clone(),
                 resets: self.resets.clone(),
@@ -619,6 +623,31 @@ mod tests {
         assert_eq!(link.waiting.len(), 20_000, "nobody came after them");
         drop(slot);
         assert_eq!((link.waiting.len(), link.open.get(), Rc::strong_count(&link)), (0, 0, 1));
+    }
+
+    /// What comes of dials for one request each says nothing of the node: of many that shared a connection none is a
+    /// failure more. No more than a few of them are made at once.
+    #[test]
+    fn dials_for_one_are_no_evidence() {
+        play(async {
+            let closed =
+                std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+            let http = HttpSettings { node_protocol: NodeProtocol::H2, ..HttpSettings::default() };
+            let policy = Arc::new(Policy { http: Arc::new(http), ..Policy::default() });
+            let link = Link::new(&topology(&[("a", closed)], Policy::default()).nodes[0], 0);
+            let until = Instant::now() + CAREFUL;
+            let refused = |made| matches!(made, Err(NoConnection::Unreachable(Some(Failure::Refused), _)));
+            assert!(refused(link.connection(&policy, Pick::Alone, until).await));
+            assert_eq!(link.node.evidence.streak(), 0);
+            let mut cx = Context::from_waker(Waker::noop());
+            let mut alone: Vec<_> =
+                (0..3 * ALONE_MAX).map(|_| Box::pin(link.connection(&policy, Pick::Alone, until))).collect();
+            alone.iter_mut().for_each(|dial| drop(dial.as_mut().poll(&mut cx)));
+            assert!(link.open.get() <= ALONE_MAX, "{} at once", link.open.get());
+            drop(alone);
+            assert!(refused(link.connection(&policy, Pick::Any, until).await));
+            assert_eq!(link.node.evidence.streak(), 1);
+        });
     }
 
     /// Requests that an HTTP/2 node has no connection for wait for one dial, which answers all of them: at an address

@@ -64,16 +64,30 @@ impl Told {
         self.blame.borrow().clone()
     }
 
-    /// Whether it takes WebSockets (RFC 8441, 3). Waits for its settings, if it has said nothing yet.
-    pub(super) async fn takes_websockets(&self, is_heard: bool) -> bool {
+    /// Whether it takes WebSockets (RFC 8441, 3); nothing when it is over. Waits for its settings, if it has said
+    /// nothing yet.
+    pub(super) async fn takes_websockets(&self, is_heard: bool) -> Option<bool> {
         let until = Instant::now() + SETTINGS_WAIT;
         let offer = || self.connection.borrow().as_ref().map(Driven::is_extended_connect_protocol_enabled);
         loop {
             let moved = self.moved.notified();
             let takes = offer();
             if takes != Some(false) || is_heard || timeout_at(until, moved).await.is_err() {
-                return takes == Some(true);
+                return takes;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection that is over says nothing of what its node offers: another is asked.
+    #[tokio::test]
+    async fn what_is_over_offers_nothing_and_denies_nothing() {
+        for is_heard in [false, true] {
+            assert_eq!(Told::default().takes_websockets(is_heard).await, None);
         }
     }
 }
