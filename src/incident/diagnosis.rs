@@ -474,7 +474,12 @@ fn by_holders(scale: &mut Scale, view: &View<'_>, cause: Option<Cause>) {
     };
     // It holds the node, by time, and far more than by the number of its requests.
     let holds = |it: &&Holder| it.time >= HOLDS && it.times >= TIMES_MIN && it.held >= HELD_MIN;
-    let is_heavy = |it: &&Holder| it.time >= HEAVY * it.requests;
+    // One request for it takes so much longer than one for anything else. Where all wait behind it, and ask again only
+    // when they were answered, its part of the requests is large, too.
+    let is_heavy = |it: &&Holder| {
+        it.time * (1.0 - it.requests) >= HEAVY * it.requests * (1.0 - it.time)
+            && it.time - it.requests >= HEAVIER
+    };
     let is_busier = seen.busier.is_some_and(|busier| busier >= BUSIER);
     let is_much = |it: &&Holder| it.requests >= HOLDS && is_busier;
     let explain = |scale: &mut Scale| {
@@ -523,8 +528,10 @@ fn by_holders(scale: &mut Scale, view: &View<'_>, cause: Option<Cause>) {
 const HOLDS: f64 = 0.5;
 const TIMES_MIN: f64 = 4.0;
 const HELD_MIN: f64 = 0.1;
-/// A heavy one has so much more of the time than of the requests; a costly one of time or bytes.
-const HEAVY: f64 = 3.0;
+/// A request for a heavy one takes so many times as long as another, and its part of the time is larger by so much
+/// than that of the requests, whatever samples err; a costly one has so much more of time or bytes.
+const HEAVY: f64 = 2.5;
+const HEAVIER: f64 = 0.2;
 const COSTLY: f64 = 1.5;
 /// A key is asked for rarely.
 const RARE: f64 = 0.1;

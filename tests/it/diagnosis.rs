@@ -43,16 +43,6 @@ pub(crate) fn is_located(incident: &Value, node: Option<&str>, place: &str, what
 
 /// Waits until the incident of a node says where the fault is.
 pub(crate) fn located(ringway: &mut Ringway, node: Option<&str>, place: &str, what: &str) {
-    located_within(SOON, ringway, node, (place, what));
-}
-
-/// The same, for what takes longer on a slow machine.
-pub(crate) fn located_within(
-    patience: Duration,
-    ringway: &mut Ringway,
-    node: Option<&str>,
-    (place, what): (&str, &str),
-) {
     let mut last = Vec::new();
     let start = std::time::Instant::now();
     loop {
@@ -60,7 +50,7 @@ pub(crate) fn located_within(
         if last.iter().any(|incident| is_located(incident, node, place, what)) {
             return;
         }
-        assert!(start.elapsed() < patience, "{node:?} is not located as {place} {what}: {last:#?}");
+        assert!(start.elapsed() < SOON, "{node:?} is not located as {place} {what}: {last:#?}");
         thread::sleep(Duration::from_millis(10));
     }
 }
