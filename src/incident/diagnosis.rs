@@ -474,12 +474,6 @@ fn by_holders(scale: &mut Scale, view: &View<'_>, cause: Option<Cause>) {
     };
     // It holds the node, by time, and far more than by the number of its requests.
     let holds = |it: &&Holder| it.time >= HOLDS && it.times >= TIMES_MIN && it.held >= HELD_MIN;
-    // One request for it takes so much longer than one for anything else. Where all wait behind it, and ask again only
-    // when they were answered, its part of the requests is large, too.
-    let is_heavy = |it: &&Holder| {
-        it.time * (1.0 - it.requests) >= HEAVY * it.requests * (1.0 - it.time)
-            && it.time - it.requests >= HEAVIER
-    };
     let is_busier = seen.busier.is_some_and(|busier| busier >= BUSIER);
     let is_much = |it: &&Holder| it.requests >= HOLDS && is_busier;
     let explain = |scale: &mut Scale| {
@@ -490,7 +484,7 @@ fn by_holders(scale: &mut Scale, view: &View<'_>, cause: Option<Cause>) {
         });
     };
     let (key, client) = (seen.key.as_ref(), seen.client.as_ref());
-    if let Some(key) = key.filter(holds).filter(is_heavy) {
+    if let Some(key) = key.filter(holds).filter(|it| is_heavy(it)) {
         explain(scale);
         scale.add(Place::Key, What::Giant, 14.0, sign("the key", key));
         return;
@@ -522,6 +516,13 @@ fn by_holders(scale: &mut Scale, view: &View<'_>, cause: Option<Cause>) {
         scale.add(Place::Key, What::Hot, 11.0, sign("the key", key));
         scale.add(Place::Key, What::Hot, 1.0, format!("it gets {busier:.1} times the requests of others"));
     }
+}
+
+/// Whether one request for it takes so much longer than one for anything else. Where all wait behind it, and ask
+/// again only when they were answered, its part of the requests is large, too.
+fn is_heavy(it: &Holder) -> bool {
+    let (own, others) = (it.time * (1.0 - it.requests), it.requests * (1.0 - it.time));
+    own >= HEAVY * others && it.time - it.requests >= HEAVIER
 }
 
 /// A holder has half of something; so many samples of it; and so much of each second.

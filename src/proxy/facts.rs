@@ -69,7 +69,7 @@ pub(crate) fn answer(
     kind: Local,
     out: &mut Vec<u8>,
 ) -> After {
-    let port = state.client.local.map_or(0, |address| address.port());
+    let port = state.client.local().map_or(0, |address| address.port());
     let facts = Answering { session, bound, settings: OnceCell::new(), port };
     let mut client = ClientState::clone(&state.client);
     let after = local::answer(kind, request, &mut client, &facts, out);

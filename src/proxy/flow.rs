@@ -82,10 +82,10 @@ impl State {
         let (head, little) = (self.window.head_seq(), self.window.aside() < OUT_HIGH / 2);
         let (reads, broken) = (self.unread() < OUT_HIGH / 2, self.broken);
         let free = |seq: u64| broken || (reads && (little || head >= seq));
-        let blocked = std::mem::take(&mut self.blocked).into_iter();
-        let (freed, waiting): (Vec<_>, Vec<_>) = blocked.partition(|(_, seq)| free(*seq));
-        self.blocked = waiting.into();
-        freed.into_iter().map(|(pipeline, _)| pipeline).collect()
+        let Some(mut blocked) = self.blocked.take() else { return Vec::new() };
+        let freed = blocked.0.extract_if(.., |(_, seq)| free(*seq)).map(|(pipeline, _)| pipeline).collect();
+        self.blocked = Some(blocked).filter(|blocked| !blocked.0.is_empty());
+        freed
     }
 }
 
@@ -97,17 +97,18 @@ impl Session {
         if state.broken || !state.is_behind(behind) {
             return false;
         }
-        let mut blocked = std::mem::take(&mut state.blocked).into_vec();
-        blocked.push((pipeline.clone(), behind.seq));
-        state.blocked = blocked.into();
+        state.blocked.get_or_insert_default().0.push((pipeline.clone(), behind.seq));
         true
     }
 
     /// `pipeline` does not wait any more: its connection is gone.
     pub(crate) fn release(&self, pipeline: &Pipeline) {
         let mut state = self.state.borrow_mut();
-        let blocked = std::mem::take(&mut state.blocked).into_iter();
-        state.blocked = blocked.filter(|(b, _)| !std::ptr::eq(&raw const **b, pipeline)).collect();
+        let Some(blocked) = &mut state.blocked else { return };
+        blocked.0.retain(|(other, _)| !std::ptr::eq(&raw const **other, pipeline));
+        if blocked.0.is_empty() {
+            state.blocked = None;
+        }
     }
 
     /// Another topology is in force, or is not waited for any longer, or it is its turn; whether it waited.

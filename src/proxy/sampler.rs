@@ -127,7 +127,7 @@ fn note(link: &Link, expect: &Expect, request: Option<&[u8]>, (weight, overdue):
     }
     let pick = link.countdown.below(i64::from(u32::MAX)) as usize;
     let key = request.and_then(|request| dispatch::sampled_key(&bound, &pool.worker, request, pick));
-    let peer = session.state.borrow().client.peer;
+    let peer = session.state.borrow().client.peer();
     let sample = Sample { node: link.node.id, client: session.id, peer, key, weight, overdue };
     pool.handle.samples.note(pool.worker.index, sample);
 }

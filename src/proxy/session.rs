@@ -58,7 +58,7 @@ pub(crate) struct State {
     /// Since when they wait for a connection of their own.
     pub(crate) turn_since_us: Option<u32>,
     /// Keys that retrievals of many asked for since nothing was under way.
-    pub(crate) keys_asked: usize,
+    pub(crate) keys_asked: u32,
     /// How large its replies are, on a moving average, and what came of the present one.
     pub(super) reply_bytes: u32,
     pub(super) piece_bytes: u32,
@@ -72,17 +72,20 @@ pub(crate) struct State {
     /// buffered bytes.
     pending: usize,
     accounted: usize,
-    /// The pipelines that wait for this client to read, each with the request whose reply it
-    /// brought.
-    pub(super) blocked: Box<[(Rc<Pipeline>, u64)]>,
+    /// There when a pipeline waits.
+    pub(super) blocked: Option<Box<Blocked>>,
 }
+
+/// The pipelines that wait for a client to read, each with the request whose reply it brought.
+#[derive(Default)]
+pub(super) struct Blocked(pub(super) Vec<(Rc<Pipeline>, u64)>);
 
 /// The session.
 pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) pool: Rc<WorkerPool>,
     pub(crate) state: RefCell<State>,
-    waker: RefCell<Option<Waker>>,
+    waker: Cell<Option<Waker>>,
     dirty: Cell<bool>,
     drain_first: Cell<bool>,
 }
@@ -121,13 +124,13 @@ impl Session {
             watched: None,
             pending: 0,
             accounted: 0,
-            blocked: Box::default(),
+            blocked: None,
         };
         Rc::new(Session {
             id,
             pool: pool.clone(),
             state: RefCell::new(state),
-            waker: RefCell::default(),
+            waker: Cell::default(),
             dirty: Cell::new(false),
             drain_first: Cell::new(false),
         })
@@ -150,17 +153,16 @@ impl Session {
         let mut state = self.state.borrow_mut();
         state.broken = true;
         state.client_account(0, &self.pool.worker.memory);
-        let blocked = std::mem::take(&mut state.blocked);
+        let blocked = state.blocked.take();
         (state.window, state.out, state.written, state.stream) = (Window::default(), Vec::new(), 0, None);
         state.pending = 0;
         drop(state);
-        blocked.iter().for_each(|(pipeline, _)| pipeline.unblock());
+        blocked.iter().flat_map(|blocked| &blocked.0).for_each(|(pipeline, _)| pipeline.unblock());
     }
 
     fn poll(self: &Rc<Self>, cx: &mut Context<'_>, input: &mut Input) -> Poll<()> {
-        if !self.waker.borrow().as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-            self.waker.replace(Some(cx.waker().clone()));
-        }
+        let waker = self.waker.take().filter(|waker| waker.will_wake(cx.waker()));
+        self.waker.set(Some(waker.unwrap_or_else(|| cx.waker().clone())));
         let worker = &self.pool.worker;
         worker.begin_batch();
         if !self.state.borrow().out.is_empty() {
@@ -502,8 +504,9 @@ impl Session {
 
     /// Wakes the session's task.
     pub(crate) fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
+        if let Some(waker) = self.waker.take() {
             waker.wake_by_ref();
+            self.waker.set(Some(waker));
         }
     }
 
@@ -515,8 +518,9 @@ impl Session {
         if state.window.is_ripe() {
             self.settle(state);
         }
-        if let Some(waker) = &*self.waker.borrow() {
-            state.write_out(&mut Context::from_waker(waker), self);
+        if let Some(waker) = self.waker.take() {
+            state.write_out(&mut Context::from_waker(&waker), self);
+            self.waker.set(Some(waker));
         }
         self.account(state);
         if let Some(space) = state.window.clear_out() {
@@ -525,7 +529,7 @@ impl Session {
         if !state.out.is_empty() {
             self.watch(state, self.pool.bounds().stall_us);
         }
-        if !state.blocked.is_empty() {
+        if state.blocked.is_some() {
             state.unblocked().iter().for_each(|pipeline| pipeline.unblock());
         }
         let resume = state.stalled && state.may_go_on(self.pool.bounds());

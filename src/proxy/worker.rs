@@ -357,7 +357,7 @@ impl Worker {
         let stream = match stream.attach() {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(pool = %place.pool.name, peer = ?client.peer, %error, "can't serve a client");
+                tracing::warn!(pool = %place.pool.name, peer = ?client.peer(), %error, "can't serve a client");
                 return;
             }
         };

@@ -142,20 +142,15 @@ struct Readers {
 }
 
 impl Readers {
-    fn start(
-        address: &str,
-        (keys, request): (&[String], fn(&str) -> Vec<u8>),
-        clients: usize,
-        at_once: usize,
-    ) -> Readers {
+    fn start(address: &str, requests: &[Vec<u8>], clients: usize, at_once: usize) -> Readers {
         let stop = Arc::new(AtomicBool::new(false));
         let threads = (0..clients).map(|_| {
-            let (stop, keys, mut client) = (stop.clone(), keys.to_vec(), Client::connect(address));
+            let (stop, requests, mut client) = (stop.clone(), requests.to_vec(), Client::connect(address));
             thread::spawn(move || {
-                let mut next = keys.iter().cycle();
+                let mut next = requests.iter().cycle();
                 while !stop.load(Relaxed) {
-                    let some = next.by_ref().take(at_once).map(|key| request(key));
-                    client.send(some.collect::<Vec<_>>().concat()).expect("ringway reads");
+                    let some: Vec<u8> = next.by_ref().take(at_once).flatten().copied().collect();
+                    client.send(some).expect("ringway reads");
                     (0..at_once).for_each(|_| drop(client.reply().expect("a reply")));
                 }
             })
@@ -179,7 +174,7 @@ fn a_giant_key_is_the_fault() {
     fill(&mut ringway.client(), "giant", 30_000);
     let owner = ["a", "b", "c"][owners(&nodes)["giant"]];
     let load = Load::start(&ringway.address(), &Plan { clients: 10, ..Plan::default() });
-    let readers = Readers::start(&ringway.address(), (&["giant".to_owned()], sort), 8, 1);
+    let readers = Readers::start(&ringway.address(), &[sort("giant")], 8, 1);
     located(&mut ringway, Some(owner), "key", "giant");
     let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
     let page: Value = serde_json::from_str(&ringway.http("/v1/incidents").1).expect("JSON");
@@ -209,7 +204,8 @@ fn a_client_is_the_fault() {
     keys.retain(|key| map[key] == 1);
     assert!(keys.len() >= 10, "{keys:?}");
     let load = Load::start(&ringway.address(), &Plan { clients: 10, ..Plan::default() });
-    let reader = Readers::start(&ringway.address(), (&keys, range), 1, 60);
+    let lists: Vec<Vec<u8>> = keys.iter().map(|key| range(key)).collect();
+    let reader = Readers::start(&ringway.address(), &lists, 1, 60);
     located(&mut ringway, Some("b"), "client", "flood");
     reader.stop();
     load.stop();

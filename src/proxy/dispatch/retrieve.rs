@@ -31,7 +31,7 @@ const LINE_BYTES_MAX: usize = 64 * 1024;
 /// written anew.
 const SHORT_BYTES_MAX: usize = Limits::LINE_BYTES - 32;
 /// Keys of one session that are asked for at once, unless one line names more.
-const ASKED_MAX: usize = 16 * 1024;
+const ASKED_MAX: u32 = 16 * 1024;
 
 /// Sends a retrieval on its way.
 pub(super) fn keys(
@@ -46,7 +46,7 @@ pub(super) fn keys(
     if state.window.is_empty() {
         state.keys_asked = 0;
     }
-    let asked = state.keys_asked + keys.len();
+    let asked = state.keys_asked.saturating_add(u32::try_from(keys.len()).unwrap_or(u32::MAX));
     if asked > ASKED_MAX && state.keys_asked > 0 {
         return Dispatched::DrainFirst;
     }

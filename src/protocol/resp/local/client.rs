@@ -1,7 +1,7 @@
 //! A session as CLIENT sees it, and CLIENT's subcommands.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -18,10 +18,8 @@ const NAME_MAX: usize = 1024;
 pub struct ClientState {
     /// The session's number, unique in the process.
     pub id: u64,
-    /// The client's address; none behind a unix socket.
-    pub peer: Option<SocketAddr>,
-    /// The address that it reached; none for a unix socket.
-    pub local: Option<SocketAddr>,
+    peer: End,
+    local: End,
     /// When it came, in seconds since the Unix epoch.
     pub created_s: u64,
     /// What it speaks.
@@ -34,6 +32,34 @@ pub struct ClientState {
     pub no_touch: bool,
     /// Most clients name nothing, and there are many clients.
     names: Option<Arc<Names>>,
+}
+
+/// One end of a connection, in less than the standard library's 32 bytes: most are of IPv4, and there are many clients.
+#[derive(Clone, Debug)]
+enum End {
+    Unix,
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
+}
+
+impl From<Option<SocketAddr>> for End {
+    fn from(address: Option<SocketAddr>) -> End {
+        match address {
+            None => End::Unix,
+            Some(SocketAddr::V4(address)) => End::V4(address),
+            Some(SocketAddr::V6(address)) => End::V6(Box::new(address)),
+        }
+    }
+}
+
+impl From<&End> for Option<SocketAddr> {
+    fn from(end: &End) -> Option<SocketAddr> {
+        match end {
+            End::Unix => None,
+            End::V4(address) => Some((*address).into()),
+            End::V6(address) => Some((**address).into()),
+        }
+    }
 }
 
 /// What a client calls itself and its library; empty for nothing.
@@ -60,8 +86,8 @@ impl ClientState {
     ) -> ClientState {
         ClientState {
             id,
-            peer,
-            local,
+            peer: peer.into(),
+            local: local.into(),
             created_s,
             version: Version::default(),
             authenticated: !password_wanted,
@@ -69,6 +95,16 @@ impl ClientState {
             no_touch: false,
             names: None,
         }
+    }
+
+    /// The client's address; none behind a unix socket.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        (&self.peer).into()
+    }
+
+    /// The address that it reached; none for a unix socket.
+    pub fn local(&self) -> Option<SocketAddr> {
+        (&self.local).into()
     }
 
     pub(super) fn names(&self) -> &Names {
@@ -104,8 +140,8 @@ impl ClientState {
             "id={} addr={} laddr={} name={} age={} flags={flags} db=0 sub=0 psub=0 ssub=0 multi=-1 \
              user=default redir=-1 resp={} lib-name={} lib-ver={}",
             self.id,
-            address(self.peer),
-            address(self.local),
+            address(self.peer()),
+            address(self.local()),
             names.client,
             now.as_secs().saturating_sub(self.created_s),
             if self.version == Version::Resp2 { 2 } else { 3 },
