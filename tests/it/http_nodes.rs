@@ -4,13 +4,14 @@ use std::{
     fs,
     io::{Read, Write},
     thread,
+    time::Duration,
 };
 
 use crate::harness::{
     Config, Ringway, SOON,
     nginx::Nginx,
     until,
-    web::{Browser, Stage},
+    web::{Browser, Gate, Stage},
 };
 
 /// Three nodes that speak HTTP/2, with these lines in their configuration, and which say their name, the method and
@@ -172,4 +173,111 @@ fn nodes_of_http2_without_websockets() {
         assert_eq!(page.status, 200, "an offer that is left: {page:?}");
     }
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
+}
+
+/// A node that speaks HTTP/2, takes so many requests at once over a connection, and has `origin` answer those below
+/// `/slow`.
+fn narrow(streams: usize, origin: &Stage) -> Nginx {
+    let passed = format!("location /slow {{ proxy_pass http://{}; }}", origin.address());
+    Nginx::with("a", "http2", &format!("http2_max_concurrent_streams {streams}; {passed}"))
+}
+
+/// One worker before that node, with these limits of the pool and these of its HTTP.
+fn before(node: &Nginx, lines: &[&str], limits: &str) -> Ringway {
+    let config = Config::web([node]).top("workers: 1").pool("health: {interval: 100ms, timeout: 1s}");
+    let config = config.pool(&format!("http: {{node_protocol: h2, limits: {{{limits}}}}}"));
+    Ringway::serve(lines.iter().fold(config, |config, line| config.pool(line)))
+}
+
+/// As many browsers, each of which has asked for a page below `/slow`.
+fn asking(ringway: &mut Ringway, count: usize) -> Vec<Browser> {
+    let mut browsers: Vec<Browser> = (0..count).map(|_| Browser::connect(&ringway.address())).collect();
+    browsers.iter_mut().for_each(|browser| browser.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n"));
+    browsers
+}
+
+/// Answers, late or when it may.
+fn answer(actor: &mut impl Write) {
+    // nginx may have closed.
+    let _ = actor.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok");
+}
+
+/// What is more than a node of HTTP/2 takes at once over a connection, and may have no further connection, waits, and
+/// this time is not the node's: all are answered though the last waits for longer than a node has, and nothing counts
+/// against it.
+#[test]
+fn what_waits_for_a_stream_is_not_charged_to_the_node() {
+    let service = Duration::from_millis(300);
+    let origin = Stage::start(move |_, actor| {
+        thread::sleep(service);
+        answer(actor);
+    });
+    let node = narrow(2, &origin);
+    let mut ringway = before(&node, &["request_timeout: 1s"], "connections_per_node_max: 1");
+    let mut browsers = asking(&mut ringway, 16);
+    for browser in &mut browsers {
+        let page = browser.page(false).expect("an answer");
+        assert_eq!(page.status, 200, "{page:?}");
+    }
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
+    assert_eq!(ringway.metric("ringway_node_connects_total", &[]), 1.0);
+    assert!(ringway.owns("a"));
+}
+
+/// For what is more than a node of HTTP/2 takes at once over a connection there are further ones, no more than there
+/// may be; who finds no place for as long as a client waits is told so.
+#[test]
+fn further_connections_take_what_one_does_not() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Stage::start(move |_, actor| {
+        held.pass();
+        answer(actor);
+    });
+    let node = narrow(2, &origin);
+    let mut ringway = before(&node, &["request_timeout: 10s"], "connections_per_node_max: 3");
+    let mut browsers = asking(&mut ringway, 12);
+    until(SOON, "as many as it takes are there", || origin.seen() == 6);
+    assert_eq!(ringway.metric("ringway_node_connects_total", &[]), 3.0);
+    gate.open();
+    for browser in &mut browsers {
+        assert_eq!(browser.page(false).map(|page| page.status), Some(200));
+    }
+    assert_eq!((origin.seen(), ringway.metric("ringway_node_connects_total", &[])), (12, 3.0));
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
+
+    let stuck = Stage::start(|_, actor| drop(actor.read(&mut [0; 64])));
+    let node = narrow(1, &stuck);
+    let lines = ["request_timeout: 10s", "deadline: 500ms"];
+    let mut ringway = before(&node, &lines, "connections_per_node_max: 1");
+    let mut browsers = asking(&mut ringway, 2);
+    let pages: Vec<_> = browsers.iter_mut().map(|browser| browser.page(false).expect("an answer")).collect();
+    let mut statuses: Vec<u16> = pages.iter().map(|page| page.status).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [503, 504], "{pages:?}");
+    let full = pages.iter().find(|page| page.status == 503).expect("one of them");
+    assert!(full.text().contains("no connection came free in time"), "{full:?}");
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
+}
+
+/// A node of HTTP/2 that hangs, so that its kernel takes connections and nobody says a word over them, has failed to
+/// connect, for a WebSocket as for everything else; and as soon as it goes on both are answered.
+#[test]
+fn nodes_of_http2_that_say_nothing() {
+    let node = three("").remove(0);
+    let config = Config::web([&node]).top("workers: 1").pool("http: {node_protocol: h2}");
+    let config = config.pool("health: {interval: 1m, failures: 1000}").pool("connect_timeout: 300ms");
+    for (lines, later) in [("", 200), (ASKS, 501)] {
+        let mut ringway = Ringway::serve(&config);
+        ringway.wait_probed(&["a"]);
+        node.stop();
+        let address = ringway.address();
+        let ask = || Browser::connect(&address).ask("GET", "/said", lines, b"").expect("an answer");
+        let page = ask();
+        assert_eq!(page.status, 504, "{page:?}");
+        assert!(page.text().contains("no SETTINGS within 300 ms"), "{page:?}");
+        assert!(ringway.metric("ringway_node_failures_total", &[]) >= 1.0);
+        node.cont();
+        until(SOON, "it goes on", || ask().status == later);
+    }
 }

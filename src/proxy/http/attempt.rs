@@ -216,7 +216,7 @@ pub(super) async fn attempt(
         () = &mut evicted => Err(failed(link, Kind::Left, true, "ejected")),
     };
     let mut connection = connection.inspect_err(|_| lease.outcome = Outcome::Refused)?;
-    if let Some(denied) = denied(onward, &connection, link).await {
+    if let Some(denied) = denied(onward, &connection, link) {
         lease.outcome = Outcome::Refused;
         return Err(denied);
     }
@@ -261,9 +261,9 @@ pub(super) async fn attempt(
 }
 
 /// Why the request can't be sent over this connection, if the node has not over it what the request is about.
-async fn denied(onward: &Onward, connection: &Connection, link: &Link) -> Option<Failed> {
+fn denied(onward: &Onward, connection: &Connection, link: &Link) -> Option<Failed> {
     let told = connection.told().filter(|_| onward.intent.wants_websocket())?;
-    match told.takes_websockets(connection.replies() > 0).await {
+    match told.takes_websockets() {
         Some(true) => None,
         Some(false) => Some(failed(link, Kind::Cut(Cut::NoWebSocket), false, Cut::NoWebSocket)),
         None => Some(failed(link, Kind::Stale, true, "its connection ended before the request")),

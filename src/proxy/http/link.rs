@@ -21,11 +21,12 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     sync::{Notify, Semaphore},
     task::spawn_local,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
     body::Outgoing,
+    shared::{Place, Shared},
     spawner::Spawner,
     told::Told,
     trailing::Trailing,
@@ -38,7 +39,6 @@ use crate::{
     protocol::{http::Fault, resp::Version},
     proxy::{
         connect,
-        essential::essential,
         gate::{Gate, Token, spread},
         rebind::{Leaving, Side},
     },
@@ -77,17 +77,13 @@ pub(super) struct Link {
     /// HTTP/1.1 connections that carry no request, the one that was used last at the end: those
     /// that are not needed grow old, and the node closes them.
     idle: RefCell<Vec<Connection>>,
-    /// The HTTP/2 connection that all requests share.
-    shared: RefCell<Option<Connection>>,
-    /// That one is being made.
-    is_dialling: Cell<bool>,
+    /// The HTTP/2 connections, which requests share.
+    pub(super) shared: Shared,
     /// Dials for requests that are to have a connection of their own: those that shared one which was closed over one
     /// of them come all at once.
     alone: Semaphore,
-    /// Who waits for it: one dial answers all of them.
-    dialled: Waiting<Result<Connection, NoConnection>>,
     /// Connections that there are, or that are being made.
-    open: Cell<usize>,
+    pub(super) open: Cell<usize>,
     waiting: Waiting<Turn>,
     /// Who is held back, and takes a connection that comes free meanwhile.
     held: Waiting<Connection>,
@@ -95,7 +91,7 @@ pub(super) struct Link {
     gate: Gate,
     careful_until: Cell<Instant>,
     /// It owns keys.
-    is_owner: Cell<bool>,
+    pub(super) is_owner: Cell<bool>,
     /// Rings when the node is ejected.
     evicted: Notify,
 }
@@ -118,6 +114,10 @@ pub(super) struct Connection {
     pub(super) has_reset: Rc<Cell<bool>>,
     /// Further requests had better have another.
     is_doubted: Rc<Cell<bool>>,
+    /// Requests that share it, over HTTP/2.
+    taken: Rc<Cell<usize>>,
+    /// This request's among them.
+    _place: Option<Place>,
     /// Replies that came over it.
     replies: Rc<Cell<u64>>,
     resets: Arc<AtomicBool>,
@@ -137,7 +137,7 @@ pub(super) enum Pick {
     /// The same, for a request that can't be repeated: one that the node has closed must be known
     /// to be closed.
     Sure,
-    /// A new one. Over HTTP/2 that is the one that all share, as long as no request has failed over it.
+    /// A new one. Over HTTP/2 that is one that others share, as long as no request has failed over it.
     Fresh,
     /// Over HTTP/2 one that no other request has: it is this one, or another, that the node closed a connection over.
     Alone,
@@ -164,12 +164,18 @@ pub(super) enum NoConnection {
 }
 
 impl NoConnection {
-    fn handshake(error: &hyper::Error) -> NoConnection {
-        let kind = match Fault::of(error) {
+    fn handshake(fault: &Fault) -> NoConnection {
+        let kind = match fault {
             Fault::Garbage(_) | Fault::Reset(_) => Failure::Protocol,
             Fault::Broken(_) | Fault::Leaving(_) | Fault::Refused(_) => Failure::Lost,
         };
-        NoConnection::Unreachable(Some(kind), error.to_string().into())
+        NoConnection::Unreachable(Some(kind), fault.text().into())
+    }
+
+    /// The connection was made, and over HTTP/2 the node said nothing.
+    fn silent(patience: Duration) -> NoConnection {
+        let text = format!("it takes connections, and sent no SETTINGS within {} ms", patience.as_millis());
+        NoConnection::Unreachable(Some(Failure::ConnectTimeout), text.into())
     }
 }
 
@@ -193,12 +199,40 @@ impl Connection {
         }
     }
 
+    /// Whether further requests may go over it.
+    pub(super) fn is_good(&self) -> bool {
+        !self.is_closed() && !self.is_doubted.get()
+    }
+
     /// Waits until it takes a request; false when it takes none any more.
     async fn is_ready(&mut self) -> bool {
         match &mut self.sender {
             Sender::H1(sender) => sender.is_ready() || sender.ready().await.is_ok(),
             Sender::H2(sender, _) => sender.ready().await.is_ok(),
         }
+    }
+
+    /// Requests that share it.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.get()
+    }
+
+    /// Another handle to an HTTP/2 connection, with a place for one more request, if the node takes one more beside
+    /// those that it has.
+    pub(super) fn share(&self, link: &Rc<Link>) -> Option<Connection> {
+        let Sender::H2(sender, told) = &self.sender else { return None };
+        (self.taken.get() < told.streams_max()).then(|| Connection {
+            sender: Sender::H2(sender.clone(), told.clone()),
+            is_reused: self.is_reused,
+            is_lost: self.is_lost.clone(),
+            has_reset: self.has_reset.clone(),
+            is_doubted: self.is_doubted.clone(),
+            taken: self.taken.clone(),
+            _place: Some(Place::new(link, &self.taken)),
+            replies: self.replies.clone(),
+            resets: self.resets.clone(),
+            trailing: self.trailing.clone(),
+        })
     }
 
     /// Sends a request and waits for the head of its reply.
@@ -234,7 +268,7 @@ impl Connection {
 }
 
 /// The right to have one connection more; none once it was given away.
-struct Slot(Option<Rc<Link>>);
+pub(super) struct Slot(Option<Rc<Link>>);
 
 impl Drop for Slot {
     fn drop(&mut self) {
@@ -242,6 +276,7 @@ impl Drop for Slot {
         if let Some(Turn::Slot(mut unwanted)) = link.waiting.give(Turn::Slot(Slot(Some(link.clone())))) {
             unwanted.0 = None;
             link.open.set(link.open.get() - 1);
+            link.turn();
         }
     }
 }
@@ -268,9 +303,7 @@ impl Link {
             worker_index,
             targets: RefCell::new(entry.targets.clone()),
             idle: RefCell::default(),
-            shared: RefCell::default(),
-            is_dialling: Cell::new(false),
-            dialled: Waiting::default(),
+            shared: Shared::default(),
             open: Cell::new(0),
             waiting: Waiting::default(),
             alone: Semaphore::new(ALONE_MAX),
@@ -306,14 +339,13 @@ impl Link {
         until: Instant,
     ) -> Result<Connection, NoConnection> {
         if policy.http.node_protocol == NodeProtocol::H2 {
+            if pick != Pick::Alone {
+                return self.share(policy, until).await;
+            }
             let made = async {
-                if pick == Pick::Alone {
-                    // Who dials for all decides what a failure says of the node.
-                    let _turn = self.alone.acquire().await.map_err(|_| NoConnection::Left)?;
-                    self.greet(self.slot(), policy).await
-                } else {
-                    self.shared(policy).await
-                }
+                // Who dials for all decides what a failure says of the node.
+                let _turn = self.alone.acquire().await.map_err(|_| NoConnection::Left)?;
+                self.greet(self.slot(), policy).await
             };
             return timeout_at(until, made).await.unwrap_or(Err(NoConnection::Late));
         }
@@ -344,7 +376,7 @@ impl Link {
         timeout_at(until, made).await.unwrap_or(Err(NoConnection::Late))
     }
 
-    fn slot(self: &Rc<Self>) -> Slot {
+    pub(super) fn slot(self: &Rc<Self>) -> Slot {
         self.open.set(self.open.get() + 1);
         Slot(Some(self.clone()))
     }
@@ -364,48 +396,12 @@ impl Link {
         }
     }
 
-    /// The HTTP/2 connection, made if there is none that will do.
-    async fn shared(self: &Rc<Self>, policy: &Arc<Policy>) -> Result<Connection, NoConnection> {
-        let known = self.shared.borrow().as_ref().filter(|c| !c.is_doubted.get()).and_then(Connection::share);
-        if let Some(mut connection) = known
-            && connection.is_ready().await
-        {
-            return Ok(connection);
-        }
-        let turn = self.dialled.join();
-        if !self.is_dialling.replace(true) {
-            // A task: who asked first may go away, and the others wait for the same. Without it nobody would
-            // ever dial again.
-            spawn_local(essential(self.clone().dial(policy.clone())));
-        }
-        turn.await.unwrap_or(Err(NoConnection::Left))
-    }
-
-    /// Makes the HTTP/2 connection, and answers all who wait for it.
-    async fn dial(self: Rc<Self>, policy: Arc<Policy>) {
-        let slot = self.slot();
-        let pause = self.pause();
-        if !pause.is_zero() {
-            sleep(spread(pause)).await;
-        }
-        let made = self.connect(slot, &policy).await;
-        self.is_dialling.set(false);
-        let answer = || match &made {
-            Ok(connection) => connection.share().map(|c| Ok(Connection { is_reused: false, ..c })),
-            Err(error) => Some(Err(error.clone())),
-        };
-        while let Some(answer) = answer()
-            && self.dialled.give(answer).is_none()
-        {}
-        if self.is_owner.get()
-            && let Ok(connection) = made
-        {
-            *self.shared.borrow_mut() = connection.share();
-        }
-    }
-
     /// Makes a connection. What keeps it from coming is evidence, once for all who wait for it.
-    async fn connect(self: &Rc<Self>, slot: Slot, policy: &Policy) -> Result<Connection, NoConnection> {
+    pub(super) async fn connect(
+        self: &Rc<Self>,
+        slot: Slot,
+        policy: &Policy,
+    ) -> Result<Connection, NoConnection> {
         self.greet(slot, policy).await.inspect_err(|error| {
             self.trouble();
             if let NoConnection::Unreachable(Some(kind), _) = error {
@@ -429,7 +425,7 @@ impl Link {
         };
         let io = TokioIo::new(Wire::new(stream, meter));
         let limits = &policy.http.limits;
-        let refused = |error: hyper::Error| NoConnection::handshake(&error);
+        let refused = |error: hyper::Error| NoConnection::handshake(&Fault::of(&error));
         let sender = match policy.http.node_protocol {
             NodeProtocol::H1 => {
                 let (sender, connection) = h1(limits).handshake(io).await.map_err(refused)?;
@@ -440,8 +436,15 @@ impl Link {
                 let told = Rc::new(Told::default());
                 let made = h2(limits, Spawner(told.moved.clone())).handshake(io).await;
                 let (sender, connection) = made.map_err(refused)?;
+                told.begin(connection);
                 let (link, driven) = (self.clone(), told.clone());
-                spawn_local(async move { link.drive(driven.drive(connection), slot).await });
+                spawn_local(async move { link.drive(driven.drive(), slot).await });
+                // A kernel takes connections for a node that hangs.
+                let patience = policy.connect_timeout;
+                let settled = timeout(patience, told.settled()).await;
+                settled
+                    .map_err(|_| NoConnection::silent(patience))?
+                    .map_err(|fault| NoConnection::handshake(&fault))?;
                 Sender::H2(sender, told)
             }
         };
@@ -451,6 +454,8 @@ impl Link {
             is_lost: Rc::default(),
             has_reset: Rc::default(),
             is_doubted: Rc::default(),
+            taken: Rc::default(),
+            _place: None,
             replies: Rc::default(),
             resets,
             trailing,
@@ -458,7 +463,7 @@ impl Link {
     }
 
     /// How long the next connection is held back.
-    fn pause(&self) -> Duration {
+    pub(super) fn pause(&self) -> Duration {
         let now = Instant::now();
         if now < self.careful_until.get() { self.gate.pass(now) } else { Duration::ZERO }
     }
@@ -525,7 +530,7 @@ impl Link {
         self.forget();
         self.waiting.clear();
         self.held.clear();
-        self.dialled.clear();
+        self.shared.leave();
         if leaving == Leaving::Evict {
             self.evicted.notify_waiters();
         }
@@ -534,34 +539,19 @@ impl Link {
     /// Closes the connections that carry no request: new ones will be made in another way.
     pub(super) fn forget(&self) {
         self.idle.take();
-        self.shared.take();
+        self.shared.forget();
     }
 
     /// Lets go of connections that the node has closed, and of more than are kept.
-    pub(super) fn tidy(&self, keep: usize) {
-        let mut idle = self.idle.borrow_mut();
-        idle.retain(|connection| !connection.is_closed());
-        let surplus = idle.len().saturating_sub(keep);
-        idle.drain(..surplus);
-    }
-}
-
-impl Connection {
-    /// Another handle to an HTTP/2 connection.
-    fn share(&self) -> Option<Connection> {
-        match &self.sender {
-            Sender::H1(_) => None,
-            Sender::H2(sender, told) => Some(Connection {
-                sender: Sender::H2(sender.clone(), told.clone()),
-                is_reused: true,
-                is_lost: self.is_lost.clone(),
-                has_reset: self.has_reset.clone(),
-                is_doubted: self.is_doubted.clone(),
-                replies: self.replies.clone(),
-                resets: self.resets.clone(),
-                trailing: self.trailing.clone(),
-            }),
+    pub(super) fn tidy(self: &Rc<Self>, keep: usize) {
+        {
+            let mut idle = self.idle.borrow_mut();
+            idle.retain(|connection| !connection.is_closed());
+            let surplus = idle.len().saturating_sub(keep);
+            idle.drain(..surplus);
         }
+        self.shared.tidy(keep);
+        self.turn();
     }
 }
 
@@ -582,6 +572,8 @@ fn h2(limits: &HttpLimits, spawner: Spawner) -> http2::Builder<Spawner> {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(window)
         .max_send_buf_size(STREAM_WINDOW as usize)
+        // By this is known that its settings came, which say how many.
+        .initial_max_send_streams(0)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
     builder
 }

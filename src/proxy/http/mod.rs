@@ -14,6 +14,7 @@ mod link;
 mod pool;
 mod refuse;
 mod session;
+mod shared;
 mod spawner;
 mod told;
 mod trailing;
@@ -178,8 +179,8 @@ fn reply(
         } else if let Some(protocol) = protocol {
             head.headers.insert(header::UPGRADE, protocol);
         }
-        // The connection is the tunnel's from here on.
-        lease.connection = None;
+        // The connection is the tunnel's from here on; over HTTP/2 it keeps its place among those that share one.
+        lease.connection.take_if(|connection| !connection.is_h2());
         tunnel::open(client, node, lease, ticket);
         return Response::from_parts(head, Reply::text(String::new()));
     }

@@ -37,6 +37,13 @@ impl<T> Waiting<T> {
         turn
     }
 
+    /// Whether somebody waits.
+    pub(super) fn is_wanted(&self) -> bool {
+        let mut places = self.places.borrow_mut();
+        while places.pop_front_if(|place| place.is_closed()).is_some() {}
+        !places.is_empty()
+    }
+
     /// Gives it to the first who still waits; it comes back when nobody does. A loop, whatever `T` does when it is
     /// dropped: thousands may have gone away, and each level of a recursion takes stack.
     pub(super) fn give(&self, mut what: T) -> Option<T> {
