@@ -5,16 +5,17 @@ use std::{pin::pin, rc::Rc, sync::Arc};
 
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
 use hyper::{
-    body::{Body, Incoming},
+    body::Incoming,
     client::conn::TrySendError,
     ext::Protocol,
 };
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    body::{Cut, Exchange, Outgoing},
+    body::{Cut, Exchange},
     lease::Lease,
     link::{Connection, Link, NoConnection, Pick},
+    outgoing::{Outgoing, Source},
     tunnel,
 };
 use crate::{
@@ -36,8 +37,7 @@ pub(super) struct Onward {
     key: Option<HeaderValue>,
     /// A node closed a connection over it, or over another that shared it.
     is_suspect: bool,
-    /// `None` when there is none, or it is on its way.
-    body: Option<Incoming>,
+    body: Option<Rc<Source>>,
     pub(super) intent: Intent,
     pub(super) exchange: Rc<Exchange>,
 }
@@ -81,6 +81,7 @@ impl Onward {
     pub(super) fn new(head: Parts, body: Option<Incoming>, intent: Intent, exchange: Rc<Exchange>) -> Onward {
         let host = head.headers.get(header::HOST).cloned();
         let key = head.headers.get(header::SEC_WEBSOCKET_KEY).cloned();
+        let body = body.map(|body| Source::new(body, &exchange));
         Onward {
             method: head.method,
             target: head.uri,
@@ -94,29 +95,25 @@ impl Onward {
         }
     }
 
-    /// Whether all of it is here: it has no body, and had none.
-    fn is_bodyless(&self) -> bool {
-        self.body.is_none() && self.exchange.is_sent() && !self.exchange.is_taken()
+    /// Whether all of it is here.
+    fn is_whole(&self) -> bool {
+        self.body.as_ref().is_none_or(|body| body.is_whole())
     }
 
     /// Whether it may be sent a second time, should the node have seen it.
     pub(super) fn is_repeatable(&self) -> bool {
-        self.intent.repeat != Repeat::Never && self.is_bodyless()
+        self.intent.repeat != Repeat::Never && self.body.is_none()
     }
 
     /// The request for this node; one that is repeatable stays here, too, and so does one that the node may hand
     /// back without having looked at it.
     fn take(&mut self, link: &Link, policy: &Policy, connection: &Connection) -> Request<Outgoing> {
         let is_h2 = connection.is_h2();
-        let stays = self.is_repeatable() || (is_h2 && self.is_bodyless());
+        let stays = self.is_repeatable() || is_h2;
         let headers = if stays { self.headers.clone() } else { std::mem::take(&mut self.headers) };
-        let is_chunked =
-            self.body.as_ref().is_some_and(|b| !b.is_end_stream() && b.size_hint().exact().is_none());
+        let is_chunked = self.body.as_ref().is_some_and(|body| body.is_chunked());
         let trailing = if is_chunked { connection.trailing() } else { None };
-        let body = match self.body.take() {
-            Some(body) => Outgoing::Streamed { body, exchange: self.exchange.clone(), bytes: 0, trailing },
-            None => Outgoing::Empty,
-        };
+        let body = self.body.as_ref().map_or(Outgoing::Empty, |body| body.go(is_h2, trailing));
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.headers_mut() = headers;
@@ -160,8 +157,7 @@ impl Onward {
 
     /// Takes back what was not sent.
     fn put_back(&mut self, request: Request<Outgoing>) {
-        let (head, body) = request.into_parts();
-        self.headers = head.headers;
+        self.headers = request.into_parts().0.headers;
         for name in [header::TE, header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING] {
             self.headers.remove(name);
         }
@@ -169,9 +165,6 @@ impl Onward {
         self.headers.remove(header::HOST);
         self.headers.extend(self.key.clone().map(|key| (header::SEC_WEBSOCKET_KEY, key)));
         self.headers.extend(self.host.clone().map(|host| (header::HOST, host)));
-        if let Outgoing::Streamed { body, .. } = body {
-            self.body = Some(body);
-        }
     }
 }
 
@@ -252,6 +245,7 @@ pub(super) async fn attempt(
     match sent {
         Ok(response) => {
             exchange.answered();
+            onward.body.iter().for_each(|body| body.release());
             let waited = started.elapsed().as_micros();
             link.block().latency.record(u32::try_from(waited).unwrap_or(u32::MAX));
             judge(onward, policy, response, lease)
@@ -341,7 +335,7 @@ fn broken(onward: &Onward, mut lease: Lease, is_unsent: bool, fault: &Fault) -> 
         Fault::Broken(_) if !was_closing => Kind::Lost,
         Fault::Broken(_) | Fault::Leaving(_) | Fault::Refused(_) => Kind::Stale,
     };
-    let is_unsent = is_unsent || (fault.is_unprocessed() && onward.is_bodyless());
+    let is_unsent = is_unsent || (fault.is_unprocessed() && onward.is_whole());
     failed(&lease.link, kind, is_unsent, fault.text())
 }
 

@@ -1,4 +1,5 @@
-//! Bodies on their way: frame by frame, never held whole, each under the bounds of its exchange.
+//! Bodies of replies on their way, and what a request's body and its timeouts know of each other: frame by frame, never
+//! held whole, each under the bounds of its exchange.
 //! hyper asks for the next frame when the other side has taken the last one, so that a slow reader
 //! slows the writer down.
 
@@ -64,8 +65,6 @@ pub(super) struct Exchange {
     is_answered: Cell<bool>,
     /// Nothing of the body is left.
     is_sent: Cell<bool>,
-    /// Something of the body is gone.
-    is_taken: Cell<bool>,
     cut: Cell<Option<Cut>>,
 }
 
@@ -82,19 +81,25 @@ impl Exchange {
             starved: Cell::new(now),
             is_answered: Cell::new(false),
             is_sent: Cell::new(!has_body),
-            is_taken: Cell::new(false),
             cut: Cell::new(None),
         })
     }
 
-    /// A node is asked now.
+    /// A node is asked now, whatever the one before waited for.
     pub(super) fn begin(&self) {
+        self.starve(false);
         self.moves(Instant::now());
     }
 
-    fn moves(&self, now: Instant) {
+    /// The node takes something.
+    pub(super) fn moves(&self, now: Instant) {
         self.moved.set(now);
         self.stood.set(self.session.pool.worker.stood_still());
+    }
+
+    /// The client sends something.
+    pub(super) fn hears(&self, now: Instant) {
+        self.heard.set(now);
     }
 
     /// When the client last sent something: its patience runs from there.
@@ -136,15 +141,27 @@ impl Exchange {
         self.is_sent.get()
     }
 
-    pub(super) fn is_taken(&self) -> bool {
-        self.is_taken.get()
+    /// Whether nothing of the body is left.
+    pub(super) fn sends(&self, is_sent: bool) {
+        self.is_sent.set(is_sent);
     }
 
     pub(super) fn cut(&self) -> Option<Cut> {
         self.cut.get()
     }
 
-    fn starve(&self, is_starved: bool) {
+    /// It is the body that fails.
+    pub(super) fn cuts(&self, cut: Cut) {
+        self.cut.set(Some(cut));
+    }
+
+    /// Whether a body of so many bytes has too many.
+    pub(super) fn is_above(&self, bytes: u64) -> bool {
+        self.bytes_max.is_some_and(|max| bytes > max)
+    }
+
+    /// Whether the client has to send before the node can go on.
+    pub(super) fn starve(&self, is_starved: bool) {
         if self.is_starved.replace(is_starved) == is_starved {
             return;
         }
@@ -161,73 +178,14 @@ impl Drop for Exchange {
     }
 }
 
-/// A request's body, towards a node.
-pub(super) enum Outgoing {
-    Empty,
-    Streamed {
-        body: Incoming,
-        exchange: Rc<Exchange>,
-        bytes: u64,
-        /// Where its trailers go, when the node's connection does not take them as a frame.
-        trailing: Option<Arc<Trailing>>,
-    },
-}
-
-impl Body for Outgoing {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let Outgoing::Streamed { body, exchange, bytes, trailing } = self.get_mut() else {
-            return Poll::Ready(None);
-        };
-        exchange.is_taken.set(true);
-        let now = Instant::now();
-        exchange.moves(now);
-        let polled = Pin::new(&mut *body).poll_frame(cx);
-        exchange.starve(polled.is_pending());
-        let frame = ready!(polled);
-        exchange.heard.set(now);
-        let cut = match &frame {
-            Some(Ok(frame)) => {
-                *bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-                exchange.bytes_max.is_some_and(|max| *bytes > max).then_some(Cut::TooLarge)
-            }
-            Some(Err(_)) => Some(Cut::Client),
-            None => None,
-        };
-        if let Some(cut) = cut {
-            exchange.cut.set(Some(cut));
-            return Poll::Ready(Some(Err(cut)));
-        }
-        exchange.is_sent.set(is_last(frame.as_ref(), body));
-        let frame = frame.map(|f| f.map_err(|_| Cut::Client));
-        Poll::Ready(left(frame, trailing.as_deref()))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Outgoing::Empty => true,
-            Outgoing::Streamed { body, .. } => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Outgoing::Empty => SizeHint::with_exact(0),
-            Outgoing::Streamed { body, .. } => body.size_hint(),
-        }
-    }
-}
-
 /// Whether nothing comes behind this frame; behind trailers hyper does not ask.
-fn is_last<E>(frame: Option<&Result<Frame<Bytes>, E>>, body: &Incoming) -> bool {
+pub(super) fn is_last<E>(frame: Option<&Result<Frame<Bytes>, E>>, body: &Incoming) -> bool {
     let has_trailers = matches!(frame, Some(Ok(frame)) if frame.is_trailers());
     frame.is_none() || has_trailers || body.is_end_stream()
 }
 
 /// A frame, unless it is one of trailers that goes another way: then the body ends.
-fn left(
+pub(super) fn left(
     frame: Option<Result<Frame<Bytes>, Cut>>,
     trailing: Option<&Trailing>,
 ) -> Option<Result<Frame<Bytes>, Cut>> {

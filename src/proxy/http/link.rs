@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    body::Outgoing,
+    outgoing::Outgoing,
     shared::{Place, Shared},
     spawner::Spawner,
     told::Told,

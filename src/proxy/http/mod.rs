@@ -11,6 +11,7 @@ mod body;
 mod dispatch;
 mod lease;
 mod link;
+mod outgoing;
 mod pool;
 mod refuse;
 mod session;

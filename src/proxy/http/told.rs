@@ -13,7 +13,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::{sync::Notify, time::timeout};
 
-use super::{body::Outgoing, spawner::Spawner, wire::Wire};
+use super::{outgoing::Outgoing, spawner::Spawner, wire::Wire};
 use crate::protocol::http::Fault;
 
 /// So long after its requests have failed a connection has told why, or it never does.
