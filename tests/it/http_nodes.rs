@@ -3,6 +3,10 @@
 use std::{
     fs,
     io::{Read, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
     time::Duration,
 };
@@ -34,8 +38,8 @@ fn browse(address: &str, browsers: usize, pages: usize) {
     let ask = |id: usize| {
         let mut browser = Browser::connect(address);
         for i in 0..pages {
-            let method = ["GET", "POST", "PUT"][i % 3];
-            let page = browser.ask(method, &format!("/said/{id}/{i}"), "", b"");
+            let (method, body) = [("GET", ""), ("POST", "what is sent"), ("PUT", "")][i % 3];
+            let page = browser.ask(method, &format!("/said/{id}/{i}"), "", body.as_bytes());
             let page = page.expect("an answer");
             let text = page.text();
             let said = text.split_once(' ').map_or("", |said| said.1);
@@ -50,8 +54,8 @@ fn browse(address: &str, browsers: usize, pages: usize) {
 }
 
 /// A node that closes its connections after so many requests, as nginx does after `keepalive_requests`, and one that
-/// takes few requests at once have each request answered, whatever its method, and none by another virtual host;
-/// they are not in trouble.
+/// takes few requests at once have each request answered, whatever its method and with its body, and none by another
+/// virtual host; they are not in trouble.
 #[test]
 fn what_nodes_turn_away_is_asked_again() {
     for lines in ["keepalive_requests 20;", "http2_max_concurrent_streams 4;"] {
@@ -280,4 +284,60 @@ fn nodes_of_http2_that_say_nothing() {
         node.cont();
         until(SOON, "it goes on", || ask().status == later);
     }
+}
+
+/// What a node of HTTP/2 does that [`Stage`] can't: it resets the streams of all requests for `/reset`, and of the
+/// first for `/end` it closes the connection as wrong; others it answers.
+fn resetting() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    listener.set_nonblocking(true).expect("sockets take options");
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).expect("it is one");
+            let has_ended = Arc::new(AtomicBool::new(false));
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(reset(stream, has_ended.clone()));
+            }
+        });
+    });
+    address
+}
+
+async fn reset(stream: tokio::net::TcpStream, has_ended: Arc<AtomicBool>) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    while let Some(Ok((request, mut reply))) = connection.accept().await {
+        match request.uri().path() {
+            "/end" if !has_ended.swap(true, Relaxed) => {
+                connection.abrupt_shutdown(h2::Reason::PROTOCOL_ERROR)
+            }
+            "/reset" | "/end" => reply.send_reset(h2::Reason::INTERNAL_ERROR),
+            // ringway may have closed.
+            _ => drop(reply.send_response(Default::default(), true)),
+        }
+    }
+}
+
+/// That a node resets streams counts against it once for a connection over which it answered nothing, however many
+/// they are, and not at all when it answers others, or the request has a connection of its own because the node took
+/// offence at it.
+#[test]
+fn resets_count_once() {
+    let config = Config::web([]).top("workers: 1").node("a", &resetting());
+    let config = config.pool("health: {interval: 1m, failures: 1000}").pool("http: {node_protocol: h2}");
+    let failures = |ringway: &mut Ringway| ringway.metric("ringway_node_failures_total", &[]);
+    let status = |ringway: &mut Ringway, method: &str, path: &str| {
+        Browser::connect(&ringway.address()).ask(method, path, "", b"").expect("an answer").status
+    };
+    let mut ringway = Ringway::serve(&config);
+    for _ in 0..5 {
+        assert_eq!(status(&mut ringway, "POST", "/reset"), 502);
+        assert_eq!(failures(&mut ringway), 1.0);
+    }
+    assert_eq!(status(&mut ringway, "GET", "/end"), 502, "it is sent again, alone, and reset");
+    assert_eq!(failures(&mut ringway), 1.0);
+    assert_eq!(status(&mut ringway, "GET", "/"), 200);
+    assert_eq!(status(&mut ringway, "POST", "/reset"), 502);
+    assert_eq!(failures(&mut ringway), 1.0, "it answers others");
 }

@@ -4,11 +4,7 @@
 use std::{pin::pin, rc::Rc, sync::Arc};
 
 use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
-use hyper::{
-    body::Incoming,
-    client::conn::TrySendError,
-    ext::Protocol,
-};
+use hyper::{body::Incoming, client::conn::TrySendError, ext::Protocol};
 use tokio::time::{Instant, sleep_until};
 
 use super::{

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::{
     lease::{Lease, Ticket},
     session::Session,
-    spawner::Stream,
+    spawner::{PIECE_MAX, Stream},
     trailing::Trailing,
 };
 
@@ -209,6 +209,8 @@ pub(super) enum Reply {
 /// What a node sends.
 pub(super) struct FromNode {
     body: Incoming,
+    /// What is left of the piece that came last.
+    rest: Bytes,
     /// The node has this long for each next piece.
     patience: Duration,
     timer: Option<Pin<Box<Sleep>>>,
@@ -242,6 +244,7 @@ impl Reply {
         }
         Reply::Node(FromNode {
             body,
+            rest: Bytes::new(),
             patience,
             timer: None,
             stood: Duration::ZERO,
@@ -255,6 +258,22 @@ impl Reply {
 }
 
 impl FromNode {
+    /// The next piece for the client. Over HTTP/2 it is short, so that one which a slow client does not take says that
+    /// it takes nothing.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if self.rest.is_empty() {
+            let frame = ready!(self.poll_frame(cx));
+            match frame {
+                Some(Ok(frame)) if frame.is_data() && self.stream.is_some() => {
+                    self.rest = frame.into_data().unwrap_or_default();
+                }
+                frame => return Poll::Ready(frame),
+            }
+        }
+        let piece = self.rest.split_to(self.rest.len().min(PIECE_MAX));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let frame = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => {
@@ -310,7 +329,7 @@ impl Body for Reply {
             Reply::Text(text) if text.is_empty() => Poll::Ready(None),
             Reply::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
             Reply::Node(node) => {
-                let polled = node.poll_frame(cx);
+                let polled = node.poll_piece(cx);
                 node.stream.iter().for_each(|stream| stream.gave(polled.is_ready()));
                 polled
             }
@@ -320,7 +339,7 @@ impl Body for Reply {
     fn is_end_stream(&self) -> bool {
         match self {
             Reply::Text(text) => text.is_empty(),
-            Reply::Node(node) => node.body.is_end_stream(),
+            Reply::Node(node) => node.rest.is_empty() && node.body.is_end_stream(),
         }
     }
 

@@ -131,12 +131,14 @@ pub(crate) fn start(pool: &Rc<HttpPool>, place: Place, stream: StdStream, id: u6
             return;
         }
     };
+    let activity = Arc::<Activity>::default();
     let session = Rc::new(Session {
         id,
         peer,
         pool: pool.clone(),
         seat,
-        activity: Arc::default(),
+        streams: Streams::of(&activity),
+        activity,
         active: Cell::default(),
         starved: Cell::default(),
         served: Cell::default(),
@@ -144,7 +146,6 @@ pub(crate) fn start(pool: &Rc<HttpPool>, place: Place, stream: StdStream, id: u6
         read_mark: Cell::default(),
         seen: Cell::new(Seen { since_us: pool.worker.clock.now_us(), ..Seen::default() }),
         is_h2: Cell::default(),
-        streams: Streams::default(),
         is_ending: Cell::default(),
         is_cut: Cell::default(),
         waker: RefCell::default(),

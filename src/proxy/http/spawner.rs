@@ -6,6 +6,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     rc::{Rc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,6 +17,8 @@ use tokio::{
     task_local,
     time::Instant,
 };
+
+use super::wire::Activity;
 
 /// Starts the tasks of a node's connection, and rings each time that one of them has moved.
 #[derive(Clone, Debug)]
@@ -41,12 +44,36 @@ task_local! {
     static STREAM: Rc<Stream>;
 }
 
+/// The most that a piece of a reply has over HTTP/2: a frame.
+pub(super) const PIECE_MAX: usize = 16 * 1024;
+/// A stream waits for its turn on a slow connection for so many times as long as on one that stands still.
+const TURN_MAX: u32 = 10;
+
 /// One stream of a client's HTTP/2 connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Stream {
     task: OnceCell<AbortHandle>,
-    /// Since when the client has not taken the piece of its reply that is there.
-    given: Cell<Option<Instant>>,
+    activity: Arc<Activity>,
+    /// The piece of its reply that the client has not taken.
+    given: Cell<Option<Given>>,
+}
+
+/// Since when a piece is there, and what the connection had written by then.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    since: Instant,
+    written: u64,
+}
+
+impl Given {
+    /// Whether the client takes nothing of it, rather than that it waits for its turn: that comes when the connection
+    /// has taken as much as all its streams wait for, twice, and it must move for that.
+    fn is_stalled(self, now: Instant, written: u64, owed: u64, timeout: Duration) -> bool {
+        let waited = now.saturating_duration_since(self.since);
+        let moved = written.wrapping_sub(self.written);
+        let pace = waited.as_secs_f64() / timeout.as_secs_f64() * PIECE_MAX as f64;
+        waited >= timeout && ((moved as f64) < pace || moved >= 2 * owed || waited >= TURN_MAX * timeout)
+    }
 }
 
 impl Stream {
@@ -57,7 +84,8 @@ impl Stream {
 
     /// hyper was given a piece, and asks for the next one when the client has taken it; or there is none yet.
     pub(super) fn gave(&self, is_piece: bool) {
-        self.given.set(is_piece.then(Instant::now));
+        let given = || Given { since: Instant::now(), written: self.activity.written() };
+        self.given.set(is_piece.then(given));
     }
 }
 
@@ -70,6 +98,7 @@ pub(super) struct Streams(Rc<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
+    activity: Arc<Activity>,
     streams: RefCell<Vec<Weak<Stream>>>,
     /// At this length those that have ended are taken out.
     sweep_at: Cell<usize>,
@@ -77,7 +106,8 @@ struct Known {
 
 impl<F: Future + 'static> Executor<F> for Streams {
     fn execute(&self, task: F) {
-        let stream = Rc::new(Stream::default());
+        let activity = self.0.activity.clone();
+        let stream = Rc::new(Stream { task: OnceCell::new(), activity, given: Cell::new(None) });
         let mut streams = self.0.streams.borrow_mut();
         if streams.len() >= self.0.sweep_at.get() {
             streams.retain(|stream| stream.strong_count() > 0);
@@ -93,11 +123,22 @@ impl<F: Future + 'static> Executor<F> for Streams {
 }
 
 impl Streams {
-    /// Resets those of which the client has taken nothing for `timeout`, though something is there. How many.
+    /// Those of a connection that moves like this.
+    pub(super) fn of(activity: &Arc<Activity>) -> Streams {
+        Streams(Rc::new(Known { activity: activity.clone(), ..Known::default() }))
+    }
+
+    /// Resets those of which the client has taken nothing for `timeout`, though something is there, unless they wait for
+    /// their turn. How many.
     pub(super) fn reset_stalled(&self, timeout: Duration) -> u64 {
+        let (now, written) = (Instant::now(), self.0.activity.written());
+        let given = |stream: Rc<Stream>| stream.given.get().map(|given| (stream, given));
+        let waiting: Vec<_> =
+            self.0.streams.borrow().iter().filter_map(Weak::upgrade).filter_map(given).collect();
+        let owed = (waiting.len() * PIECE_MAX) as u64;
         let mut reset = 0;
-        for stream in self.0.streams.borrow().iter().filter_map(Weak::upgrade) {
-            if stream.given.get().is_some_and(|since| since.elapsed() >= timeout)
+        for (stream, given) in waiting {
+            if given.is_stalled(now, written, owed, timeout)
                 && let Some(task) = stream.task.get()
             {
                 // With the task its stream is dropped, and the reply with the node's connection.
@@ -107,5 +148,35 @@ impl Streams {
             }
         }
         reset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A piece that is not taken for long is stalled when nothing moves, or others got what they waited for; and not
+    /// when the connection is slow and gives each its turn, within reason.
+    #[test]
+    fn who_waits_for_its_turn_is_not_stalled() {
+        let (since, timeout) = (Instant::now(), Duration::from_secs(60));
+        let given = Given { since, written: 1000 };
+        let piece = PIECE_MAX as u64;
+        for (waited, moved, owed, is_stalled) in [
+            (59, 0, piece, false),
+            (60, 0, piece, true),
+            (60, 20 * 17, piece, true),
+            (60, 2 * piece, piece, true),
+            (60, 2 * piece, 100 * piece, false),
+            (119, 2 * piece, 100 * piece, false),
+            (121, 2 * piece, 100 * piece, true),
+            (60, 200 * piece, 100 * piece, true),
+            (599, 150 * piece, 100 * piece, false),
+            (600, 150 * piece, 100 * piece, true),
+        ] {
+            let now = since + Duration::from_secs(waited);
+            let found = given.is_stalled(now, 1000 + moved, owed, timeout);
+            assert_eq!(found, is_stalled, "{waited} s, {moved} of {owed}");
+        }
     }
 }

@@ -35,9 +35,13 @@ impl Activity {
         self.read.load(Relaxed)
     }
 
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Relaxed)
+    }
+
     /// Bytes that passed, in both directions.
     pub(super) fn passed(&self) -> u64 {
-        self.read().wrapping_add(self.written.load(Relaxed))
+        self.read().wrapping_add(self.written())
     }
 
     /// Over HTTP/2, how many heads have begun and ended, added up: it is odd within one.
@@ -86,7 +90,7 @@ impl Meter {
         match self {
             Meter::Client { pool, worker, activity } => {
                 pool.blocks[*worker].bytes_out.add(n);
-                activity.written.store(activity.written.load(Relaxed) + n, Relaxed);
+                activity.written.store(activity.written() + n, Relaxed);
                 activity.is_blocked.store(result.is_pending(), Relaxed);
             }
             Meter::Node { node, worker, .. } => node.blocks[*worker].bytes_out.add(n),

@@ -284,16 +284,47 @@ fn replies_that_nobody_takes() {
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0, "no client is evidence");
 }
 
-/// What is held for clients that take nothing of large replies is bounded for each of them.
-#[test]
-fn replies_that_wait_are_small() {
-    const STREAMS: u32 = 60;
-    let node = Stage::start(|_, actor| {
+/// Replies of 8 MiB.
+fn large() -> Stage {
+    Stage::start(|_, actor| {
         static PIECE: [u8; 1 << 16] = [b'x'; 1 << 16];
         // ringway closes within it.
         let _ = actor.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8388608\r\n\r\n");
         let _ = (0..128).try_for_each(|_| actor.write_all(&PIECE));
-    });
+    })
+}
+
+/// Many replies over one slow connection, each of which gets its turn after longer than `idle_timeout` alone, are not
+/// taken for such that nobody reads.
+#[test]
+fn replies_over_a_slow_connection() {
+    const STREAMS: u32 = 40;
+    const GRANT: u32 = 16 * 1024;
+    let node = large();
+    let mut ringway = limited(&node, "idle_timeout: 700ms");
+    let mut slow = Frames::connect(&ringway.address());
+    // SETTINGS_INITIAL_WINDOW_SIZE of 16 MiB: it is the connection that is slow.
+    slow.send(4, 0, 0, &[0, 4, 1, 0, 0, 0]);
+    (0..STREAMS).for_each(|i| slow.ask(2 * i + 1, &GET, None));
+    let (began, mut granted, mut taken) = (Instant::now(), 65_535, 0);
+    while began.elapsed() < Duration::from_secs(4) {
+        while taken < granted {
+            let (kind, stream, payload) = slow.frame().expect("it goes on");
+            assert!(kind != 3, "stream {stream} is reset after {:?}", began.elapsed());
+            taken += if kind == 0 { payload.len() as u32 } else { 0 };
+        }
+        thread::sleep(Duration::from_millis(25));
+        slow.send(8, 0, 0, &GRANT.to_be_bytes());
+        granted += GRANT;
+    }
+    assert_eq!(ringway.metric("ringway_refusals_total", &[]), 0.0);
+}
+
+/// What is held for clients that take nothing of large replies is bounded for each of them.
+#[test]
+fn replies_that_wait_are_small() {
+    const STREAMS: u32 = 60;
+    let node = large();
     let mut ringway = limited(&node, "idle_timeout: 60s");
     let before = peak_memory(ringway.pid());
     let mut deaf: Vec<Frames> = (0..4).map(|_| Frames::connect(&ringway.address())).collect();
