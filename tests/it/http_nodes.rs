@@ -182,7 +182,7 @@ fn nodes_of_http2_without_websockets() {
 /// A node that speaks HTTP/2, takes so many requests at once over a connection, and has `origin` answer those below
 /// `/slow`.
 fn narrow(streams: usize, origin: &Stage) -> Nginx {
-    let passed = format!("location /slow {{ proxy_pass http://{}; }}", origin.address());
+    let passed = format!("location /slow {{ proxy_pass http://{}; proxy_buffering off; }}", origin.address());
     Nginx::with("a", "http2", &format!("http2_max_concurrent_streams {streams}; {passed}"))
 }
 
@@ -211,13 +211,13 @@ fn answer(actor: &mut impl Write) {
 /// against it.
 #[test]
 fn what_waits_for_a_stream_is_not_charged_to_the_node() {
-    let service = Duration::from_millis(300);
+    let service = Duration::from_millis(250);
     let origin = Stage::start(move |_, actor| {
         thread::sleep(service);
         answer(actor);
     });
-    let node = narrow(2, &origin);
-    let mut ringway = before(&node, &["request_timeout: 1s"], "connections_per_node_max: 1");
+    let node = narrow(1, &origin);
+    let mut ringway = before(&node, &["request_timeout: 3s", "deadline: 1m"], "connections_per_node_max: 1");
     let mut browsers = asking(&mut ringway, 16);
     for browser in &mut browsers {
         let page = browser.page(false).expect("an answer");
@@ -250,16 +250,18 @@ fn further_connections_take_what_one_does_not() {
     assert_eq!((origin.seen(), ringway.metric("ringway_node_connects_total", &[])), (12, 3.0));
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
 
-    let stuck = Stage::start(|_, actor| drop(actor.read(&mut [0; 64])));
+    let stuck = Stage::start(|_, actor| {
+        // nginx may have closed.
+        let _ = actor.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 100\r\n\r\nabc");
+        let _ = actor.read(&mut [0; 64]);
+    });
     let node = narrow(1, &stuck);
-    let lines = ["request_timeout: 10s", "deadline: 500ms"];
+    let lines = ["request_timeout: 20s", "deadline: 1s"];
     let mut ringway = before(&node, &lines, "connections_per_node_max: 1");
-    let mut browsers = asking(&mut ringway, 2);
-    let pages: Vec<_> = browsers.iter_mut().map(|browser| browser.page(false).expect("an answer")).collect();
-    let mut statuses: Vec<u16> = pages.iter().map(|page| page.status).collect();
-    statuses.sort_unstable();
-    assert_eq!(statuses, [503, 504], "{pages:?}");
-    let full = pages.iter().find(|page| page.status == 503).expect("one of them");
+    let mut first = asking(&mut ringway, 1).remove(0);
+    assert_eq!(first.exactly(12), b"HTTP/1.1 200", "its end does not come");
+    let full = Browser::connect(&ringway.address()).get("/slow");
+    assert_eq!(full.status, 503, "{full:?}");
     assert!(full.text().contains("no connection came free in time"), "{full:?}");
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
 }
@@ -286,9 +288,11 @@ fn nodes_of_http2_that_say_nothing() {
     }
 }
 
-/// What a node of HTTP/2 does that [`Stage`] can't: it resets the streams of all requests for `/reset`, and of the
-/// first for `/end` it closes the connection as wrong; others it answers.
-fn resetting() -> String {
+/// A node of HTTP/2 that does what nginx can't be told to do: this with each connection, of which it takes so many.
+fn act<F: Future<Output = ()> + Send + 'static>(
+    connections: usize,
+    serve: impl Fn(tokio::net::TcpStream) -> F + Send + 'static,
+) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("it is bound").to_string();
     listener.set_nonblocking(true).expect("sockets take options");
@@ -296,15 +300,19 @@ fn resetting() -> String {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener).expect("it is one");
-            let has_ended = Arc::new(AtomicBool::new(false));
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(reset(stream, has_ended.clone()));
+            for _ in 0..connections {
+                let (stream, _) = listener.accept().await.expect("somebody comes");
+                tokio::spawn(serve(stream));
             }
+            drop(listener);
+            std::future::pending::<()>().await;
         });
     });
     address
 }
 
+/// It resets the streams of all requests for `/reset`, and of the first for `/end` it closes the connection as wrong;
+/// others it answers.
 async fn reset(stream: tokio::net::TcpStream, has_ended: Arc<AtomicBool>) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((request, mut reply))) = connection.accept().await {
@@ -324,7 +332,9 @@ async fn reset(stream: tokio::net::TcpStream, has_ended: Arc<AtomicBool>) {
 /// offence at it.
 #[test]
 fn resets_count_once() {
-    let config = Config::web([]).top("workers: 1").node("a", &resetting());
+    let has_ended = Arc::new(AtomicBool::new(false));
+    let address = act(usize::MAX, move |stream| reset(stream, has_ended.clone()));
+    let config = Config::web([]).top("workers: 1").node("a", &address);
     let config = config.pool("health: {interval: 1m, failures: 1000}").pool("http: {node_protocol: h2}");
     let failures = |ringway: &mut Ringway| ringway.metric("ringway_node_failures_total", &[]);
     let status = |ringway: &mut Ringway, method: &str, path: &str| {
@@ -340,4 +350,111 @@ fn resets_count_once() {
     assert_eq!(status(&mut ringway, "GET", "/"), 200);
     assert_eq!(status(&mut ringway, "POST", "/reset"), 502);
     assert_eq!(failures(&mut ringway), 1.0, "it answers others");
+}
+
+/// It takes one request at once over a connection, and has time for it; a WebSocket it holds.
+async fn take_one(stream: tokio::net::TcpStream) {
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(1).enable_connect_protocol();
+    let Ok(mut connection) = builder.handshake::<_, bytes::Bytes>(stream).await else { return };
+    while let Some(Ok((request, mut reply))) = connection.accept().await {
+        tokio::spawn(async move {
+            let is_tunnel = request.method() == "CONNECT";
+            if !is_tunnel {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            let sent = reply.send_response(Default::default(), !is_tunnel);
+            let mut body = request.into_body();
+            while body.data().await.is_some() {}
+            drop(sent);
+        });
+    }
+}
+
+/// A node of HTTP/2 that takes no further connection serves those who wait over the one that it has: they are not
+/// refused for it, and it is not stormed. A WebSocket within HTTP/2 keeps its place, so that what comes beside it gets
+/// another connection.
+#[test]
+fn places_are_kept_and_waited_for() {
+    let config = |address: &str| {
+        let config = Config::web([]).top("workers: 1").node("a", address).pool("http: {node_protocol: h2}");
+        config.pool("health: {interval: 1m, failures: 1000}")
+    };
+    // One for the probe.
+    let mut ringway = Ringway::serve(config(&act(2, take_one)));
+    ringway.wait_probed(&["a"]);
+    let mut browsers = asking(&mut ringway, 8);
+    for browser in &mut browsers {
+        assert_eq!(browser.page(false).map(|page| page.status), Some(200));
+    }
+    let refused = ringway.metric("ringway_node_failures_total", &[]);
+    assert!((1.0..=3.0).contains(&refused), "{refused}");
+
+    let mut ringway = Ringway::serve(config(&act(usize::MAX, take_one)));
+    let mut socket = Browser::connect(&ringway.address());
+    assert_eq!(socket.ask("GET", "/chat", ASKS, b"").map(|page| page.status), Some(101));
+    assert_eq!(Browser::connect(&ringway.address()).get("/").status, 200);
+    assert_eq!(ringway.metric("ringway_node_connects_total", &[]), 2.0);
+    drop(socket);
+    ringway.wait_metric("ringway_node_in_flight", &[], 0.0);
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
+}
+
+/// The first request it hands back when so many bytes of its body are there as the path says, the next it answers with
+/// its body.
+async fn hand_back(stream: tokio::net::TcpStream, is_second: Arc<AtomicBool>) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    while let Some(Ok((request, mut reply))) = connection.accept().await {
+        let (after, is_second) = (request.uri().path()[1..].parse::<usize>(), is_second.clone());
+        tokio::spawn(async move {
+            let (mut body, mut seen) = (request.into_body(), Vec::new());
+            while let Some(Ok(data)) = body.data().await {
+                seen.extend_from_slice(&data);
+                body.flow_control().release_capacity(data.len()).expect("it was taken");
+                if after.as_ref().is_ok_and(|after| seen.len() >= *after) && !is_second.swap(true, Relaxed) {
+                    return reply.send_reset(h2::Reason::REFUSED_STREAM);
+                }
+            }
+            // ringway may have closed.
+            let sent = reply.send_response(Default::default(), false);
+            let _ = sent.and_then(|mut reply| reply.send_data(bytes::Bytes::from(seen), true));
+        });
+    }
+}
+
+/// What a node of HTTP/2 hands back unseen is sent again with all of its body, of a length that is said or not; when
+/// more of it was taken than is kept the client is told.
+#[test]
+fn bodies_that_are_handed_back() {
+    let is_second = Arc::new(AtomicBool::new(false));
+    let again = is_second.clone();
+    let address = act(usize::MAX, move |stream| hand_back(stream, again.clone()));
+    let config = Config::web([]).top("workers: 1").node("a", &address).pool("http: {node_protocol: h2}");
+    let mut ringway = Ringway::serve(config.pool("health: {interval: 1m, failures: 1000}"));
+    for (after, size, is_chunked, status) in [
+        (1, 1, false, 200),
+        (1, 30_000, false, 200),
+        (20_000, 60_000, false, 200),
+        (20_000, 60_000, true, 200),
+        (1, 10, true, 200),
+        (100_000, 200_000, false, 502),
+    ] {
+        is_second.store(false, Relaxed);
+        let body: Vec<u8> = (0..size).map(|i: u32| (i % 251) as u8).collect();
+        let mut browser = Browser::connect(&ringway.address());
+        let page = if is_chunked {
+            let head = format!(
+                "POST /{after} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n"
+            );
+            browser.send([head.as_bytes(), &body, b"\r\n0\r\n\r\n"].concat());
+            browser.page(false)
+        } else {
+            browser.ask("POST", &format!("/{after}"), "", &body)
+        };
+        let page = page.expect("an answer");
+        assert_eq!(page.status, status, "{after} of {size}");
+        assert!(status != 200 || page.body == body, "{after} of {size}: {} bytes", page.body.len());
+        assert!(is_second.load(Relaxed), "it was handed back");
+    }
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
 }
