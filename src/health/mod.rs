@@ -270,6 +270,9 @@ impl Ward {
                 Some(patient) => {
                     patient.detector.configure(topology.health.clone());
                     patient.obeys(&topology.policy);
+                    if matches!(entry.placement, Placement::Starting(to) if to.admitted > 0) {
+                        patient.serves_some();
+                    }
                     if !Arc::ptr_eq(&patient.targets, &entry.targets) {
                         patient.targets = entry.targets.clone();
                         self.scene.moved(&topology.pool, entry);

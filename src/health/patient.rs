@@ -72,6 +72,11 @@ impl Patient {
         }
     }
 
+    /// It serves some of its keys: what it came back without it may have by now.
+    pub(super) fn serves_some(&mut self) {
+        self.back = self.back.filter(|back| !matches!(back, Data::Empty | Data::Flushed));
+    }
+
     /// What it is said to have come back with. Where old values are to expire, and it is not known that they do, nobody
     /// knows what it has.
     pub(super) fn offers(&self, policy: &Policy) -> Data {
@@ -183,5 +188,25 @@ mod tests {
         assert_eq!(restarted.offers(&minute), Data::Unknown, "what it was restarted with");
         let serve = Policy { on_return: OnReturn::Serve, ..minute.clone() };
         assert!(is_known(&restarted, &serve), "where that is not asked");
+    }
+    /// A node that came back with nothing, and has taken some keys since, has these when it is back once more.
+    #[tokio::test]
+    async fn who_serves_some_has_some() {
+        let address = (std::net::Ipv4Addr::LOCALHOST, 1).into();
+        let one =
+            crate::health::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        let (_writer, reader) = channel(one.clone());
+        let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+        ward.admit(&write_notes().1);
+        let (_, mut patient) = ward.patients.drain().next().expect("there is one");
+        for (back, then) in
+            [(Data::Empty, Data::Same), (Data::Flushed, Data::Same), (Data::Other, Data::Other)]
+        {
+            patient.meets(Some(&life("a", 0)), &one.policy);
+            patient.serves(Some(back));
+            assert_eq!(patient.brings(), back);
+            patient.serves_some();
+            assert_eq!(patient.brings(), then);
+        }
     }
 }

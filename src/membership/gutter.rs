@@ -42,11 +42,21 @@ pub fn follow(now: &Topology, ledger: &Ledger, gutter: Option<Arc<Topology>>) ->
 /// node that can't be looked through is tried.
 const SWEEP_MAX: Duration = Duration::from_secs(120);
 
-/// Remembers that a reload has what is written to the gutter live for a shorter time than what is there.
+/// Remembers that a reload has what is written, to the gutter or to the pool's own nodes, live for a shorter time than
+/// what is there.
 pub(super) fn shortens(before: &Policy, after: &Policy, ledger: &mut Ledger, time: Instant) {
-    let (Some(before), Some(after)) = (&before.failover, &after.failover) else { return };
-    if before.pool == after.pool && before.ttl_max > after.ttl_max {
-        ledger.gutter_has(time + before.ttl_max);
+    if let (Some(before), Some(after)) = (&before.failover, &after.failover)
+        && before.pool == after.pool
+        && before.ttl_max > after.ttl_max
+    {
+        ledger.lives_longer(time + before.ttl_max);
+    }
+    let is_shorter = after.ttl_max.is_some_and(|after| before.ttl_max.is_none_or(|before| before > after));
+    if is_shorter && after.minds_old_copies() {
+        ledger.lives_longer(time + sweep_max(before));
+        if after.on_return == OnReturn::Ttl {
+            ledger.unbounded();
+        }
     }
 }
 

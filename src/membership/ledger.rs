@@ -28,8 +28,8 @@ pub struct Ledger {
     /// What operators want, by the names of nodes.
     orders: BTreeMap<Arc<str>, Order>,
     turn: u64,
-    /// Until then the gutter may have what was written there when it was allowed to live longer.
-    gutter_until: Option<Instant>,
+    /// Until then others may have what was written when it was allowed to live longer.
+    longer_until: Option<Instant>,
 }
 
 /// What is remembered of a node.
@@ -89,7 +89,7 @@ impl Ledger {
             known: HashMap::new(),
             orders: BTreeMap::new(),
             turn: 0,
-            gutter_until: None,
+            longer_until: None,
         }
     }
 
@@ -175,14 +175,21 @@ impl Ledger {
 
     /// Others may have what they took for a node, until this time at most.
     pub(super) fn unswept(&mut self, node: NodeId, until: Instant) {
-        let until = self.gutter_until.map_or(until, |longer| longer.max(until));
+        let until = self.longer_until.map_or(until, |longer| longer.max(until));
         let unswept = &mut self.known.entry(node).or_default().unswept;
         *unswept = (*unswept).max(Some(until));
     }
 
-    /// What was written to the gutter before lives until this time at most, and what is from now on not so long.
-    pub(super) fn gutter_has(&mut self, until: Instant) {
-        self.gutter_until = self.gutter_until.max(Some(until));
+    /// What was written to others before lives until this time at most, and what is from now on not so long.
+    pub(super) fn lives_longer(&mut self, until: Instant) {
+        self.longer_until = self.longer_until.max(Some(until));
+    }
+
+    /// What nodes have that are back, and not in their place yet, may live longer than is said from now on.
+    pub(super) fn unbounded(&mut self) {
+        let backs = self.known.values_mut().filter_map(|known| known.back.as_mut());
+        let same = backs.filter(|back| back.with.data == Data::Same);
+        same.for_each(|back| back.with.data = Data::Unknown);
     }
 
     /// A reload gave a node keys of others, who may have them until this time at most.
@@ -375,8 +382,9 @@ impl Ledger {
         if self.known.is_empty() {
             return (Arc::default(), None);
         }
-        let is_away = |e: &&Entry| e.placement == Placement::Away && !e.health.is_out();
-        let away: HashSet<NodeId> = nodes.iter().filter(is_away).map(|e| e.node.id).collect();
+        let waits =
+            |e: &&Entry| matches!(e.placement, Placement::Away | Placement::Held) && !e.health.is_out();
+        let waiting: HashSet<NodeId> = nodes.iter().filter(waits).map(|e| e.node.id).collect();
         let is_starting = |e: &&Entry| matches!(e.placement, Placement::Starting(_));
         let starting: HashSet<NodeId> = nodes.iter().filter(is_starting).map(|e| e.node.id).collect();
         let owning = |e: &&Entry| e.placement == Placement::Owns;
@@ -392,7 +400,7 @@ impl Ledger {
             known.moved_in = known.moved_in.filter(|until| *until > time);
             if !starting.contains(id) {
                 known.start = None;
-                if !away.contains(id) {
+                if !waiting.contains(id) {
                     known.back = None;
                 }
             }
@@ -401,7 +409,7 @@ impl Ledger {
         let waits: Arc<[Wait]> = nodes
             .iter()
             // Who is out by hand waits for the operator.
-            .filter(|e| e.placement == Placement::Held || e.order.is_none() && away.contains(&e.node.id))
+            .filter(|e| e.placement == Placement::Held || e.order.is_none() && waiting.contains(&e.node.id))
             .map(|e| self.wait(e, policy, time))
             .collect();
         let steps = nodes.iter().filter(is_starting);
@@ -428,6 +436,9 @@ impl Ledger {
             Some((reason, until)) => (reason, Some(until)),
             None => (WaitReason::Budget, self.spending.next(policy.warmth.window, time)),
         };
-        Wait { node, reason, due }
+        // One that is back and held has its keys when what it has has expired, whatever they wait for else.
+        let is_back = entry.placement == Placement::Held && !entry.health.is_out();
+        let expires = self.expires(node, policy, time).filter(|_| is_back);
+        Wait { node, reason, due: due.into_iter().chain(expires).min() }
     }
 }

@@ -150,7 +150,11 @@ fn unmoved(Step { next, ledger, .. }: &Step, before: &Entry, at: usize) -> Optio
             let evidence = format!("{evidence}; {because}").into();
             Some(What::Kept(Failed { cause, evidence, basis }).of(entry))
         }
-        (true, false) if is_at(|p| p == Placement::Away) && entry.order.is_none() => {
+        // Of one whose keys go elsewhere it is told with that.
+        (true, false)
+            if entry.order.is_none()
+                && (entry.placement == Placement::Held || is_at(|p| p == Placement::Away)) =>
+        {
             let wait = next.waits.iter().find(|wait| wait.node == id);
             let reason = wait.map_or(WaitReason::Budget, |wait| wait.reason);
             Some(What::Waits(reason, ledger.back(id)?.with.clone()).of(entry))
@@ -235,6 +239,10 @@ fn still_doubted(entry: &Entry) -> Vec<Event> {
 /// What is told of a node with another placement than before.
 fn placed((was, was_out): (Placement, bool), entry: &Entry, ledger: &Ledger) -> Option<What> {
     let (out, back) = (ledger.out(entry.node.id), ledger.back(entry.node.id));
+    let released = || {
+        let waits = || back.map(|_| "it is back, and waits until what it has has expired".into());
+        out.map(|out| out.why.evidence.clone()).or_else(waits).map(What::Released)
+    };
     match (was, entry.placement) {
         (Placement::Away | Placement::Held, Placement::Starting(_)) if entry.health.is_out() => {
             Some(What::Readmitted("nobody else is left: its keys are refused until it answers and is clean"))
@@ -260,11 +268,9 @@ fn placed((was, was_out): (Placement, bool), entry: &Entry, ledger: &Ledger) -> 
         },
         (_, Placement::Away) if entry.order.is_some_and(Order::is_out) => None,
         // It was told that it failed when it did, and nobody had its keys since.
-        (Placement::Starting(to), Placement::Away) if was_out && to.admitted == 0 => {
-            out.map(|out| What::Released(out.why.evidence.clone()))
-        }
-        (Placement::Held, Placement::Away) => out.map(|out| What::Released(out.why.evidence.clone())),
-        (_, Placement::Away) => out.map(|out| What::Ejected(out.why.clone())),
+        (Placement::Starting(to), Placement::Away) if was_out && to.admitted == 0 => released(),
+        (Placement::Held, Placement::Away) => released(),
+        (_, Placement::Away) => out.map(|out| What::Ejected(out.why.clone())).or_else(released),
         (_, Placement::Held) => out.map(|out| What::Held(out.why.clone())),
     }
 }

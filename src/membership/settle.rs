@@ -59,24 +59,19 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
             nodes[i].placement = leave(nodes[i].node.id, before[i], share, rules, ledger);
         }
     }
+    for i in 0..nodes.len() {
+        let id = nodes[i].node.id;
+        let is_new = nodes[i].placement == Placement::Owns && was_out(id, before[i], ledger);
+        let waits = || ledger.waits(id, rules.policy, rules.time);
+        if is_new && nodes[i].order.is_none() && waits() && goes(&nodes[i], false) {
+            // Keys that it had go as those of one that fails: not while others may have older values of them.
+            let share = f64::from(nodes[i].node.weight) / holders as f64;
+            nodes[i].placement = leave(id, before[i], share, rules, ledger);
+        }
+    }
     for i in returners(nodes, &before, ledger, rules) {
         let share = f64::from(nodes[i].node.weight) / (holders + u64::from(nodes[i].node.weight)) as f64;
         if !ledger.spending.returns(share, &rules.policy.warmth, rules.time) && goes(&nodes[i], false) {
-            nodes[i].placement = Placement::Away;
-        }
-    }
-    for i in 0..nodes.len() {
-        let id = nodes[i].node.id;
-        let was_out = match before[i] {
-            Placement::Away => true,
-            Placement::Held => ledger.has_left(id),
-            // It has none of its keys, and begins only now.
-            Placement::Starting(_) => ledger.start(id).is_none(),
-            Placement::Owns => false,
-        };
-        let is_new = was_out && nodes[i].placement == Placement::Owns;
-        let waits = || ledger.waits(id, rules.policy, rules.time);
-        if is_new && nodes[i].order.is_none() && waits() && goes(&nodes[i], false) {
             nodes[i].placement = Placement::Away;
         }
     }
@@ -87,6 +82,17 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
     }
     if !nodes.iter().any(|entry| entry.placement == Placement::Owns) {
         last_resort(nodes, rules, ledger);
+    }
+}
+
+/// Whether a node that was there before has to be received before it has its keys.
+fn was_out(id: NodeId, before: Placement, ledger: &Ledger) -> bool {
+    match before {
+        Placement::Away => true,
+        Placement::Held => ledger.has_left(id),
+        // It has none of its keys, and begins only now.
+        Placement::Starting(_) => ledger.start(id).is_none(),
+        Placement::Owns => false,
     }
 }
 
@@ -122,7 +128,7 @@ fn last_resort(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
     }
 }
 
-/// Where the keys are of a node that fails, and had its keys, or some of them, until now.
+/// Where the keys are of a node that fails, or may not have them yet, and had them, or some of them, until now.
 fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
     let Rules { policy, time, .. } = *rules;
     let stays = ledger.stays(id, policy, time).is_some();
@@ -151,6 +157,7 @@ fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &
 fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
     let (id, policy) = (entry.node.id, rules.policy);
     let is_back = !entry.health.is_out();
+    let has_leftovers = ledger.leftovers_until(id, policy, rules.time).is_some();
     let start = match before {
         // It never gave its keys to anybody.
         Placement::Owns => return Placement::Owns,
@@ -191,8 +198,13 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
             // One that may have more than what has expired is emptied.
             OnReturn::Ttl => false,
         };
-        Start::new(rules.time, is_clean)
+        let start = Start::new(rules.time, is_clean);
+        // Of one that was away others have what is newest.
+        if before != Placement::Away && has_leftovers { start.whole() } else { start }
     });
+    if !has_leftovers {
+        start.swept();
+    }
     // The guard may have wanted it before its time.
     let has_expired = || ledger.is_bounded(id) && ledger.expires(id, policy, rules.time).is_none();
     if policy.on_return == OnReturn::Ttl && has_expired() {

@@ -22,12 +22,24 @@ pub(super) struct Start {
     clean: u32,
     /// It is not cleaned before this.
     after: Option<Instant>,
+    /// Its keys go nowhere else meanwhile: others may have older values of them than it gave out.
+    is_whole: bool,
 }
 
 impl Start {
     /// A node starts now; whether it has to be cleaned.
     pub(super) fn new(since: Instant, is_clean: bool) -> Start {
-        Start { since, clean: if is_clean { LEVELS } else { 0 }, after: None }
+        Start { since, clean: if is_clean { LEVELS } else { 0 }, after: None, is_whole: false }
+    }
+
+    /// It takes all of its keys at once, and nobody else has any before.
+    pub(super) fn whole(self) -> Start {
+        Start { is_whole: true, ..self }
+    }
+
+    /// Others have no older values of its keys any more.
+    pub(super) fn swept(&mut self) {
+        self.is_whole = false;
     }
 
     /// Whether all of its keys are clean.
@@ -52,6 +64,8 @@ impl Start {
         }
         let may_clean = self.after.is_none_or(|after| after <= time);
         let fence = match before {
+            // They wait until it is clean, however often that is tried.
+            _ if self.is_whole => due,
             // What is being cleaned stays what it is until it is clean.
             Placement::Starting(now) if now.fence > self.clean && may_clean => now.fence,
             _ if due > self.clean && may_clean => due,
@@ -66,7 +80,7 @@ impl Start {
     }
 
     fn steps(&self, policy: &Policy, time: Instant) -> u32 {
-        if policy.slow_start.is_zero() {
+        if policy.slow_start.is_zero() || self.is_whole {
             return STEPS;
         }
         let passed = time.saturating_duration_since(self.since).as_secs_f64();

@@ -16,6 +16,7 @@ use crate::{
     laws::{Breach, Law, holds},
     planner::Watcher,
     scenario::Truth,
+    values::{Store, Write},
 };
 
 /// A verdict is in force so long after it was found, at most.
@@ -52,6 +53,7 @@ pub(crate) struct Body {
     process: u32,
     /// It has what it had, from its disk.
     has_data: bool,
+    pub(crate) store: Store,
     /// While it is in the pool.
     pub(crate) patient: Option<Patient>,
 }
@@ -88,6 +90,14 @@ pub(crate) struct Patient {
     /// The process that it was when it last served, and that answered last.
     served: Option<u32>,
     life: Option<u32>,
+    /// What it came back with, until it serves.
+    pub(crate) back: Option<Data>,
+    /// The process that answered last.
+    met: Option<u32>,
+    /// It was emptied since it served.
+    pub(crate) is_flushed: bool,
+    /// All that it has lives so long at most, as far as is known.
+    pub(crate) bounded: Option<Duration>,
     flaps: Flaps,
     /// What failed since its return.
     signs: u64,
@@ -118,6 +128,7 @@ impl Body {
             ills: Vec::new(),
             process: 0,
             has_data: true,
+            store: Store::default(),
             patient: None,
         }
     }
@@ -134,9 +145,11 @@ impl Body {
         if truth == Truth::Dead {
             self.process += 1;
             self.has_data = dice.chance(30);
+            self.store.ends(self.has_data);
         }
         self.remember(now);
         (self.truth, self.since) = (truth, now);
+        self.goes_on(now);
         true
     }
 
@@ -146,7 +159,56 @@ impl Body {
         }
         self.remember(now);
         (self.is_cut, self.since) = (is_cut, now);
+        self.goes_on(now);
         true
+    }
+
+    /// What it was sent arrives, and is done.
+    fn goes_on(&mut self, now: Instant) {
+        if !self.is_cut {
+            self.store.arrives();
+        }
+        if self.answers() {
+            self.has_data |= self.store.goes_on(now);
+        }
+    }
+
+    /// Whether it answers requests, be it late.
+    pub(crate) fn answers(&self) -> bool {
+        !self.is_cut && matches!(self.truth, Truth::Up | Truth::Slow(_))
+    }
+
+    /// It is emptied.
+    pub(crate) fn is_emptied(&mut self, policy: &Policy) {
+        self.store.clear();
+        self.patient.iter_mut().for_each(|patient| patient.bounded = policy.ttl_max);
+    }
+
+    /// It answers a probe. Another process was never emptied, and what it has was not written under our eyes.
+    pub(crate) fn is_met(&mut self, policy: &Policy) {
+        let (process, is_empty) = (self.process, !self.has_data);
+        let Some(patient) = &mut self.patient else { return };
+        let is_same = patient.met == Some(process);
+        patient.met = Some(process);
+        patient.is_flushed &= is_same;
+        if !is_same && process > 0 {
+            patient.bounded = policy.ttl_max.filter(|_| is_empty);
+        }
+    }
+
+    /// It is sent a write; whether whoever sent it is told that it is done.
+    pub(crate) fn is_sent(&mut self, write: Write, timeout: Duration, now: Instant) -> bool {
+        match self.truth {
+            _ if self.is_cut => self.store.owes(write, false),
+            Truth::Hung => self.store.owes(write, true),
+            Truth::Up | Truth::Slow(_) => {
+                self.store.write(write, now);
+                self.has_data |= !write.is_delete;
+                return !matches!(self.truth, Truth::Slow(late) if late >= timeout);
+            }
+            Truth::Dead | Truth::Loading => {}
+        }
+        false
     }
 
     fn remember(&mut self, now: Instant) {
@@ -372,12 +434,18 @@ impl Patient {
             started: now,
             served: None,
             life: None,
+            back: None,
+            met: None,
+            is_flushed: false,
+            bounded: None,
             flaps: Flaps::default(),
             signs: 0,
         }
     }
 
-    pub(crate) fn configure(&mut self, settings: &Arc<HealthSettings>) {
+    pub(crate) fn configure(&mut self, settings: &Arc<HealthSettings>, policy: &Policy) {
+        // What was written before may live longer.
+        self.bounded = policy.ttl_max.filter(|now| self.bounded.is_some_and(|before| before <= *now));
         if !Arc::ptr_eq(&self.settings, settings) {
             self.settings = settings.clone();
             self.watcher.configure(settings.clone());
@@ -420,10 +488,12 @@ impl Patient {
         (sum > 0).then_some(Observation::Traffic(traffic))
     }
 
-    /// Who serves is who a later return is compared with.
-    pub(crate) fn remember(&mut self) {
+    /// It serves, or is about to with what it came back with: who serves is who a later return is compared with.
+    pub(crate) fn serves(&mut self, back: Option<Data>) {
+        self.back = back;
         if !self.watcher.detector().health().is_out() {
             self.served = self.life;
+            self.is_flushed = false;
         }
     }
 

@@ -8,6 +8,8 @@ use ringway::{
     topology::{NodeId, OnEjected, Placement, Policy, Route, Topology, WhileHeld, level},
 };
 
+use crate::values::KeyId;
+
 /// What becomes of a request for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -39,12 +41,24 @@ pub(crate) struct Keys {
 
 #[derive(Debug)]
 struct Key {
+    id: KeyId,
     text: String,
     hash: u64,
     /// The first candidate.
     first: usize,
 }
 
+fn id(kind: usize, i: usize) -> KeyId {
+    (kind as u64) << 32 | i as u64
+}
+
+/// The text of any key.
+pub(crate) fn text(id: KeyId) -> String {
+    format!("{}key:{}", KINDS[(id >> 32) as usize], id & 0xffff_ffff)
+}
+
+/// What keys begin with; the others are for a policy of their own.
+pub(crate) const KINDS: [&str; 2] = ["", "s:"];
 /// Keys in a small pool, about.
 const KEYS: usize = 40;
 /// Of each node and kind at least.
@@ -57,20 +71,19 @@ impl Keys {
     /// that the policy has.
     pub(crate) fn new(ring: Arc<Ring>, policy: &Policy) -> Keys {
         let count = ring.members().len();
-        let mut kinds = vec![String::new()];
-        kinds.extend(policy.prefixes.iter().map(|p| String::from_utf8_lossy(&p.prefix).into_owned()));
-        let per_node = PER_NODE.max(KEYS / count / kinds.len());
-        let mut keys = Vec::with_capacity(count * per_node * kinds.len());
+        let kinds = if policy.prefixes.is_empty() { 1 } else { KINDS.len() };
+        let per_node = PER_NODE.max(KEYS / count / kinds);
+        let mut keys = Vec::with_capacity(count * per_node * kinds);
         let mut is_complete = true;
-        for kind in kinds {
+        for kind in 0..kinds {
             let (mut found, mut left) = (vec![0; count], count * per_node);
             for i in 0..count * per_node * TRIES {
-                let text = format!("{kind}key:{i}");
+                let text = text(id(kind, i));
                 let hash = ring.hash(text.as_bytes());
                 let first = ring.first(hash);
                 if found[first] < per_node {
                     (found[first], left) = (found[first] + 1, left - 1);
-                    keys.push(Key { text, hash, first });
+                    keys.push(Key { id: id(kind, i), text, hash, first });
                 }
                 if left == 0 {
                     break;
@@ -85,11 +98,30 @@ impl Keys {
         self.keys.len()
     }
 
+    /// Which key it is, whatever ring there is.
+    pub(crate) fn id(&self, key: usize) -> KeyId {
+        self.keys[key].id
+    }
+
+    pub(crate) fn hash(&self, key: usize) -> u64 {
+        self.keys[key].hash
+    }
+
+    /// Where the topology has a key.
+    pub(crate) fn route(&self, topology: &Topology, key: usize) -> Route {
+        let Key { hash, text, .. } = &self.keys[key];
+        topology.route(*hash, text.as_bytes())
+    }
+
+    /// The level of any key.
+    pub(crate) fn level(&self, id: KeyId) -> u32 {
+        level(self.ring.hash(text(id).as_bytes()))
+    }
+
     /// What becomes of a key by this topology.
     pub(crate) fn action(&self, topology: &Topology, key: usize) -> Action {
         let id = |i: usize| topology.nodes[i].node.id;
-        let Key { hash, text, .. } = &self.keys[key];
-        match topology.route(*hash, text.as_bytes()) {
+        match self.route(topology, key) {
             Route::Send(i) => Action::Send(id(i)),
             Route::Wait(i) => Action::Wait(id(i)),
             Route::Fail(i) => Action::Refuse(id(i)),
@@ -101,7 +133,7 @@ impl Keys {
     /// What should become of it: the first candidate that is not away, or has come so far in its start, has
     /// it; and the first of all where its keys do not move.
     pub(crate) fn expected(&self, topology: &Topology, key: usize) -> Action {
-        let Key { hash, first, text } = &self.keys[key];
+        let Key { hash, first, text, .. } = &self.keys[key];
         let level = level(*hash);
         let policy = &topology.policy;
         // Worlds have one prefix at most.

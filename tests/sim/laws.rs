@@ -1,12 +1,7 @@
 //! THE LAWS of a step: what must hold of each topology that is published, given the one before it and the
 //! reason. Nothing here is taken from the planner: budget and orders are kept a second time.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use ringway::{
     membership::{Event, What},
@@ -41,6 +36,8 @@ pub(crate) enum Law {
     Map,
     /// A node serves no key that was not cleaned of what is old, where it has to be.
     Clean,
+    /// No client is given an older value than one that was given before, or was told is written.
+    Old,
     /// A node that is healthy again owns again.
     Returns,
     /// What waits has a date, and when it comes something is done.
@@ -124,23 +121,30 @@ pub(crate) struct Laws {
     back: BTreeMap<Arc<str>, Back>,
     /// Nodes that start, since when, and below which level they have been cleaned since.
     starts: BTreeMap<Arc<str>, (Instant, u32)>,
-    /// Nodes for which others have taken writes since they owned their keys.
-    owing: BTreeSet<Arc<str>>,
+    /// Nodes for which others have taken writes since they owned their keys, and since when.
+    owing: BTreeMap<Arc<str>, Instant>,
 }
 
 /// What a node came back with, and whether an operator said that it need not wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Back {
     data: Data,
+    is_exact: bool,
     is_waived: bool,
+    at: Instant,
 }
 
 impl Back {
     /// Whether what it has is nothing, or soon will be, and it is to wait for the budget.
     pub(crate) fn is_cold(self, topology: &Topology) -> bool {
         let policy = &topology.policy;
-        let is_known = policy.sole_writer && self.data != Data::Other;
-        let is_emptied = policy.on_return == OnReturn::Quarantine && !is_known;
+        let is_known = policy.sole_writer && self.data == Data::Same && self.is_exact;
+        let is_emptied = match policy.on_return {
+            OnReturn::Quarantine => !is_known,
+            // Others were emptied before they came back.
+            OnReturn::Flush => policy.keeps_keys(),
+            OnReturn::Serve | OnReturn::Ttl => false,
+        };
         !self.is_waived && (self.data.is_cold() || is_emptied)
     }
 }
@@ -161,7 +165,7 @@ impl Laws {
             spending: Spending::default(),
             back: BTreeMap::new(),
             starts: BTreeMap::new(),
-            owing: BTreeSet::new(),
+            owing: BTreeMap::new(),
         }
     }
 
@@ -189,10 +193,16 @@ impl Laws {
         if let Some((node, Because::Returned(back))) = case.turned()
             && let Some(at) = after.position(node)
         {
-            let back = Back { data: back.data, is_waived: false };
+            let back = Back { data: back.data, is_exact: back.is_exact, is_waived: false, at: case.time };
             self.back.insert(after.nodes[at].node.name.clone(), back);
         }
         if let Reason::Reload { .. } = reason {
+            let shorter = before.policy.ttl_max.zip(after.policy.ttl_max).is_some_and(|(old, new)| old > new);
+            if shorter && after.policy.on_return == OnReturn::Ttl {
+                // What it has may live longer than is said now.
+                let same = self.back.values_mut().filter(|back| back.data == Data::Same);
+                same.for_each(|back| back.data = Data::Unknown);
+            }
             // One with another address is another server.
             let address = |t: &Topology, name: &str| {
                 t.nodes.iter().find(|e| &*e.node.name == name).map(|e| e.node.address.clone())
@@ -222,11 +232,11 @@ impl Laws {
         Ok(())
     }
 
-    /// Who owns again, left again, or is out by hand does not wait to return.
+    /// Who has keys again, or left again, does not wait to return.
     fn forget(&mut self, case: &Case<'_>) {
         for entry in case.after.nodes.iter() {
-            let is_back = !entry.health.is_out();
-            if !is_away(entry) || entry.order.is_some() || !is_back {
+            let waits = matches!(entry.placement, Placement::Away | Placement::Held);
+            if !waits || entry.health.is_out() {
                 self.back.remove(&entry.node.name);
             }
         }
@@ -257,7 +267,9 @@ impl Laws {
             })?;
         } else if let Reason::Reload { moved, .. } = case.reason {
             // Where keys do not move any more, a node that was held is away, which may be the same to them.
-            let is_explained = moved > 0.0 || !same_placements(before, after) || !self.keys.is_complete;
+            // Of a node that starts too few may be among these.
+            let is_exact = self.keys.is_complete && !after.nodes.iter().any(is_starting);
+            let is_explained = moved > 0.0 || !same_placements(before, after) || !is_exact;
             holds(Law::Epochs, before.epoch == after.epoch || is_explained, || {
                 format!("epoch {}: a reload that changes no owner", after.epoch)
             })?;
@@ -327,7 +339,7 @@ impl Laws {
                 // Of one that was held while it started, others have had keys.
                 let owned = |e: &Entry| match e.placement {
                     Placement::Owns => true,
-                    Placement::Held => !self.owing.contains(name) && !self.brings_other(name),
+                    Placement::Held => !self.owing.contains_key(name) && !self.brings_other(name),
                     Placement::Away | Placement::Starting(_) => false,
                 };
                 let owned = case.before.nodes.iter().any(|e| e.node.id == entry.node.id && owned(e));
@@ -343,16 +355,32 @@ impl Laws {
             if failed || entry.order.is_some_and(Order::is_out) {
                 continue;
             }
-            let was_away = case.before.nodes.iter().any(|e| e.node.name == *name && is_away(e));
-            holds(Law::Survivors, was_away && is_away(entry), || {
+            let lives = self.lives(name, case);
+            // The keys of one that failed as it took them back may wait longer than it fails.
+            let is_held =
+                |e: &Entry| e.placement == Placement::Held && lives && self.owing.contains_key(name);
+            // One that was kept as it was has to wait now that it is back.
+            let was_kept = |e: &Entry| is_starting(e) && !works(e) && lives;
+            let waited = |e: &Entry| e.node.name == *name && (is_away(e) || is_held(e) || was_kept(e));
+            let waited = case.before.nodes.iter().any(waited);
+            holds(Law::Survivors, waited && (is_away(entry) || is_held(entry)), || {
                 format!("node {name} is {:?} and was put out", entry.health)
             })?;
             let is_cold = self.back.get(name).is_some_and(|back| back.is_cold(case.after));
-            holds(Law::Returns, is_cold, || {
+            holds(Law::Returns, is_cold || lives, || {
                 format!("node {name} is {:?} again, has its data, and is kept out", entry.health)
             })?;
         }
         Ok(())
+    }
+
+    /// Whether what a node has may not have expired.
+    fn lives(&self, name: &str, case: &Case<'_>) -> bool {
+        let (policy, back) = (&case.after.policy, self.back.get(name));
+        let has_any = back.is_none_or(|back| back.data != Data::Empty);
+        let ttl_max = policy.ttl_max.filter(|_| policy.on_return == OnReturn::Ttl && has_any);
+        let since = self.owing.get(name).copied().into_iter().chain(back.map(|back| back.at)).max();
+        ttl_max.zip(since).is_some_and(|(ttl_max, since)| case.time < since + ttl_max)
     }
 
     /// A node that is back serves only keys that were cleaned since, where that is needed.
@@ -371,7 +399,7 @@ impl Laws {
                 Placement::Away | Placement::Held => {
                     self.starts.remove(name);
                     if is_away(entry) && after.policy.moves_keys() {
-                        self.owing.insert(name.clone());
+                        self.owing.entry(name.clone()).or_insert(*time);
                     }
                     continue;
                 }
@@ -383,7 +411,7 @@ impl Laws {
                 // Within hold_down it has what it has.
                 Placement::Held => {
                     let is_other = self.brings_other(name) && after.policy.hold_down.is_zero();
-                    self.owing.contains(name) || is_other || entry.placement != Placement::Owns
+                    self.owing.contains_key(name) || is_other || entry.placement != Placement::Owns
                 }
                 // It failed, was kept as it was, and is back.
                 Placement::Starting(_) => !works(e) && works(entry),
@@ -392,7 +420,7 @@ impl Laws {
                 let was_held = old.placement == Placement::Held;
                 // From now on it is one whose keys others may have.
                 if was_held && matches!(entry.placement, Placement::Starting(_)) {
-                    self.owing.insert(name.clone());
+                    self.owing.entry(name.clone()).or_insert(*time);
                 }
                 let clean = if self.needs_cleaning(name, was_held, after) { 0 } else { LEVELS };
                 self.starts.insert(name.clone(), (*time, clean));
@@ -424,9 +452,13 @@ impl Laws {
     fn needs_cleaning(&self, name: &str, was_held: bool, topology: &Topology) -> bool {
         let policy = &topology.policy;
         match policy.on_return {
-            _ if !(self.owing.contains(name) || was_held && self.brings_other(name)) => false,
-            OnReturn::Serve | OnReturn::Ttl => false,
+            _ if !(self.owing.contains_key(name) || was_held && self.brings_other(name)) => false,
+            OnReturn::Serve => false,
             OnReturn::Quarantine => true,
+            OnReturn::Ttl => {
+                let data = self.back.get(name).map(|back| back.data);
+                !matches!(data, Some(Data::Flushed | Data::Empty | Data::Same))
+            }
             OnReturn::Flush => {
                 let data = self.back.get(name).map(|back| back.data);
                 !matches!(data, Some(Data::Flushed | Data::Empty))
@@ -449,7 +481,9 @@ impl Laws {
         let Some(waiting) = waiting else { return Ok(()) };
         let name = &waiting.node.name;
         let policy = &after.policy;
-        let longest = policy.warmth.window.max(policy.hold_down).max(policy.slow_start).max(AGAIN);
+        let ttl_max = policy.ttl_max.unwrap_or_default();
+        let longest =
+            policy.warmth.window.max(policy.hold_down).max(policy.slow_start).max(ttl_max).max(AGAIN);
         // Leftovers are looked for as long as that is tried, and not before all keys are back.
         let is_swept = |wait: &Wait| wait.reason == WaitReason::Leftovers;
         let sweep = if after.waits.iter().any(is_swept) { SWEEP_MAX + policy.slow_start } else { longest };
@@ -479,9 +513,12 @@ fn same_members(before: &Topology, after: &Topology) -> bool {
     before.ring.members() == after.ring.members()
 }
 
+fn is_starting(entry: &Entry) -> bool {
+    matches!(entry.placement, Placement::Starting(_))
+}
+
 /// Whether the start of some node went on.
 fn starts(before: &Topology, after: &Topology) -> bool {
-    let is_starting = |e: &Entry| matches!(e.placement, Placement::Starting(_));
     let mut nodes = before.nodes.iter().zip(after.nodes.iter());
     nodes.any(|(a, b)| a.placement != b.placement && (is_starting(a) || is_starting(b)))
 }
@@ -572,8 +609,11 @@ fn told(case: &Case<'_>) -> Result<(), Breach> {
         return Ok(());
     }
     for (before, after) in case.before.nodes.iter().zip(case.after.nodes.iter()) {
-        let times = told.iter().filter(|name| ***name == after.node.name).count();
         let is_other = before.placement != after.placement;
+        let waits =
+            |e: &&Event| matches!(e.what, What::Waits(..)) && e.node.as_ref() == Some(&after.node.name);
+        let waits = case.events.iter().filter(waits).count() * usize::from(is_other);
+        let times = told.iter().filter(|name| ***name == after.node.name).count() + waits;
         holds(Law::Told, times == usize::from(is_other), || {
             format!(
                 "node {} went from {:?} to {:?} and was told {times} times",

@@ -13,8 +13,10 @@ mod dice;
 mod keys;
 mod laws;
 mod planner;
+mod quarantine;
 mod scenario;
 mod stats;
+mod values;
 mod warmth;
 mod world;
 
@@ -262,6 +264,14 @@ fn who_fails_is_found() {
 fn who_is_back_is_cleaned_first() {
     notices(Sabotage::OwnsUnclean, Law::Clean);
     notices(Sabotage::ForgetsDebts, Law::Clean);
+}
+
+/// What others took for a node and have still is noticed at its next absence.
+#[test]
+fn nobody_is_taken_back_in_time() {
+    notices(Sabotage::ForgetsLeftovers, Law::Old);
+    notices(Sabotage::SweepsInName, Law::Old);
+    notices(Sabotage::HurriesExpiry, Law::Old);
 }
 
 /// A single fault is named for what it is when its node is ejected, and no other diagnosis is half as sure.

@@ -1,7 +1,7 @@
 //! The real planner and detector, and saboteurs: each does one thing wrong, so that it can be seen that the
 //! laws would notice.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ringway::{
     health::{Detector, Observation},
@@ -67,6 +67,12 @@ pub(crate) enum Sabotage {
     BlamesThePath,
     /// A probe that meets silence is told as one that was refused.
     TakesSilenceForRefusal,
+    /// Does not hear that others may have what they took for a node that is back.
+    ForgetsLeftovers,
+    /// Takes what a node has for expired at once.
+    HurriesExpiry,
+    /// Others are told to have been looked through, and were not.
+    SweepsInName,
 }
 
 /// The planner as membership calls it, or a saboteur.
@@ -89,7 +95,14 @@ impl Planner {
         if self.is(Sabotage::DropsVerdicts) && matches!(turn, Some((Health::Suspect, Health::Healthy, _))) {
             return Outcome::Nothing;
         }
-        let outcome = membership::plan(&self.blinkered(now), ledger, (node, news), time);
+        let news = match news {
+            News::Cleaned { below, emptied, how, .. } if self.is(Sabotage::ForgetsLeftovers) => {
+                &News::Cleaned { below: *below, leftovers: false, emptied: *emptied, how: how.clone() }
+            }
+            news => news,
+        };
+        let is_ejection = turn.is_some_and(|(was, is, _)| !was.is_out() && is == Health::Ejected);
+        let outcome = membership::plan(&self.blinkered(now, is_ejection), ledger, (node, news), time);
         self.corrupted(now, outcome, turn)
     }
 
@@ -102,7 +115,7 @@ impl Planner {
             let next = Topology { revision: now.revision + 1, budget_due, ..now.clone() };
             return Outcome::Publish(Box::new(Step { next, ledger: ledger.clone(), events: Vec::new() }));
         }
-        let outcome = membership::budget(&self.blinkered(now), ledger, time);
+        let outcome = membership::budget(&self.blinkered(now, false), ledger, time);
         self.corrupted(now, outcome, None)
     }
 
@@ -132,19 +145,23 @@ impl Planner {
     }
 
     /// The topology as a saboteur wants the planner to see it.
-    fn blinkered(self, now: &Topology) -> Topology {
+    fn blinkered(self, now: &Topology, is_ejection: bool) -> Topology {
         let mut seen = now.clone();
         match self.0 {
             Some(Sabotage::IgnoresEjectMax) => {
                 seen.health = Arc::new(HealthSettings { eject_max: 1.0, ..(*now.health).clone() });
             }
-            Some(Sabotage::KeepsTooMany) => {
+            Some(Sabotage::KeepsTooMany) if is_ejection && now.policy.warmth.share >= 1.0 => {
                 let eject_max = now.health.eject_max / 2.0;
                 seen.health = Arc::new(HealthSettings { eject_max, ..(*now.health).clone() });
             }
             Some(Sabotage::IgnoresTheBudget) => {
                 let warmth = Warmth { share: 1.0, ..now.policy.warmth };
                 seen.policy = Arc::new(Policy { warmth, ..(*now.policy).clone() });
+            }
+            Some(Sabotage::HurriesExpiry) if now.policy.on_return == OnReturn::Ttl => {
+                let ttl_max = Some(Duration::from_millis(1));
+                seen.policy = Arc::new(Policy { ttl_max, ..(*now.policy).clone() });
             }
             Some(Sabotage::IgnoresPins) => {
                 let free = |e: &Entry| Entry { order: e.order.filter(|o| o.is_out()), ..e.clone() };
@@ -212,7 +229,7 @@ fn corrupt(sabotage: Sabotage, now: &Topology, step: &mut Step, turn: Option<Tur
             }
             step.next.ring = Arc::new(Ring::build(now.ring.settings(), &members));
         }
-        Sabotage::NeverRestores if returns && returns_warm(turn) => {
+        Sabotage::NeverRestores if returns && returns_warm(now, turn) => {
             let stays = |(e, before): (&Entry, &Entry)| Entry { placement: before.placement, ..e.clone() };
             step.next.nodes = step.next.nodes.iter().zip(now.nodes.iter()).map(stays).collect();
             step.next.epoch = now.epoch;
@@ -234,9 +251,9 @@ fn corrupt(sabotage: Sabotage, now: &Topology, step: &mut Step, turn: Option<Tur
 }
 
 /// Whether a node is back with what it had, so that it has nothing to wait for.
-fn returns_warm(turn: Option<Turn<'_>>) -> bool {
+fn returns_warm(now: &Topology, turn: Option<Turn<'_>>) -> bool {
     let Some((before, after, Because::Returned(back))) = turn else { return false };
-    before.is_out() && !after.is_out() && !back.data.is_cold()
+    before.is_out() && !after.is_out() && !back.data.is_cold() && now.policy.on_return == OnReturn::Serve
 }
 
 /// Whether a node that changes moves only its own keys, also where the ring is built anew.
@@ -276,6 +293,12 @@ impl Watcher {
 
     pub(crate) fn detector(&self) -> &Detector {
         &self.detector
+    }
+
+    /// It is back, and not all is known of what was written elsewhere meanwhile.
+    pub(crate) fn returns_inexact(&mut self) -> Opinion {
+        self.detector.returns_inexact();
+        self.detector.opinion()
     }
 
     pub(crate) fn configure(&mut self, settings: Arc<HealthSettings>) {

@@ -12,7 +12,7 @@ use ringway::{
     },
 };
 
-use crate::dice::Dice;
+use crate::{dice::Dice, keys::KINDS};
 
 /// What a server really does.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,6 +62,8 @@ pub(crate) enum Reload {
     OnEjected(OnEjected),
     /// `hold_down`.
     HoldDown(Duration),
+    /// `ttl_max`, where lives are bounded.
+    TtlMax(Duration),
 }
 
 /// A seed, unfolded.
@@ -156,17 +158,23 @@ fn spec(dice: &mut Dice, count: usize) -> PoolSpec {
         _ => OnEjected::Rehash,
     };
     let keys_move = on_ejected == OnEjected::Rehash;
+    let on_return = match dice.roll(6) {
+        _ if !keys_move => OnReturn::Serve,
+        0 => OnReturn::Flush,
+        1 | 2 => OnReturn::Quarantine,
+        3 => OnReturn::Ttl,
+        _ => OnReturn::Serve,
+    };
+    let ttl_max = interval * dice.pick(&[2, 5, 15]);
+    let is_bounded = on_return == OnReturn::Ttl || dice.chance(15);
     let policy = Policy {
         on_ejected,
         hold_down: if keys_move { interval * dice.pick(&[0, 0, 0, 3]) } else { Duration::ZERO },
         prefixes: if dice.chance(15) { vec![prefix(dice)] } else { Vec::new() },
-        on_return: match dice.roll(4) {
-            _ if !keys_move => OnReturn::Serve,
-            0 => OnReturn::Flush,
-            1 => OnReturn::Quarantine,
-            _ => OnReturn::Serve,
-        },
+        on_return,
+        ttl_max: is_bounded.then_some(ttl_max),
         sole_writer: dice.chance(50),
+        quarantine_max: dice.pick(&[10, 100_000]),
         slow_start: interval * dice.pick(&[0, 0, 2, 10]),
         warmth,
         ..Policy::default()
@@ -184,7 +192,7 @@ fn spec(dice: &mut Dice, count: usize) -> PoolSpec {
 /// Some keys have a policy of their own.
 fn prefix(dice: &mut Dice) -> PrefixPolicy {
     let on_ejected = dice.pick(&[OnEjected::Rehash, OnEjected::Fail, OnEjected::Miss]);
-    PrefixPolicy { prefix: b"s:".as_slice().into(), on_ejected }
+    PrefixPolicy { prefix: KINDS[1].as_bytes().into(), on_ejected }
 }
 
 /// Faults of some servers, each with its end. One pool in four has one fault and no more, whose server is
@@ -315,7 +323,7 @@ fn reloads(
 ) {
     for _ in 0..1 + dice.roll(3) {
         let i = dice.roll(count as u64) as usize;
-        let reload = match dice.roll(11) {
+        let reload = match dice.roll(13) {
             0 if members => Reload::Join,
             1 if members => Reload::Leave(i),
             2 if members => Reload::Weight(i, 1 + dice.roll(4) as u32),
@@ -323,6 +331,7 @@ fn reloads(
             4 => Reload::Held(dice.pick(&[WhileHeld::Fail, WhileHeld::Miss])),
             5..8 => Reload::OnEjected(dice.pick(&[OnEjected::Rehash, OnEjected::Fail, OnEjected::Miss])),
             8 => Reload::HoldDown(dice.between(Duration::ZERO, Duration::from_secs(3))),
+            10 | 11 => Reload::TtlMax(dice.between(Duration::from_millis(500), Duration::from_secs(20))),
             9 => Reload::Share(dice.pick(&[0.1, 0.25, 0.5, 1.0])),
             _ => Reload::EjectMax(dice.pick(&[0.2, 0.34, 0.5, 1.0])),
         };

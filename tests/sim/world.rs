@@ -2,11 +2,13 @@
 //! after the other and without a socket. After each event the laws are asked.
 
 mod acts;
+mod cleaning;
+mod clients;
 mod end;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque, btree_map::Entry::Vacant},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque, btree_map::Entry::Vacant},
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +22,7 @@ use ringway::{
     net::Address,
     topology::{
         Because, Cause, Data, Entry, Health, LEVELS, News, NodeId, NodeSpec, OnReturn, Opinion, Order,
-        Placement, Policy, PoolSpec, Topology,
+        Placement, Policy, PoolSpec, Route, Topology,
     },
 };
 use tokio::{sync::Notify, time::Instant};
@@ -33,7 +35,9 @@ use crate::{
     planner::{Planner, Sabotage, Watcher, is_away},
     scenario::{Act, Reload, Scenario, Truth, name, node},
     stats::Stats,
+    values::{Book, KeyId},
 };
+use cleaning::Cleaners;
 
 /// How often traffic is looked at while something is wrong, and while nothing is.
 const TICK: Duration = Duration::from_millis(100);
@@ -57,8 +61,10 @@ enum Event {
     Reload,
     /// The cleaning of a node that is back begins, or ends.
     Clean { node: NodeId, began: Option<Instant> },
-    /// What others took for a node is deleted.
-    Sweep(NodeId),
+    /// The keys of a node that is stripped wait again.
+    Stripped(NodeId),
+    /// Nodes are looked through for what they took for others.
+    Sweep,
 }
 
 pub(crate) struct World {
@@ -82,8 +88,9 @@ pub(crate) struct World {
     workers: Vec<Arc<Topology>>,
     /// When news of nodes reach membership, and when a cleaning began that they tell of.
     inbox: VecDeque<(Instant, (NodeId, News), Option<Instant>)>,
-    /// Who is being cleaned, and whether it left meanwhile.
-    cleaning: BTreeMap<NodeId, bool>,
+    cleaners: Cleaners,
+    /// What clients know.
+    book: Book,
     orders: BTreeMap<Arc<str>, Order>,
     laws: Laws,
     /// Who names the fault, where there is one only.
@@ -123,7 +130,8 @@ impl World {
             body_at: Vec::new(),
             workers: vec![topology.clone(); WORKERS],
             inbox: VecDeque::new(),
-            cleaning: BTreeMap::new(),
+            cleaners: Cleaners::default(),
+            book: Book::default(),
             orders: BTreeMap::new(),
             laws: Laws::new(&spec, &topology),
             clinic: scenario.single.map(|_| Clinic::new(sabotage)),
@@ -175,7 +183,8 @@ impl World {
             Event::Budget => self.budget(),
             Event::Reload => self.reload(),
             Event::Clean { node, began } => self.clean(node, began),
-            Event::Sweep(node) => self.sweep(node),
+            Event::Stripped(node) => self.strips_on(node),
+            Event::Sweep => self.sweep(),
         }
     }
 
@@ -206,6 +215,7 @@ impl World {
                 self.standing(at)?;
             }
         }
+        self.clients()?;
         for worker in 0..WORKERS {
             if self.dice.chance(60) {
                 self.workers[worker] = self.topology.clone();
@@ -263,9 +273,23 @@ impl World {
         if let Some((seen, met)) = self.bodies[i].end_probe(self.now) {
             self.stats.probes += 1;
             self.hear(i, &seen, Some(met));
+            let is_out = |world: &World| {
+                let patient = world.bodies[i].patient.as_ref();
+                patient.is_some_and(|patient| patient.watcher.detector().health().is_out())
+            };
+            if matches!(seen, Observation::Good { .. }) {
+                self.answers(i);
+            }
+            let (was_out, data) = (is_out(self), self.offers(i));
+            let owned =
+                self.position(i).is_some_and(|at| self.topology.nodes[at].placement == Placement::Owns);
             self.observe(i, seen)?;
+            let is_back = was_out && !is_out(self);
             if let Some(patient) = &mut self.bodies[i].patient {
-                patient.remember();
+                // What it came back with is not forgotten before it has all its keys.
+                if is_back || owned {
+                    patient.serves(is_back.then_some(data));
+                }
                 let due = patient.appointment(&mut self.dice, self.now);
                 self.appoint(i, due);
             }
@@ -300,42 +324,74 @@ impl World {
 
     fn observe(&mut self, i: usize, mut seen: Observation) -> Result<(), Breach> {
         if let Observation::Good { data, .. } = &mut seen {
-            *data = self.data(i);
+            *data = self.offers(i);
         }
         let (now, body) = (self.now, &mut self.bodies[i]);
         let settled = now - body.since > Duration::from_secs(1);
         let is_ill = !body.is_well() || !settled;
         let Some(patient) = &mut body.patient else { return Ok(()) };
-        let before = patient.watcher.detector().health();
-        let Some(opinion) = patient.watcher.step(now, seen) else { return Ok(()) };
+        let (id, before) = (patient.id, patient.watcher.detector().health());
+        let Some(mut opinion) = patient.watcher.step(now, seen) else { return Ok(()) };
+        if before.is_out() && !opinion.health.is_out() && self.cleaners.quarantine.is_inexact(id) {
+            opinion = patient.watcher.returns_inexact();
+        }
         let named = |b: Breach| Breach { text: format!("node n{i}: {}", b.text), ..b };
         patient.judge(before, &opinion, is_ill, now).map_err(named)?;
         holds(Law::Patience, self.scenario.single.is_none_or(|ill| ill == i), || {
             format!("node n{i}: {opinion:?}, and n{:?} alone has a fault", self.scenario.single)
         })?;
-        let (id, is_flapping) = (patient.id, patient.is_flapping());
+        let is_flapping = patient.is_flapping();
         self.stats.judged(before, opinion.health, is_flapping);
         self.tell(|| format!("n{i} is {opinion:?}"));
         if let Opinion { health: Health::Ejected, because: Because::Failed(failed), .. } = &opinion
             && !before.is_out()
         {
             self.diagnose(i, failed.cause)?;
-            self.cleaning.entry(id).and_modify(|left| *left = true);
+            self.cleaners.leaves(id);
         }
-        self.hand_over((id, News::Judged(opinion)), None)
+        let is_back = before.is_out() && !opinion.health.is_out();
+        self.hand_over((id, News::Judged(opinion)), None)?;
+        if is_back && self.topology.policy.on_return == OnReturn::Flush {
+            self.cleaners.sweeps_after(id);
+            self.begin_sweep();
+        }
+        Ok(())
     }
 
-    /// What a node that is back came back with.
-    fn data(&self, i: usize) -> Data {
+    /// What a node that is back is said to have come back with.
+    fn offers(&self, i: usize) -> Data {
+        let patient = self.bodies[i].patient.as_ref();
+        let is_flushed = patient.is_some_and(|patient| patient.is_flushed);
+        let is_bounded = patient.is_some_and(|patient| patient.bounded.is_some());
+        match self.brings(i) {
+            _ if is_flushed => Data::Flushed,
+            Data::Same if self.topology.policy.on_return == OnReturn::Ttl && !is_bounded => Data::Unknown,
+            data => data,
+        }
+    }
+
+    /// What it came back with, or what became of it since.
+    fn brings(&self, i: usize) -> Data {
         let body = &self.bodies[i];
-        let flushes = self.topology.policy.on_return == OnReturn::Flush;
-        let is_away = self.position(i).is_some_and(|at| is_away(&self.topology.nodes[at]));
+        let back = body.patient.as_ref().and_then(|patient| patient.back);
         match () {
             () if !self.scenario.says_who => Data::Unknown,
-            () if flushes && is_away => Data::Flushed,
-            () if body.is_same() => Data::Same,
+            () if body.is_same() => back.unwrap_or(Data::Same),
             () if body.has_data() => Data::Other,
             () => Data::Empty,
+        }
+    }
+
+    /// A node answers, and may be emptied in passing before it is back.
+    fn answers(&mut self, i: usize) {
+        let policy = self.topology.policy.clone();
+        let is_away = self.position(i).is_some_and(|at| is_away(&self.topology.nodes[at]));
+        let body = &mut self.bodies[i];
+        body.is_met(&policy);
+        let returns = body.patient.as_ref().is_some_and(|p| p.watcher.detector().returns_next());
+        if returns && is_away && policy.on_return == OnReturn::Flush && !policy.keeps_keys() {
+            body.is_emptied(&policy);
+            body.patient.iter_mut().for_each(|patient| patient.is_flushed = true);
         }
     }
 
@@ -362,57 +418,6 @@ impl World {
             Some((_, (node, news), began)) => self.news((node, &news), began),
             None => Ok(()),
         }
-    }
-
-    /// Whoever starts behind a fence is cleaned, after a grace for what is in flight.
-    fn clean_who_waits(&mut self) {
-        let topology = self.topology.clone();
-        let starts = |id| topology.nodes.iter().any(|e| e.node.id == id && is_starting(e));
-        self.cleaning.iter_mut().for_each(|(id, left)| *left |= !starts(*id));
-        let is_fenced = |e: &&Entry| matches!(e.placement, Placement::Starting(to) if to.is_fenced());
-        for entry in topology.nodes.iter().filter(is_fenced) {
-            let node = entry.node.id;
-            if let Vacant(place) = self.cleaning.entry(node) {
-                place.insert(false);
-                let grace = self.dice.between(Duration::ZERO, Duration::from_millis(100));
-                self.send(self.now + grace, Event::Clean { node, began: None });
-            }
-        }
-    }
-
-    fn clean(&mut self, node: NodeId, began: Option<Instant>) -> Result<(), Breach> {
-        let placement = self.topology.position(node).map(|at| (at, self.topology.nodes[at].placement));
-        let has_left = self.cleaning.get(&node).is_some_and(|left| *left);
-        if let (None, Some((_, Placement::Starting(_))), false) = (began, placement, has_left) {
-            let longest = Duration::from_millis(if self.dice.chance(10) { 4000 } else { 300 });
-            let ends = self.now + self.dice.between(Duration::ZERO, longest);
-            self.send(ends, Event::Clean { node, began: Some(self.now) });
-            return Ok(());
-        }
-        self.cleaning.remove(&node);
-        let began = began.unwrap_or(self.now);
-        // Its own part is done first, then what others have of its keys is deleted there.
-        let own_part = began + (self.now - began) / 2;
-        let was_well = |body: &Body| body.is_well() && body.since <= began || body.since > own_part;
-        let is_done = placement.is_some_and(|(at, _)| was_well(&self.bodies[self.body_at[at]])) && !has_left;
-        let news = match placement.map(|(_, placement)| placement) {
-            Some(Placement::Starting(to)) if is_done => {
-                let below = if self.dice.chance(30) { LEVELS } else { to.fence };
-                let leftovers = self.dice.chance(30);
-                if leftovers && self.dice.chance(80) {
-                    let swept = self.dice.between(Duration::ZERO, Duration::from_secs(30));
-                    self.send(self.now + swept, Event::Sweep(node));
-                }
-                News::Cleaned { below, leftovers, emptied: false, how: "as it should be".into() }
-            }
-            _ => News::NotCleaned,
-        };
-        self.hand_over((node, news), Some(began))
-    }
-
-    /// Others have nothing any more of what they took for a node.
-    fn sweep(&mut self, node: NodeId) -> Result<(), Breach> {
-        self.hand_over((node, News::Swept), Some(self.now))
     }
 
     // Membership, as its task does it.
@@ -474,15 +479,7 @@ impl World {
             // As every reload does.
             self.admit();
         }
-        self.clean_who_waits();
-        for (at, entry) in after.nodes.iter().enumerate() {
-            if !entry.placement.serves()
-                && let Some(patient) = &mut self.bodies[self.body_at[at]].patient
-            {
-                patient.disconnect();
-            }
-        }
-        Ok(())
+        self.follow(&before)
     }
 
     /// Watches the nodes of the topology and no others.
@@ -499,14 +496,20 @@ impl World {
             let i = self.body_at[at];
             let known = self.bodies[i].patient.as_mut().filter(|p| p.id == entry.node.id);
             if let Some(patient) = known {
-                patient.configure(&topology.health);
+                patient.configure(&topology.health, &topology.policy);
                 continue;
+            }
+            if self.topology.epoch > 1 && entry.placement != Placement::Owns {
+                // It was away under another identity.
+                self.cleaners.quarantine.cut(entry.node.id);
             }
             let sabotage = self.planner.0;
             let watcher = Watcher::new(topology.health.clone(), entry.health, self.now, sabotage);
             let mut patient = Patient::new(entry.node.id, watcher, topology.health.clone(), self.now);
             // No appointment of a patient who was there before counts for this one.
             patient.turn = self.sent as u32;
+            // Servers that come have nothing, and who has another identity is met anew.
+            patient.bounded = topology.policy.ttl_max.filter(|_| topology.epoch == 1);
             self.bodies[i].patient = Some(patient);
             if let Some(clinic) = &self.clinic {
                 clinic.admit(&topology.pool, entry);

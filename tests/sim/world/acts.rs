@@ -59,6 +59,10 @@ impl World {
             }
             Ok(step) => {
                 self.stats.orders += 1;
+                let policy = &self.topology.policy;
+                let lives = policy.on_return == OnReturn::Ttl || policy.fails_over();
+                // It may bring old values up, as is said.
+                self.book.is_closed |= order == Some(Order::Eject) && (lives || self.cleaners.is_unswept());
                 match order {
                     Some(order) => drop(self.orders.insert(name.clone(), order)),
                     None => drop(self.orders.remove(&name)),
@@ -129,6 +133,7 @@ fn reloaded(before: &PoolSpec, reload: Reload, new: usize) -> PoolSpec {
         Reload::Held(held) => policy.warmth.held = held,
         Reload::OnEjected(action) => policy.on_ejected = action,
         Reload::HoldDown(time) => policy.hold_down = time,
+        Reload::TtlMax(time) => policy.ttl_max = policy.ttl_max.map(|_| time),
     }
     spec.policy = Arc::new(policy);
     spec

@@ -46,7 +46,8 @@ impl World {
     fn is_settled(&self) -> bool {
         let is_in_place = |e: &Entry| e.placement == Placement::Owns || e.order.is_some_and(Order::is_out);
         let nodes = &self.topology.nodes;
-        self.inbox.is_empty()
+        let of_leftovers = |news: &News| matches!(news, News::Sweeping | News::Swept);
+        self.inbox.iter().all(|(_, (_, news), _)| of_leftovers(news))
             && self.prepared.is_none()
             && nodes.iter().all(|e| e.health == Health::Healthy && is_in_place(e))
     }
@@ -57,7 +58,7 @@ impl World {
         let probes = (health.interval * 2) * (health.rise + 2) + health.timeout;
         let windows = self.spec.policy.warmth.window * (self.bodies.len() as u32 + 1);
         let policy = &self.spec.policy;
-        let start = policy.slow_start + CLEANED_WITHIN;
+        let start = policy.slow_start + policy.ttl_max.unwrap_or_default() * 2 + CLEANED_WITHIN;
         probes + health.flap_max + policy.hold_down + windows + start + DELAY * 4
     }
 }
