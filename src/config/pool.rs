@@ -23,6 +23,8 @@ const SECOND: u64 = 1_000;
 const HOUR: u64 = 3_600 * SECOND;
 /// Timeouts: below a millisecond none can be kept, above an hour none is meant.
 const TIMEOUT: RangeInclusive<u64> = 1..=HOUR;
+/// How long a client may wait: a worker's clock tells no longer times from those that are past.
+const WAIT: RangeInclusive<u64> = 1..=15 * 60 * SECOND;
 const COUNT: RangeInclusive<u32> = 1..=1_000;
 const NODES_MAX: usize = 65_536;
 const WEIGHT_MAX: u32 = 65_535;
@@ -152,8 +154,8 @@ fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'
     let mut p = Policy::of(protocol);
     section.read("request_timeout", &mut p.request_timeout, duration(TIMEOUT));
     section.read("connect_timeout", &mut p.connect_timeout, duration(TIMEOUT));
-    section.read("slow_timeout", &mut p.slow_timeout, duration(TIMEOUT));
-    section.read("deadline", &mut p.deadline, duration(TIMEOUT));
+    section.read("slow_timeout", &mut p.slow_timeout, duration(WAIT));
+    section.read("deadline", &mut p.deadline, duration(WAIT));
     section.read("on_ejected", &mut p.on_ejected, |t| word(&ON_EJECTED, t));
     section.read("durable", &mut p.durable, switch);
     if p.durable && section.peek("on_ejected").is_none() {

@@ -1,7 +1,18 @@
 //! A worker's clock: read once per batch, in microseconds that wrap round after 71 minutes. Only
 //! differences are meaningful.
 
-use std::{cell::Cell, time::Instant};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
+
+/// The longest time ahead that is told from one that is past. What is due later is looked at sooner.
+pub(crate) const FAR_US: u32 = 1 << 30;
+
+/// A duration on this clock, [`FAR_US`] at most.
+pub(crate) fn us(duration: Duration) -> u32 {
+    duration.as_micros().min(u128::from(FAR_US)) as u32
+}
 
 /// Batches in a row for which one reading is good, when the thread finds work without sleeping.
 const BATCHES: u8 = 8;

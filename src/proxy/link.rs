@@ -13,7 +13,7 @@ use super::{
     gate::Gate,
     inflight::Fate,
     line::{Line, Own},
-    pipeline::{Content, Expect, MAYBE, Pipeline},
+    pipeline::{Content, Expect, MAYBE, Pipeline, Queued},
     rebind::{Leaving, Side},
     sampler::Countdown,
     scripts::Scripts,
@@ -294,9 +294,9 @@ impl Link {
         self.leaving.borrow().is_empty() && self.lanes.iter().all(|l| l.borrow().is_empty())
     }
 
-    /// Looks after timeouts.
-    pub(crate) fn tick(&self, now_us: u32) {
-        self.tick_pipelines(now_us, &self.standing.borrow().policy);
+    /// Looks after timeouts. Gives what waits for the node.
+    pub(crate) fn tick(&self, now_us: u32) -> Queued {
+        let queued = self.tick_pipelines(now_us, &self.standing.borrow().policy);
         if !self.leaving.borrow().is_empty() {
             let due: Vec<_> = self.leaving.borrow().iter().filter(|p| p.may_release()).cloned().collect();
             due.iter().for_each(|pipeline| pipeline.release());
@@ -304,16 +304,19 @@ impl Link {
         }
         let lines = self.lines.iter().filter(|line| !line.is_empty());
         lines.for_each(|line| line.call_next(self.busy(line)));
+        queued
     }
 
-    fn tick_pipelines(&self, now_us: u32, policy: &Policy) {
+    fn tick_pipelines(&self, now_us: u32, policy: &Policy) -> Queued {
+        let mut queued = Queued::default();
         for pipelines in self.lanes.iter().chain([&self.leaving]) {
             // One after the other: what a pipeline does may change the list.
             let nth = |n: usize| pipelines.borrow().get(n).cloned();
             for pipeline in (0..).map_while(nth) {
-                pipeline.tick(now_us, policy);
+                queued += pipeline.tick(now_us, policy);
             }
         }
+        queued
     }
 }
 

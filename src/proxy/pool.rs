@@ -15,12 +15,13 @@ use std::{
 };
 
 use super::{
+    clock::us,
     connect,
     dialect::SharedDecoder,
     dispatch, facts,
     flow::OUT_HIGH,
     link::Link,
-    pipeline::{Content, Expect, Pipeline},
+    pipeline::{Content, Expect, Pipeline, Queued},
     rebind::{self, Departure, Leaving},
     scripts::Scripts,
     session::Session,
@@ -156,7 +157,7 @@ impl Terms {
     fn of(topology: &Topology) -> Terms {
         let policy = &*topology.policy;
         let is_exact = policy.on_return == OnReturn::Quarantine && policy.sole_writer;
-        let patience_us = Class::ALL.map(|class| patience(policy, class).as_micros().min(1 << 30) as u32);
+        let patience_us = Class::ALL.map(|class| us(patience(policy, class)));
         Terms {
             guarded: policy.client_auth.is_some(),
             frame: FrameLimits {
@@ -240,6 +241,8 @@ pub(crate) struct WorkerPool {
     /// Sessions wait for another topology.
     pub(crate) waiting: Cell<bool>,
     grace: RefCell<Option<Grace>>,
+    /// What waits for nodes, as it stands in the process's account and in the gauge.
+    accounted: Cell<Queued>,
 }
 
 /// What was in flight when a topology was bound that waits for it to end.
@@ -272,6 +275,7 @@ impl WorkerPool {
             bounds: Cell::default(),
             waiting: Cell::default(),
             grace: RefCell::default(),
+            accounted: Cell::default(),
         };
         let revision = pool.bound.borrow().topology.revision;
         pool.handle.graces[pool.worker.index].store(revision, Release);
@@ -443,22 +447,37 @@ impl WorkerPool {
     pub(crate) fn tick(self: &Rc<Self>, now_us: u32) {
         let bound = self.bound();
         self.end_grace(now_us);
-        bound.links.iter().for_each(|link| link.tick(now_us));
+        let mut queued: Queued = bound.links.iter().map(|link| link.tick(now_us)).sum();
+        if self.waiting.get() {
+            let sessions = self.sessions.borrow();
+            queued.parked += sessions.values().filter(|session| session.state.borrow().waits).count();
+        }
         if self.leaving.borrow().is_empty() {
-            return;
+            return self.account(queued);
         }
         let mut moved = Vec::new();
         self.leaving.borrow_mut().retain(|link| {
-            link.tick(now_us);
+            queued += link.tick(now_us);
             if link.is_stalled() {
                 // It hangs and has left: nothing more can come of its connections.
                 link.leave(Leaving::Evict, &mut moved);
             }
             !link.is_over()
         });
+        self.account(queued);
         for (expect, bytes) in moved {
             dispatch::send_again(&bound, expect, &bytes);
         }
+    }
+
+    /// Brings the account of what waits for nodes up to date.
+    fn account(&self, queued: Queued) {
+        let mut accounted = self.accounted.get();
+        self.block().parked.add(queued.parked as i64 - accounted.parked as i64);
+        accounted.parked = queued.parked;
+        // Who passes the limit is refused by `Pipeline::append`.
+        let _ = self.worker.memory.settle(&mut accounted.bytes, queued.bytes);
+        self.accounted.set(accounted);
     }
 
     /// The pool is gone and has no sessions any more: closes its connections.
@@ -467,5 +486,11 @@ impl WorkerPool {
         for link in self.bound.borrow().links.iter().chain(self.leaving.borrow().iter()) {
             link.leave(Leaving::Retire, &mut nobodys);
         }
+    }
+}
+
+impl Drop for WorkerPool {
+    fn drop(&mut self) {
+        self.account(Queued::default());
     }
 }

@@ -11,6 +11,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    clock::{FAR_US, us},
     dialect::{Begun, Broke, Cut, Decoder, Dialect},
     flow::{Behind, Flow, OUT_HIGH, REPLY_GUESS},
     input::{Input, Waiting},
@@ -48,7 +49,7 @@ pub(crate) struct State {
     /// No more requests are read; closes when all is answered and written.
     pub(crate) ending: bool,
     /// What has arrived is still read, then it ends.
-    leaving: bool,
+    pub(super) leaving: bool,
     /// Gone: replies are dropped.
     pub(super) broken: bool,
     /// Requests wait for room in the window.
@@ -217,8 +218,9 @@ impl Session {
         match input.feed_bulk(chunk) {
             Ok(None) => {}
             Ok(Some(done)) => {
-                if done {
-                    self.bulk_arrived(&bound.topology.policy);
+                match done {
+                    true => self.bulk_arrived(&bound.topology.policy),
+                    false => self.bulk_goes_on(),
                 }
                 return self.mark_dirty();
             }
@@ -348,10 +350,18 @@ impl Session {
         state.ending = true;
     }
 
+    /// More of a streamed request has come: for as long as that goes on it has no deadline.
+    fn bulk_goes_on(&self) {
+        let mut state = self.state.borrow_mut();
+        if let Some(slot) = state.window.last() {
+            slot.due_us = self.pool.worker.clock.now_us().wrapping_add(FAR_US);
+        }
+    }
+
     /// A streamed request is complete: now its deadline begins.
     fn bulk_arrived(self: &Rc<Self>, policy: &Policy) {
         let mut state = self.state.borrow_mut();
-        let deadline_us = policy.deadline.as_micros().min(1 << 30) as u32;
+        let deadline_us = us(policy.deadline);
         let due_us = self.pool.worker.clock.now_us().wrapping_add(deadline_us);
         if let Some(slot) = state.window.last() {
             slot.due_us = due_us;
@@ -549,9 +559,13 @@ impl Session {
         self.mark_dirty();
     }
 
-    /// Serves what has arrived, then closes.
-    pub(crate) fn end(&self) {
-        self.state.borrow_mut().leaving = true;
+    /// Serves what has arrived, then closes. For the rest of a request of which a part has arrived it waits, but not
+    /// for ever.
+    pub(crate) fn end(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        state.leaving = true;
+        self.watch(&mut state, self.pool.bounds().stall_us);
+        drop(state);
         self.wake();
     }
 }

@@ -175,6 +175,7 @@ pub(super) fn pool(
 
 /// One worker with one pool.
 struct World {
+    memory: Arc<Memory>,
     writer: TopologyWriter,
     pool: Arc<PoolHandle>,
     orders: mpsc::UnboundedSender<Order>,
@@ -185,14 +186,20 @@ struct World {
 
 impl World {
     fn new(nodes: &[&ScriptedNode], policy: Policy) -> World {
+        World::with_memory(nodes, policy, 1 << 30)
+    }
+
+    /// One whose clients may hold so many bytes.
+    fn with_memory(nodes: &[&ScriptedNode], policy: Policy, buffered_bytes: usize) -> World {
         let nodes: Vec<_> = nodes.iter().map(|n| (n.name, n.address())).collect();
         let policy_protocol = policy.protocol;
         let (writer, reader) = channel(topology(&nodes, policy));
         let (writes, noted) = write_notes();
         let pool = pool(reader, policy_protocol, 1, writes);
         let (orders, taken) = mpsc::unbounded_channel();
-        let worker = spawn_local(run(0, Arc::new(Memory::new(1 << 30)), taken));
-        World { writer, pool, orders, worker, ids: Cell::new(1), noted: RefCell::new(noted) }
+        let memory = Arc::new(Memory::new(buffered_bytes));
+        let worker = spawn_local(run(0, memory.clone(), taken));
+        World { memory, writer, pool, orders, worker, ids: Cell::new(1), noted: RefCell::new(noted) }
     }
 
     async fn client(&self) -> Client {

@@ -4,14 +4,12 @@
 use std::rc::Rc;
 
 use super::{
+    clock::{FAR_US, us},
     pipeline::MAYBE,
     pool::Bounds,
     session::{Session, State},
 };
 use crate::metrics::{Class, Outcome, Reason};
-
-/// The wheel looks sooner at what is due later: times further away could be taken for times that are past.
-const FAR_US: u32 = 1 << 30;
 
 impl Session {
     /// Watches the deadline of the head, and the client that takes nothing. Called by the wheel,
@@ -46,14 +44,15 @@ impl Session {
         let next = state.window.head_due().map(|(due_us, _)| due_us.wrapping_sub(now_us));
         // The head's reply may have begun, and then those behind it have to be looked at again.
         let is_owed = !state.out.is_empty() || !state.window.is_empty() || state.waits;
-        let next = if is_owed { Some(next.unwrap_or(stall_us).min(stall_us)) } else { next };
         let turn = state.waits.then(|| self.turn_left(state, now_us)).flatten();
-        let next =
-            turn.filter(|left| *left > 0).map_or(next, |left| Some(next.map_or(left, |next| next.min(left))));
-        let next = self
-            .idle_left(state, now_us, is_owed, idle_us)
-            .map_or(next, |left| Some(next.map_or(left, |next| next.min(left))));
-        if let Some(after_us) = next.filter(|_| !state.broken) {
+        let looks = [
+            next,
+            is_owed.then_some(stall_us),
+            turn.filter(|left| *left > 0),
+            self.leaving_left(state, now_us, is_owed, stall_us),
+            self.idle_left(state, now_us, is_owed, idle_us),
+        ];
+        if let Some(after_us) = looks.into_iter().flatten().min().filter(|_| !state.broken) {
             self.watch(state, after_us);
         }
         drop(guard);
@@ -67,8 +66,7 @@ impl Session {
     /// How much longer it may wait for a connection of its own; none when it does not wait for one.
     fn turn_left(&self, state: &State, now_us: u32) -> Option<u32> {
         let waited_us = now_us.wrapping_sub(state.turn_since_us?);
-        let deadline_us = self.pool.policy().deadline.as_micros().min(1 << 30) as u32;
-        Some(deadline_us.saturating_sub(waited_us))
+        Some(us(self.pool.policy().deadline).saturating_sub(waited_us))
     }
 
     /// It has to wait for a connection of its own; false when it has waited for as long as it may.
@@ -81,6 +79,16 @@ impl Session {
             self.watch(state, left_us);
         }
         left_us > 0
+    }
+
+    /// A client that is to leave and has sent half a request has as long for the rest as one that reads slowly has.
+    fn leaving_left(&self, state: &mut State, now_us: u32, is_owed: bool, stall_us: u32) -> Option<u32> {
+        if !state.leaving || is_owed {
+            return None;
+        }
+        let stood = now_us.wrapping_sub(state.moved_us);
+        state.broken |= stood >= stall_us;
+        Some(stall_us.saturating_sub(stood))
     }
 
     /// When the client will have been idle for as long as it may; none when it may for ever. One that is idle

@@ -92,6 +92,11 @@ impl Memory {
         self.closed.load(Relaxed)
     }
 
+    /// Whether no more may be held.
+    pub(crate) fn is_used_up(&self) -> bool {
+        self.used.load(Relaxed) > self.limit
+    }
+
     /// A session is closed for it.
     pub(crate) fn close_one(&self) {
         self.closed.fetch_add(1, Relaxed);

@@ -199,43 +199,35 @@ pub struct Topology {
     pub ordinals: Arc<[Arc<str>]>,
 }
 
-struct Shared {
-    current: ArcSwap<Topology>,
+type Current = Arc<ArcSwap<Topology>>;
+
+/// The one end that may publish. Not `Clone`: made once per pool and moved into membership. The pool ends with it.
+pub struct TopologyWriter {
+    current: Current,
     revision: watch::Sender<u64>,
 }
 
-/// The one end that may publish. Not `Clone`: made once per pool and moved into membership.
-pub struct TopologyWriter(Arc<Shared>);
-
 /// An end that may read, for anyone.
 #[derive(Clone)]
-pub struct TopologyReader(Arc<Shared>);
+pub struct TopologyReader {
+    current: Current,
+    revision: watch::Receiver<u64>,
+}
 
 /// A reader's cached snapshot: a load costs about a nanosecond while nothing changed.
-pub type TopologyCache = arc_swap::Cache<TopologyView, Arc<Topology>>;
-
-/// What [`TopologyCache`] reads from.
-#[derive(Clone)]
-pub struct TopologyView(Arc<Shared>);
-
-impl std::ops::Deref for TopologyView {
-    type Target = ArcSwap<Topology>;
-    fn deref(&self) -> &Self::Target {
-        &self.0.current
-    }
-}
+pub type TopologyCache = arc_swap::Cache<Current, Arc<Topology>>;
 
 /// Makes the two ends for one pool.
 pub fn channel(first: Topology) -> (TopologyWriter, TopologyReader) {
-    let (revision, _) = watch::channel(first.revision);
-    let shared = Arc::new(Shared { current: ArcSwap::from_pointee(first), revision });
-    (TopologyWriter(shared.clone()), TopologyReader(shared))
+    let (revision, seen) = watch::channel(first.revision);
+    let current = Arc::new(ArcSwap::from_pointee(first));
+    (TopologyWriter { current: current.clone(), revision }, TopologyReader { current, revision: seen })
 }
 
 impl TopologyWriter {
     /// The snapshot in force.
     pub fn current(&self) -> Arc<Topology> {
-        self.0.current.load_full()
+        self.current.load_full()
     }
 
     /// Puts the next snapshot in force.
@@ -243,29 +235,31 @@ impl TopologyWriter {
     /// # Panics
     /// When the revision does not rise by one, or the epoch falls or jumps: a bug of the planner.
     pub fn publish(&self, next: Topology) {
-        let now = self.0.current.load();
+        let now = self.current.load();
         assert_eq!(next.revision, now.revision + 1, "a publish is one revision");
         assert!(next.epoch == now.epoch || next.epoch == now.epoch + 1, "a publish is at most one epoch");
         let revision = next.revision;
-        self.0.current.store(Arc::new(next));
-        self.0.revision.send_replace(revision);
+        self.current.store(Arc::new(next));
+        self.revision.send_replace(revision);
     }
 }
 
 impl TopologyReader {
     /// The snapshot in force.
     pub fn load(&self) -> Arc<Topology> {
-        self.0.current.load_full()
+        self.current.load_full()
     }
 
     /// A cached reader for a hot path. An idle one must be refreshed now and then, or it keeps an
     /// old snapshot alive.
     pub fn cache(&self) -> TopologyCache {
-        arc_swap::Cache::new(TopologyView(self.0.clone()))
+        arc_swap::Cache::new(self.current.clone())
     }
 
-    /// A receiver that is marked changed at each publish.
+    /// A receiver that is marked changed at each publish from now on, and ends with the pool.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        self.0.revision.subscribe()
+        let mut changes = self.revision.clone();
+        changes.mark_unchanged();
+        changes
     }
 }

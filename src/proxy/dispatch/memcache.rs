@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     super::{
+        clock::FAR_US,
         dialect::{Begun, Cut, Dialect, Rest, is_silent},
         facts,
         pipeline::Expect,
@@ -76,8 +77,9 @@ impl Dialect for RequestDecoder {
         if !state.window.is_empty() {
             return Begun::Later;
         }
-        // Its deadline begins when it has arrived; a client that sends slowly hurts nobody.
-        let due_us = session.pool.worker.clock.now_us().wrapping_add(1 << 30);
+        // Its deadline begins when it has arrived; a client that sends slowly hurts nobody. Until then each piece
+        // moves it.
+        let due_us = session.pool.worker.clock.now_us().wrapping_add(FAR_US);
         let to = sending(session, bound, false, due_us, one.awaits);
         let Ok(index) = to.owner(&one.key) else { return Begun::No };
         if to.ttl_max(index).is_some() {

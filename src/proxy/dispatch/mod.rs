@@ -519,6 +519,7 @@ fn append(
 fn not_taken(link: &Link, full: Full) -> Refused {
     let (reason, why) = match full {
         Full::Overload => (Reason::Overload, "too many requests wait for it"),
+        Full::Memory => (Reason::Overload, "buffered_bytes is used up by what waits for nodes and clients"),
         Full::Crowded => (Reason::Overload, "too many large requests are on their way to it"),
         Full::Unreachable => {
             link.block().unserved.add(1);

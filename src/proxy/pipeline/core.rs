@@ -30,6 +30,28 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 /// Requests of which nothing was written, each with its bytes, in order.
 pub(super) type Unsent = Vec<(Expect, Vec<u8>)>;
 
+/// What waits in pipelines: its bytes, and the requests that wait for a connection, or for a verdict on their node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Queued {
+    pub(crate) bytes: usize,
+    pub(crate) parked: usize,
+}
+
+impl std::ops::AddAssign for Queued {
+    fn add_assign(&mut self, other: Queued) {
+        *self = Queued { bytes: self.bytes + other.bytes, parked: self.parked + other.parked };
+    }
+}
+
+impl std::iter::Sum for Queued {
+    fn sum<I: Iterator<Item = Queued>>(all: I) -> Queued {
+        all.fold(Queued::default(), |mut sum, one| {
+            sum += one;
+            sum
+        })
+    }
+}
+
 /// What changes while a pipeline lives.
 pub(super) struct Core {
     pub(super) state: State,
@@ -178,6 +200,13 @@ impl Core {
             *slow = Some((expect.session.clone(), behind));
         }
         Ok(())
+    }
+
+    /// What waits in it.
+    pub(super) fn queued(&self) -> Queued {
+        let is_parked = self.state != State::Ready || self.stalled_us.is_some();
+        let parked = if is_parked { self.queue.len().saturating_sub(self.refused) } else { 0 };
+        Queued { bytes: self.queue.bytes(), parked }
     }
 
     /// Counts requests that were sent and will get no reply; those that are overdue are counted already.

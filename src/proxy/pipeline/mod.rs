@@ -22,6 +22,7 @@ use tokio::{
     task::yield_now,
 };
 
+pub(crate) use self::core::Queued;
 use self::{
     core::{Core, Unsent, timeout},
     end::End,
@@ -52,6 +53,8 @@ pub(crate) const MAYBE: &str = "; the command may have been applied";
 const REQUESTS_MAX: usize = 1 << 16;
 /// Bytes that one pipeline may hold; more are refused.
 const BYTES_MAX: usize = 64 << 20;
+/// So many it may hold whatever others do.
+const BYTES_MIN: usize = 256 << 10;
 /// Reads in a row before other tasks get their turn.
 const READS_MAX: usize = 8;
 
@@ -88,6 +91,8 @@ pub(crate) enum Content<'a> {
 pub(crate) enum Full {
     /// A bound is reached.
     Overload,
+    /// What all clients together may hold in memory is used up.
+    Memory,
     /// Too many requests have a connection of their own.
     Crowded,
     /// The node can't be connected to.
@@ -207,6 +212,9 @@ impl Pipeline {
         let core = &mut *self.core.borrow_mut();
         if core.queue.len() >= REQUESTS_MAX || core.queue.bytes() + bytes.len() > BYTES_MAX.max(bytes.len()) {
             return Err(Full::Overload);
+        }
+        if core.queue.bytes() > BYTES_MIN && self.worker.memory.is_used_up() {
+            return Err(Full::Memory);
         }
         if core.state == State::Ready {
             self.wake();
@@ -334,14 +342,12 @@ impl Pipeline {
         }
     }
 
-    /// Looks for requests that have timed out, and for a verdict that does not come.
-    pub(crate) fn tick(self: &Rc<Self>, now_us: u32, policy: &Policy) {
-        let Some(link) = self.link.upgrade() else { return };
-        if self.is_quiet() {
-            return;
-        }
+    /// Looks for requests that have timed out, and for a verdict that does not come. Gives what waits in it.
+    pub(crate) fn tick(self: &Rc<Self>, now_us: u32, policy: &Policy) -> Queued {
+        let Some(link) = self.link.upgrade().filter(|_| !self.is_quiet()) else { return Queued::default() };
         if self.has_client_stalled(now_us, policy) {
-            return self.cut_off(policy);
+            self.cut_off(policy);
+            return Queued::default();
         }
         let mut refused = Vec::new();
         {
@@ -374,6 +380,7 @@ impl Pipeline {
             let text = format!("{}: no reply within {waited} ms{applied}", link.describe());
             expect.session.fail(&expect, &text, Reason::Timeout, Outcome::Timeout);
         }
+        self.core.borrow().queued()
     }
 
     /// Whether there is nothing to look after: nothing is owed, nor stands in the gauge.
@@ -466,7 +473,7 @@ impl Pipeline {
     fn early(self: &Rc<Self>, link: &Rc<Link>) -> Result<(), End> {
         let early = {
             let mut core = self.core.borrow_mut();
-            if core.early.is_empty() || !core.queue.head_is_written() {
+            if core.blocked_by.is_some() || core.early.is_empty() || !core.queue.head_is_written() {
                 return Ok(());
             }
             std::mem::take(&mut core.early)
@@ -507,21 +514,26 @@ impl Pipeline {
         let now_us = self.worker.clock.now_us();
         let mut answered = false;
         let mut slow = None;
-        let mut core = self.core.borrow_mut();
-        let core = &mut *core;
-        let held_us = now_us.wrapping_sub(std::mem::replace(&mut core.progress_us, now_us));
-        (core.heard, core.fruitless_us, core.attempts) = (true, None, 0);
-        let done = core.queue.done();
-        let cut = core.hand_out(chunk, (now_us, held_us), link, &mut answered, &mut slow);
-        coalesce::replied(core.queue.done() - done, self.protocol);
-        core.stalled_us = None;
+        let cut = {
+            let core = &mut *self.core.borrow_mut();
+            debug_assert!(core.blocked_by.is_none(), "nothing is handed out while a client is waited for");
+            let held_us = now_us.wrapping_sub(std::mem::replace(&mut core.progress_us, now_us));
+            (core.heard, core.fruitless_us, core.attempts) = (true, None, 0);
+            let done = core.queue.done();
+            let cut = core.hand_out(chunk, (now_us, held_us), link, &mut answered, &mut slow);
+            coalesce::replied(core.queue.done() - done, self.protocol);
+            core.stalled_us = None;
+            cut
+        };
         if answered {
             link.node.evidence.good();
         }
         cut?;
+        // The session is written to first, and that may let pipelines go on which waited for it.
         if let Some((session, slow)) = slow
             && session.block(self, slow)
         {
+            let core = &mut *self.core.borrow_mut();
             core.blocked_by = Some(session);
             core.queue.tags().for_each(|expect| expect.session.drain_first());
             if let Some(fresh) = link.detach(self) {

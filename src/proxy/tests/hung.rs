@@ -344,3 +344,63 @@ fn a_hung_node_that_is_drained() {
         client.ends().await;
     });
 }
+
+/// Requests that wait for a verdict on their node are told as parked, until they are answered or refused; and so are
+/// those that wait for a connection.
+#[test]
+fn who_waits_is_told() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], Policy { request_timeout: Duration::from_millis(30), ..patient() });
+        let parked = || world.pool.blocks[0].parked.value();
+        let mut client = world.client().await;
+        client.sends(&["GET", "k"]).await;
+        client.sends(&["GET", "l"]).await;
+        let mut peer = a.accepts().await;
+        peer.gets(&["GET", "k"]).await;
+        until("both wait for a verdict", || parked() == 2).await;
+        peer.says(":1\r\n:2\r\n").await;
+        client.reply().await;
+        client.reply().await;
+        until("nothing waits", || parked() == 0).await;
+        client.ends().await;
+    });
+}
+
+/// What waits for nodes counts as what clients hold: when `buffered_bytes` is used up by it more is refused by name,
+/// and served again once the node has answered.
+#[test]
+fn what_waits_is_bounded() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::with_memory(&[&a], patient(), 400 << 10);
+        let value = "v".repeat(100 << 10);
+        let mut clients = Vec::new();
+        let mut peer = None;
+        for _ in 0..5 {
+            let mut client = world.client().await;
+            client.sends(&["SET", "k", &value]).await;
+            let peer = match &mut peer {
+                None => peer.insert(a.accepts().await),
+                Some(peer) => peer,
+            };
+            peer.gets(&["SET", "k", &value]).await;
+            clients.push(client);
+        }
+        until("it is counted", || world.memory.used().0 > 400 << 10).await;
+        let mut late = world.client().await;
+        late.sends(&["SET", "k", "v"]).await;
+        let why = "buffered_bytes is used up by what waits for nodes and clients";
+        late.gets(format!("-ERR {}: {why}\r\n", a.describe())).await;
+        let mut peer = peer.expect("it was accepted");
+        peer.says("+OK\r\n".repeat(5)).await;
+        for client in &mut clients {
+            client.gets("+OK\r\n").await;
+        }
+        until("nothing is held", || world.memory.used().0 == 0).await;
+        late.sends(&["SET", "k", "v"]).await;
+        peer.gets(&["SET", "k", "v"]).await;
+        peer.says("+OK\r\n").await;
+        late.gets("+OK\r\n").await;
+    });
+}

@@ -353,3 +353,39 @@ fn too_much_waits() {
         until("the session is gone", || world.sessions() == 0).await;
     });
 }
+
+/// A client that has sent half a request and sends no more does not keep a pool that is closed: it has as long for the
+/// rest as one that reads slowly has.
+#[test]
+fn half_a_request_ends_with_its_pool() {
+    play(async {
+        let node = ScriptedNode::new("a").await;
+        let mut policy = patient();
+        policy.limits.stall_timeout = Duration::from_millis(300);
+        let world = World::new(&[&node], policy);
+        let [mut half, mut late] = [world.client().await, world.client().await];
+        let (part, more) = ("*2\r\n$4\r\nECHO\r\n", "*2\r\n$4\r\nECHO\r\n$2\r\nh");
+        half.sends_raw(part.as_bytes()).await;
+        late.sends_raw(more.as_bytes()).await;
+        let read = || world.pool.blocks[0].bytes_in.value() as usize;
+        until("both are there", || read() == part.len() + more.len()).await;
+        world.order(Order::Close(1));
+        late.sends_raw(b"i\r\n").await;
+        late.gets("$2\r\nhi\r\n").await;
+        late.sees_the_end().await;
+        half.sees_the_end().await;
+    });
+}
+
+/// Who follows a pool's topology learns of the pool's end, however many still read it.
+#[test]
+fn the_end_of_a_pool_is_told() {
+    play(async {
+        let node = ScriptedNode::new("a").await;
+        let (writer, reader) = channel(topology(&[(node.name, node.address())], patient()));
+        let mut changes = reader.changes();
+        drop(writer);
+        assert!(changes.changed().await.is_err());
+        assert_eq!(reader.load().revision, 1);
+    });
+}
