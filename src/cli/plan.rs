@@ -279,7 +279,7 @@ fn servers(
     let keys = match (is_served, flush_new) {
         (true, _) => "what its server has is served as it is",
         (false, true) => "what its server has is deleted (reload.flush_new)",
-        (false, false) => "a reload refuses it if its server has keys (reload.flush_new)",
+        (false, false) => "a reload refuses it if its server has keys or does not answer (reload.flush_new)",
     };
     for (entry, share) in after.nodes.iter().zip(after.shares()) {
         let (name, address) = (&entry.node.name, &entry.node.address);

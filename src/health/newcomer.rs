@@ -2,7 +2,8 @@
 //! before, comes from another, or is meant for something else and the address is a slip. What it has of the keys that
 //! become its own may be old, and nobody knows of which. So where a pool does not serve old data a newcomer is emptied
 //! before it owns keys, as it is when it comes back, if the operator has said that this may be; a durable pool is told
-//! of what it has.
+//! of what it has. One that does not answer is not put in unasked either: the address may be a slip, and who had its keys
+//! would delete them.
 
 use std::sync::Arc;
 
@@ -18,8 +19,7 @@ use crate::{
     topology::{NodeSpec, OnReturn, Policy},
 };
 
-/// Emptying a newcomer takes this at most. One that can't be reached is ejected by its first probe, and
-/// emptied when it comes.
+/// Asking or emptying a newcomer takes this at most.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A node that no reload has had yet, and where it is.
@@ -36,16 +36,17 @@ pub struct Newcomer {
 /// How newcomers are received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reception {
-    /// It is only asked whether they have keys that would be deleted.
+    /// It is only asked whether they answer, and whether they have keys that would be deleted.
     Look,
-    /// They are emptied where they have to be.
+    /// They are emptied where they have to be. One that can't be reached is ejected by its first probe, and emptied when
+    /// it comes.
     Empty,
 }
 
 /// Receives a newcomer before it owns keys.
 ///
 /// # Errors
-/// It has keys, and they would be deleted or can't be: in words for the operator.
+/// It does not answer, or has keys, and they would be deleted or can't be: in words for the operator.
 pub async fn receive(
     pool: &str,
     policy: &Arc<Policy>,
@@ -53,8 +54,22 @@ pub async fn receive(
     reception: Reception,
 ) -> Result<(), String> {
     let Newcomer { spec, targets, was } = newcomer;
-    if policy.protocol == Protocol::Http || spec.address == Address::Embedded || targets.is_empty() {
+    if policy.protocol == Protocol::Http || spec.address == Address::Embedded {
         return Ok(());
+    }
+    let is_silent = |why: &str| {
+        let (address, node) = (&spec.address, &*spec.name);
+        tracing::debug!(pool, node, why, "a new node can't be asked what it has");
+        match reception {
+            Reception::Look => Err(format!(
+                "pool {pool}: the server at {address}, which is to be node {node}, does not answer as it should: {why}. Start \
+                 it first, or leave it out; with reload: {{flush_new: true}} it is put in, and has no keys before it answers"
+            )),
+            Reception::Empty => Ok(()),
+        }
+    };
+    if targets.is_empty() {
+        return is_silent("its name does not resolve");
     }
     let question = Question {
         address: spec.address.clone(),
@@ -70,10 +85,7 @@ pub async fn receive(
     let node = &*spec.name;
     let life = match probe::life(&question, until).await {
         Ok(life) => life,
-        Err(why) => {
-            tracing::debug!(pool, node, why, "a new node can't be asked what it has");
-            return Ok(());
-        }
+        Err(why) => return is_silent(&why),
     };
     let keys = life.as_ref().and_then(|life| life.keys).unwrap_or_default();
     if keys == 0 || is_there(was.as_ref(), &question, life.as_ref()).await {

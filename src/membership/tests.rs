@@ -850,7 +850,7 @@ async fn a_build_that_panics_says_why() {
         "{why}"
     );
     assert!(
-        run.handle.reload(Arc::new(spec(&[1, 2], 0.5)), ReloadMode::Do { flush_new: false }).await.is_ok()
+        run.handle.reload(Arc::new(spec(&[1, 2], 0.5)), ReloadMode::Do { flush_new: true }).await.is_ok()
     );
 }
 
@@ -900,36 +900,36 @@ async fn reloads_are_answered() {
     let next = Arc::new(next);
     let why = run
         .handle
-        .reload(next.clone(), ReloadMode::Weigh { flush_new: false })
+        .reload(next.clone(), ReloadMode::Weigh { flush_new: true })
         .await
         .expect_err("it moves half");
     assert!(why.contains("max_share"), "{why}");
     assert_eq!(run.reader.load().revision, 1);
     let moved =
-        run.handle.reload(next.clone(), ReloadMode::Do { flush_new: false }).await.expect("it is meant");
+        run.handle.reload(next.clone(), ReloadMode::Do { flush_new: true }).await.expect("it is meant");
     assert!((0.3..0.7).contains(&moved), "{moved}");
     let topology = run.reader.load();
     assert_eq!((topology.epoch, topology.nodes.len()), (2, 4));
     assert_eq!(topology.nodes[2].targets.to_vec(), [Target::Tcp(([127, 0, 0, 1], 7002).into())]);
     assert_eq!(topology.nodes[3].targets.to_vec(), [Target::Unix("/n3".into())]);
-    assert_eq!(run.handle.reload(next, ReloadMode::Do { flush_new: false }).await, Ok(0.0));
+    assert_eq!(run.handle.reload(next, ReloadMode::Do { flush_new: true }).await, Ok(0.0));
     run.handle.set_max_share(1.0).await;
     let back = Arc::new(spec(&[1, 1], 0.5));
     run.handle
-        .reload(back.clone(), ReloadMode::Weigh { flush_new: false })
+        .reload(back.clone(), ReloadMode::Weigh { flush_new: true })
         .await
         .expect("the new limit is in force");
-    run.handle.reload(back.clone(), ReloadMode::Do { flush_new: false }).await.expect("it was weighed");
+    run.handle.reload(back.clone(), ReloadMode::Do { flush_new: true }).await.expect("it was weighed");
     for (broken, word) in
         [(PoolSpec { name: "other".into(), ..spec(&[1], 0.5) }, "no such pool"), (spec(&[], 0.5), "no nodes")]
     {
         let why =
-            run.handle.reload(Arc::new(broken), ReloadMode::Do { flush_new: false }).await.expect_err(word);
+            run.handle.reload(Arc::new(broken), ReloadMode::Do { flush_new: true }).await.expect_err(word);
         assert!(why.contains(word), "{why}");
     }
     run.handle.remove("cache".into()).await;
     run.handle
-        .reload(back, ReloadMode::Do { flush_new: false })
+        .reload(back, ReloadMode::Do { flush_new: true })
         .await
         .expect_err("the pool is not governed any more");
     run.task.abort();
@@ -942,7 +942,7 @@ async fn a_reload_does_not_hold_changes_up() {
     let node = run.reader.load().nodes[0].node.id;
     let (answer, answered) = oneshot::channel();
     let next = Arc::new(spec(&[1, 1, 1, 1, 1], 0.5));
-    run.send(Change::Reload { spec: next, mode: ReloadMode::Do { flush_new: false }, answer }).await;
+    run.send(Change::Reload { spec: next, mode: ReloadMode::Do { flush_new: true }, answer }).await;
     run.judge("cache", node, Health::Ejected, gone()).await;
     answered.await.expect("an answer").expect("it is done");
     run.history(2).await;

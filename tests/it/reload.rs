@@ -110,6 +110,15 @@ fn nobody_is_emptied_unasked() {
         until(SOON, &said, || ringway.said().contains(&said) && ringway.said().contains("flush_new: true"));
         assert_eq!(nodes[2].cmd(&["DBSIZE"]), ":1\r\n");
     }
+    let dead = "127.0.0.1:1";
+    for config in [asked(false).node("c", dead), asked(false).moved("b", dead)] {
+        assert_eq!(ringway.reload(config), "refused");
+        let said = format!("the server at {dead}, which is to be node");
+        until(SOON, &said, || ringway.said().contains(&said) && ringway.said().contains("does not answer"));
+    }
+    nodes[2].stop();
+    assert_eq!(ringway.reload(asked(false).node("c", &address)), "refused");
+    nodes[2].cont();
     let keys = nodes[1].cmd(&["DBSIZE"]);
     let same = nodes[1].address().replace("127.0.0.1", "localhost");
     assert_eq!(ringway.reload(asked(false).moved("b", &same)), "ok");
