@@ -1,9 +1,15 @@
 //! The ring by size: a lookup, a lookup with the key's hash, a build; and the bytes that it holds.
 
-use std::hint::black_box;
+use std::{
+    hint::black_box,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use ringway::ring::{Member, Placement, Ring, Settings, finalise};
+use ringway::{
+    ring::{BoundedLoad, Member, Placement, Ring, Settings, finalise},
+    topology::Load,
+};
 
 /// Sizes of the fleet.
 const NODES: [usize; 4] = [10, 100, 1_000, 10_000];
@@ -70,6 +76,38 @@ fn hash_and_lookup(c: &mut Criterion) {
     group.finish();
 }
 
+/// A lookup with bounded load, all nodes busy, and another worker that sends requests meanwhile.
+fn bounded_lookups(c: &mut Criterion) {
+    let mut group = c.benchmark_group("first bounded");
+    let bound = BoundedLoad::new(125).expect("it is above 1");
+    for count in [10, 50, 1_000] {
+        let ring = ring(Settings::default().placement, count);
+        let hashes: Vec<u64> = (0..KEYS as u64).map(|n| ring.hash(&finalise(n).to_le_bytes())).collect();
+        let loads: Vec<Load> = (0..count).map(|_| Load::default()).collect();
+        loads.iter().for_each(Load::began);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let other_worker = || {
+                for hash in hashes.iter().cycle().take_while(|_| !is_over.load(Relaxed)) {
+                    let load = &loads[ring.first(*hash)];
+                    load.began();
+                    load.ended();
+                }
+            };
+            scope.spawn(other_worker);
+            let mut n = 0;
+            group.bench_function(BenchmarkId::new("vnode", count), |b| {
+                b.iter(|| {
+                    n = (n + 1) % KEYS;
+                    ring.first_bounded(black_box(hashes[n]), bound, |_| true, |i| loads[i].value())
+                })
+            });
+            is_over.store(true, Relaxed);
+        });
+    }
+    group.finish();
+}
+
 /// What a change of membership costs the control plane.
 fn builds(c: &mut Criterion) {
     let mut group = c.benchmark_group("build");
@@ -86,5 +124,5 @@ fn builds(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, lookups, hash_and_lookup, builds);
+criterion_group!(benches, lookups, hash_and_lookup, bounded_lookups, builds);
 criterion_main!(benches);

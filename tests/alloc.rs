@@ -80,6 +80,7 @@ fn pool() -> Pool {
             zone: None,
             evidence: Default::default(),
             blocks: Arc::new([NodeBlock::default()]),
+            load: Arc::default(),
         }),
         health: Health::Healthy,
         placement: topology::Placement::Owns,

@@ -33,6 +33,7 @@ fn entry(name: &str, id: u64) -> Entry {
         zone: Some("z1".into()),
         evidence: Evidence::default(),
         blocks: Arc::new([NodeBlock::default(), NodeBlock::default()]),
+        load: Arc::default(),
     };
     Entry {
         node: Arc::new(node),

@@ -197,6 +197,7 @@ mod tests {
                 zone: None,
                 evidence: Evidence::default(),
                 blocks: Arc::new([]),
+                load: Arc::default(),
             };
             Entry { node: Arc::new(node), targets: Arc::new([]), ..found.clone() }
         };

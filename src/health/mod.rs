@@ -690,6 +690,7 @@ mod tests {
             zone: None,
             evidence: Evidence::new(bell.clone()),
             blocks: Arc::new([]),
+            load: Arc::default(),
         };
         let entry = Entry {
             node: Arc::new(node),
@@ -884,6 +885,7 @@ mod tests {
             zone: None,
             evidence: Evidence::default(),
             blocks: Arc::new([]),
+            load: Arc::default(),
         };
         entry.node = Arc::new(node);
         next.nodes = Arc::new([entry]);

@@ -554,6 +554,7 @@ mod tests {
             zone: None,
             evidence: Evidence::default(),
             blocks: Arc::new([]),
+            load: Arc::default(),
         };
         let second = Entry { node: Arc::new(node), placement: placements[1], health, ..first.clone() };
         let policy = Policy { on_return: OnReturn::Quarantine, sole_writer, ..(*one.policy).clone() };

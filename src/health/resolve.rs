@@ -145,6 +145,7 @@ mod tests {
             zone: None,
             evidence: Evidence::default(),
             blocks: Arc::new([]),
+            load: Arc::default(),
         };
         let entry = Entry { node: Arc::new(node), ..topology.nodes[0].clone() };
         topology.nodes = Arc::new([entry]);

@@ -435,6 +435,7 @@ mod tests {
                 zone: None,
                 evidence: Evidence::default(),
                 blocks: Arc::new([]),
+                load: Arc::default(),
             });
             scene.admit(&"cache".into(), &entry);
         }
@@ -591,6 +592,7 @@ mod tests {
                 zone: None,
                 evidence: Evidence::default(),
                 blocks: Arc::new([]),
+                load: Arc::default(),
             });
             entries.push(entry.clone());
             entry.targets = Arc::new([]);

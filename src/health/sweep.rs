@@ -265,6 +265,7 @@ mod tests {
                 zone: None,
                 evidence: Evidence::default(),
                 blocks: Arc::new([]),
+                load: Arc::default(),
             };
             entries.push(Entry { node: Arc::new(node), targets: Arc::new([target]), ..one.nodes[0].clone() });
         }

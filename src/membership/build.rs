@@ -154,6 +154,7 @@ impl Births {
             || (0..self.workers).map(|_| NodeBlock::default()).collect(),
             |node| node.blocks.clone(),
         );
+        let load = before.map(|node| node.load.clone()).unwrap_or_default();
         Arc::new(Node {
             id: self.ids.next(),
             name: spec.name.clone(),
@@ -162,6 +163,7 @@ impl Births {
             zone: spec.zone.clone(),
             evidence: Evidence::new(self.bell.clone()),
             blocks,
+            load,
         })
     }
 

@@ -112,6 +112,7 @@ pub(super) fn topology(nodes: &[(&str, SocketAddr)], policy: Policy) -> Topology
             zone: None,
             evidence: Default::default(),
             blocks: Arc::new([NodeBlock::default()]),
+            load: Arc::default(),
         }),
         health: Health::Healthy,
         order: None,

@@ -20,7 +20,7 @@ pub use change::{
     SeenBy, Wanted,
 };
 pub use http::{Forwarded, HttpLimits, HttpProbe, HttpSettings, NodeProtocol};
-pub use node::{Data, Evidence, Failure, Node, NodeId, Slow, VERDICT_GRACE};
+pub use node::{Data, Evidence, Failure, Load, Node, NodeId, Slow, VERDICT_GRACE};
 pub use route::{Admission, LEVELS, Route, common_bands, level};
 pub use samples::{Sample, SampledKey, Samples, Weight};
 pub use spec::{

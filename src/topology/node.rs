@@ -38,6 +38,35 @@ pub struct Node {
     /// Traffic counters, one block per data worker. They belong to the name, so they are handed
     /// on when the address changes.
     pub blocks: Arc<[NodeBlock]>,
+    /// What bounded load looks at. Handed on as the counters are.
+    pub load: Arc<Load>,
+}
+
+/// Requests that a node has in flight, over all workers: one count that they share, for pools with a `bounded_load`.
+/// There each request asks it of every node; the sum of what each worker counts for itself would be as many cache
+/// lines, for each of the nodes, as there are workers.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Load(AtomicU32);
+
+impl Load {
+    /// A request goes to the node; each ends with [`Load::ended`].
+    #[inline]
+    pub fn began(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// One that began has ended.
+    #[inline]
+    pub fn ended(&self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+
+    /// How many have begun and not ended.
+    #[inline]
+    pub fn value(&self) -> u32 {
+        self.0.load(Relaxed)
+    }
 }
 
 /// What a node came back with, as far as it can be told.

@@ -195,7 +195,7 @@ pub(super) async fn attempt(
 ) -> Result<Answered, Failed> {
     let pick = if onward.is_suspect { Pick::Alone } else { pick };
     let exchange = onward.exchange.clone();
-    let mut lease = Lease::new(link, &exchange, class, onward.is_suspect);
+    let mut lease = Lease::new(link, &exchange, class, onward.is_suspect, &policy.http);
     let mut evicted = pin!(link.evicted());
     let until = exchange.heard() + policy.deadline;
     // A connection that is being made when this ends is given up: nothing was sent over it.

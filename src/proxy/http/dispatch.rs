@@ -84,11 +84,8 @@ impl Course {
     /// Whom to ask.
     fn link(&self, bound: &Bound) -> Result<Rc<Link>, Refusal> {
         let topology = &bound.topology;
-        let in_flight = |i: usize| {
-            let sum: i64 = topology.nodes[i].node.blocks.iter().map(|b| b.in_flight.value()).sum();
-            u32::try_from(sum).unwrap_or_default()
-        };
-        let route = topology.route_bounded(self.hash, self.on_ejected, in_flight);
+        let load = |i: usize| topology.nodes[i].node.load.value();
+        let route = topology.route_bounded(self.hash, self.on_ejected, load);
         let at = match route {
             Route::Send(at) => at,
             Route::Fail(at) | Route::Miss(at) => {
@@ -106,7 +103,7 @@ impl Course {
         let serves = |at: usize| topology.serves_at(at, level(self.hash)) && !is_passed(at);
         let next = match topology.policy.http.bounded_load {
             _ if !is_passed(at) => None,
-            Some(bound) => topology.ring.first_bounded(self.hash, bound, serves, in_flight),
+            Some(bound) => topology.ring.first_bounded(self.hash, bound, serves, load),
             None => topology.ring.first_where(self.hash, serves),
         };
         let at = next.unwrap_or(at);

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     metrics::{Class, Outcome},
     protocol::http::Fault,
-    topology::Failure,
+    topology::{Failure, HttpSettings},
 };
 
 /// A client's request, counted once when it has ended.
@@ -56,11 +56,24 @@ pub(super) struct Lease {
     is_finished: bool,
     /// The request may be what the node takes offence at.
     is_suspect: bool,
+    /// It counts for the node's load; one that began before the pool had a `bounded_load` does not.
+    is_load: bool,
 }
 
 impl Lease {
-    pub(super) fn new(link: &Rc<Link>, exchange: &Rc<Exchange>, class: Class, is_suspect: bool) -> Lease {
+    /// A request goes to a node; with a `bounded_load` the other workers need to know.
+    pub(super) fn new(
+        link: &Rc<Link>,
+        exchange: &Rc<Exchange>,
+        class: Class,
+        is_suspect: bool,
+        http: &HttpSettings,
+    ) -> Lease {
         link.block().in_flight.add(1);
+        let is_load = http.bounded_load.is_some();
+        if is_load {
+            link.node.load.began();
+        }
         Lease {
             link: link.clone(),
             connection: None,
@@ -69,6 +82,7 @@ impl Lease {
             outcome: Outcome::Lost,
             is_finished: false,
             is_suspect,
+            is_load,
         }
     }
 
@@ -143,6 +157,9 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let block = self.link.block();
         block.in_flight.add(-1);
+        if self.is_load {
+            self.link.node.load.ended();
+        }
         block.requests[self.class as usize][self.outcome as usize].add(1);
         // A connection in the middle of something is of no use to anybody: dropped, it closes.
         if let Some(connection) = self.connection.take()

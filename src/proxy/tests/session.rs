@@ -224,6 +224,7 @@ fn another_weight_keeps_the_order() {
                 zone: None,
                 evidence: Default::default(),
                 blocks: Arc::new([NodeBlock::default()]),
+                load: Arc::default(),
             });
             next.nodes = nodes.into();
         });
