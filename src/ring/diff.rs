@@ -32,7 +32,7 @@ pub struct Diff {
 }
 
 /// A part of the key space that goes from one owner to another. `None` is nobody.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Move {
     /// The name of the old owner.
     pub from: Option<Arc<str>>,

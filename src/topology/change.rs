@@ -240,17 +240,6 @@ pub enum ReloadMode {
     },
 }
 
-/// A part of the key space that has another owner than before.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct Move {
-    /// Whose it was; nobody's if there was none. A gutter is `pool NAME`.
-    pub from: Option<Arc<str>>,
-    /// Whose it is.
-    pub to: Option<Arc<str>>,
-    /// Share of the key space.
-    pub share: f64,
-}
-
 /// What an operator says of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {

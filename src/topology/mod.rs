@@ -16,8 +16,8 @@ use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 
 pub use change::{
-    Basis, Because, Cause, Change, Failed, Inbox, Move, News, Opinion, Ordered, ReloadMode, Returned, Rule,
-    SeenBy, Wanted,
+    Basis, Because, Cause, Change, Failed, Inbox, News, Opinion, Ordered, ReloadMode, Returned, Rule, SeenBy,
+    Wanted,
 };
 pub use http::{Forwarded, HttpLimits, HttpProbe, HttpSettings, NodeProtocol};
 pub use node::{Data, Evidence, Failure, Load, Node, NodeId, Slow, VERDICT_GRACE};
@@ -29,7 +29,7 @@ pub use spec::{
 };
 pub use written::{NotedWrites, WriteNotes, Written, write_notes};
 
-pub use crate::protocol::ErrorReply;
+pub use crate::{protocol::ErrorReply, ring::Move};
 use crate::{net::Target, ring::Ring};
 
 /// What the detector says of a node.
