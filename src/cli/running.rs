@@ -67,13 +67,9 @@ fn pool(page: &Value) -> Result<Running, String> {
     let placements = read.iter().filter(|(_, placement)| *placement != Placement::Owns);
     let placements = placements.map(|(node, placement)| (node.name.clone(), *placement)).collect();
     let gutter = page["failover"].as_str();
-    let on_ejected = match page["on_ejected"].as_str() {
-        Some("rehash") => OnEjected::Rehash,
-        Some("fail") => OnEjected::Fail,
-        Some("miss") => OnEjected::Miss,
-        Some("failover") => OnEjected::Failover,
-        _ => return Err(format!("pool {name}: it does not tell its on_ejected")),
-    };
+    let told = page["on_ejected"].as_str();
+    let on_ejected = OnEjected::ALL.into_iter().find(|value| told == Some(value.word()));
+    let on_ejected = on_ejected.ok_or_else(|| format!("pool {name}: it does not tell its on_ejected"))?;
     let failover = gutter.map(|pool| Failover { pool: pool.into(), ttl_max: Duration::ZERO });
     let policy = Arc::new(Policy { on_ejected, failover, ..Policy::default() });
     let (health, nodes) = (HealthSettings::default(), read.into_iter().map(|(node, _)| node).collect());

@@ -6,7 +6,7 @@ use super::{
     commands, http, placement, protocols,
     secret::{self, Surroundings},
     section::{Field, Placed, Section},
-    units::{duration, name, number, share, size, switch, times, word},
+    units::{duration, name, number, share, size, switch, times, word, word_of},
 };
 use crate::{
     net::{Address, ListenAddress},
@@ -40,50 +40,6 @@ pub(super) struct Read {
     pub(super) on_return_unasked: bool,
     /// Nor whether this ringway is the one that writes.
     pub(super) sole_writer_unasked: bool,
-}
-
-const ON_EJECTED: [(&str, OnEjected); 4] = [
-    ("rehash", OnEjected::Rehash),
-    ("fail", OnEjected::Fail),
-    ("miss", OnEjected::Miss),
-    ("failover", OnEjected::Failover),
-];
-
-/// The configuration's word for what happens to the keys of an ejected node.
-pub(super) fn on_ejected_word(value: OnEjected) -> &'static str {
-    match value {
-        OnEjected::Rehash => "rehash",
-        OnEjected::Fail => "fail",
-        OnEjected::Miss => "miss",
-        OnEjected::Failover => "failover",
-    }
-}
-
-const ON_RETURN: [(&str, OnReturn); 4] = [
-    ("serve", OnReturn::Serve),
-    ("quarantine", OnReturn::Quarantine),
-    ("flush", OnReturn::Flush),
-    ("ttl", OnReturn::Ttl),
-];
-
-/// The configuration's word for what becomes of the data of a node that returns.
-pub(super) fn on_return_word(value: OnReturn) -> &'static str {
-    match value {
-        OnReturn::Serve => "serve",
-        OnReturn::Quarantine => "quarantine",
-        OnReturn::Flush => "flush",
-        OnReturn::Ttl => "ttl",
-    }
-}
-
-const WHILE_HELD: [(&str, WhileHeld); 2] = [("fail", WhileHeld::Fail), ("miss", WhileHeld::Miss)];
-
-/// The configuration's word for what happens to keys that wait for the warmth budget.
-pub(super) fn while_held_word(value: WhileHeld) -> &'static str {
-    match value {
-        WhileHeld::Fail => "fail",
-        WhileHeld::Miss => "miss",
-    }
 }
 
 /// Reads the pool called `pool`.
@@ -156,7 +112,7 @@ fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'
     section.read("connect_timeout", &mut p.connect_timeout, duration(TIMEOUT));
     section.read("slow_timeout", &mut p.slow_timeout, duration(WAIT));
     section.read("deadline", &mut p.deadline, duration(WAIT));
-    section.read("on_ejected", &mut p.on_ejected, |t| word(&ON_EJECTED, t));
+    section.read("on_ejected", &mut p.on_ejected, |t| word_of(OnEjected::ALL, OnEjected::word, t));
     section.read("durable", &mut p.durable, switch);
     if p.durable && section.peek("on_ejected").is_none() {
         p.on_ejected = OnEjected::Fail;
@@ -168,7 +124,7 @@ fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'
     if p.durable || !p.moves_keys() {
         p.on_return = OnReturn::Serve;
     }
-    section.read("on_return", &mut p.on_return, |t| word(&ON_RETURN, t));
+    section.read("on_return", &mut p.on_return, |t| word_of(OnReturn::ALL, OnReturn::word, t));
     section.read("sole_writer", &mut p.sole_writer, switch);
     section.read("quarantine_max", &mut p.quarantine_max, number(1..=10_000_000));
     section.read("slow_start", &mut p.slow_start, duration(0..=HOUR));
@@ -219,7 +175,8 @@ fn prefixes(field: &Field<'_>, protocol: Protocol) -> Vec<PrefixPolicy> {
         let prefix = section.require("prefix", "write how the keys begin");
         let action = section.require("on_ejected", "write what happens to them");
         section.finish();
-        let on_ejected = action.as_ref().and_then(|f| f.parse(|t| word(&ON_EJECTED, t)));
+        let on_ejected =
+            action.as_ref().and_then(|f| f.parse(|t| word_of(OnEjected::ALL, OnEjected::word, t)));
         let bytes = prefix.as_ref().and_then(|f| {
             f.parse(
                 |t| if t.is_empty() { Err("is empty: write on_ejected".to_owned()) } else { Ok(t.into()) },
@@ -262,7 +219,7 @@ fn warmth(mut section: Section<'_>) -> Warmth {
     let mut w = Warmth::default();
     section.read("share", &mut w.share, share);
     section.read("window", &mut w.window, duration(SECOND..=24 * HOUR));
-    section.read("held", &mut w.held, |t| word(&WHILE_HELD, t));
+    section.read("held", &mut w.held, |t| word_of(WhileHeld::ALL, WhileHeld::word, t));
     section.finish();
     w
 }
@@ -393,7 +350,7 @@ fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings)
     if policy.on_return != OnReturn::Serve && !policy.moves_keys() && !policy.durable {
         let text = format!(
             "is {}, and keys of this pool do not move: nothing is old, and all of it would be lost",
-            on_return_word(policy.on_return)
+            policy.on_return.word()
         );
         section.report().error(&section.place_of("on_return"), text);
     }
@@ -419,16 +376,16 @@ fn check_durable(section: &Section<'_>, policy: &Policy) {
     let error = |key: &str, text: String| section.report().error(&section.place_of(key), text);
     let lost = "in a durable pool: what is written elsewhere would be lost";
     if policy.on_ejected.moves() {
-        error("on_ejected", format!("is {} {lost}", on_ejected_word(policy.on_ejected)));
+        error("on_ejected", format!("is {} {lost}", policy.on_ejected.word()));
     }
     if let Some(prefix) = policy.prefixes.iter().find(|p| p.on_ejected.moves()) {
-        error("prefixes", format!("has {} {lost}", on_ejected_word(prefix.on_ejected)));
+        error("prefixes", format!("has {} {lost}", prefix.on_ejected.word()));
     }
     if policy.ttl_max.is_some() {
         error("ttl_max", "lets keys expire, and those of a durable pool are to stay".to_owned());
     }
     if policy.on_return != OnReturn::Serve {
-        let word = on_return_word(policy.on_return);
+        let word = policy.on_return.word();
         error("on_return", format!("is {word} in a durable pool: nothing is deleted there; write serve"));
     }
 }

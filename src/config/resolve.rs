@@ -221,7 +221,7 @@ fn check_flushed(root: &Section<'_>, pools: &[PoolSpec]) {
             let name = &flusher.name;
             let text = format!(
                 "pool {name} has on_return: {}, and `{node}` is a node of {first} and {} too",
-                pool::on_return_word(flusher.policy.on_return),
+                flusher.policy.on_return.word(),
                 pool.name
             );
             root.report().error(&place, text);

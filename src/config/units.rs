@@ -106,9 +106,21 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
 
 /// One of a table's words.
 pub(super) fn word<T: Clone>(table: &[(&'static str, T)], text: &str) -> Result<T, String> {
-    let found = table.iter().find(|(word, _)| *word == text).map(|(_, value)| value.clone());
-    found.ok_or_else(|| {
-        let words: Vec<&str> = table.iter().map(|(word, _)| *word).collect();
+    choice(table.iter().cloned(), text)
+}
+
+/// The one of these values that has this word.
+pub(super) fn word_of<T: Clone, const N: usize>(
+    all: [T; N],
+    word: impl Fn(T) -> &'static str,
+    text: &str,
+) -> Result<T, String> {
+    choice(all.into_iter().map(|value| (word(value.clone()), value)), text)
+}
+
+fn choice<T>(table: impl Iterator<Item = (&'static str, T)> + Clone, text: &str) -> Result<T, String> {
+    table.clone().find(|(word, _)| *word == text).map(|(_, value)| value).ok_or_else(|| {
+        let words: Vec<&str> = table.map(|(word, _)| word).collect();
         format!("`{text}` is not one of {}", words.join(", "))
     })
 }

@@ -8,7 +8,6 @@ use super::{
     Settings,
     http::{forwarded_word, key_words, missing_word, node_protocol_word, statuses_text},
     placement::factor_text,
-    pool::{on_ejected_word, on_return_word, while_held_word},
     protocols::obeys,
     units::{duration_text, share_text, size_text},
 };
@@ -89,13 +88,13 @@ fn pool(spec: &PoolSpec) -> Value {
         ("connect_timeout", duration_text(p.connect_timeout).into()),
         ("slow_timeout", duration_text(p.slow_timeout).into()),
         ("deadline", duration_text(p.deadline).into()),
-        ("on_ejected", on_ejected_word(p.on_ejected).into()),
+        ("on_ejected", p.on_ejected.word().into()),
         ("durable", p.durable.into()),
         ("prefixes", p.prefixes.iter().map(prefix).collect::<Vec<Value>>().into()),
         ("failover", optional(p.failover.as_ref().map(failover))),
         ("ttl_max", optional(p.ttl_max.map(duration_text))),
         ("hold_down", duration_text(p.hold_down).into()),
-        ("on_return", on_return_word(p.on_return).into()),
+        ("on_return", p.on_return.word().into()),
         ("sole_writer", p.sole_writer.into()),
         ("quarantine_max", (p.quarantine_max as u64).into()),
         ("slow_start", duration_text(p.slow_start).into()),
@@ -125,7 +124,7 @@ fn failover(failover: &Failover) -> Value {
 
 fn prefix(policy: &PrefixPolicy) -> Value {
     let prefix = String::from_utf8_lossy(&policy.prefix).into_owned();
-    map([("prefix", prefix.into()), ("on_ejected", on_ejected_word(policy.on_ejected).into())])
+    map([("prefix", prefix.into()), ("on_ejected", policy.on_ejected.word().into())])
 }
 
 fn ring(ring: &ring::Settings, policy: &Policy) -> Value {
@@ -212,7 +211,7 @@ fn warmth(warmth: &Warmth) -> Value {
     map([
         ("share", share_text(warmth.share).into()),
         ("window", duration_text(warmth.window).into()),
-        ("held", while_held_word(warmth.held).into()),
+        ("held", warmth.held.word().into()),
     ])
 }
 

@@ -23,7 +23,6 @@ use crate::{
         local::{self, After, ClientState, Facts, Settings},
         rule::Local,
     },
-    topology::Health,
 };
 
 /// The sessions of a pool over all workers. Touched when a client comes, leaves or names itself,
@@ -162,12 +161,7 @@ impl Facts for Answering<'_> {
                 .map(|(entry, share)| NodeNumbers {
                     name: entry.node.name.to_string(),
                     address: entry.node.address.to_string(),
-                    state: match entry.health {
-                        Health::Healthy => "healthy",
-                        Health::Suspect => "suspect",
-                        Health::Ejected => "ejected",
-                        Health::Probation => "probation",
-                    },
+                    state: entry.health.word(),
                     share,
                 })
                 .collect(),

@@ -29,8 +29,8 @@ pub use spec::{
 };
 pub use written::{NotedWrites, WriteNotes, Written, write_notes};
 
-pub use crate::{protocol::ErrorReply, ring::Move};
 use crate::{net::Target, ring::Ring};
+pub use crate::{protocol::ErrorReply, ring::Move};
 
 /// What the detector says of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -47,6 +47,19 @@ pub enum Health {
 }
 
 impl Health {
+    /// All of them.
+    pub const ALL: [Health; 4] = [Health::Healthy, Health::Suspect, Health::Ejected, Health::Probation];
+
+    /// The word for metrics and messages.
+    pub fn word(self) -> &'static str {
+        match self {
+            Health::Healthy => "healthy",
+            Health::Suspect => "suspect",
+            Health::Ejected => "ejected",
+            Health::Probation => "probation",
+        }
+    }
+
     /// Whether it failed, and has not proved itself since.
     pub fn is_out(self) -> bool {
         matches!(self, Health::Ejected | Health::Probation)

@@ -62,6 +62,20 @@ pub enum OnEjected {
 }
 
 impl OnEjected {
+    /// All of them.
+    pub const ALL: [OnEjected; 4] =
+        [OnEjected::Rehash, OnEjected::Fail, OnEjected::Miss, OnEjected::Failover];
+
+    /// The configuration's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            OnEjected::Rehash => "rehash",
+            OnEjected::Fail => "fail",
+            OnEjected::Miss => "miss",
+            OnEjected::Failover => "failover",
+        }
+    }
+
     /// Whether somebody else serves the keys.
     pub fn moves(self) -> bool {
         matches!(self, OnEjected::Rehash | OnEjected::Failover)
@@ -101,6 +115,21 @@ pub enum OnReturn {
     Ttl,
 }
 
+impl OnReturn {
+    /// All of them.
+    pub const ALL: [OnReturn; 4] = [OnReturn::Serve, OnReturn::Quarantine, OnReturn::Flush, OnReturn::Ttl];
+
+    /// The configuration's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            OnReturn::Serve => "serve",
+            OnReturn::Quarantine => "quarantine",
+            OnReturn::Flush => "flush",
+            OnReturn::Ttl => "ttl",
+        }
+    }
+}
+
 /// What becomes of requests for keys that wait, with their ejected node, for its return or the warmth budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhileHeld {
@@ -108,6 +137,19 @@ pub enum WhileHeld {
     Fail,
     /// Reads find nothing, other requests are refused at once.
     Miss,
+}
+
+impl WhileHeld {
+    /// All of them.
+    pub const ALL: [WhileHeld; 2] = [WhileHeld::Fail, WhileHeld::Miss];
+
+    /// The configuration's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            WhileHeld::Fail => "fail",
+            WhileHeld::Miss => "miss",
+        }
+    }
 }
 
 /// How much of a pool's key space ringway's own decisions may move, and in what time.
