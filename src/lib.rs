@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`ring`] | key -> order of nodes. Pure |
 //! | [`protocol`] | bytes <-> meaning. Pure, sans-I/O |
+//! | [`clock`] | the time of day |
 //! | [`net`] | addresses, dialling, resolving, listening |
 //! | [`metrics`] | what is counted, and how it is shown: one table |
 //! | [`topology`] | the border: everything that crosses between the data plane and the control plane |
@@ -69,6 +70,7 @@
 pub mod admin;
 pub mod app;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod embedded;
 pub mod health;

@@ -11,12 +11,9 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::{SystemTime, UNIX_EPOCH},
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -24,7 +21,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
-use crate::{membership, metrics::PoolBlock, topology::TopologyReader};
+use crate::{clock, membership, metrics::PoolBlock, topology::TopologyReader};
 
 pub use routes::router;
 pub use serve::serve;
@@ -80,13 +77,12 @@ impl AdminState {
         recorder: PrometheusHandle,
         boot_id: Arc<str>,
     ) -> AdminState {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
         AdminState {
             pools: Arc::new(ArcSwap::from_pointee(pools)),
             membership,
             recorder,
             boot_id,
-            started: now.map_or(0.0, |d| d.as_secs_f64()),
+            started: clock::unix().as_secs_f64(),
             draining: Arc::default(),
             last_reload: Arc::default(),
             rendering: Arc::new(Semaphore::new(1)),

@@ -15,7 +15,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     admin::{self, AdminState},
+    clock,
     config::Settings,
     health::{Buffers, Lag, Scene},
     incident::FileSettings,
@@ -324,7 +325,7 @@ fn bind(on: &Thread, who: &str, address: &ListenAddress) -> Result<Listener, App
 
 /// 40 hexadecimal digits, as Redis's run_id has: they tell one start from the next.
 fn run_id() -> Arc<str> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = clock::unix();
     let seed = now.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
     let word = |i: u64| xxhash_rust::xxh3::xxh3_64_with_seed(&now.as_nanos().to_le_bytes(), seed ^ i);
     format!("{:016x}{:016x}{:08x}", word(1), word(2), word(3) as u32).into()

@@ -4,7 +4,7 @@ use std::{
     io::{IsTerminal, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -19,6 +19,7 @@ use super::{App, reload::Reloaded};
 use crate::{
     admin::LastReload,
     cli::{LogFormat, Serve},
+    clock,
     config::{Settings, Source},
     metrics::count_reload,
     net::{Address, ListenAddress},
@@ -237,8 +238,7 @@ fn refused(app: &App, outcome: &'static str, done: Reloaded) {
 impl App {
     /// Tells the admin port what came of a reload.
     fn reloaded(&self, done: Reloaded) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let at_ms = at.as_millis() as u64;
+        let at_ms = clock::unix_ms();
         let Reloaded { refused, in_part, needs_restart, .. } = done;
         self.admin.reloaded(LastReload { at_ms, refused, in_part, needs_restart });
     }

@@ -5,7 +5,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    clock,
     net::{ListenAddress, Listener, Stream},
     protocol::{Protocol, resp::frame::FrameLimits},
 };
@@ -123,8 +124,7 @@ fn node(settings: Settings) -> Node {
 
 /// Unix time in milliseconds, as expiries count it.
 fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(clock::unix_ms()).unwrap_or(i64::MAX)
 }
 
 /// Accepts clients and sweeps, until the stop; then lets the sessions end.

@@ -450,16 +450,7 @@ fn is_reached(entry: &Entry) -> bool {
 
 fn question(topology: &Topology, at: usize) -> Question {
     let entry = topology.entry(at);
-    Question {
-        address: entry.node.address.clone(),
-        targets: entry.targets.clone(),
-        policy: topology.policy_at(at).clone(),
-        timeout: CLEANING,
-        anew: true,
-        who: false,
-        flush: false,
-        deep: None,
-    }
+    Question::anew(&entry.node.address, &entry.targets, topology.policy_at(at), CLEANING)
 }
 
 /// Waits until every worker has nothing in flight from before this revision; false when that takes too

@@ -192,16 +192,9 @@ async fn sweep(reader: &TopologyReader, node: NodeId) -> Result<(), Skipped> {
         Placement::Held => return Err(Skipped::Held),
         Placement::Owns | Placement::Starting(_) => {}
     }
-    let question = Question {
-        address: topology.nodes[at].node.address.clone(),
-        targets: topology.nodes[at].targets.clone(),
-        policy: topology.policy.clone(),
-        timeout: topology.health.timeout,
-        anew: true,
-        who: false,
-        flush: false,
-        deep: None,
-    };
+    let entry = &topology.nodes[at];
+    let timeout = topology.health.timeout;
+    let question = Question::anew(&entry.node.address, &entry.targets, &topology.policy, timeout);
     let (pool, name) = (topology.pool.clone(), topology.nodes[at].node.name.clone());
     drop(topology);
     // Asked anew for each key: another node may leave meanwhile, and its keys are no leftovers then.

@@ -37,6 +37,7 @@ pub use order::order;
 pub use plan::{Outcome, Permit, Step, budget, plan, reload};
 
 use crate::{
+    clock,
     health::{Business, Newcomer, Reception, Scene, receive},
     incident::{FileSettings, Incidents},
     metrics::PoolBlock,
@@ -320,7 +321,7 @@ impl Membership {
             }
             Control::Remove(name) => {
                 self.pools.remove(&name);
-                self.incidents.pool_gone(record::now_ms(), &name);
+                self.incidents.pool_gone(clock::unix_ms(), &name);
                 self.follow(&name).await;
             }
             Control::MaxShare(share) => self.settings.max_share = share,

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use metrics::{counter, histogram};
@@ -21,6 +21,7 @@ use super::{
     telling::{Telling, held, telling},
 };
 use crate::{
+    clock,
     health::Scene,
     incident::{
         Diagnosis, FileSettings, Incident, IncidentWriter, Incidents, Subject, Told, Whose, diagnose,
@@ -67,7 +68,7 @@ pub(super) async fn tell(mut steps: mpsc::Receiver<Untold>, history: History, mu
             step = steps.recv() => match step {
                 Some(Untold::Step(step)) => tell_one(*step, &history, &mut keeper).await,
                 Some(Untold::Settle(done)) => {
-                    let known = keeper.incidents.settle(now_ms());
+                    let known = keeper.incidents.settle(clock::unix_ms());
                     keeper.write(known);
                     match &keeper.file {
                         Some(file) => file.settle(done),
@@ -115,11 +116,11 @@ async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
         told.extend(telling.incident.map(|told| (node, told)));
     }
     if is_epoch {
-        history.push((&before, &after), now_ms(), records);
+        history.push((&before, &after), clock::unix_ms(), records);
     }
     told.extend(other_reasons(&before, &after));
     // What is only treated in another way, as keys that are held, has not moved.
-    keeper.incidents.note(now_ms(), (&before, &after), &told, (went, &given));
+    keeper.incidents.note(clock::unix_ms(), (&before, &after), &told, (went, &given));
     for (whose, diagnoses) in located {
         keeper.diagnosed(&whose, diagnoses);
     }
@@ -151,14 +152,15 @@ impl Keeper {
     }
 
     fn diagnosed(&mut self, whose: &Whose, diagnoses: Vec<Diagnosis>) {
-        if let Some(first) = self.incidents.diagnosed(now_ms(), whose, diagnoses) {
+        if let Some(first) = self.incidents.diagnosed(clock::unix_ms(), whose, diagnoses) {
             count_diagnosis(&whose.0, &first);
         }
     }
 
     /// Looks again at what goes on: probes have learnt more, or a fault of this process has begun or ended.
     fn revise(&mut self) {
-        let (opened, closed) = self.incidents.troubles(now_ms(), &self.scene.troubles(Instant::now()));
+        let (opened, closed) =
+            self.incidents.troubles(clock::unix_ms(), &self.scene.troubles(Instant::now()));
         for incident in &opened {
             let Some(diagnosis) = incident.diagnoses.first() else { continue };
             count_diagnosis("", diagnosis);
@@ -201,7 +203,7 @@ impl Keeper {
             self.diagnosed(&incident.whose, diagnoses);
         }
         self.revised = self.revised.wrapping_add(looks);
-        let known = self.incidents.tally(now_ms());
+        let known = self.incidents.tally(clock::unix_ms());
         self.write([closed, known].concat());
     }
 
@@ -236,12 +238,6 @@ fn other_reasons(before: &Topology, after: &Topology) -> Vec<(Arc<str>, Told)> {
         Some((name, Told::Goes("waits", text.into())))
     };
     after.waits.iter().filter(other).filter_map(told).collect()
-}
-
-/// Milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn log(after: &Topology, event: &Event, telling: &Telling, (moved, diagnosis): (f64, Option<&Diagnosis>)) {
@@ -289,6 +285,7 @@ fn count(pool: &str, event: &Event, telling: &Telling) {
 fn line(after: &Topology, event: &Event, telling: &Telling, moved: f64) -> Option<Record> {
     let Telling { line, cause, data, .. } = *telling;
     let evidence = telling.evidence.clone().or(telling.order.map(Arc::from)).unwrap_or_default();
-    let (pool, epoch, unix_ms, node) = (after.pool.clone(), after.epoch, now_ms(), event.node.clone());
+    let (pool, epoch, unix_ms, node) =
+        (after.pool.clone(), after.epoch, clock::unix_ms(), event.node.clone());
     Some(Record { pool, epoch, unix_ms, what: line?, node, cause, evidence, data, moved })
 }

@@ -1,10 +1,9 @@
 //! The blocks that the hot path adds to. Each block has one writer, a data worker, so an add is a
 //! plain load and store; readers may see a sum that is a few requests old.
 
-use std::{
-    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use crate::clock;
 
 /// A counter with one writer.
 #[derive(Debug, Default)]
@@ -297,8 +296,7 @@ impl PoolBlock {
     pub fn refuse(&self, reason: Reason) {
         self.refusals[reason as usize].add(1);
         if reason.is_no_clients_fault() {
-            let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.refused_ms.store(u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX), Relaxed);
+            self.refused_ms.store(clock::unix_ms(), Relaxed);
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     rc::Rc,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     session::{Session, State},
 };
 use crate::{
+    clock,
     net::StdStream,
     protocol::memcache,
     protocol::resp::{
@@ -56,7 +57,7 @@ pub(crate) fn shrink<T>(map: &mut HashMap<u64, T>) {
 /// The state of a client that has just come.
 pub(crate) fn client_state(pool: &Rc<WorkerPool>, id: u64, stream: &StdStream) -> Arc<ClientState> {
     let password_wanted = pool.bound().topology.policy.client_auth.is_some();
-    Arc::new(ClientState::new(id, stream.peer(), stream.local(), unix_time().as_secs(), password_wanted))
+    Arc::new(ClientState::new(id, stream.peer(), stream.local(), clock::unix().as_secs(), password_wanted))
 }
 
 /// Answers a request that no node sees.
@@ -88,7 +89,7 @@ pub(crate) fn answer_memcached(
 ) {
     let numbers =
         LazyCell::new(|| Answering { session, bound, settings: OnceCell::new(), port: 0 }.numbers());
-    memcache::local::answer(local, || memcache::local::Facts { now: unix_time(), numbers: &numbers }, out);
+    memcache::local::answer(local, || memcache::local::Facts { now: clock::unix(), numbers: &numbers }, out);
 }
 
 /// The client has given its password.
@@ -104,10 +105,6 @@ struct Answering<'a> {
     bound: &'a Rc<Bound>,
     settings: OnceCell<Settings>,
     port: u16,
-}
-
-fn unix_time() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// When the process first answered anything about itself; near enough to its start.
@@ -128,11 +125,11 @@ impl Facts for Answering<'_> {
     }
 
     fn now(&self) -> Duration {
-        unix_time()
+        clock::unix()
     }
 
     fn sessions(&self) -> Vec<(u64, String)> {
-        let now = unix_time();
+        let now = clock::unix();
         self.session.pool.handle.registry.lock().iter().map(|(id, client)| (*id, client.line(now))).collect()
     }
 

@@ -51,9 +51,7 @@ impl Scripts {
     /// Takes note of a `SCRIPT` or `FUNCTION` command that all nodes have accepted.
     pub(crate) fn note(&self, frame: &[u8]) {
         let mut decoder = RequestDecoder::default();
-        let limits =
-            FrameLimits { bulk_bytes: usize::MAX >> 1, request_bytes: usize::MAX, args_max: usize::MAX };
-        if decoder.decode(frame, &limits).is_err() {
+        if decoder.decode(frame, &FrameLimits::NONE).is_err() {
             return;
         }
         let request = Request::new(frame, decoder.spans());

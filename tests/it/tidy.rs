@@ -8,19 +8,20 @@ use std::{
 };
 
 /// Who may use whom. `app` knows all rooms; the program itself is `main`.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("ring", &[]),
     ("protocol", &[]),
+    ("clock", &[]),
     ("net", &[]),
-    ("metrics", &[]),
+    ("metrics", &["clock"]),
     // Commands that a configuration adds cross the border in the shape of the protocol's table.
     ("topology", &["ring", "protocol", "metrics", "net"]),
-    ("proxy", &["topology", "protocol", "net", "metrics"]),
+    ("proxy", &["topology", "protocol", "net", "metrics", "clock"]),
     ("health", &["topology", "protocol", "net", "metrics"]),
     ("incident", &["topology", "health", "metrics"]),
-    ("membership", &["topology", "ring", "health", "incident", "metrics", "net"]),
-    ("admin", &["topology", "ring", "membership", "net", "metrics"]),
-    ("embedded", &["protocol", "net"]),
+    ("membership", &["topology", "ring", "health", "incident", "metrics", "net", "clock"]),
+    ("admin", &["topology", "ring", "membership", "net", "metrics", "clock"]),
+    ("embedded", &["protocol", "net", "clock"]),
     ("config", &["ring", "protocol", "topology", "net"]),
     ("cli", &["config", "ring", "protocol", "topology", "net", "membership"]),
     (
@@ -28,6 +29,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
         &[
             "ring",
             "protocol",
+            "clock",
             "net",
             "metrics",
             "topology",

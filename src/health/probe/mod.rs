@@ -51,6 +51,27 @@ pub struct Question {
     pub deep: Option<Arc<str>>,
 }
 
+impl Question {
+    /// To be asked over a connection of its own, and for nothing but an answer.
+    pub fn anew(
+        address: &Address,
+        targets: &Arc<[Target]>,
+        policy: &Arc<Policy>,
+        timeout: Duration,
+    ) -> Question {
+        Question {
+            address: address.clone(),
+            targets: targets.clone(),
+            policy: policy.clone(),
+            timeout,
+            anew: true,
+            who: false,
+            flush: false,
+            deep: None,
+        }
+    }
+}
+
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {

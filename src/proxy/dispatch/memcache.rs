@@ -1,11 +1,7 @@
 //! memcached: the line says what becomes of a request. Each request that goes to a node gets one
 //! reply there, whatever its client asked for.
 
-use std::{
-    borrow::Cow,
-    rc::Rc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{borrow::Cow, rc::Rc};
 
 use super::{
     super::{
@@ -21,6 +17,7 @@ use super::{
     retrieve::{self, write_part},
 };
 use crate::{
+    clock,
     metrics::{Class, Outcome, Reason},
     protocol::memcache::{
         All, Awaits, DecodeError, Limits, Local, One, Plan, Request, RequestDecoder, Step, life,
@@ -175,8 +172,7 @@ fn one(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, one: &One<'_
 pub(super) fn bounded<'a>(to: &Sending<'_>, index: usize, frame: &'a [u8]) -> Cow<'a, [u8]> {
     let Some(ttl_max) = to.ttl_max(index) else { return Cow::Borrowed(frame) };
     let ttl_s = ttl_max.as_secs().clamp(1, u64::from(u32::MAX)) as u32;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    life::bounded(frame, ttl_s, now.as_secs())
+    life::bounded(frame, ttl_s, clock::unix().as_secs())
 }
 
 /// What is not sent is refused, or a retrieval finds nothing.

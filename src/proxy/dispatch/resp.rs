@@ -36,10 +36,6 @@ use crate::{
     topology::{Policy, Route, SampledKey},
 };
 
-/// For requests that were within their bounds when they came.
-const UNLIMITED: FrameLimits =
-    FrameLimits { bulk_bytes: usize::MAX >> 1, request_bytes: usize::MAX, args_max: usize::MAX };
-
 /// The table of a policy that changes nothing: one for all pools, as it takes more memory than the
 /// rest of a small pool.
 static BUILT_IN: LazyLock<Arc<Table>> =
@@ -429,7 +425,7 @@ impl Dialect for RequestDecoder {
 /// Calls `note` with each key of a request; false when it can't be read, or was not kept whole.
 pub(super) fn each_key(table: &Table, bytes: &[u8], note: &mut dyn FnMut(&[u8])) -> bool {
     let mut decoder = RequestDecoder::default();
-    if !matches!(decoder.decode(bytes, &UNLIMITED), Ok(Step::Request(_))) {
+    if !matches!(decoder.decode(bytes, &FrameLimits::NONE), Ok(Step::Request(_))) {
         return false;
     }
     let request = Request::new(bytes, decoder.spans());
@@ -450,7 +446,7 @@ pub(super) fn sampled_key(
     pick: usize,
 ) -> Option<SampledKey> {
     decoder.reset();
-    if !matches!(decoder.decode(bytes, &UNLIMITED), Ok(Step::Request(_))) {
+    if !matches!(decoder.decode(bytes, &FrameLimits::NONE), Ok(Step::Request(_))) {
         return None;
     }
     let request = Request::new(bytes, decoder.spans());
@@ -473,7 +469,9 @@ pub(super) fn reroute(
     bytes: &[u8],
 ) -> Result<(), Refused> {
     let mut decoder = RequestDecoder::default();
-    decoder.decode(bytes, &UNLIMITED).map_err(|e| Refused::new(Reason::Protocol, format!("ERR {e}")))?;
+    decoder
+        .decode(bytes, &FrameLimits::NONE)
+        .map_err(|e| Refused::new(Reason::Protocol, format!("ERR {e}")))?;
     let request = Request::new(bytes, decoder.spans());
     let command = bound.table.lookup(&request).map_err(|r| Refused::new(Reason::Command, r.text))?;
     let to = Sending {

@@ -104,6 +104,9 @@ pub struct FrameLimits {
 }
 
 impl FrameLimits {
+    /// For what has been let in already.
+    pub const NONE: FrameLimits =
+        FrameLimits { bulk_bytes: usize::MAX >> 1, request_bytes: usize::MAX, args_max: usize::MAX };
     /// What a client may send before it has authenticated, as in Redis.
     pub const UNAUTHENTICATED: FrameLimits =
         FrameLimits { bulk_bytes: 16_384, request_bytes: 1 << 18, args_max: 10 };
