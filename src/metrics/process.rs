@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use rustix::io::Errno;
+
 /// CPU time is counted in these per second in /proc, on every architecture that Rust's standard
 /// library supports.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -49,8 +51,8 @@ impl Process {
 
     /// Whether it has a descriptor left. Asked where reading the numbers would need one itself.
     pub fn has_a_descriptor() -> bool {
-        // EMFILE, ENFILE.
-        !fs::File::open("/").is_err_and(|error| matches!(error.raw_os_error(), Some(23 | 24)))
+        let is_out = |error| matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE));
+        !fs::File::open("/").is_err_and(is_out)
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -82,9 +83,9 @@ impl Drop for SocketFile {
 /// Whether a failure to connect is this process's own, and says nothing of the other side: no
 /// descriptors, no local ports, no memory.
 pub fn is_ours(error: &io::Error) -> bool {
-    // EMFILE, ENFILE, ENOMEM, ENOBUFS.
-    const OURS: [i32; 4] = [24, 23, 12, 105];
-    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error().is_some_and(|n| OURS.contains(&n))
+    const OURS: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS];
+    let is_of_ours = |errno: Errno| OURS.contains(&errno);
+    error.kind() == io::ErrorKind::AddrNotAvailable || Errno::from_io_error(error).is_some_and(is_of_ours)
 }
 
 /// Idle time before the first keepalive probe of a connection to a node.
