@@ -9,7 +9,7 @@ use std::{
 
 use ringway::{
     embedded::{self, Embedded},
-    metrics::{NodeBlock, PoolBlock},
+    metrics::NodeBlock,
     net::{StdStream, Target},
     protocol::Protocol,
     proxy::{self, Memory, Order, Place, PoolHandle, Registry},
@@ -110,7 +110,7 @@ fn pool() -> Pool {
         name: "cache".into(),
         id: 1,
         reader,
-        blocks: Arc::new([PoolBlock::default()]),
+        blocks: PoolHandle::blocks(1),
         sessions: AtomicUsize::new(1),
         requests: AtomicUsize::new(0),
         run_id: "0".repeat(40).into(),

@@ -108,7 +108,7 @@ impl App {
             protocol: spec.policy.protocol,
             id: state.next_pool,
             reader: reader.clone(),
-            blocks: (0..workers).map(|_| Default::default()).collect(),
+            blocks: PoolHandle::blocks(workers),
             sessions: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
             run_id: self.run_id.clone(),

@@ -1,5 +1,5 @@
-//! The blocks that the hot path adds to. Each block has one writer, a data worker, so an add is a
-//! plain load and store; readers may see a sum that is a few requests old.
+//! The blocks that the hot path adds to. Each block has one writer, a data worker or the thread that
+//! accepts, so an add is a plain load and store; readers may see a sum that is a few requests old.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
@@ -266,7 +266,7 @@ pub struct NodeBlock {
     pub unbounded: Count,
 }
 
-/// What one worker counts for one pool.
+/// What one worker, or the thread that accepts, counts for one pool.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct PoolBlock {

@@ -112,7 +112,7 @@ async fn admit(mut stream: Stream, pool: &Arc<PoolHandle>, workers: &Workers) {
     let (place, before) = workers.place(pool);
     if before >= limit || !workers.reserve.takes(&stream) {
         drop(place);
-        pool.blocks[0].refuse(Reason::Clients);
+        pool.door().refuse(Reason::Clients);
         // A client that does not take it at once does without.
         let words = pool.reader.load().policy.protocol.too_many_clients();
         let _ = tokio::time::timeout(Duration::from_millis(10), stream.write_all(words)).await;

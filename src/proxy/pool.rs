@@ -49,7 +49,7 @@ pub struct PoolHandle {
     pub id: u64,
     /// The topology in force.
     pub reader: TopologyReader,
-    /// Counters, one block per worker.
+    /// Counters, one block per worker, and one for the thread that accepts.
     pub blocks: Arc<[PoolBlock]>,
     /// Sessions that are open, over all workers.
     pub sessions: AtomicUsize,
@@ -75,6 +75,16 @@ pub struct PoolHandle {
 impl PoolHandle {
     /// The grace of a worker that has never served the pool.
     pub const UNUSED: u64 = u64::MAX;
+
+    /// The counters of so many workers and of the thread that accepts: a block has one writer.
+    pub fn blocks(workers: usize) -> Arc<[PoolBlock]> {
+        (0..=workers).map(|_| PoolBlock::default()).collect()
+    }
+
+    /// The counters of the thread that accepts.
+    pub(super) fn door(&self) -> &PoolBlock {
+        &self.blocks[self.given.len()]
+    }
 
     /// Clients that were given to so many workers: none.
     pub fn given(workers: usize) -> Arc<[AtomicUsize]> {

@@ -36,7 +36,7 @@ use super::{
     Memory, Order, Place, PoolHandle, Registry, dispatch, link::Link, pipeline::MAYBE, pool::Bound, run,
 };
 use crate::{
-    metrics::{NodeBlock, PoolBlock},
+    metrics::NodeBlock,
     net::{Stream, Target},
     protocol::{
         Protocol,
@@ -161,7 +161,7 @@ pub(super) fn pool(
         protocol,
         id: 1,
         reader,
-        blocks: (0..workers).map(|_| PoolBlock::default()).collect(),
+        blocks: PoolHandle::blocks(workers),
         sessions: AtomicUsize::new(0),
         given: PoolHandle::given(workers),
         requests: AtomicUsize::new(0),

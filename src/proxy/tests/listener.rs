@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::{
+    metrics::Reason,
     net::{ListenAddress, Listener},
     proxy::{Workers, accept},
+    topology::Limits,
 };
 
 /// Clients are shared out evenly among workers also while one of them stands still, and a worker that is gone gets none.
@@ -47,5 +49,30 @@ fn each_worker_gets_its_part() {
             served.push(order);
         }
         assert_eq!(served.len(), 12);
+    });
+}
+
+/// A client that finds `limits.clients` reached is counted by the thread that accepts, not in a worker's block, which
+/// has another writer.
+#[test]
+fn who_is_refused_is_counted_at_the_door() {
+    play(async {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        let limits = Limits { clients: 1, ..Limits::default() };
+        let (_writer, reader) = channel(topology(&[("a", nowhere)], Policy { limits, ..Policy::default() }));
+        let pool = pool(reader, Protocol::Redis, 1, write_notes().0);
+        let (to_worker, _orders) = mpsc::unbounded_channel();
+        let workers = Workers::new(vec![to_worker], Arc::default());
+        let any = ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let listener = Listener::bind(&any).expect("a port");
+        let ListenAddress::Tcp(address) = listener.address() else { panic!("not TCP") };
+        let (_stop, stopped) = tokio::sync::oneshot::channel();
+        spawn_local(accept(listener, pool.clone(), workers, stopped));
+        let _first = TcpStream::connect(address).await.expect("a connection");
+        until("it is taken", || pool.sessions.load(Relaxed) == 1).await;
+        let _second = TcpStream::connect(address).await.expect("a connection");
+        let refused = |at: usize| pool.blocks[at].refusals[Reason::Clients as usize].value();
+        until("it is refused", || refused(1) == 1).await;
+        assert_eq!((refused(0), pool.blocks.len()), (0, 2));
     });
 }
