@@ -1,6 +1,7 @@
 //! BYTES <-> MEANING. Pure and sans-I/O: this room never sees a socket, a node or a clock.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod base64;
 mod error_reply;
 pub mod http;
 pub mod memcache;

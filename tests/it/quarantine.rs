@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use ringway::protocol::memcache::base64;
+use ringway::protocol::base64;
 
 use crate::harness::{
     Client, Config, Redis, Ringway, SOON, encode,

@@ -8,7 +8,10 @@ use super::{
     items::{Delta, Items, Memo, Mode, New, Stored, Uncounted, item_bytes, seconds_left},
     text::{NO_MEMORY, NOT_NUMERIC},
 };
-use crate::protocol::memcache::{Request, base64};
+use crate::protocol::{
+    base64::encode,
+    memcache::{Request, base64},
+};
 
 const BAD_FORMAT: Line = b"CLIENT_ERROR bad command line format\r\n";
 const BAD_FLAG: Line = b"CLIENT_ERROR invalid or duplicate flag\r\n";
@@ -57,7 +60,7 @@ fn echo(word: &[u8], key: &[u8], is_binary: bool, out: &mut Vec<u8>) -> Result<(
 }
 
 fn write_key(key: &[u8], is_binary: bool, out: &mut Vec<u8>) {
-    if is_binary { base64::encode(key, out) } else { out.extend_from_slice(key) }
+    if is_binary { encode(key, out) } else { out.extend_from_slice(key) }
 }
 
 /// ` t` and the seconds that are left, -1 for no end.

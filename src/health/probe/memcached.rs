@@ -11,7 +11,10 @@ use tokio::{
 use super::{BREATH, KEY_SECONDS, Life, PIECE, Question, Told, Trouble, in_time, unwritable};
 use crate::{
     net::Stream,
-    protocol::memcache::{Awaits, ReplyScanner, base64, login, write},
+    protocol::{
+        base64,
+        memcache::{Awaits, ReplyScanner, login, write},
+    },
     topology::{Cause, NodeAuth, Policy},
 };
 

@@ -11,6 +11,7 @@ use super::{
         FLAGS_TOO_LONG, INVALID_FLAG, INVALID_OR_DUPLICATE_FLAG,
     },
 };
+use crate::protocol::base64::encode;
 
 /// What becomes of a request.
 #[derive(Clone, Debug)]
@@ -454,7 +455,7 @@ pub fn miss(request: &Request<'_>) -> Option<Cow<'static, [u8]>> {
             Some(b'O') => line.extend_from_slice(&[b" ", flag].concat()),
             Some(b'k') if has(b'b') => {
                 line.extend_from_slice(b" k");
-                base64::encode(&request.meta_key(true), &mut line);
+                encode(&request.meta_key(true), &mut line);
                 line.extend_from_slice(b" b");
             }
             Some(b'k') => line.extend_from_slice(&[b" k", request.word(1)].concat()),

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     metrics::{Outcome, Reason},
-    protocol::memcache::base64,
+    protocol::base64,
 };
 
 /// The key of a WebSocket that is asked for within HTTP/2, where there is none: 16 bytes that nobody can foretell
