@@ -13,7 +13,7 @@ use super::{
         session::{Session, State},
         window::JointKind,
     },
-    Again, Dispatched, Refused, Sending, Several, Share, append, keep_small,
+    Again, Dispatched, PartPlan, Refused, Sending, Several, append, keep_small,
     retrieve::{self, write_part},
 };
 use crate::{
@@ -204,7 +204,7 @@ fn all(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, all: All<'_>
         Gather::Stats => "stats nodes",
     };
     let sent = to.serving(all.gather == Gather::Flush, command).and_then(|serving| {
-        let parts = serving.into_iter().map(Share::of).collect();
+        let parts = serving.into_iter().map(PartPlan::of).collect();
         let write = |_: &[u32], out: &mut Vec<u8>| all.pieces.iter().for_each(|p| out.extend_from_slice(p));
         let kind = JointKind::Everywhere(all.gather, is_silent(all.awaits));
         // Each node's own reply is merged, whatever the client wants of it.

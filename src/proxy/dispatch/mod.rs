@@ -84,7 +84,7 @@ fn refuse(session: &Session, state: &mut State, class: Class, refused: Refused) 
 
 /// The keys of a part, by their places among the request's keys, its node, and whether reads of them find
 /// nothing there.
-struct Share {
+struct PartPlan {
     index: usize,
     positions: Vec<u32>,
     may_miss: bool,
@@ -101,14 +101,14 @@ enum Lane {
     Private,
 }
 
-impl Share {
+impl PartPlan {
     /// What goes to a node without any key.
-    fn of(index: usize) -> Share {
-        Share { index, positions: Vec::new(), may_miss: false, lane: Lane::Shared }
+    fn of(index: usize) -> PartPlan {
+        PartPlan { index, positions: Vec::new(), may_miss: false, lane: Lane::Shared }
     }
 }
 
-type Parts = Vec<Share>;
+type Parts = Vec<PartPlan>;
 
 /// A request that goes out in parts.
 struct Several {
@@ -172,8 +172,10 @@ impl Sending<'_> {
     #[cold]
     fn no_owner(&self, route: Route) -> Refused {
         match route {
-            Route::Send(index) | Route::Fail(index) => self.away(index),
-            Route::Miss(index) => self.away(index).map(|refused| Refused { may_miss: true, ..refused }),
+            Route::Send(index) | Route::Fail(index) => self.refuse_away(index),
+            Route::Miss(index) => {
+                self.refuse_away(index).map(|refused| Refused { may_miss: true, ..refused })
+            }
             Route::Wait(index) => Some(self.cleaned(index)),
             Route::NoOwner => None,
         }
@@ -212,9 +214,9 @@ impl Sending<'_> {
         Refused::new(Reason::NoOwner, text)
     }
 
-    /// The refusal of a node that is away.
+    /// The refusal of a node that is away, counted; `None` when it serves.
     #[inline(always)]
-    fn away(&self, index: usize) -> Option<Refused> {
+    fn refuse_away(&self, index: usize) -> Option<Refused> {
         let why = self.bound.topology.refusal(index)?;
         Some(self.ejected(index, why))
     }
@@ -239,7 +241,7 @@ impl Sending<'_> {
             let part =
                 parts.iter().position(|p| p.index == index && p.may_miss == may_miss).unwrap_or_else(|| {
                     let positions = Vec::with_capacity(KEYS_GUESS);
-                    parts.push(Share { index, positions, may_miss, lane: Lane::Shared });
+                    parts.push(PartPlan { index, positions, may_miss, lane: Lane::Shared });
                     parts.len() - 1
                 });
             parts[part].positions.push(position as u32);
@@ -339,10 +341,10 @@ impl Sending<'_> {
             done: Default::default(),
         };
         let mut privates = Vec::new();
-        for (part, Share { index, positions, may_miss, lane }) in parts.into_iter().enumerate() {
+        for (part, PartPlan { index, positions, may_miss, lane }) in parts.into_iter().enumerate() {
             frame.clear();
             write(&positions, frame);
-            let sent = match self.away(index).filter(|_| !pinned) {
+            let sent = match self.refuse_away(index) {
                 Some(refused) => Err(refused),
                 None => {
                     let expect = self.expect(seq, part as u32, pinned);
@@ -448,7 +450,8 @@ impl Sending<'_> {
         let version = self.session.state.borrow().client.version;
         // Values that are there are given, whatever became of the others.
         let is_one = again.parts.len() == 1 || !matches!(again.kind, JointKind::Values);
-        let refused = |part: &Share| self.away(part.index).map(|r| Refused { may_miss: part.may_miss, ..r });
+        let refused =
+            |part: &PartPlan| self.refuse_away(part.index).map(|r| Refused { may_miss: part.may_miss, ..r });
         if let Some(refused) = again.parts.iter().filter(|_| is_one).find_map(refused) {
             return Err(refused);
         }
@@ -472,7 +475,7 @@ impl Sending<'_> {
         };
         for (((part, index), frame), may_miss) in joined.into_iter().zip(frames).zip(misses) {
             let expect = Expect { part, ..expect.clone() };
-            let sent = match self.away(index) {
+            let sent = match self.refuse_away(index) {
                 Some(refused) => Err(refused),
                 None => append(self.bound, index, version, expect.clone(), &frame),
             };

@@ -17,7 +17,7 @@ use super::{
         session::{Session, State},
         window::{JointKind, Reply},
     },
-    Again, Dispatched, Parts, Refused, Sending, Several, Share, append, refuse,
+    Again, Dispatched, PartPlan, Parts, Refused, Sending, Several, append, refuse,
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
@@ -248,9 +248,9 @@ impl Asked<'_> {
         let per_key = kind == Split::Values && self.to.bound.topology.policy.per_key_errors;
         let away = parts.iter().find(|part| self.to.is_away(part.index));
         let is_answered =
-            |part: &Share| per_key || part.may_miss && self.nothing(state, request, 1).is_some();
+            |part: &PartPlan| per_key || part.may_miss && self.nothing(state, request, 1).is_some();
         let refused = away.filter(|part| !is_answered(part)).and_then(|part| {
-            self.to.away(part.index).map(|refused| Refused { may_miss: part.may_miss, ..refused })
+            self.to.refuse_away(part.index).map(|refused| Refused { may_miss: part.may_miss, ..refused })
         });
         let sent = match (parts.as_slice(), refused) {
             (_, Some(refused)) => Err(refused),
@@ -272,7 +272,7 @@ impl Asked<'_> {
 
     fn all(&self, state: &mut State, request: &Request<'_>, kind: Gather) -> Result<(), Refused> {
         let serving = self.to.serving(kind.needs_all(), &self.command.name)?;
-        let parts = serving.into_iter().map(Share::of).collect();
+        let parts = serving.into_iter().map(PartPlan::of).collect();
         let write = |_: &[u32], out: &mut Vec<u8>| out.extend_from_slice(request.frame);
         self.to.joint(
             state,
@@ -308,7 +308,7 @@ impl Asked<'_> {
         }
         let kind = JointKind::Scan { ordinal, next: from(ordinal + 1) };
         let write = |_: &[u32], out: &mut Vec<u8>| scan::request(request, cursor.inner, out);
-        let parts = vec![Share::of(index)];
+        let parts = vec![PartPlan::of(index)];
         self.to.joint(state, Several { kind, keys: 0, parts, pinned: true }, write, |_| None)
     }
 

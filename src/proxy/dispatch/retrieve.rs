@@ -15,7 +15,7 @@ use super::{
         session::{Session, State},
         window::{JointKind, Reply},
     },
-    Dispatched, Lane, Parts, Refused, Sending, Several, Share,
+    Dispatched, Lane, PartPlan, Parts, Refused, Sending, Several,
     memcache::{NOTHING, bounded, due_us, not_sent, sending},
 };
 use crate::{
@@ -89,7 +89,7 @@ pub(super) fn keys(
 }
 
 /// Whether the parts that need a connection of their own may have one.
-fn has_turn(to: &Sending<'_>, state: &mut State, parts: &[Share]) -> Result<bool, Refused> {
+fn has_turn(to: &Sending<'_>, state: &mut State, parts: &[PartPlan]) -> Result<bool, Refused> {
     let own = parts.iter().filter(|part| part.lane == Lane::Private && !to.is_away(part.index));
     let mut nodes: Vec<usize> = own.map(|part| part.index).collect();
     nodes.sort_unstable();
@@ -104,12 +104,12 @@ fn whole_bytes_max(keys: &Keys<'_>) -> usize {
 
 /// The parts of a retrieval with each within one line.
 fn lines(keys: &Keys<'_>, parts: Parts) -> Parts {
-    let lane = |part: &Share| {
+    let lane = |part: &PartPlan| {
         let is_large =
             part.positions.len() > LINE_KEYS_MAX || keys.line_bytes(&part.positions) > LINE_BYTES_MAX;
         if is_large { Lane::Private } else { Lane::Shared }
     };
-    let fits = |part: &Share| {
+    let fits = |part: &PartPlan| {
         lane(part) == Lane::Shared && keys.line_bytes(&part.positions) <= whole_bytes_max(keys)
     };
     if parts.iter().all(fits) {
@@ -125,7 +125,7 @@ fn lines(keys: &Keys<'_>, parts: Parts) -> Parts {
         while !rest.is_empty() {
             let (positions, behind) = rest.split_at(keys.fitting(rest, SHORT_BYTES_MAX));
             let positions = positions.to_vec();
-            lines.push(Share { positions, lane: lane(&part), ..part });
+            lines.push(PartPlan { positions, lane: lane(&part), ..part });
             rest = behind;
         }
     }
@@ -133,7 +133,7 @@ fn lines(keys: &Keys<'_>, parts: Parts) -> Parts {
 }
 
 /// All of a retrieval for one node: as its client wrote it, unless that is long for another reason than its keys.
-fn line<'a>(to: &Sending<'_>, keys: &Keys<'_>, part: &Share, frame: &'a [u8]) -> Cow<'a, [u8]> {
+fn line<'a>(to: &Sending<'_>, keys: &Keys<'_>, part: &PartPlan, frame: &'a [u8]) -> Cow<'a, [u8]> {
     if frame.len() <= whole_bytes_max(keys) {
         return bounded(to, part.index, frame);
     }

@@ -8,7 +8,7 @@ use hyper::{body::Incoming, client::conn::TrySendError, ext::Protocol};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    body::{Cut, Exchange},
+    body::{Exchange, Offence},
     lease::Lease,
     link::{Connection, Link, NoConnection, Pick},
     outgoing::{Outgoing, Source},
@@ -66,8 +66,8 @@ pub(super) enum Kind {
     Timeout,
     /// The node was ejected.
     Left,
-    /// It is the body of the client that fails.
-    Cut(Cut),
+    /// It is the client's request that does not go on.
+    Offence(Offence),
 }
 
 /// The reply's head, and what is held until its body has ended.
@@ -225,7 +225,7 @@ pub(super) async fn attempt(
             connection.reset_on_close();
             if late == Late::Client {
                 lease.outcome = Outcome::Error;
-                return Err(failed(link, Kind::Cut(Cut::Slow), false, Cut::Slow));
+                return Err(failed(link, Kind::Offence(Offence::Slow), false, Offence::Slow));
             }
             if connection.replies() == replies {
                 connection.doubt();
@@ -255,7 +255,7 @@ fn denied(onward: &Onward, connection: &Connection, link: &Link) -> Option<Faile
     let told = connection.told().filter(|_| onward.intent.wants_websocket())?;
     match told.takes_websockets() {
         Some(true) => None,
-        Some(false) => Some(failed(link, Kind::Cut(Cut::NoWebSocket), false, Cut::NoWebSocket)),
+        Some(false) => Some(failed(link, Kind::Offence(Offence::NoWebSocket), false, Offence::NoWebSocket)),
         None => Some(failed(link, Kind::Stale, true, "its connection ended before the request")),
     }
 }
@@ -320,9 +320,9 @@ fn unconnected(link: &Link, error: &NoConnection) -> Failed {
 
 /// The connection failed before a reply.
 fn broken(onward: &Onward, mut lease: Lease, is_unsent: bool, fault: &Fault) -> Failed {
-    if let Some(cut) = onward.exchange.cut() {
+    if let Some(offence) = onward.exchange.offence() {
         lease.outcome = Outcome::Error;
-        return failed(&lease.link, Kind::Cut(cut), false, cut);
+        return failed(&lease.link, Kind::Offence(offence), false, offence);
     }
     let was_closing = is_unsent || lease.connection.as_ref().is_some_and(|c: &Connection| c.is_reused);
     lease.fault(fault, was_closing);
@@ -341,7 +341,12 @@ fn blamed(onward: &mut Onward, mut lease: Lease, fault: &Fault, blame: &str) -> 
     lease.fault(fault, true);
     if std::mem::replace(&mut onward.is_suspect, true) {
         lease.outcome = Outcome::Error;
-        return failed(&lease.link, Kind::Cut(Cut::Refused), false, format!("{}: {blame}", Cut::Refused));
+        return failed(
+            &lease.link,
+            Kind::Offence(Offence::Refused),
+            false,
+            format!("{}: {blame}", Offence::Refused),
+        );
     }
     failed(&lease.link, Kind::Stale, false, blame)
 }

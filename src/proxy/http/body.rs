@@ -23,9 +23,10 @@ use super::{
     trailing::Trailing,
 };
 
-/// Why a body ends before its end.
+/// Why an exchange does not go on, other than that its connection fails before a reply: a body that ends before its
+/// end, or what its node will not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Cut {
+pub(super) enum Offence {
     /// The client's request is larger than `body_bytes`.
     #[error("the body is larger than http.limits.body_bytes")]
     TooLarge,
@@ -65,7 +66,7 @@ pub(super) struct Exchange {
     is_answered: Cell<bool>,
     /// Nothing of the body is left.
     is_sent: Cell<bool>,
-    cut: Cell<Option<Cut>>,
+    offence: Cell<Option<Offence>>,
 }
 
 impl Exchange {
@@ -81,7 +82,7 @@ impl Exchange {
             starved: Cell::new(now),
             is_answered: Cell::new(false),
             is_sent: Cell::new(!has_body),
-            cut: Cell::new(None),
+            offence: Cell::new(None),
         })
     }
 
@@ -146,13 +147,13 @@ impl Exchange {
         self.is_sent.set(is_sent);
     }
 
-    pub(super) fn cut(&self) -> Option<Cut> {
-        self.cut.get()
+    pub(super) fn offence(&self) -> Option<Offence> {
+        self.offence.get()
     }
 
     /// It is the body that fails.
-    pub(super) fn cuts(&self, cut: Cut) {
-        self.cut.set(Some(cut));
+    pub(super) fn offends(&self, offence: Offence) {
+        self.offence.set(Some(offence));
     }
 
     /// Whether a body of so many bytes has too many.
@@ -186,9 +187,9 @@ pub(super) fn is_last<E>(frame: Option<&Result<Frame<Bytes>, E>>, body: &Incomin
 
 /// A frame, unless it is one of trailers that goes another way: then the body ends.
 pub(super) fn left(
-    frame: Option<Result<Frame<Bytes>, Cut>>,
+    frame: Option<Result<Frame<Bytes>, Offence>>,
     trailing: Option<&Trailing>,
-) -> Option<Result<Frame<Bytes>, Cut>> {
+) -> Option<Result<Frame<Bytes>, Offence>> {
     if let (Some(Ok(frame)), Some(trailing)) = (&frame, trailing)
         && let Some(trailers) = frame.trailers_ref()
     {
@@ -260,7 +261,7 @@ impl Reply {
 impl FromNode {
     /// The next piece for the client. Over HTTP/2 it is short, so that one which a slow client does not take says that
     /// it takes nothing.
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Offence>>> {
         if self.rest.is_empty() {
             let frame = ready!(self.poll_frame(cx));
             match frame {
@@ -274,12 +275,12 @@ impl FromNode {
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Offence>>> {
         let frame = match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => {
                 ready!(self.poll_timer(cx));
                 self.ticket.outcome = self.lease.went_quiet();
-                return Poll::Ready(Some(Err(Cut::Node)));
+                return Poll::Ready(Some(Err(Offence::Node)));
             }
             Poll::Ready(frame) => frame,
         };
@@ -292,7 +293,7 @@ impl FromNode {
             Some(Ok(frame)) => Poll::Ready(left(Some(Ok(frame)), self.trailing.as_deref())),
             Some(Err(error)) => {
                 self.ticket.outcome = self.lease.broke(&error);
-                Poll::Ready(Some(Err(Cut::Node)))
+                Poll::Ready(Some(Err(Offence::Node)))
             }
         }
     }
@@ -322,9 +323,9 @@ impl FromNode {
 
 impl Body for Reply {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = Offence;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Offence>>> {
         match self.get_mut() {
             Reply::Text(text) if text.is_empty() => Poll::Ready(None),
             Reply::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),

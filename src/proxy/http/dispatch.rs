@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     attempt::{Answered, Failed, Kind, Onward, attempt},
-    body::Cut,
+    body::Offence,
     link::{Link, Pick},
     pool::{Bound, HttpPool},
     refuse::Refusal,
@@ -142,7 +142,7 @@ impl Course {
     ) -> bool {
         let may_repeat = failed.is_unsent || onward.is_repeatable();
         match failed.kind {
-            Kind::Full | Kind::Late | Kind::Cut(_) => return false,
+            Kind::Full | Kind::Late | Kind::Offence(_) => return false,
             _ if !may_repeat => return false,
             Kind::Left => return failed.is_unsent || self.spend(),
             // No sign of anything: that connection was about to be closed.
@@ -227,14 +227,18 @@ fn refusal(failed: &Failed, repeat: Repeat) -> Refusal {
     let (bad, late) = (StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT);
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     let (status, kind, reason, outcome) = match failed.kind {
-        Kind::Cut(Cut::TooLarge) => return Refusal::bad(StatusCode::PAYLOAD_TOO_LARGE, failed.text.clone()),
-        Kind::Cut(Cut::Slow) => {
-            let text = Cut::Slow.to_string();
+        Kind::Offence(Offence::TooLarge) => {
+            return Refusal::bad(StatusCode::PAYLOAD_TOO_LARGE, failed.text.clone());
+        }
+        Kind::Offence(Offence::Slow) => {
+            let text = Offence::Slow.to_string();
             let refusal = Refusal::bad(StatusCode::REQUEST_TIMEOUT, text);
             return Refusal { reason: Reason::SlowClient, ..refusal };
         }
-        Kind::Cut(Cut::NoWebSocket) => return Refusal::bad(StatusCode::NOT_IMPLEMENTED, failed.text.clone()),
-        Kind::Cut(_) => return Refusal::bad(StatusCode::BAD_REQUEST, failed.text.clone()),
+        Kind::Offence(Offence::NoWebSocket) => {
+            return Refusal::bad(StatusCode::NOT_IMPLEMENTED, failed.text.clone());
+        }
+        Kind::Offence(_) => return Refusal::bad(StatusCode::BAD_REQUEST, failed.text.clone()),
         Kind::Full => return Refusal::overload(failed.text.clone()),
         Kind::Unreachable(Some(Failure::ConnectTimeout)) => {
             (late, "connection_timeout", Reason::NoOwner, Outcome::Timeout)

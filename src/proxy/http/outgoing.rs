@@ -14,7 +14,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Instant;
 
 use super::{
-    body::{Cut, Exchange, is_last, left},
+    body::{Exchange, Offence, is_last, left},
     trailing::Trailing,
 };
 
@@ -115,7 +115,7 @@ impl Source {
         rest.exact().map_or(rest, |rest| SizeHint::with_exact(rest + again))
     }
 
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Offence>>> {
         let exchange = &self.exchange;
         let now = Instant::now();
         exchange.moves(now);
@@ -132,23 +132,23 @@ impl Source {
         exchange.starve(polled.is_pending());
         let frame = ready!(polled);
         exchange.hears(now);
-        let cut = match &frame {
+        let offence = match &frame {
             Some(Ok(frame)) => {
                 self.bytes.set(self.bytes.get() + frame.data_ref().map_or(0, |data| data.len() as u64));
                 self.keep(frame);
-                exchange.is_above(self.bytes.get()).then_some(Cut::TooLarge)
+                exchange.is_above(self.bytes.get()).then_some(Offence::TooLarge)
             }
-            Some(Err(_)) => Some(Cut::Client),
+            Some(Err(_)) => Some(Offence::Client),
             None => None,
         };
-        if let Some(cut) = cut {
-            exchange.cuts(cut);
-            return Poll::Ready(Some(Err(cut)));
+        if let Some(offence) = offence {
+            exchange.offends(offence);
+            return Poll::Ready(Some(Err(offence)));
         }
         let is_last = is_last(frame.as_ref(), &self.body.borrow());
         self.has_ended.set(is_last);
         exchange.sends(is_last);
-        Poll::Ready(frame.map(|f| f.map_err(|_| Cut::Client)))
+        Poll::Ready(frame.map(|f| f.map_err(|_| Offence::Client)))
     }
 }
 
@@ -165,15 +165,15 @@ pub(super) enum Outgoing {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = Offence;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Offence>>> {
         let Outgoing::Streamed { source, turn, trailing } = self.get_mut() else {
             return Poll::Ready(None);
         };
         if source.turn.get() != *turn {
             // It is another's meanwhile.
-            return Poll::Ready(Some(Err(Cut::Node)));
+            return Poll::Ready(Some(Err(Offence::Node)));
         }
         let frame = ready!(source.poll(cx));
         Poll::Ready(left(frame, trailing.as_deref()))
