@@ -166,8 +166,8 @@ fn page() -> Parts {
     request.body(()).expect("a request").into_parts().0
 }
 
-/// HTTP: bringing a request's head into its one form, finding its ring key by each kind of rule, and taking out of a
-/// reply's head what is its connection's own.
+/// HTTP: bringing a request's head into its one form, finding its ring key by each kind of rule, and taking
+/// out of a reply's head what is its connection's own.
 fn http_heads(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("http");
     group.bench_function("prepare", |bencher| {

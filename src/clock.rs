@@ -1,4 +1,5 @@
-//! The time of day, as the world outside counts it. What is compared or waited for inside takes a monotonic clock.
+//! The time of day, as the world outside counts it. What is compared or waited for inside takes a monotonic
+//! clock.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

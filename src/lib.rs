@@ -34,8 +34,8 @@
 //! ## The border
 //! One snapshot goes down ([`topology::Topology`], behind one `ArcSwap` per pool), evidence goes
 //! up ([`topology::Evidence`], atomics), and so do samples of what nodes are asked for
-//! ([`topology::Samples`], which a worker never waits for). The hot path never waits for control, and control never
-//! waits for the hot path; if control stops, the last snapshot serves on.
+//! ([`topology::Samples`], which a worker never waits for). The hot path never waits for control, and control
+//! never waits for the hot path; if control stops, the last snapshot serves on.
 //!
 //! ## Life of a request: `MGET a b c` over two nodes
 //! [`proxy`]'s listener hands the socket to a data worker. The session reads into the worker's
@@ -51,13 +51,13 @@
 //! rest *may have been applied*. Unsent and read-only requests are parked, for a bounded time, until
 //! the topology points somewhere; the others are refused at once. The evidence is counted and the
 //! bell rung;
-//! [`health`] probes, asks whether the fault is this proxy's own, and tells [`membership`] all that it thinks of
-//! the node ([`topology::Opinion`]: said twice it changes nothing); which plans the next topology (or refuses:
-//! `eject_max`; or lets the keys wait: the warmth budget), publishes it as a new epoch with a cause and the share
-//! that moved, and parked requests go to the new owners; [`incident`] says where the fault is. Probes go on, and workers
-//! note what substitutes are told in the node's place. After `rise` good probes the node's keys are
-//! fenced off: requests for them wait until what was in flight is answered and what is old is deleted.
-//! Then it owns exactly what it owned before, at once or in steps.
+//! [`health`] probes, asks whether the fault is this proxy's own, and tells [`membership`] all that it thinks
+//! of the node ([`topology::Opinion`]: said twice it changes nothing); which plans the next topology (or
+//! refuses: `eject_max`; or lets the keys wait: the warmth budget), publishes it as a new epoch with a cause
+//! and the share that moved, and parked requests go to the new owners; [`incident`] says where the fault is.
+//! Probes go on, and workers note what substitutes are told in the node's place. After `rise` good probes the
+//! node's keys are fenced off: requests for them wait until what was in flight is answered and what is old is
+//! deleted. Then it owns exactly what it owned before, at once or in steps.
 //!
 //! ## Invariants
 //! * One reply per request, in the order of the requests, from an owner of the key.

@@ -1,7 +1,7 @@
 //! ringway beside twemproxy, predixy, Envoy, HAProxy, nginx and no proxy at all, in each of its protocols,
-//! under the same work on this machine: `cargo bench --bench compare`, and `-- --help` for what it takes. It starts all that
-//! it needs and prints tables in Markdown. Its map: `rows` is the work, `peers` who does it, `turns`
-//! who is measured when, `meter` how, `report` the tables; `memory` and `workers` are rows of another
+//! under the same work on this machine: `cargo bench --bench compare`, and `-- --help` for what it takes. It
+//! starts all that it needs and prints tables in Markdown. Its map: `rows` is the work, `peers` who does it,
+//! `turns` who is measured when, `meter` how, `report` the tables; `memory` and `workers` are rows of another
 //! shape; the load generator is `load`.
 
 mod fleet;

@@ -1,5 +1,5 @@
-//! A load generator for Redis, memcached and HTTP: many connections on one thread, in a closed loop or at a fixed rate,
-//! with every reply held against what its keys must hold. A wrong, missing or late reply ends the
+//! A load generator for Redis, memcached and HTTP: many connections on one thread, in a closed loop or at a
+//! fixed rate, with every reply held against what its keys must hold. A wrong, missing or late reply ends the
 //! run. At a fixed rate a latency counts from the moment at which the request was meant to be sent,
 //! so a stall is seen by every request that it delays (no coordinated omission).
 

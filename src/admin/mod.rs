@@ -1,6 +1,6 @@
 //! HTTP routes for operators, on the control runtime: each answers from a read of the topology and of
-//! the counters; orders for nodes alone change anything, and membership decides about them. What takes time is rendered off the control
-//! loop.
+//! the counters; orders for nodes alone change anything, and membership decides about them. What takes time
+//! is rendered off the control loop.
 
 mod dashboard;
 mod orders;
@@ -44,7 +44,8 @@ pub struct LastReload {
     pub at_ms: u64,
     /// Why it was refused; empty when it is in force.
     pub refused: Vec<String>,
-    /// It was refused for the pools that are named there, and all else is in force; else the old settings stay.
+    /// It was refused for the pools that are named there, and all else is in force; else the old settings
+    /// stay.
     pub in_part: bool,
     /// What only a restart puts in force.
     pub needs_restart: Vec<&'static str>,

@@ -207,7 +207,8 @@ fn cleaning(policy: &Policy) -> &'static str {
     }
 }
 
-/// What the two topologies differ in, beside the node that the order names. Takes milliseconds for large rings.
+/// What the two topologies differ in, beside the node that the order names. Takes milliseconds for large
+/// rings.
 fn differences(ordered: &Ordered, named: &str) -> Differences {
     let Ordered { before, after } = ordered;
     let Compared { moves, moved, .. } = membership::compare(before, after);
@@ -255,8 +256,8 @@ mod tests {
 
     use super::*;
 
-    /// What becomes of a node's data follows from whether it answers: what fails can't be cleaned, and is either not
-    /// served before it was, or is served as it is, and then that is said.
+    /// What becomes of a node's data follows from whether it answers: what fails can't be cleaned, and is
+    /// either not served before it was, or is served as it is, and then that is said.
     #[test]
     fn fates() {
         let admission =

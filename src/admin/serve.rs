@@ -28,8 +28,8 @@ use tokio::{
 use super::{AdminState, router};
 use crate::net::Listener;
 
-/// Connections at once. For one more, the oldest that has not asked for anything has to go; when all have, it waits
-/// in the kernel's queue.
+/// Connections at once. For one more, the oldest that has not asked for anything has to go; when all have, it
+/// waits in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
 /// From accept until the request's headers are there.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -189,7 +189,8 @@ mod tests {
         assert!(start.elapsed() >= HEADERS_TIMEOUT && start.elapsed() < EXCHANGE_TIMEOUT);
     }
 
-    /// Clients that say nothing, or begin and go no further, keep nobody from an answer, however many they are.
+    /// Clients that say nothing, or begin and go no further, keep nobody from an answer, however many they
+    /// are.
     #[tokio::test(start_paused = true)]
     async fn silent_clients_make_room() {
         let (address, _stop, _task) = start();

@@ -1,5 +1,5 @@
-//! Taking over a new configuration while clients stay connected: all of it or nothing, but for pools of which only
-//! the attempt tells that they can't have it.
+//! Taking over a new configuration while clients stay connected: all of it or nothing, but for pools of which
+//! only the attempt tells that they can't have it.
 
 use std::sync::Arc;
 
@@ -26,8 +26,8 @@ pub struct Reloaded {
 }
 
 impl App {
-    /// Puts new settings in force: all of them, or, when anything is refused, none. What is refused when it is tried
-    /// holds back its pool alone.
+    /// Puts new settings in force: all of them, or, when anything is refused, none. What is refused when it
+    /// is tried holds back its pool alone.
     ///
     /// # Errors
     /// [`AppError`] when a listener or an embedded node can't be started; then nothing changed.
@@ -151,7 +151,8 @@ impl App {
     }
 }
 
-/// Whether a pool that is not there any more goes on under another name: with its listeners, nodes and placement.
+/// Whether a pool that is not there any more goes on under another name: with its listeners, nodes and
+/// placement.
 fn is_renamed(old: &PoolSpec, new: &PoolSpec) -> bool {
     let members = |spec: &PoolSpec| spec.nodes.iter().map(NodeSpec::member).collect::<Vec<_>>();
     old.listen == new.listen && old.ring == new.ring && members(old) == members(new)

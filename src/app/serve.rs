@@ -175,7 +175,8 @@ async fn follow(signals: &mut Signals, app: &App, source: &Source) {
     }
 }
 
-/// Serves on for a while, in which whoever asks `/readyz` learns to send clients elsewhere; a second signal ends it.
+/// Serves on for a while, in which whoever asks `/readyz` learns to send clients elsewhere; a second signal
+/// ends it.
 async fn linger(signals: &mut Signals, delay: Duration) {
     if delay.is_zero() {
         return;

@@ -1,6 +1,6 @@
 //! `import`: a twemproxy configuration, as ringway would have it. Keys stay where they are: names, hash,
-//! distribution and weights are taken over as they decide there. What has no counterpart stands in the output as a
-//! comment that says why.
+//! distribution and weights are taken over as they decide there. What has no counterpart stands in the output
+//! as a comment that says why.
 
 use std::{cell::RefCell, io::Write, path::PathBuf};
 
@@ -348,8 +348,8 @@ beta:
    - 127.0.0.1:11212:1
 ";
 
-    /// Every key of twemproxy is taken over or its absence explained, and what comes out is a configuration that
-    /// has no mistake.
+    /// Every key of twemproxy is taken over or its absence explained, and what comes out is a configuration
+    /// that has no mistake.
     #[test]
     fn every_key() {
         let yaml = import(EVERY_KEY, "nutcracker.yml").expect("it is one");

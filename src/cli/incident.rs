@@ -80,7 +80,8 @@ pub(super) fn list(all: &[&Value], out: &mut impl Write) -> Result<(), Stop> {
     Ok(())
 }
 
-/// What came of the verdict, where it was one: only a node that was ejected at once costs its keys nothing more.
+/// What came of the verdict, where it was one: only a node that was ejected at once costs its keys nothing
+/// more.
 fn outcome(incident: &Value) -> &'static str {
     let steps = || incident["timeline"].as_array().into_iter().flatten();
     let words = ["ejected", "held", "kept"];

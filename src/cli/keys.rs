@@ -100,7 +100,8 @@ mod tests {
 
     use super::*;
 
-    /// Nodes, keys and clients are told with their parts; a pool that is not sampled, or has nothing to do, says so.
+    /// Nodes, keys and clients are told with their parts; a pool that is not sampled, or has nothing to do,
+    /// says so.
     #[test]
     fn a_page_is_told() {
         let part = |share: f64| json!({ "share": share, "error": 0.031 });

@@ -56,7 +56,8 @@ pub(super) fn ring(mut section: Section<'_>, defaults: Settings) -> (Placed<Sett
     (Placed { value: settings, place }, bounded_load)
 }
 
-/// The ring with these words of the configuration, as a running ringway tells them; `of` gives the text of a key.
+/// The ring with these words of the configuration, as a running ringway tells them; `of` gives the text of a
+/// key.
 ///
 /// # Errors
 /// A word that is missing, or that this ringway does not know.

@@ -138,8 +138,8 @@ fn pools(
 }
 
 /// By default a node may be emptied when it returns; not one that others have, too. `unasked` has the
-/// places of pools whose file does not say what becomes of returning nodes, and whether it does not say who writes
-/// either: their nodes are emptied after each absence, however short.
+/// places of pools whose file does not say what becomes of returning nodes, and whether it does not say who
+/// writes either: their nodes are emptied after each absence, however short.
 fn clean_only_own_nodes(pools: &mut [PoolSpec], unasked: &[Option<(Place, bool)>], report: &Report) {
     let mut users: HashMap<String, Vec<usize>> = HashMap::new();
     for (i, pool) in pools.iter().enumerate() {

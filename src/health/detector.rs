@@ -1,5 +1,5 @@
-//! What is seen of one node -> what is thought of it. Pure: no clock, no socket, no task. It is a function of the
-//! detector's state, and told whole whenever it is another one than before.
+//! What is seen of one node -> what is thought of it. Pure: no clock, no socket, no task. It is a function of
+//! the detector's state, and told whole whenever it is another one than before.
 //!
 //! | state | seen | verdict |
 //! |---|---|---|
@@ -29,10 +29,10 @@
 //! probe meets counts. When the probe is answered well, the same replies are no reason again for one
 //! `interval`: a replica without its primary goes on saying so.
 //!
-//! Being slow is a fact of its own beside the state: probes may be quick at a node whose requests are slow, so
-//! a good probe does not clear it. It goes when the node's requests are as quick as the others' again. One that
-//! gets too few requests to tell is believed when a probe is answered below the bound above which it was called
-//! slow; and so is one that was ejected for it, as it gets none: slower answers are not good ones.
+//! Being slow is a fact of its own beside the state: probes may be quick at a node whose requests are slow,
+//! so a good probe does not clear it. It goes when the node's requests are as quick as the others' again. One
+//! that gets too few requests to tell is believed when a probe is answered below the bound above which it was
+//! called slow; and so is one that was ejected for it, as it gets none: slower answers are not good ones.
 //!
 //! A lost connection is a sign and no more, however many requests were in flight: it does not
 //! count towards `failures`, the reconnect decides. An idle connection that closes is not even a
@@ -232,8 +232,8 @@ pub(super) fn is_certain(cause: Cause) -> bool {
 }
 
 impl Detector {
-    /// The detector of a node of which this much is known; a healthy one is fresh. What two nodes, or two proxies,
-    /// shall not do in the same instant is spread by the seed.
+    /// The detector of a node of which this much is known; a healthy one is fresh. What two nodes, or two
+    /// proxies, shall not do in the same instant is spread by the seed.
     pub fn new(settings: Arc<HealthSettings>, known: Health, seed: u64, now: Instant) -> Detector {
         let state = if known.is_out() { State::Ejected { since: now } } else { State::Fresh };
         Detector {
@@ -761,8 +761,8 @@ mod tests {
         assert_eq!(run.0.health(), Health::Healthy);
     }
 
-    /// Without requests nobody knows whether it is slow: a quick answer to a probe says that it is not, a slow
-    /// one does not.
+    /// Without requests nobody knows whether it is slow: a quick answer to a probe says that it is not, a
+    /// slow one does not.
     #[test]
     fn a_slow_node_without_requests_is_believed_when_its_probe_is_quick() {
         let mut run = Run::healthy();
@@ -796,8 +796,8 @@ mod tests {
         assert_eq!(run.0.health(), Health::Healthy);
     }
 
-    /// With `slow_eject` a node that is slow at two looks is ejected, and comes back when its probes are quick:
-    /// slower answers keep it out.
+    /// With `slow_eject` a node that is slow at two looks is ejected, and comes back when its probes are
+    /// quick: slower answers keep it out.
     #[test]
     fn a_slow_node_is_ejected_by_option() {
         let mut run = Run::with(|s| s.slow_eject = true);
@@ -813,8 +813,8 @@ mod tests {
         assert_eq!(run.0.health(), Health::Healthy);
     }
 
-    /// Half of a hundred requests that failed eject, with good ones between them; fewer requests, or a smaller
-    /// share of failures, do not, nor does the rule when it is off.
+    /// Half of a hundred requests that failed eject, with good ones between them; fewer requests, or a
+    /// smaller share of failures, do not, nor does the rule when it is off.
     #[test]
     fn a_failure_rate_ejects() {
         let rate = |failed, requests| Observation::Rate(Rate { requests, failed });
@@ -1023,8 +1023,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is seen: a node is out only for a failure that is told, comes back by probation only, what is
-        /// thought is told when it changes and only then, and `rise` good probes always bring one back.
+        /// Whatever is seen: a node is out only for a failure that is told, comes back by probation only,
+        /// what is thought is told when it changes and only then, and `rise` good probes always bring one
+        /// back.
         #[test]
         fn opinions_follow_each_other(seen in proptest::collection::vec(observations(), 1..200)) {
             let mut run = Run::fresh();

@@ -37,8 +37,8 @@ impl Flaps {
         self.returned = Some(now);
     }
 
-    /// How long its good probes do not count: twice as long each time, less a part at random that stays the same
-    /// for this wait.
+    /// How long its good probes do not count: twice as long each time, less a part at random that stays the
+    /// same for this wait.
     pub(super) fn wait(self, settings: &HealthSettings) -> Duration {
         if self.count == 0 {
             return Duration::ZERO;
@@ -53,7 +53,8 @@ impl Flaps {
 mod tests {
     use super::*;
 
-    /// Waits double up to the cap, shorter by a fifth at most; those of different seeds differ, those of one do not.
+    /// Waits double up to the cap, shorter by a fifth at most; those of different seeds differ, those of one
+    /// do not.
     #[test]
     fn waits_are_spread() {
         let settings = HealthSettings::default();

@@ -13,8 +13,8 @@ use super::{
 use crate::topology::{Because, Change, Health, News, NodeId, Opinion, SeenBy, Topology};
 
 impl Ward {
-    /// What membership is to be told of nodes of which something was seen. Verdicts that may not stand, or not yet, are
-    /// kept back.
+    /// What membership is to be told of nodes of which something was seen. Verdicts that may not stand, or
+    /// not yet, are kept back.
     pub(super) fn judge(&mut self, seen: impl IntoIterator<Item = NodeId>) -> Vec<Change> {
         let (now, topology) = (Instant::now(), self.reader.load());
         let mut changes = Vec::new();
@@ -53,8 +53,8 @@ impl Ward {
         self.held.insert(id, Held { cause, seen_by, since: now, fault, stands: false });
     }
 
-    /// What is thought of a node, if membership was told something else. While a verdict is kept back it is suspect, and
-    /// else as it was.
+    /// What is thought of a node, if membership was told something else. While a verdict is kept back it is
+    /// suspect, and else as it was.
     pub(super) fn tell(&mut self, topology: &Topology, id: NodeId) -> Option<Change> {
         let patient = self.patients.get_mut(&id)?;
         let mut opinion = patient.detector.opinion();
@@ -103,8 +103,8 @@ impl Ward {
         false
     }
 
-    /// Judges again what waits, and gives what is to be told. When a fault of ours is over, the node gets a fresh
-    /// start: what was seen of it meanwhile proves nothing.
+    /// Judges again what waits, and gives what is to be told. When a fault of ours is over, the node gets a
+    /// fresh start: what was seen of it meanwhile proves nothing.
     pub(super) fn judge_again(&mut self) -> Vec<Change> {
         let now = Instant::now();
         self.judge_at = now + JUDGE_PAUSE;
@@ -181,8 +181,8 @@ mod tests {
         silence
     }
 
-    /// Where nodes are that nobody knew at first is known to whoever judges as soon as their names resolve: they are
-    /// behind a link then.
+    /// Where nodes are that nobody knew at first is known to whoever judges as soon as their names resolve:
+    /// they are behind a link then.
     #[tokio::test(start_paused = true)]
     async fn late_names_are_behind_the_link() {
         let bell = Arc::new(Notify::new());
@@ -225,9 +225,10 @@ mod tests {
         assert_eq!(healths(ward.judge([NodeId(1)])), []);
     }
 
-    /// A verdict that is put off until others were asked: a node that answers its probe shows that the way is open, so
-    /// that what its requests met stands, and is told before the probe counts. One whose connections are refused now
-    /// is judged for that. Where the verdict is withheld, or rests on probes, an answer is the end of it.
+    /// A verdict that is put off until others were asked: a node that answers its probe shows that the way is
+    /// open, so that what its requests met stands, and is told before the probe counts. One whose connections
+    /// are refused now is judged for that. Where the verdict is withheld, or rests on probes, an answer is
+    /// the end of it.
     #[tokio::test(start_paused = true)]
     async fn what_the_accused_says_itself() {
         for (by_traffic, fault, refuses, expected) in [

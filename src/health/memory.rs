@@ -1,5 +1,5 @@
-//! WHETHER THIS PROCESS HAS ROOM: for what its sessions hold (`buffered_bytes`), and below the limit that the system
-//! sets its memory. Pure: numbers and times in, what is wrong out.
+//! WHETHER THIS PROCESS HAS ROOM: for what its sessions hold (`buffered_bytes`), and below the limit that the
+//! system sets its memory. Pure: numbers and times in, what is wrong out.
 
 use std::time::Duration;
 
@@ -85,7 +85,8 @@ mod tests {
         Buffers { used: used * MIB, limit: 100 * MIB, closed }
     }
 
-    /// There is no room from 95 % on until less than 80 % are used, nor for a while after a session was closed.
+    /// There is no room from 95 % on until less than 80 % are used, nor for a while after a session was
+    /// closed.
     #[test]
     fn buffers_fill_and_empty() {
         let mut room = Room::default();

@@ -30,8 +30,8 @@ pub(super) struct Patient {
     pub(super) life: Option<Life>,
     /// It was emptied since it served, perhaps by a probe that was void.
     pub(super) flushed: bool,
-    /// All that it has lives so long at most, as it was empty once and all was written with this `ttl_max` or a shorter
-    /// one since; none where that is not known.
+    /// All that it has lives so long at most, as it was empty once and all was written with this `ttl_max` or
+    /// a shorter one since; none where that is not known.
     pub(super) bounded: Option<Duration>,
     /// What it came back with, until it serves.
     pub(super) back: Option<Data>,
@@ -55,7 +55,8 @@ impl Patient {
         }
     }
 
-    /// It serves, or is about to with what it came back with: it is the one that a later return is compared with.
+    /// It serves, or is about to with what it came back with: it is the one that a later return is compared
+    /// with.
     pub(super) fn serves(&mut self, back: Option<Data>) {
         self.back = back;
         if !self.detector.health().is_out() {
@@ -77,8 +78,8 @@ impl Patient {
         self.back = self.back.filter(|back| !matches!(back, Data::Empty | Data::Flushed));
     }
 
-    /// What it is said to have come back with. Where old values are to expire, and it is not known that they do, nobody
-    /// knows what it has.
+    /// What it is said to have come back with. Where old values are to expire, and it is not known that they
+    /// do, nobody knows what it has.
     pub(super) fn offers(&self, policy: &Policy) -> Data {
         match self.brings() {
             _ if self.flushed => Data::Flushed,
@@ -96,7 +97,8 @@ impl Patient {
         }
     }
 
-    /// Who answered a new connection. Another process was never emptied, and what it has was not written under our eyes.
+    /// Who answered a new connection. Another process was never emptied, and what it has was not written
+    /// under our eyes.
     fn meets(&mut self, life: Option<&Life>, policy: &Policy) {
         let Some(life) = life else { return };
         let is_same = self.life.as_ref().is_some_and(|before| before.is_same(life));
@@ -145,8 +147,8 @@ mod tests {
         Life { process: process.into(), started: None, keys: Some(keys) }
     }
 
-    /// That all a node has expires is known of one that was empty once, is the same process since, and has been written
-    /// to with no longer lives than those in force; of any other its data is not known.
+    /// That all a node has expires is known of one that was empty once, is the same process since, and has
+    /// been written to with no longer lives than those in force; of any other its data is not known.
     #[tokio::test]
     async fn what_expires_for_sure() {
         let address = (std::net::Ipv4Addr::LOCALHOST, 1).into();
@@ -189,7 +191,8 @@ mod tests {
         let serve = Policy { on_return: OnReturn::Serve, ..minute.clone() };
         assert!(is_known(&restarted, &serve), "where that is not asked");
     }
-    /// A node that came back with nothing, and has taken some keys since, has these when it is back once more.
+    /// A node that came back with nothing, and has taken some keys since, has these when it is back once
+    /// more.
     #[tokio::test]
     async fn who_serves_some_has_some() {
         let address = (std::net::Ipv4Addr::LOCALHOST, 1).into();

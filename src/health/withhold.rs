@@ -1,5 +1,5 @@
-//! Whether a verdict may stand. A node is not ejected for what is the fault of this proxy, of its link or of its
-//! resolver: a proxy that is cut off must not empty its rings. Pure.
+//! Whether a verdict may stand. A node is not ejected for what is the fault of this proxy, of its link or of
+//! its resolver: a proxy that is cut off must not empty its rings. Pure.
 //!
 //! | the node | the others, of all pools | |
 //! |---|---|---|
@@ -19,8 +19,8 @@
 //! | has a name that the resolver does not answer for | it answers for none | withheld: dns |
 //! | the same | it answers for another | the verdict stands |
 //!
-//! *Silent* are timeouts and addresses that can't be reached. For what is silent a refused connection is an answer:
-//! the host is there. Nodes on this machine have no link and are not counted.
+//! *Silent* are timeouts and addresses that can't be reached. For what is silent a refused connection is an
+//! answer: the host is there. Nodes on this machine have no link and are not counted.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -166,7 +166,8 @@ pub fn judge<'a>(accused: &Accusation, witnesses: impl IntoIterator<Item = Witne
         match witness.shows {
             Shows::Answer => continue,
             Shows::Silence | Shows::Refusal => silent += 1,
-            // A way that loses some lets some through: what has said nothing for so long is not behind such a one.
+            // A way that loses some lets some through: what has said nothing for so long is not behind such a
+            // one.
             Shows::Losses if is_mute => continue,
             Shows::Losses => losing += 1,
             Shows::Nothing => {
@@ -198,8 +199,8 @@ pub fn judge<'a>(accused: &Accusation, witnesses: impl IntoIterator<Item = Witne
     }
 }
 
-/// Judges a node that refuses. One that answers shows that the way is open; where nobody does, what refuses stands
-/// on the way, and who is ejected for it has nobody to go to.
+/// Judges a node that refuses. One that answers shows that the way is open; where nobody does, what refuses
+/// stands on the way, and who is ejected for it has nobody to go to.
 fn judge_refusal<'a>(accused: &Accusation, witnesses: impl IntoIterator<Item = Witness<'a>>) -> Judgement {
     if !accused.is_remote {
         return Judgement::Stands;
@@ -307,8 +308,8 @@ mod tests {
         }
     }
 
-    /// What refuses everything stands on the way; one that answers shows that the way is open. Time says nothing of it,
-    /// however long this process stood still.
+    /// What refuses everything stands on the way; one that answers shows that the way is open. Time says
+    /// nothing of it, however long this process stood still.
     #[test]
     fn a_link_that_refuses_ejects_nobody() {
         use Judgement::{Ask, Stands, Withheld};
@@ -333,8 +334,8 @@ mod tests {
         assert_eq!(judged(&late, "h1 r h2 - h3 -"), Stands);
     }
 
-    /// A link that loses packets is told from one that is cut by the nodes that go on answering now and then. Who
-    /// leaves too many requests unanswered is judged, too, and waits for nobody: its requests say enough.
+    /// A link that loses packets is told from one that is cut by the nodes that go on answering now and then.
+    /// Who leaves too many requests unanswered is judged, too, and waits for nobody: its requests say enough.
     #[test]
     fn a_lossy_link_ejects_nobody() {
         use Judgement::{Stands, Withheld};
@@ -366,8 +367,8 @@ mod tests {
         assert_eq!(judged(&rate, "h1 l h2 - h3 -"), Stands);
     }
 
-    /// A name that does not exist is its node's mistake; a resolver that answers for no name is not. It is waited
-    /// for, and not for ever.
+    /// A name that does not exist is its node's mistake; a resolver that answers for no name is not. It is
+    /// waited for, and not for ever.
     #[test]
     fn a_dead_resolver_ejects_nobody() {
         use Judgement::{Ask, Moot, Stands, Withheld};

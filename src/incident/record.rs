@@ -22,8 +22,8 @@ pub struct Incident {
     pub zone: Option<Arc<str>>,
     /// When it was ejected, or found to be slow or misconfigured, in milliseconds since 1970.
     pub opened_ms: u64,
-    /// When the fault began, as far as was seen: of a node that gives no answer when it was heard of last before the
-    /// first doubt, else the first doubt.
+    /// When the fault began, as far as was seen: of a node that gives no answer when it was heard of last
+    /// before the first doubt, else the first doubt.
     pub fault_ms: u64,
     /// When it served as before.
     pub closed_ms: Option<u64>,
@@ -39,8 +39,8 @@ pub struct Incident {
     pub rule: Option<Rule>,
     /// Where the fault is, the likeliest first. Revised while it goes on.
     pub diagnoses: Vec<Diagnosis>,
-    /// The largest share of the key space that one of its epochs moved; none moves with keys that are held, or that
-    /// stay with their node.
+    /// The largest share of the key space that one of its epochs moved; none moves with keys that are held,
+    /// or that stay with their node.
     pub moved: f64,
     /// Why its keys were held when it left, if they were.
     pub held: Option<Held>,
@@ -107,7 +107,8 @@ pub enum Told {
     Goes(&'static str, Arc<str>),
     /// The node was cleaned, in these words, and if so emptied.
     Cleaned(Arc<str>, bool),
-    /// Nothing is wrong with the node any more: it ends, unless the node was ejected for something, or should have been.
+    /// Nothing is wrong with the node any more: it ends, unless the node was ejected for something, or should
+    /// have been.
     Clears(&'static str, Arc<str>),
     /// It ends: `restored`, `recovered`, `readmitted`.
     Ends(&'static str, Option<Data>, Arc<str>),

@@ -1,5 +1,5 @@
-//! WHAT AN INCIDENT COST its pool: how many requests clients were refused and until when, and what became of the
-//! hit rate. Pure: counters and times in, figures out. They are the whole pool's, as its clients know no
+//! WHAT AN INCIDENT COST its pool: how many requests clients were refused and until when, and what became of
+//! the hit rate. Pure: counters and times in, figures out. They are the whole pool's, as its clients know no
 //! nodes; incidents of one pool that overlap share them.
 
 use std::{collections::VecDeque, sync::Arc};
@@ -23,8 +23,8 @@ const READS_MIN: u64 = 20;
 /// What an incident cost, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Toll {
-    /// Requests of the pool's clients that were refused from the first doubt to the end, for want of a node, of
-    /// its answer or of room; a part of one that is split counts by itself.
+    /// Requests of the pool's clients that were refused from the first doubt to the end, for want of a node,
+    /// of its answer or of room; a part of one that is split counts by itself.
     pub requests_refused: u64,
     /// From the fault, [`super::Incident::fault_ms`], to the last of them, in milliseconds.
     pub last_refused_ms: Option<u64>,
@@ -32,8 +32,8 @@ pub struct Toll {
     pub hit_rate: HitRate,
 }
 
-/// Of the reads of a pool those that found something, 0.0..=1.0; none where there were too few reads, or where
-/// the protocol does not say.
+/// Of the reads of a pool those that found something, 0.0..=1.0; none where there were too few reads, or
+/// where the protocol does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct HitRate {
     /// In the ten seconds before the first doubt.
@@ -207,8 +207,8 @@ mod tests {
         account.cost(10_000)
     }
 
-    /// The hit rate is told of the time before, of the worst second, which may come after the end, and of the time
-    /// after.
+    /// The hit rate is told of the time before, of the worst second, which may come after the end, and of the
+    /// time after.
     #[test]
     fn the_hit_rate_before_during_and_after() {
         let mut cost = cost(1000, 50);
@@ -238,8 +238,8 @@ mod tests {
         assert_eq!(cost.toll.hit_rate.after, None);
     }
 
-    /// Refusals count from the tally before the first doubt to the first one after the end, and the last of them is
-    /// told from the fault on, be it that it came a moment earlier.
+    /// Refusals count from the tally before the first doubt to the first one after the end, and the last of
+    /// them is told from the fault on, be it that it came a moment earlier.
     #[test]
     fn refusals_and_the_last_of_them() {
         let refused = |at_ms, refused, refused_ms| Tally { at_ms, refused, refused_ms, ..Tally::default() };

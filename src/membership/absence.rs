@@ -1,6 +1,6 @@
-//! WHAT THE NEXT PROCESS HAS TO KNOW. Who begins with nothing takes every node that answers for one that has been in its
-//! place all along. So what is not is said here, in a form that a file can keep: a pool that begins with it holds such
-//! nodes off until they are clean, and operators' orders are obeyed on. Pure.
+//! WHAT THE NEXT PROCESS HAS TO KNOW. Who begins with nothing takes every node that answers for one that has
+//! been in its place all along. So what is not is said here, in a form that a file can keep: a pool that
+//! begins with it holds such nodes off until they are clean, and operators' orders are obeyed on. Pure.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -38,8 +38,8 @@ pub fn absences(topology: &Topology, before: &Absences) -> Absences {
     all.filter(|(_, absence)| *absence != Absence::default()).collect()
 }
 
-/// Puts nodes where they were: those that were away are out until they have proved themselves, and are then received
-/// like any that was away.
+/// Puts nodes where they were: those that were away are out until they have proved themselves, and are then
+/// received like any that was away.
 pub fn recall(topology: &mut Topology, absences: &Absences) {
     if absences.is_empty() {
         return;

@@ -1,5 +1,5 @@
-//! WHAT MOVED: two topologies of a pool compared, which takes milliseconds for large rings and is for no control
-//! loop. Pure.
+//! WHAT MOVED: two topologies of a pool compared, which takes milliseconds for large rings and is for no
+//! control loop. Pure.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -26,8 +26,8 @@ pub struct Compared {
     pub sampled: bool,
 }
 
-/// What moves between two topologies of a pool. A gutter is `pool NAME`; who is held, or away where keys do not move,
-/// has its keys still.
+/// What moves between two topologies of a pool. A gutter is `pool NAME`; who is held, or away where keys do
+/// not move, has its keys still.
 pub fn compare(before: &Topology, after: &Topology) -> Compared {
     if before.policy.http.key != after.policy.http.key {
         return Compared { moved: moved(before, after), ..Compared::default() };
@@ -50,8 +50,8 @@ pub fn compare(before: &Topology, after: &Topology) -> Compared {
     Compared { moves, moved, sampled }
 }
 
-/// What moved between two topologies of a pool, by pair of nodes. Takes milliseconds for large rings: not for the
-/// control loop.
+/// What moved between two topologies of a pool, by pair of nodes. Takes milliseconds for large rings: not for
+/// the control loop.
 pub fn moves(before: &Topology, after: &Topology) -> Vec<Move> {
     compare(before, after).moves
 }
@@ -84,8 +84,8 @@ fn renamed(before: &Topology, after: &Topology, level: u32, diff: Diff) -> Vec<(
     all
 }
 
-/// Nodes whose keys of this level a gutter serves, and what the gutter is called. Who is held has its keys, and nobody
-/// serves them.
+/// Nodes whose keys of this level a gutter serves, and what the gutter is called. Who is held has its keys,
+/// and nobody serves them.
 fn failed_over(topology: &Topology, level: u32) -> HashMap<Arc<str>, Arc<str>> {
     let Some(gutter) = topology.gutter.as_ref().filter(|_| topology.policy.on_ejected == OnEjected::Failover)
     else {
@@ -104,8 +104,8 @@ pub fn moved(before: &Topology, after: &Topology) -> f64 {
     treated(before, after).1
 }
 
-/// The share of the key space that is another's, and that whose owner or action differs: what [`compare`] says of it, at
-/// a tenth of its price as a rule.
+/// The share of the key space that is another's, and that whose owner or action differs: what [`compare`]
+/// says of it, at a tenth of its price as a rule.
 pub(super) fn treated(before: &Topology, after: &Topology) -> (f64, f64) {
     if before.policy.http.key != after.policy.http.key {
         let (a, b) = (|i| before.holds(i), |i| after.holds(i));
@@ -154,8 +154,8 @@ fn treated_at(before: &Topology, after: &Topology, level: u32) -> (f64, f64) {
     (moved + over, moved + changed.into_iter().map(keeps).sum::<f64>())
 }
 
-/// The share of the key space that its nodes have and do not serve, and nobody else does: keys that are held, that do not
-/// move, or that wait to be cleaned.
+/// The share of the key space that its nodes have and do not serve, and nobody else does: keys that are held,
+/// that do not move, or that wait to be cleaned.
 pub fn unserved(topology: &Topology) -> f64 {
     let of_band = |(from, to): (u32, u32)| {
         let over = failed_over(topology, from);
@@ -187,8 +187,8 @@ mod tests {
         Topology { nodes: nodes.into(), ..topology.clone() }
     }
 
-    /// A node that gains keys in the step in which it serves its own again has each counted once: what moves is the sum
-    /// of the pairs, and what is treated in another way is that and its own.
+    /// A node that gains keys in the step in which it serves its own again has each counted once: what moves
+    /// is the sum of the pairs, and what is treated in another way is that and its own.
     #[test]
     fn what_is_gained_counts_once() {
         let first = Planned::new(&spec(&[1; 4], 0.5)).topology;

@@ -1,7 +1,7 @@
-//! DEBTS. Where keys move, others take writes for a node that is away, and it has old values of what they took:
-//! it is cleaned on its way back. A reload after which these keys stay with it would have it serve them as they
-//! are, so it has to wait for that. And who had keys that a reload moves has them still: should their new owner fail,
-//! or lose them to another reload, these would be read, so they are deleted first. Pure.
+//! DEBTS. Where keys move, others take writes for a node that is away, and it has old values of what they
+//! took: it is cleaned on its way back. A reload after which these keys stay with it would have it serve them
+//! as they are, so it has to wait for that. And who had keys that a reload moves has them still: should their
+//! new owner fail, or lose them to another reload, these would be read, so they are deleted first. Pure.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::{build::Prepared, gutter::sweep_max, ledger::Ledger};
 use crate::topology::{Entry, NodeId, OnReturn, Placement, Policy, Topology};
 
-/// Why keys can't stay with their nodes yet, as this policy wants; `None` when they can. The nodes are those that
-/// stay in the pool, placed as they are now.
+/// Why keys can't stay with their nodes yet, as this policy wants; `None` when they can. The nodes are those
+/// that stay in the pool, placed as they are now.
 pub(super) fn owed(now: &Topology, ledger: &Ledger, nodes: &[Entry], policy: &Policy) -> Option<String> {
     if now.policy.on_return == OnReturn::Serve || !any_stays(&now.policy, policy) {
         return None;
@@ -36,8 +36,8 @@ fn any_stays(before: &Policy, after: &Policy) -> bool {
         .any(|key| before.on_ejected_for(key).moves() && !after.on_ejected_for(key).moves())
 }
 
-/// Why a reload can't take keys from their owners yet: others may have old values of them, and could be the ones who
-/// get them. `None` when it can.
+/// Why a reload can't take keys from their owners yet: others may have old values of them, and could be the
+/// ones who get them. `None` when it can.
 pub(super) fn not_swept(
     now: &Topology,
     ledger: &Ledger,
@@ -63,8 +63,8 @@ pub(super) fn not_swept(
     ))
 }
 
-/// Remembers of whose keys others have old values from now on: of those to whom the reload gives any, and of those
-/// that come in the place of a node for which others took writes.
+/// Remembers of whose keys others have old values from now on: of those to whom the reload gives any, and of
+/// those that come in the place of a node for which others took writes.
 pub(super) fn gains(
     now: &Topology,
     ledger: &mut Ledger,
@@ -99,8 +99,8 @@ pub(super) fn is_in_its_place(entry: &Entry, ledger: &Ledger) -> bool {
     }
 }
 
-/// Keys of which each has the same policies as many others, and together as all: of those for which the same two
-/// prefixes decide the longer one is an example.
+/// Keys of which each has the same policies as many others, and together as all: of those for which the same
+/// two prefixes decide the longer one is an example.
 pub(super) fn examples<'a>(before: &'a Policy, after: &'a Policy) -> impl Iterator<Item = &'a [u8]> {
     before.prefixes.iter().chain(&after.prefixes).map(|p| &*p.prefix).chain([&[][..]])
 }
@@ -137,8 +137,8 @@ mod tests {
         }
     }
 
-    /// While a node is away, or is being cleaned, its keys can't be told to stay with it: it has old values. They can
-    /// when it is back or leaves, and where old values are served anyhow.
+    /// While a node is away, or is being cleaned, its keys can't be told to stay with it: it has old values.
+    /// They can when it is back or leaves, and where old values are served anyhow.
     #[test]
     fn keys_stay_when_their_node_is_clean() {
         use OnEjected::{Fail, Miss, Rehash};
@@ -180,7 +180,8 @@ mod tests {
         }
     }
 
-    /// Keys that wait for the warmth budget are with their node: they stay there, and are not told to be let go.
+    /// Keys that wait for the warmth budget are with their node: they stay there, and are not told to be let
+    /// go.
     #[test]
     fn held_keys_stay() {
         let mut frugal = pool(OnEjected::Rehash, OnReturn::Serve, &[]);

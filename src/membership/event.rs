@@ -27,9 +27,11 @@ pub enum What {
     /// The node proved itself, and waits: it has nothing of what it had and the warmth budget is spent, or
     /// what it has is old.
     Waits(WaitReason, Returned),
-    /// The node should be ejected and stays: `eject_max` fails open. The reason to keep it is in the evidence.
+    /// The node should be ejected and stays: `eject_max` fails open. The reason to keep it is in the
+    /// evidence.
     Kept(Failed),
-    /// An ejected node has its keys again although it did not prove itself: too few others are left. As a sentence.
+    /// An ejected node has its keys again although it did not prove itself: too few others are left. As a
+    /// sentence.
     Readmitted(&'static str),
     /// The node owns its share again.
     Restored(Returned),
@@ -41,7 +43,8 @@ pub enum What {
     Slow(Option<Slow>),
     /// What an operator wants of the node, or nothing any more; and the order that was in force.
     Ordered(Option<Order>, Option<Order>),
-    /// A node that is back begins to take its keys; what it proved itself with, none when an operator let it back.
+    /// A node that is back begins to take its keys; what it proved itself with, none when an operator let it
+    /// back.
     Starts(Option<Arc<str>>),
     /// A node that is back was cleaned of what is old.
     Cleaned {

@@ -1,5 +1,6 @@
 //! GUTTERS, and what is left of an absence. A pool whose keys fail over follows the pool that serves them
-//! meanwhile; and what that one, or neighbours, took for a node may be there for a while after its return. Pure.
+//! meanwhile; and what that one, or neighbours, took for a node may be there for a while after its return.
+//! Pure.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,12 +39,12 @@ pub fn follow(now: &Topology, ledger: &Ledger, gutter: Option<Arc<Topology>>) ->
     Outcome::Publish(Box::new(Step { next, ledger: ledger.clone(), events }))
 }
 
-/// So long after it was last told that they are looked through others may have what they took for a node: longer than a
-/// node that can't be looked through is tried.
+/// So long after it was last told that they are looked through others may have what they took for a node:
+/// longer than a node that can't be looked through is tried.
 const SWEEP_MAX: Duration = Duration::from_secs(120);
 
-/// Remembers that a reload has what is written, to the gutter or to the pool's own nodes, live for a shorter time than
-/// what is there.
+/// Remembers that a reload has what is written, to the gutter or to the pool's own nodes, live for a shorter
+/// time than what is there.
 pub(super) fn shortens(before: &Policy, after: &Policy, ledger: &mut Ledger, time: Instant) {
     if let (Some(before), Some(after)) = (&before.failover, &after.failover)
         && before.pool == after.pool

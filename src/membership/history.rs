@@ -172,7 +172,8 @@ impl Past {
 }
 
 impl Book {
-    /// Has the pools with the most forget until there are no more nodes than these, or nobody has two topologies.
+    /// Has the pools with the most forget until there are no more nodes than these, or nobody has two
+    /// topologies.
     fn bound(&mut self, nodes_max: usize) {
         while self.nodes > nodes_max {
             let long = self.pools.values_mut().filter(|past| past.topologies.len() > 2);

@@ -165,8 +165,8 @@ impl Reason {
         }
     }
 
-    /// Whether a client may be refused for it that did nothing wrong: for want of a node, of its answer, or of
-    /// room.
+    /// Whether a client may be refused for it that did nothing wrong: for want of a node, of its answer, or
+    /// of room.
     pub fn is_no_clients_fault(self) -> bool {
         matches!(self, Reason::NoOwner | Reason::MaybeApplied | Reason::Timeout | Reason::Overload)
     }

@@ -70,8 +70,8 @@ fn resident_bytes(status: &str) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// The files that may limit the memory of a process with this /proc/self/cgroup, in both versions: those of its
-/// group, and of all above it. Within a container they are at the root, whatever the path is.
+/// The files that may limit the memory of a process with this /proc/self/cgroup, in both versions: those of
+/// its group, and of all above it. Within a container they are at the root, whatever the path is.
 fn limit_files(groups: &str) -> Vec<String> {
     let mut files = Vec::new();
     for line in groups.lines() {

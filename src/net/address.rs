@@ -164,9 +164,9 @@ pub async fn resolve(address: &Address, timeout: Duration) -> io::Result<Arc<[Ta
     Ok(addresses.into_iter().map(Target::Tcp).collect())
 }
 
-/// Whether a resolver that gave this error knows that there is no such name. Any other error says nothing of the
-/// name: the resolver was not there, or had no answer either. The standard library gives the reason as text only,
-/// the C library's: glibc's, musl's or that of the BSDs.
+/// Whether a resolver that gave this error knows that there is no such name. Any other error says nothing of
+/// the name: the resolver was not there, or had no answer either. The standard library gives the reason as
+/// text only, the C library's: glibc's, musl's or that of the BSDs.
 pub fn is_denied(error: &io::Error) -> bool {
     let text = error.to_string();
     ["not known", "does not resolve", "No address associated", "has no usable address"]

@@ -1,5 +1,5 @@
-//! Descriptors that clients leave to others. Without any a proxy can't ask its nodes how they are, nor be asked
-//! itself: clients alone must not bring that about.
+//! Descriptors that clients leave to others. Without any a proxy can't ask its nodes how they are, nor be
+//! asked itself: clients alone must not bring that about.
 
 use std::{
     os::fd::AsRawFd,
@@ -24,8 +24,8 @@ impl Default for Reserve {
 }
 
 impl Reserve {
-    /// Of `max` descriptors that this process may have, and of which it had `used` before the first client, so many are
-    /// not for clients; half of the others at most.
+    /// Of `max` descriptors that this process may have, and of which it had `used` before the first client,
+    /// so many are not for clients; half of the others at most.
     pub fn keep(&self, max: u64, used: u64, wanted: u64) {
         let ceiling = max - wanted.min(max.saturating_sub(used) / 2);
         self.ceiling.store(usize::try_from(ceiling).unwrap_or(usize::MAX), Relaxed);
@@ -36,8 +36,8 @@ impl Reserve {
         self.ceiling.load(Relaxed)
     }
 
-    /// Whether this client may stay. The kernel gives the lowest descriptor that is free (POSIX), so that its number
-    /// tells how many are in use.
+    /// Whether this client may stay. The kernel gives the lowest descriptor that is free (POSIX), so that its
+    /// number tells how many are in use.
     pub fn takes(&self, client: &Stream) -> bool {
         let fd = match client {
             Stream::Tcp(stream) => stream.as_raw_fd(),

@@ -163,8 +163,8 @@ impl SharedDecoder {
         SharedDecoder(RefCell::new(Decoder::of(protocol)))
     }
 
-    /// Lends it out for as long as `read` takes. With what that gives, the decoder itself, if `read` left it in
-    /// the middle of a request: it belongs to that session now.
+    /// Lends it out for as long as `read` takes. With what that gives, the decoder itself, if `read` left it
+    /// in the middle of a request: it belongs to that session now.
     #[inline]
     pub(crate) fn lend<T>(&self, read: impl FnOnce(&mut Decoder) -> T) -> (T, Option<Decoder>) {
         let decoder = &mut *self.0.borrow_mut();

@@ -39,8 +39,8 @@ mod tests {
 
     use super::*;
 
-    /// The process ends with a panic of such a task, and says so; what is dropped while something else panics is no
-    /// such thing.
+    /// The process ends with a panic of such a task, and says so; what is dropped while something else panics
+    /// is no such thing.
     #[test]
     fn a_panic_is_the_end() {
         const NAME: &str = "proxy::essential::tests::a_panic_is_the_end";

@@ -10,7 +10,8 @@ use std::{
 
 use tokio::time::Instant;
 
-/// A token bucket that lends: whoever comes when it is empty gets the next token, and is told how long that takes.
+/// A token bucket that lends: whoever comes when it is empty gets the next token, and is told how long that
+/// takes.
 #[derive(Debug)]
 pub(crate) struct Gate {
     /// When it is full again.
@@ -20,8 +21,8 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// The part that one of so many workers has of `burst` at once and then one in `every`; each may have two at
-    /// once, however many they are.
+    /// The part that one of so many workers has of `burst` at once and then one in `every`; each may have two
+    /// at once, however many they are.
     pub(crate) fn new(burst: u32, every: Duration, workers: usize) -> Gate {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
         Gate {

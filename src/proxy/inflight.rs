@@ -11,8 +11,8 @@ pub(crate) enum Fate {
     Unsent,
     /// All of it was written.
     MaybeApplied,
-    /// It is streamed, and its end never came from the client: the node can't have executed it, and it can't be
-    /// repeated.
+    /// It is streamed, and its end never came from the client: the node can't have executed it, and it can't
+    /// be repeated.
     Broken,
 }
 

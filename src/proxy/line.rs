@@ -1,5 +1,5 @@
-//! Who waits until fewer requests have a connection of their own at one node. So many have one at once; the others
-//! stand in a line and are called in the order in which they came.
+//! Who waits until fewer requests have a connection of their own at one node. So many have one at once; the
+//! others stand in a line and are called in the order in which they came.
 
 use std::{
     cell::RefCell,

@@ -48,8 +48,9 @@ impl Workers {
         }
     }
 
-    /// A place with the worker that was given the fewest clients of the pool, and how many the pool had before;
-    /// ties go round. One that stands still was given those that wait for it, and one that is gone is given none.
+    /// A place with the worker that was given the fewest clients of the pool, and how many the pool had
+    /// before; ties go round. One that stands still was given those that wait for it, and one that is gone is
+    /// given none.
     fn place(&self, pool: &Arc<PoolHandle>) -> (Place, usize) {
         let turn = self.next.fetch_add(1, Relaxed);
         let count = self.orders.len();

@@ -31,8 +31,8 @@ pub(super) struct Departure<'a, S> {
     pub(super) is_gone: bool,
 }
 
-/// The sides of a topology's nodes, those of its gutter behind its own, in their order: those that were there, brought up to date, and
-/// new ones.
+/// The sides of a topology's nodes, those of its gutter behind its own, in their order: those that were
+/// there, brought up to date, and new ones.
 pub(super) fn carry<S: Side>(
     old: &[Rc<S>],
     topology: &Topology,

@@ -1,7 +1,7 @@
-//! Which replies are sampled. A request is hit with a chance in proportion to its size: so much for being one, its
-//! bytes, and the time in which the node was waited for, in one number that is counted down with each reply. What
-//! a sample stands for is that divided by its chance, so that shares of requests, of bytes and of time are true on
-//! average (Horvitz and Thompson, 1952). What follows a hit is rare.
+//! Which replies are sampled. A request is hit with a chance in proportion to its size: so much for being
+//! one, its bytes, and the time in which the node was waited for, in one number that is counted down with
+//! each reply. What a sample stands for is that divided by its chance, so that shares of requests, of bytes
+//! and of time are true on average (Horvitz and Thompson, 1952). What follows a hit is rare.
 
 use std::{
     cell::Cell,
@@ -13,8 +13,8 @@ use crate::topology::{Sample, Weight};
 
 /// From one hit to the next, on average, in units of size. A byte is one unit.
 const MEAN: i64 = 256 * 1024;
-/// Units of a request and of a microsecond: of requests without bytes and waiting one of 256 is hit, and a node that
-/// is waited for all the time fifteen times a second.
+/// Units of a request and of a microsecond: of requests without bytes and waiting one of 256 is hit, and a
+/// node that is waited for all the time fifteen times a second.
 const REQUEST: i64 = 1024;
 const MICROSECOND: i64 = 4;
 /// Points that one request passes step by step; if there are more, the rest is passed at once.
@@ -136,7 +136,8 @@ fn note(link: &Link, expect: &Expect, request: Option<&[u8]>, (weight, overdue):
 mod tests {
     use super::*;
 
-    /// Runs so many requests of these bytes and times through a countdown; what the samples of each kind stand for.
+    /// Runs so many requests of these bytes and times through a countdown; what the samples of each kind
+    /// stand for.
     fn sampled(kinds: &[(usize, u32, usize)], rounds: usize) -> Vec<Weight> {
         let countdown = Countdown::new(7);
         let mut sums = vec![Weight::default(); kinds.len()];
@@ -156,8 +157,8 @@ mod tests {
         sums
     }
 
-    /// What samples stand for is what there was: a key with one large reply among many small ones has its part of
-    /// the bytes and of the time, and not of the requests.
+    /// What samples stand for is what there was: a key with one large reply among many small ones has its
+    /// part of the bytes and of the time, and not of the requests.
     #[test]
     fn samples_stand_for_what_there_was() {
         let kinds = [(100, 50, 99), (2_000_000, 30_000, 1), (50, 0, 20)];

@@ -42,9 +42,9 @@ pub struct Node {
     pub load: Arc<Load>,
 }
 
-/// Requests that a node has in flight, over all workers: one count that they share, for pools with a `bounded_load`.
-/// There each request asks it of every node; the sum of what each worker counts for itself would be as many cache
-/// lines, for each of the nodes, as there are workers.
+/// Requests that a node has in flight, over all workers: one count that they share, for pools with a
+/// `bounded_load`. There each request asks it of every node; the sum of what each worker counts for itself
+/// would be as many cache lines, for each of the nodes, as there are workers.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Load(AtomicU32);

@@ -1,6 +1,6 @@
-//! WHAT NODES ARE ASKED FOR, by sample. Now and then a worker notes whose reply has just come: which key, which
-//! client, and what it stands for in requests, bytes and time. Control takes the notes and finds out what a node
-//! is busy with. A note that finds no room is lost: shares are estimated, and nothing waits.
+//! WHAT NODES ARE ASKED FOR, by sample. Now and then a worker notes whose reply has just come: which key,
+//! which client, and what it stands for in requests, bytes and time. Control takes the notes and finds out
+//! what a node is busy with. A note that finds no room is lost: shares are estimated, and nothing waits.
 
 use std::{
     net::SocketAddr,

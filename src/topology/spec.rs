@@ -376,8 +376,8 @@ impl Default for Policy {
 pub const PROTOCOL_VERSIONS: usize = 2;
 
 impl PoolSpec {
-    /// Descriptors that its listeners and its nodes may want while all goes well: one for each probe, the lasting
-    /// connections of each worker, and one more for a large value.
+    /// Descriptors that its listeners and its nodes may want while all goes well: one for each probe, the
+    /// lasting connections of each worker, and one more for a large value.
     pub fn descriptors_wanted(&self, workers: usize) -> usize {
         let of_a_worker = match self.policy.protocol {
             Protocol::Redis => PROTOCOL_VERSIONS * (self.policy.connections_per_node + 1),
@@ -422,8 +422,8 @@ impl Policy {
         rehashes(self.on_ejected) || self.prefixes.iter().any(|p| rehashes(p.on_ejected))
     }
 
-    /// Whether nodes that had a key before may get it again, and must not have what it was: when a reload moves keys
-    /// they are deleted where they were.
+    /// Whether nodes that had a key before may get it again, and must not have what it was: when a reload
+    /// moves keys they are deleted where they were.
     pub fn minds_old_copies(&self) -> bool {
         self.protocol != Protocol::Http && self.on_return != OnReturn::Serve && self.moves_keys()
     }

@@ -21,8 +21,8 @@ const NOTES: usize = 1 << 16;
 pub struct Written {
     /// The node that was away.
     pub away: NodeId,
-    /// The node that took the write; the same when the write was in flight there when the node left, or its connection
-    /// broke.
+    /// The node that took the write; the same when the write was in flight there when the node left, or its
+    /// connection broke.
     pub taken_by: NodeId,
     /// The key.
     pub key: Box<[u8]>,

@@ -1,5 +1,5 @@
-//! The whole table of what a node may bring back: each way to receive it, in Redis and in memcached, at its first
-//! absence, its second and its third. What is read is never older than what was answered last.
+//! The whole table of what a node may bring back: each way to receive it, in Redis and in memcached, at its
+//! first absence, its second and its third. What is read is never older than what was answered last.
 
 use crate::harness::{
     Client, Config, Redis, Ringway, SOON,

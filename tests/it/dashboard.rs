@@ -26,8 +26,8 @@ fn browse(ringway: &mut Ringway, path: &str) -> (String, String) {
     (head.to_lowercase(), body.to_owned())
 }
 
-/// A browser gets a page that needs nothing from elsewhere and may load nothing from there; a program gets the
-/// list of paths.
+/// A browser gets a page that needs nothing from elsewhere and may load nothing from there; a program gets
+/// the list of paths.
 #[test]
 fn what_browsers_get() {
     let nodes = Redis::several(1);

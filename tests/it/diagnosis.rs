@@ -123,8 +123,8 @@ fn a_stopped_node_hangs() {
     }
 }
 
-/// A node that hangs again and again within the time that is remembered hangs each time: what it owed from the
-/// time before says nothing.
+/// A node that hangs again and again within the time that is remembered hangs each time: what it owed from
+/// the time before says nothing.
 #[test]
 fn a_node_that_hangs_again_hangs() {
     let nodes = Redis::several(3);
@@ -332,9 +332,9 @@ fn a_lossy_path_is_the_path() {
     load.stop();
 }
 
-/// A link that is cut, or where a firewall refuses all: no node is ejected for it, however it shows, and one incident of the proxy says so;
-/// when it is whole again, that is over and everything goes on as before. A single host that vanishes is
-/// ejected all the same.
+/// A link that is cut, or where a firewall refuses all: no node is ejected for it, however it shows, and one
+/// incident of the proxy says so; when it is whole again, that is over and everything goes on as before. A
+/// single host that vanishes is ejected all the same.
 #[test]
 fn a_cut_link_ejects_nobody() {
     let Some(network) = Network::start(4) else { return };
@@ -371,8 +371,8 @@ fn a_cut_link_ejects_nobody() {
     }
 }
 
-/// A link that loses packets, for all nodes alike: no node is ejected for it, be it for requests in a row, for the
-/// part of them that fail or for its probes, and the proxy's incident says what it is.
+/// A link that loses packets, for all nodes alike: no node is ejected for it, be it for requests in a row,
+/// for the part of them that fail or for its probes, and the proxy's incident says what it is.
 #[test]
 fn a_lossy_link_ejects_nobody() {
     let Some(network) = Network::start(4) else { return };
@@ -400,8 +400,8 @@ fn a_lossy_link_ejects_nobody() {
     }
 }
 
-/// A node on another machine that answers its probes and no writes is out after a few of them, as one on this machine
-/// is: what it answers itself shows that the way to it is open.
+/// A node on another machine that answers its probes and no writes is out after a few of them, as one on this
+/// machine is: what it answers itself shows that the way to it is open.
 #[test]
 fn a_busy_node_behind_a_link_leaves() {
     let Some(network) = Network::start(4) else { return };

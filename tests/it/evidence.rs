@@ -114,8 +114,8 @@ fn with_a_way(nodes: &[Redis], health: &str) -> (Forwarder, Ringway, Load) {
     (way, ringway, load)
 }
 
-/// A node that has become slow is suspect and shown, for as long as it is slow, though its probes are answered;
-/// it keeps its keys. The others are not touched.
+/// A node that has become slow is suspect and shown, for as long as it is slow, though its probes are
+/// answered; it keeps its keys. The others are not touched.
 #[test]
 fn a_slow_node_is_shown() {
     let nodes = Redis::several(4);
@@ -228,7 +228,8 @@ fn a_deep_probe_finds_a_full_memcached() {
     assert_eq!(ringway.metric("ringway_ejections_total", &[]), 1.0);
 }
 
-/// A node that comes and goes waits before it is believed, and whoever looks is told that it does, and until when.
+/// A node that comes and goes waits before it is believed, and whoever looks is told that it does, and until
+/// when.
 #[test]
 fn a_node_that_flaps_says_so() {
     let mut nodes = Redis::several(3);
@@ -254,8 +255,8 @@ fn a_node_that_flaps_says_so() {
     assert_eq!(ringway.node("b")["wait"], Value::Null);
 }
 
-/// A node that closes connections with requests in flight and one that resets them are counted apart, for Redis and
-/// for HTTP.
+/// A node that closes connections with requests in flight and one that resets them are counted apart, for
+/// Redis and for HTTP.
 #[test]
 fn resets_are_told_from_closes() {
     for (protocol, ask) in [("redis", &b"GET a\r\n"[..]), ("http", b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")] {

@@ -174,8 +174,9 @@ fn starts_without_some_nodes() {
     assert_ne!(nodes[3].cmd(&["DBSIZE"]), ":0\r\n");
 }
 
-/// `/readyz` is 503 while no node of a pool answers at all, and 200 as soon as one does; metrics say the same, and of
-/// each request that is refused meanwhile which class it was of and that a node left it unserved.
+/// `/readyz` is 503 while no node of a pool answers at all, and 200 as soon as one does; metrics say the
+/// same, and of each request that is refused meanwhile which class it was of and that a node left it
+/// unserved.
 #[test]
 fn readiness_says_when_nothing_serves() {
     let mut nodes = Redis::several(2);

@@ -272,8 +272,8 @@ fn slow_clients_are_cut() {
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0, "no client is evidence");
 }
 
-/// A node that has begun to answer and waits for more of the request is not to blame for a client that pauses: what
-/// times the pause is `idle_timeout`, and who goes on before it is over gets the whole reply.
+/// A node that has begun to answer and waits for more of the request is not to blame for a client that
+/// pauses: what times the pause is `idle_timeout`, and who goes on before it is over gets the whole reply.
 #[test]
 fn a_paused_upload_is_the_clients() {
     let node = Stage::start(|head, actor| {
@@ -305,8 +305,8 @@ fn a_paused_upload_is_the_clients() {
     assert!(ringway.owns("a"));
 }
 
-/// Replies that have begun and go quiet for `request_timeout`, as streams of events do, are cut, and say nothing
-/// against their node.
+/// Replies that have begun and go quiet for `request_timeout`, as streams of events do, are cut, and say
+/// nothing against their node.
 #[test]
 fn a_quiet_reply_is_no_evidence() {
     let node = Stage::start(|head, actor| {
@@ -332,8 +332,8 @@ fn a_quiet_reply_is_no_evidence() {
     assert!(ringway.owns("a"));
 }
 
-/// A client that waits for "100 Continue" gets it before it has sent anything of its body, once a node takes that, and
-/// the node hears nothing of it.
+/// A client that waits for "100 Continue" gets it before it has sent anything of its body, once a node takes
+/// that, and the node hears nothing of it.
 #[test]
 fn a_client_that_waits_for_100_gets_it() {
     let node = Recorder::start();
@@ -367,7 +367,8 @@ fn idle_after_a_body() {
     assert_eq!(ringway.metric("ringway_refusals_total", &[("reason", "slow_client")]), 0.0);
 }
 
-/// Over HTTP/2 the fields of a head are bounded as well, and cookies that come one by one are one field for a node.
+/// Over HTTP/2 the fields of a head are bounded as well, and cookies that come one by one are one field for a
+/// node.
 #[test]
 fn fields_of_http2() {
     let node = Stage::start(|head, actor| {

@@ -1,5 +1,5 @@
-//! HTTP pools whose nodes fail: what clients are told of it, by cause, and at which pace a node that is back is
-//! connected to.
+//! HTTP pools whose nodes fail: what clients are told of it, by cause, and at which pace a node that is back
+//! is connected to.
 
 use std::{
     io::Write,
@@ -43,8 +43,8 @@ enum Node {
     Acts(fn(&mut Actor)),
 }
 
-/// A cause, the node, lines of the pool, requests that are under way before, the method; and what is said: status,
-/// error and words, and the reason that is counted.
+/// A cause, the node, lines of the pool, requests that are under way before, the method; and what is said:
+/// status, error and words, and the reason that is counted.
 type Cause = (
     &'static str,
     Node,
@@ -159,8 +159,8 @@ const CAUSES: [Cause; 11] = [
     ),
 ];
 
-/// Each way in which a node can fail has its status, its error in Proxy-Status and its words, and is counted by its
-/// reason.
+/// Each way in which a node can fail has its status, its error in Proxy-Status and its words, and is counted
+/// by its reason.
 #[test]
 fn each_cause_is_told() {
     for (cause, node, lines, before, method, (status, error, words, reason)) in CAUSES {
@@ -190,8 +190,8 @@ fn each_cause_is_told() {
     }
 }
 
-/// What is idempotent and not safe is sent again to the owner of its key and to nobody else: at the next node of the
-/// ring a DELETE would find nothing, and a PUT would be stored where nobody looks for it.
+/// What is idempotent and not safe is sent again to the owner of its key and to nobody else: at the next node
+/// of the ring a DELETE would find nothing, and a PUT would be stored where nobody looks for it.
 #[test]
 fn a_delete_stays_with_its_owner() {
     let node = Stage::start(|_, actor| actor.close());
@@ -212,8 +212,8 @@ fn a_delete_stays_with_its_owner() {
     assert_eq!((browser.get(&path).text().as_str(), node.seen(), other.seen()), ("ok", 6, 1));
 }
 
-/// A page whose owner fails, and the node behind that one as well, comes from the third: also when the second fails
-/// in another way.
+/// A page whose owner fails, and the node behind that one as well, comes from the third: also when the second
+/// fails in another way.
 #[test]
 fn a_page_passes_two_that_fail() {
     let good = || {
@@ -265,8 +265,8 @@ fn no_more() -> String {
     address
 }
 
-/// With `bounded_load` the node that takes what is too much for the owner may fail: the owner serves that, too,
-/// also what may be sent only once when nothing of it was.
+/// With `bounded_load` the node that takes what is too much for the owner may fail: the owner serves that,
+/// too, also what may be sent only once when nothing of it was.
 #[test]
 fn too_much_comes_back_when_nobody_takes_it() {
     let gate = Gate::default();
@@ -332,8 +332,9 @@ fn who_goes_away_is_not_waited_for() {
     }
 }
 
-/// A node that is back, and for which several hundred clients wait, gets the connections of all workers together at
-/// the pace that the documentation names: 128 at once and then one each millisecond, give or take a quarter.
+/// A node that is back, and for which several hundred clients wait, gets the connections of all workers
+/// together at the pace that the documentation names: 128 at once and then one each millisecond, give or take
+/// a quarter.
 #[test]
 fn a_node_that_is_back_is_not_stormed() {
     const CLIENTS: usize = 400;

@@ -1,4 +1,5 @@
-//! Ring keys of HTTP pools, each kind through a running ringway: what decides where a request goes, and what does not.
+//! Ring keys of HTTP pools, each kind through a running ringway: what decides where a request goes, and what
+//! does not.
 
 use std::{collections::HashSet, process::Command};
 
@@ -19,8 +20,8 @@ fn asked(target: String, lines: String) -> Asked {
     Asked { from: "127.0.0.1".to_owned(), target, lines }
 }
 
-/// The setting, the key with a number, and the request with that key; what else there is in it differs by its second
-/// number.
+/// The setting, the key with a number, and the request with that key; what else there is in it differs by its
+/// second number.
 type Kind = (&'static str, fn(usize) -> String, fn(usize, usize) -> Asked);
 
 const KINDS: [Kind; 7] = [
@@ -73,8 +74,8 @@ fn answers(ringway: &mut Ringway, Asked { from, target, lines }: &Asked) -> Stri
     page.text().split(' ').next().expect("nginx says its name").to_owned()
 }
 
-/// Requests with one key go to one node, the one that `locate` names for it, whatever else is in them; and the keys are
-/// spread over all nodes.
+/// Requests with one key go to one node, the one that `locate` names for it, whatever else is in them; and
+/// the keys are spread over all nodes.
 #[test]
 fn each_kind_of_key() {
     let nodes = Nginx::several(3);
@@ -92,7 +93,8 @@ fn each_kind_of_key() {
     }
 }
 
-/// A request without what the key comes from goes by its path and query, or is refused; over HTTP/2 keys are the same.
+/// A request without what the key comes from goes by its path and query, or is refused; over HTTP/2 keys are
+/// the same.
 #[test]
 fn requests_without_the_key_and_over_http2() {
     let nodes = Nginx::several(3);

@@ -18,8 +18,8 @@ use crate::harness::{
     web::{Browser, Gate, Stage},
 };
 
-/// Three nodes that speak HTTP/2, with these lines in their configuration, and which say their name, the method and
-/// the Host below `/said`.
+/// Three nodes that speak HTTP/2, with these lines in their configuration, and which say their name, the
+/// method and the Host below `/said`.
 fn three(lines: &str) -> Vec<Nginx> {
     let node = |name: &&str| {
         let said = format!("location /said {{ return 200 \"{name} $request_method $host\"; }}");
@@ -53,9 +53,9 @@ fn browse(address: &str, browsers: usize, pages: usize) {
     });
 }
 
-/// A node that closes its connections after so many requests, as nginx does after `keepalive_requests`, and one that
-/// takes few requests at once have each request answered, whatever its method and with its body, and none by another
-/// virtual host; they are not in trouble.
+/// A node that closes its connections after so many requests, as nginx does after `keepalive_requests`, and
+/// one that takes few requests at once have each request answered, whatever its method and with its body, and
+/// none by another virtual host; they are not in trouble.
 #[test]
 fn what_nodes_turn_away_is_asked_again() {
     for lines in ["keepalive_requests 20;", "http2_max_concurrent_streams 4;"] {
@@ -68,8 +68,9 @@ fn what_nodes_turn_away_is_asked_again() {
     }
 }
 
-/// A request over which a node closes the connection, as nginx does with a head that is too large for it, costs its own
-/// client a 400, as over HTTP/1.1; those that share the connection are answered, and the node is not in trouble.
+/// A request over which a node closes the connection, as nginx does with a head that is too large for it,
+/// costs its own client a 400, as over HTTP/1.1; those that share the connection are answered, and the node
+/// is not in trouble.
 #[test]
 fn heads_that_nodes_refuse_hurt_nobody_else() {
     let nodes = three("");
@@ -93,8 +94,8 @@ fn heads_that_nodes_refuse_hurt_nobody_else() {
     assert!(["a", "b", "c"].iter().all(|name| ringway.owns(name)));
 }
 
-/// Clients that read nothing of large replies do not keep the replies of others from moving, though all of them come
-/// over one connection.
+/// Clients that read nothing of large replies do not keep the replies of others from moving, though all of
+/// them come over one connection.
 #[test]
 fn who_reads_nothing_stops_nobody() {
     let nodes = three("");
@@ -124,8 +125,8 @@ const ASKS: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-V
                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 const PROOF: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// A WebSocket passes to a node that speaks HTTP/2 and takes them within it, as ringway does itself: bytes pass both
-/// ways, beside other requests, until one side ends it.
+/// A WebSocket passes to a node that speaks HTTP/2 and takes them within it, as ringway does itself: bytes
+/// pass both ways, beside other requests, until one side ends it.
 #[test]
 fn websockets_to_nodes_of_http2() {
     let origin = Stage::start(|head, actor| {
@@ -163,7 +164,8 @@ fn websockets_to_nodes_of_http2() {
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
 }
 
-/// A node that speaks HTTP/2 and takes no WebSockets is not asked for one: the client is told with 501, and why.
+/// A node that speaks HTTP/2 and takes no WebSockets is not asked for one: the client is told with 501, and
+/// why.
 #[test]
 fn nodes_of_http2_without_websockets() {
     let nodes = three("");
@@ -179,8 +181,8 @@ fn nodes_of_http2_without_websockets() {
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
 }
 
-/// A node that speaks HTTP/2, takes so many requests at once over a connection, and has `origin` answer those below
-/// `/slow`.
+/// A node that speaks HTTP/2, takes so many requests at once over a connection, and has `origin` answer those
+/// below `/slow`.
 fn narrow(streams: usize, origin: &Stage) -> Nginx {
     let passed = format!("location /slow {{ proxy_pass http://{}; proxy_buffering off; }}", origin.address());
     Nginx::with("a", "http2", &format!("http2_max_concurrent_streams {streams}; {passed}"))
@@ -206,9 +208,9 @@ fn answer(actor: &mut impl Write) {
     let _ = actor.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok");
 }
 
-/// What is more than a node of HTTP/2 takes at once over a connection, and may have no further connection, waits, and
-/// this time is not the node's: all are answered though the last waits for longer than a node has, and nothing counts
-/// against it.
+/// What is more than a node of HTTP/2 takes at once over a connection, and may have no further connection,
+/// waits, and this time is not the node's: all are answered though the last waits for longer than a node has,
+/// and nothing counts against it.
 #[test]
 fn what_waits_for_a_stream_is_not_charged_to_the_node() {
     let service = Duration::from_millis(250);
@@ -228,8 +230,8 @@ fn what_waits_for_a_stream_is_not_charged_to_the_node() {
     assert!(ringway.owns("a"));
 }
 
-/// For what is more than a node of HTTP/2 takes at once over a connection there are further ones, no more than there
-/// may be; who finds no place for as long as a client waits is told so.
+/// For what is more than a node of HTTP/2 takes at once over a connection there are further ones, no more
+/// than there may be; who finds no place for as long as a client waits is told so.
 #[test]
 fn further_connections_take_what_one_does_not() {
     let gate = Gate::default();
@@ -266,8 +268,8 @@ fn further_connections_take_what_one_does_not() {
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
 }
 
-/// A node of HTTP/2 that hangs, so that its kernel takes connections and nobody says a word over them, has failed to
-/// connect, for a WebSocket as for everything else; and as soon as it goes on both are answered.
+/// A node of HTTP/2 that hangs, so that its kernel takes connections and nobody says a word over them, has
+/// failed to connect, for a WebSocket as for everything else; and as soon as it goes on both are answered.
 #[test]
 fn nodes_of_http2_that_say_nothing() {
     let node = three("").remove(0);
@@ -288,7 +290,8 @@ fn nodes_of_http2_that_say_nothing() {
     }
 }
 
-/// A node of HTTP/2 that does what nginx can't be told to do: this with each connection, of which it takes so many.
+/// A node of HTTP/2 that does what nginx can't be told to do: this with each connection, of which it takes so
+/// many.
 fn act<F: Future<Output = ()> + Send + 'static>(
     connections: usize,
     serve: impl Fn(tokio::net::TcpStream) -> F + Send + 'static,
@@ -311,8 +314,8 @@ fn act<F: Future<Output = ()> + Send + 'static>(
     address
 }
 
-/// It resets the streams of all requests for `/reset`, and of the first for `/end` it closes the connection as wrong;
-/// others it answers.
+/// It resets the streams of all requests for `/reset`, and of the first for `/end` it closes the connection
+/// as wrong; others it answers.
 async fn reset(stream: tokio::net::TcpStream, has_ended: Arc<AtomicBool>) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((request, mut reply))) = connection.accept().await {
@@ -327,9 +330,9 @@ async fn reset(stream: tokio::net::TcpStream, has_ended: Arc<AtomicBool>) {
     }
 }
 
-/// That a node resets streams counts against it once for a connection over which it answered nothing, however many
-/// they are, and not at all when it answers others, or the request has a connection of its own because the node took
-/// offence at it.
+/// That a node resets streams counts against it once for a connection over which it answered nothing, however
+/// many they are, and not at all when it answers others, or the request has a connection of its own because
+/// the node took offence at it.
 #[test]
 fn resets_count_once() {
     let has_ended = Arc::new(AtomicBool::new(false));
@@ -371,9 +374,9 @@ async fn take_one(stream: tokio::net::TcpStream) {
     }
 }
 
-/// A node of HTTP/2 that takes no further connection serves those who wait over the one that it has: they are not
-/// refused for it, and it is not stormed. A WebSocket within HTTP/2 keeps its place, so that what comes beside it gets
-/// another connection.
+/// A node of HTTP/2 that takes no further connection serves those who wait over the one that it has: they are
+/// not refused for it, and it is not stormed. A WebSocket within HTTP/2 keeps its place, so that what comes
+/// beside it gets another connection.
 #[test]
 fn places_are_kept_and_waited_for() {
     let config = |address: &str| {
@@ -400,8 +403,8 @@ fn places_are_kept_and_waited_for() {
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
 }
 
-/// The first request it hands back when so many bytes of its body are there as the path says, the next it answers with
-/// its body.
+/// The first request it hands back when so many bytes of its body are there as the path says, the next it
+/// answers with its body.
 async fn hand_back(stream: tokio::net::TcpStream, is_second: Arc<AtomicBool>) {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
     while let Some(Ok((request, mut reply))) = connection.accept().await {
@@ -422,8 +425,8 @@ async fn hand_back(stream: tokio::net::TcpStream, is_second: Arc<AtomicBool>) {
     }
 }
 
-/// What a node of HTTP/2 hands back unseen is sent again with all of its body, of a length that is said or not; when
-/// more of it was taken than is kept the client is told.
+/// What a node of HTTP/2 hands back unseen is sent again with all of its body, of a length that is said or
+/// not; when more of it was taken than is kept the client is told.
 #[test]
 fn bodies_that_are_handed_back() {
     let is_second = Arc::new(AtomicBool::new(false));

@@ -42,8 +42,8 @@ fn trailers_pass() {
     assert_eq!(ringway.metric("ringway_node_connects_total", &[]), 1.0);
 }
 
-/// Trailers that no `Trailer` field names pass like others, in both directions, those aside that may not stand behind a
-/// body; the connections go on. Where the configuration names some, the heads do.
+/// Trailers that no `Trailer` field names pass like others, in both directions, those aside that may not
+/// stand behind a body; the connections go on. Where the configuration names some, the heads do.
 #[test]
 fn trailers_that_nobody_announced() {
     let (node, seen) = trailing();
@@ -74,8 +74,8 @@ fn trailers_that_nobody_announced() {
     }
 }
 
-/// The same of a real nginx, which names no trailer that it adds: also behind bodies larger than what sockets hold, of
-/// which several are asked for together.
+/// The same of a real nginx, which names no trailer that it adds: also behind bodies larger than what sockets
+/// hold, of which several are asked for together.
 #[test]
 fn trailers_of_nginx() {
     let node = Nginx::with("a", "", "add_trailer X-Sum 42;");

@@ -127,8 +127,8 @@ fn a_failure_is_told() {
     is_written(&ringway, incident);
 }
 
-/// What clients were refused is told as they saw it, and when the last was, on the way out as well: an incident
-/// whose last figures are still awaited is written when ringway stops.
+/// What clients were refused is told as they saw it, and when the last was, on the way out as well: an
+/// incident whose last figures are still awaited is written when ringway stops.
 #[test]
 fn refusals_are_told() {
     let mut nodes = Redis::several(3);
@@ -316,8 +316,8 @@ fn with_another(node: &Redis) -> String {
     format!("{pools}    nodes: [{{name: x, address: \"{}\"}}]", node.address())
 }
 
-/// A disk that does not answer, here a FIFO that nobody reads, keeps neither incidents from being seen nor nodes from
-/// being ejected, nor the process from ending.
+/// A disk that does not answer, here a FIFO that nobody reads, keeps neither incidents from being seen nor
+/// nodes from being ejected, nor the process from ending.
 #[test]
 fn a_disk_that_hangs_stops_nothing() {
     let mut nodes = Redis::several(3);
@@ -339,8 +339,8 @@ fn a_disk_that_hangs_stops_nothing() {
     assert!(status.success() && took < Duration::from_secs(8), "{status} after {took:?}");
 }
 
-/// An incident that goes on when ringway ends is written, as one that is open, and so is one that ended a moment
-/// before; that a node was emptied of what it came back with is said.
+/// An incident that goes on when ringway ends is written, as one that is open, and so is one that ended a
+/// moment before; that a node was emptied of what it came back with is said.
 #[test]
 fn what_is_open_is_written_at_the_end() {
     let mut nodes = Redis::several(3);
@@ -365,8 +365,8 @@ fn what_is_open_is_written_at_the_end() {
     assert_eq!(words(b).last().map(String::as_str), Some("open"), "{b}");
 }
 
-/// A disk that is full costs the lines that it can't take, one warning, and leaves no half line behind; they are
-/// counted, and when there is room incidents are written again.
+/// A disk that is full costs the lines that it can't take, one warning, and leaves no half line behind; they
+/// are counted, and when there is room incidents are written again.
 #[test]
 fn a_full_disk() {
     let Some(mut ringway) = on_a_small_disk() else { return };
@@ -399,7 +399,8 @@ fn a_full_disk() {
     assert_eq!(ringway.said().matches("can't write incidents").count(), 1);
 }
 
-/// A ringway of two nodes whose incidents go to a disk of 64 KiB that it alone sees; `None` where there can be none.
+/// A ringway of two nodes whose incidents go to a disk of 64 KiB that it alone sees; `None` where there can
+/// be none.
 fn on_a_small_disk() -> Option<(Ringway, Vec<Redis>)> {
     let mount = "mount -t tmpfs -o size=64k none /mnt";
     let tried = std::process::Command::new("unshare").args(["-m", "sh", "-c", mount]).output();

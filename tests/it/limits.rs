@@ -278,9 +278,9 @@ fn configured_limits_hold() {
     }
 }
 
-/// More clients than there are descriptors: those that it has are served, with large values too, nodes are probed and
-/// the admin port answers; the others are refused, which is told in one clear line and not thousands, until there is
-/// room again.
+/// More clients than there are descriptors: those that it has are served, with large values too, nodes are
+/// probed and the admin port answers; the others are refused, which is told in one clear line and not
+/// thousands, until there is room again.
 #[test]
 fn clients_leave_descriptors_to_others() {
     let mut node = Redis::start();
@@ -364,8 +364,8 @@ fn sigterm_finishes_what_is_in_flight() {
     assert!(start.elapsed() < Duration::from_secs(8), "before drain_timeout: {:?}", start.elapsed());
 }
 
-/// With `drain_delay` a SIGTERM is first told by `/readyz` alone, while new clients are served as before; a second one
-/// ends that.
+/// With `drain_delay` a SIGTERM is first told by `/readyz` alone, while new clients are served as before; a
+/// second one ends that.
 #[test]
 fn a_drain_is_announced() {
     let node = Redis::start();

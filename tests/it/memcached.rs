@@ -184,7 +184,8 @@ fn begun(address: &str, bytes: impl Display) -> Wire {
     wire
 }
 
-/// What two sessions are told when one sends values that are refused, in pieces, and closes in the middle of some.
+/// What two sessions are told when one sends values that are refused, in pieces, and closes in the middle of
+/// some.
 fn refusals(address: &str) -> Vec<String> {
     let value = "set injected 0 0 1\r\nX\r\n".repeat(150);
     let behind = format!("{value}\r\nget innocent\r\n");
@@ -292,7 +293,8 @@ fn logins() {
         "CLIENT_ERROR unauthenticated\r\nCLIENT_ERROR authentication failure\r\nSTORED\r\nEND\r\n"
     );
     assert!(ringway.owns("a"));
-    // A login that is as long as a line may be; and what is no login of anybody. memcached closes once its buffer is full.
+    // A login that is as long as a line may be; and what is no login of anybody. memcached closes once its
+    // buffer is full.
     let login = format!("set x 0 0 2048\r\n{:2048}\r\nget a\r\n", "app secret");
     let said = [ringway.address(), nodes[0].address()].map(|address| Wire::connect(&address).ask(&login));
     assert_eq!(said, ["STORED\r\nEND\r\n"; 2]);

@@ -410,7 +410,8 @@ fn times_pass_alike() {
         "ma t:8 N1 J5 v\r\n".to_owned(),
         "set t:9 0 0 1\r\nx\r\nmd t:9 I T1\r\n".to_owned(),
         "set t:10 0 2 1\r\n5\r\nincr t:10 10\r\nappend t:10 0 0 1\r\n!\r\n".to_owned(),
-        // These get more time than they had first, which must last until then: memcached's second may end at once.
+        // These get more time than they had first, which must last until then: memcached's second may end at
+        // once.
         "set l:1 0 2 1\r\nx\r\ntouch l:1 1000\r\n".to_owned(),
         "set l:2 0 2 1\r\nx\r\ngat 0 l:2\r\n".to_owned(),
         "ms l:3 1 T2\r\nx\r\nmg l:3 T1000\r\n".to_owned(),

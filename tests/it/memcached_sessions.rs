@@ -1,6 +1,6 @@
-//! Several sessions of memcached at once, on one worker and in front of the same nodes, do not notice each other:
-//! each gets the bytes that it gets from one memcached. Their scripts have values that are refused, which are
-//! passed over, and some sessions end in the middle of theirs.
+//! Several sessions of memcached at once, on one worker and in front of the same nodes, do not notice each
+//! other: each gets the bytes that it gets from one memcached. Their scripts have values that are refused,
+//! which are passed over, and some sessions end in the middle of theirs.
 
 use std::thread;
 
@@ -106,8 +106,8 @@ fn play_all(address: &str, scripts: &[Script; 4]) -> Vec<String> {
     })
 }
 
-/// Several sessions at once, each with keys of its own, some with values that are refused and some that end in
-/// the middle of one, do not notice each other, whichever nodes they share.
+/// Several sessions at once, each with keys of its own, some with values that are refused and some that end
+/// in the middle of one, do not notice each other, whichever nodes they share.
 #[test]
 fn sessions_side_by_side() {
     let (nodes, alone) = ([(); 3].map(|()| Memcached::with(SMALL.0)), Memcached::with(SMALL.0));

@@ -26,8 +26,8 @@ fn newest(ringway: &mut Ringway) -> Value {
     page["incidents"][0].clone()
 }
 
-/// While the resolver does not answer nobody is ejected for it, though no node with a name can be reached, and an
-/// incident of the proxy says so; when it answers, all is well.
+/// While the resolver does not answer nobody is ejected for it, though no node with a name can be reached,
+/// and an incident of the proxy says so; when it answers, all is well.
 #[test]
 fn a_dead_resolver_is_the_proxy() {
     let Some(names) = Names::start() else { return };

@@ -67,8 +67,9 @@ fn a_drain_costs_no_request() {
     assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
 }
 
-/// A rolling restart as docs/operations.md has it: each node is drained, restarted without its data and let back, the
-/// next one when `status` finds nothing wrong. No request fails, nobody is ejected, and the map is the one of before.
+/// A rolling restart as docs/operations.md has it: each node is drained, restarted without its data and let
+/// back, the next one when `status` finds nothing wrong. No request fails, nobody is ejected, and the map is
+/// the one of before.
 #[test]
 fn a_rolling_restart() {
     let mut nodes = Redis::several(4);
@@ -160,8 +161,8 @@ fn pins_and_refusals() {
     assert_eq!(status, 405, "an order is a POST: {body}");
 }
 
-/// Each order is taken back by its own word alone, one that takes another's place says so, and what becomes of
-/// the node's data is told before and after.
+/// Each order is taken back by its own word alone, one that takes another's place says so, and what becomes
+/// of the node's data is told before and after.
 #[test]
 fn each_takes_back_its_own() {
     let nodes = Redis::several(3);
@@ -198,7 +199,8 @@ fn share_of(line: &str) -> f64 {
     number.parse().expect("a share")
 }
 
-/// An order says of each other node what it comes to, and whether it fails; the total is the sum of the pairs.
+/// An order says of each other node what it comes to, and whether it fails; the total is the sum of the
+/// pairs.
 #[test]
 fn an_order_tells_of_others() {
     let mut nodes = Redis::several(4);
@@ -261,8 +263,8 @@ fn the_budget_can_be_overridden() {
     assert!(ringway.owns("b"));
 }
 
-/// A node that hangs, and for whose keys others took writes, is brought in by no order before it answers and is clean:
-/// neither by a pin, nor because a drain leaves so few others that `eject_max` would want it.
+/// A node that hangs, and for whose keys others took writes, is brought in by no order before it answers and
+/// is clean: neither by a pin, nor because a drain leaves so few others that `eject_max` would want it.
 #[test]
 fn an_order_brings_up_nothing_old() {
     for (hung, order) in [(&[1][..], ["pin", "b"]), (&[1, 2], ["drain", "d"])] {

@@ -52,7 +52,8 @@ fn count(node: &Redis) -> usize {
     node.cmd(&["DBSIZE"])[1..].trim().parse().expect("a number")
 }
 
-/// A client that stops in the middle of a large value keeps no node out that is back: the value is for another one.
+/// A client that stops in the middle of a large value keeps no node out that is back: the value is for
+/// another one.
 #[test]
 fn half_a_large_value_keeps_nobody_out() {
     let (mut ringway, nodes, keys, mut client) = scene(&[EXACT, "limits: {stall_timeout: 10m}"]);
@@ -308,8 +309,9 @@ fn prefixes() {
     assert_eq!(client.cmd(&["SET", fails, "y"]), "+OK\r\n");
 }
 
-/// Keys that stay with their node outlive an absence in which all that may be old is deleted, however their node is
-/// received, and also where they are the pool's own and a prefix moves. The others are not waited for meanwhile.
+/// Keys that stay with their node outlive an absence in which all that may be old is deleted, however their
+/// node is received, and also where they are the pool's own and a prefix moves. The others are not waited for
+/// meanwhile.
 #[test]
 fn what_stays_is_kept() {
     let stays = ["on_ejected: rehash", "prefixes: [{prefix: 'keep:', on_ejected: fail}]"];

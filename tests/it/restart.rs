@@ -1,5 +1,5 @@
-//! ringway is started again while nodes are not in their place: with a `state_file` it knows that, and nobody reads what
-//! others have written since.
+//! ringway is started again while nodes are not in their place: with a `state_file` it knows that, and nobody
+//! reads what others have written since.
 
 use std::path::Path;
 
@@ -112,7 +112,8 @@ fn orders_last() {
     assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "{\"version\":1,\"pools\":{}}");
 }
 
-/// A file that is none of ringway's is not taken for one that says nothing; one that can't be written costs a warning.
+/// A file that is none of ringway's is not taken for one that says nothing; one that can't be written costs a
+/// warning.
 #[test]
 fn files_that_are_none() {
     let dir = tempfile::tempdir().expect("a directory");

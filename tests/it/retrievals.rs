@@ -1,5 +1,5 @@
-//! memcached's retrievals of very many keys, through ringway and at a memcached: the same answers, and no cost
-//! to anybody but the client that asks.
+//! memcached's retrievals of very many keys, through ringway and at a memcached: the same answers, and no
+//! cost to anybody but the client that asks.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -27,8 +27,8 @@ fn store(wire: &mut Wire, keys: &[String]) {
     assert_eq!(wire.ask(sets.collect::<String>()), "STORED\r\n".repeat(keys.len().div_ceil(97)));
 }
 
-/// However many keys a line names, through one node or several it is answered as by one memcached: by a `gat`,
-/// too, of which memcached itself takes no long line unless all of it is there at once.
+/// However many keys a line names, through one node or several it is answered as by one memcached: by a
+/// `gat`, too, of which memcached itself takes no long line unless all of it is there at once.
 #[test]
 fn long_lines_are_answered_as_one() {
     for nodes in [1, 3] {
@@ -71,7 +71,8 @@ fn long_lines_are_answered_as_one() {
     }
 }
 
-/// Clients that ask for very many keys at once, over and over, cost the others no answer, and no node its place.
+/// Clients that ask for very many keys at once, over and over, cost the others no answer, and no node its
+/// place.
 #[test]
 fn a_long_line_hurts_nobody_else() {
     let nodes = Memcached::several(2);
@@ -108,8 +109,8 @@ fn a_long_line_hurts_nobody_else() {
     assert!(ringway.owns("a") && ringway.owns("b"));
 }
 
-/// `limits.args_max` bounds the words of one retrieval: a line with more is refused as a whole, and its session
-/// goes on.
+/// `limits.args_max` bounds the words of one retrieval: a line with more is refused as a whole, and its
+/// session goes on.
 #[test]
 fn a_line_of_too_many_keys_is_refused() {
     let nodes = Memcached::several(2);

@@ -211,8 +211,8 @@ fn a_node_that_fails_twice() {
     nodes[1].cont();
 }
 
-/// A durable node that comes back without a key is not served until it has its data, or an operator says so; one
-/// that comes back with keys is, and that is an error in the log.
+/// A durable node that comes back without a key is not served until it has its data, or an operator says so;
+/// one that comes back with keys is, and that is an error in the log.
 #[test]
 fn a_durable_node_that_forgot() {
     let mut nodes = Redis::several(2);

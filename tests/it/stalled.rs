@@ -1,4 +1,5 @@
-//! The control plane hangs: the data plane does not care. The whole machine stands still: no node is to blame.
+//! The control plane hangs: the data plane does not care. The whole machine stands still: no node is to
+//! blame.
 
 use std::{
     io::Write,
@@ -82,8 +83,8 @@ fn a_machine_that_stands_still_ejects_nobody() {
     assert_eq!((ringway.epoch(), ringway.metric("ringway_ejections_total", &[])), (1, 0.0));
 }
 
-/// The same for HTTP nodes: neither a head nor a body is late for it, and one that does not come is missed all the
-/// same afterwards.
+/// The same for HTTP nodes: neither a head nor a body is late for it, and one that does not come is missed
+/// all the same afterwards.
 #[test]
 fn a_machine_that_stands_still_cuts_no_page() {
     let pid: Arc<OnceLock<u32>> = Arc::default();

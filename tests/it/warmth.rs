@@ -149,7 +149,8 @@ fn reads_may_miss_meanwhile() {
         assert_eq!(client.cmd(&["GET", key]), "$-1\r\n");
         assert!(client.cmd(&["SET", key, "w"]).contains("do not move yet"));
     }
-    // A part of a request of several keys is one, too: of the two nodes that are out only one has its keys still.
+    // A part of a request of several keys is one, too: of the two nodes that are out only one has its keys
+    // still.
     let (other, all) = (keys_of(&map, 0)[0], ["MGET", held[0], held[1]]);
     assert_eq!(client.cmd(&all), "*2\r\n$-1\r\n$-1\r\n");
     assert_eq!(client.cmd(&["MGET", other, held[0]]), "*2\r\n$1\r\nv\r\n$-1\r\n");
@@ -193,8 +194,8 @@ fn a_cold_return_waits() {
     assert!(ringway.said().contains("data=\"empty\""), "{}", ringway.said());
 }
 
-/// A node that has all it had and is to be emptied is as cold: that more was written elsewhere than is remembered is
-/// known before it is back.
+/// A node that has all it had and is to be emptied is as cold: that more was written elsewhere than is
+/// remembered is known before it is back.
 #[test]
 fn who_is_to_be_emptied_waits() {
     let nodes = Redis::several(4);

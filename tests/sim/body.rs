@@ -488,7 +488,8 @@ impl Patient {
         (sum > 0).then_some(Observation::Traffic(traffic))
     }
 
-    /// It serves, or is about to with what it came back with: who serves is who a later return is compared with.
+    /// It serves, or is about to with what it came back with: who serves is who a later return is compared
+    /// with.
     pub(crate) fn serves(&mut self, back: Option<Data>) {
         self.back = back;
         if !self.watcher.detector().health().is_out() {
@@ -497,7 +498,8 @@ impl Patient {
         }
     }
 
-    /// What is thought of it now, and was before: was that patient, and does a node that flaps wait as long as it should?
+    /// What is thought of it now, and was before: was that patient, and does a node that flaps wait as long
+    /// as it should?
     pub(crate) fn judge(
         &mut self,
         before: Health,

@@ -1,5 +1,5 @@
-//! DIAGNOSES. In a world with one fault the real scene is told what probes and traffic meet, and when the node is
-//! ejected the first diagnosis has to name the fault, with no rival half as sure.
+//! DIAGNOSES. In a world with one fault the real scene is told what probes and traffic meet, and when the
+//! node is ejected the first diagnosis has to name the fault, with no rival half as sure.
 
 use std::sync::Arc;
 
@@ -94,8 +94,8 @@ impl Clinic {
     ) -> Result<bool, Breach> {
         let right: &[(Place, What)] = match ill.truth {
             _ if !ill.is_pure => return Ok(false),
-            // A node that hangs is dialled all the same; on a connection that stands a path that swallows all is
-            // like it.
+            // A node that hangs is dialled all the same; on a connection that stands a path that swallows all
+            // is like it.
             _ if ill.is_cut && ill.is_dark => &[(Place::Path, What::Unreachable)],
             _ if ill.is_cut => &[(Place::Path, What::Unreachable), (Place::Node, What::Hung)],
             Truth::Dead => &[(Place::Node, What::Gone)],

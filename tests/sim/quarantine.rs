@@ -1,5 +1,5 @@
-//! WHAT HEALTH KNOWS of the writes that others took for a node that is away, as far as it knows it exactly: a model of
-//! `src/health/quarantine.rs`, which is about sockets and clocks as well. Cleaning rests on it.
+//! WHAT HEALTH KNOWS of the writes that others took for a node that is away, as far as it knows it exactly: a
+//! model of `src/health/quarantine.rs`, which is about sockets and clocks as well. Cleaning rests on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! VALUES. What clients wrote, and what servers have of it. A client that is given an older value than one that some
-//! client was given before, or was told is written, has been taken back in time.
+//! VALUES. What clients wrote, and what servers have of it. A client that is given an older value than one
+//! that some client was given before, or was told is written, has been taken back in time.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,7 +25,8 @@ pub(crate) struct Write {
 #[derive(Debug, Default)]
 pub(crate) struct Store {
     values: BTreeMap<KeyId, Value>,
-    /// What it was sent and has not done, and whether that has arrived: it does it when it goes on, whoever waits for it.
+    /// What it was sent and has not done, and whether that has arrived: it does it when it goes on, whoever
+    /// waits for it.
     owed: Vec<(Write, bool)>,
 }
 

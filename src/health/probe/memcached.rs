@@ -158,8 +158,8 @@ impl Link {
     }
 
     /// Deletes the keys that are said to be left over; how many they were. memcached lists its keys when its
-    /// crawler is on, as it is unless it was switched off. An item that goes from one list of the server to another
-    /// meanwhile may be passed by, so that it is asked until there is none.
+    /// crawler is on, as it is unless it was switched off. An item that goes from one list of the server to
+    /// another meanwhile may be passed by, so that it is asked until there is none.
     pub(super) async fn leftovers(
         &mut self,
         is_left: &(dyn Fn(&[u8]) -> bool + Sync),

@@ -1,5 +1,5 @@
-//! What one node left unanswered while it went on answering the rest: what a way that loses packets looks like.
-//! Pure, a few numbers.
+//! What one node left unanswered while it went on answering the rest: what a way that loses packets looks
+//! like. Pure, a few numbers.
 
 use std::time::Duration;
 
@@ -61,8 +61,8 @@ impl Losses {
 mod tests {
     use super::*;
 
-    /// Answers between losses make a mixture, in whatever way they are heard; a stall is none, however much it
-    /// leaves unanswered, and what is long past is not now.
+    /// Answers between losses make a mixture, in whatever way they are heard; a stall is none, however much
+    /// it leaves unanswered, and what is long past is not now.
     #[test]
     fn a_stall_is_no_mixture() {
         let start = Instant::now();

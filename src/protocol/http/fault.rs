@@ -11,8 +11,8 @@ pub enum Fault {
     Garbage(String),
     /// The connection broke.
     Broken(String),
-    /// The node takes no further requests over this connection, and has not looked at this one: HTTP/2's GOAWAY
-    /// (RFC 9113, 6.8).
+    /// The node takes no further requests over this connection, and has not looked at this one: HTTP/2's
+    /// GOAWAY (RFC 9113, 6.8).
     Leaving(String),
     /// The node has not looked at this request: HTTP/2's REFUSED_STREAM (RFC 9113, 8.7).
     Refused(String),
@@ -24,7 +24,8 @@ impl Fault {
     /// What an error of hyper's client means.
     pub fn of(error: &hyper::Error) -> Fault {
         let mut text = error.to_string();
-        // A request that waited for room among the streams of a connection that ended; hyper has no other sign of it.
+        // A request that waited for room among the streams of a connection that ended; hyper has no other
+        // sign of it.
         let is_gone = text.starts_with("dispatch task is gone");
         let mut is_io = false;
         let mut told: fn(String) -> Fault = Fault::Garbage;
@@ -43,8 +44,8 @@ impl Fault {
         if is_gone || (!is_wrong && (is_io || is_closed)) { Fault::Broken(text) } else { told(text) }
     }
 
-    /// What the node found wrong with what it was sent, when it closed an HTTP/2 connection over that: its own troubles
-    /// and ordinary ends are none.
+    /// What the node found wrong with what it was sent, when it closed an HTTP/2 connection over that: its
+    /// own troubles and ordinary ends are none.
     pub fn blame(error: &hyper::Error) -> Option<String> {
         let told = error.source()?.downcast_ref::<h2::Error>()?;
         let is_blame = told.is_go_away()
@@ -80,8 +81,8 @@ impl Fault {
     }
 }
 
-/// What a node told in a frame. With GOAWAY only those streams fail in this way that the node names as not looked
-/// at, or that were not opened yet; the others go on.
+/// What a node told in a frame. With GOAWAY only those streams fail in this way that the node names as not
+/// looked at, or that were not opened yet; the others go on.
 fn told_by(error: &h2::Error) -> Option<fn(String) -> Fault> {
     match error.reason() {
         _ if !error.is_remote() => None,

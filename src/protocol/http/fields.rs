@@ -80,7 +80,8 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes one Cookie field of several, as HTTP/1.1 has it: HTTP/2 clients send one for each cookie (RFC 9113, 8.2.3).
+/// Makes one Cookie field of several, as HTTP/1.1 has it: HTTP/2 clients send one for each cookie (RFC 9113,
+/// 8.2.3).
 pub fn join_cookies(headers: &mut HeaderMap) {
     let mut all = headers.get_all(header::COOKIE).into_iter();
     let (Some(_), Some(_)) = (all.next(), all.next()) else { return };
@@ -105,8 +106,8 @@ pub fn frame(headers: &mut HeaderMap, length: Option<u64>) {
     }
 }
 
-/// Whether a field may come behind the body: not if it says how to read the message, or whether to take it (RFC 9110,
-/// 6.5.1).
+/// Whether a field may come behind the body: not if it says how to read the message, or whether to take it
+/// (RFC 9110, 6.5.1).
 pub fn may_trail(name: &HeaderName) -> bool {
     let first = [
         header::AUTHORIZATION,
@@ -201,8 +202,8 @@ mod tests {
         all
     }
 
-    /// What may come behind a body is announced once, beside what the sender announced; what a message needs before its
-    /// body is no trailer.
+    /// What may come behind a body is announced once, beside what the sender announced; what a message needs
+    /// before its body is no trailer.
     #[test]
     fn trailers() {
         let names = ["x-sum", "server-timing"].map(HeaderName::from_static);

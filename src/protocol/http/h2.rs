@@ -1,5 +1,5 @@
-//! Where the heads of requests begin and end in what an HTTP/2 client sends (RFC 9113, 4.1 and 6.2). hyper reads
-//! the frames; this looks over its shoulder, as it does not tell of a head before it is whole.
+//! Where the heads of requests begin and end in what an HTTP/2 client sends (RFC 9113, 4.1 and 6.2). hyper
+//! reads the frames; this looks over its shoulder, as it does not tell of a head before it is whole.
 
 const HEADER: usize = 9;
 const HEADERS: u8 = 1;
@@ -21,8 +21,8 @@ pub struct HeadScan {
 }
 
 impl HeadScan {
-    /// Takes what was read, cut anywhere; gives how many heads have begun and ended until now, added up: it is odd
-    /// within one.
+    /// Takes what was read, cut anywhere; gives how many heads have begun and ended until now, added up: it
+    /// is odd within one.
     pub fn feed(&mut self, mut bytes: &[u8]) -> u64 {
         while !bytes.is_empty() {
             if self.have < HEADER {

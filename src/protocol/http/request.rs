@@ -31,8 +31,8 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// Whether a WebSocket is among what the client would rather speak. Of other protocols a server may leave the
-    /// offer as it is (RFC 9110, 7.8), a WebSocket is what the client came for.
+    /// Whether a WebSocket is among what the client would rather speak. Of other protocols a server may leave
+    /// the offer as it is (RFC 9110, 7.8), a WebSocket is what the client came for.
     pub fn wants_websocket(&self) -> bool {
         let is_it = |p: &[u8]| p.trim_ascii().eq_ignore_ascii_case(b"websocket");
         self.upgrade.as_ref().is_some_and(|offer| offer.as_bytes().split(|b| *b == b',').any(is_it))
@@ -103,7 +103,8 @@ pub fn prepare(head: &mut Parts) -> Result<Intent, Refused> {
     Ok(Intent { repeat: repeat(&head.method), upgrade, is_within, trailers })
 }
 
-/// Whether it asks for a WebSocket within HTTP/2; for other protocols, or for a tunnel to somewhere, it is refused.
+/// Whether it asks for a WebSocket within HTTP/2; for other protocols, or for a tunnel to somewhere, it is
+/// refused.
 fn is_websocket(head: &Parts) -> Result<bool, Refused> {
     if head.method != Method::CONNECT {
         return Ok(false);

@@ -150,8 +150,8 @@ pub enum Local {
     End,
 }
 
-/// The meta flags that memcached 1.6.18 knows. They matter only beside a doubled `q`, which is refused here in its
-/// words: newer servers know `E` and `x` too, and would name the `q`.
+/// The meta flags that memcached 1.6.18 knows. They matter only beside a doubled `q`, which is refused here
+/// in its words: newer servers know `E` and `x` too, and would name the `q`.
 const FLAGS: &[u8] = b"bNTRlOPLkstcfvhuqFCMJDI";
 
 fn refuse(line: &'static [u8]) -> Plan<'static> {
@@ -506,8 +506,8 @@ mod tests {
         }
     }
 
-    /// Flags that newer servers have go to the node as they are, `q` is cut out beside them all the same, and what
-    /// nobody knows is the node's to refuse.
+    /// Flags that newer servers have go to the node as they are, `q` is cut out beside them all the same, and
+    /// what nobody knows is the node's to refuse.
     #[test]
     fn newer_flags() {
         for (request, expected) in [

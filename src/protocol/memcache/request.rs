@@ -30,9 +30,9 @@ impl Limits {
     /// How many bytes memcached reads without finding a line feed before it gives up.
     pub const LINE_BYTES: usize = 2048;
 
-    /// What a client may send before it has logged in: a login, the value of which is a line of an authfile, and
-    /// nothing else of use. memcached itself holds no more than its read buffer has room for, of 16 KiB, and then
-    /// closes.
+    /// What a client may send before it has logged in: a login, the value of which is a line of an authfile,
+    /// and nothing else of use. memcached itself holds no more than its read buffer has room for, of 16 KiB,
+    /// and then closes.
     pub const UNAUTHENTICATED: Limits = Limits {
         value_bytes: Limits::LINE_BYTES,
         line_bytes: Limits::LINE_BYTES,

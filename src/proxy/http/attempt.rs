@@ -101,8 +101,8 @@ impl Onward {
         self.intent.repeat != Repeat::Never && self.body.is_none()
     }
 
-    /// The request for this node; one that is repeatable stays here, too, and so does one that the node may hand
-    /// back without having looked at it.
+    /// The request for this node; one that is repeatable stays here, too, and so does one that the node may
+    /// hand back without having looked at it.
     fn take(&mut self, link: &Link, policy: &Policy, connection: &Connection) -> Request<Outgoing> {
         let is_h2 = connection.is_h2();
         let stays = self.is_repeatable() || is_h2;
@@ -285,7 +285,8 @@ enum Late {
     Client,
 }
 
-/// Returns when the node has had its time, the client has waited long enough, or the node has for the client's body.
+/// Returns when the node has had its time, the client has waited long enough, or the node has for the
+/// client's body.
 async fn overdue(exchange: &Exchange, policy: &Policy) -> Late {
     let idle_timeout = policy.http.limits.idle_timeout;
     loop {
@@ -335,8 +336,8 @@ fn broken(onward: &Onward, mut lease: Lease, is_unsent: bool, fault: &Fault) -> 
     failed(&lease.link, kind, is_unsent, fault.text())
 }
 
-/// The node closed the connection over what it was sent: over this request, if no other was there. Those that only
-/// shared the connection are sent again.
+/// The node closed the connection over what it was sent: over this request, if no other was there. Those that
+/// only shared the connection are sent again.
 fn blamed(onward: &mut Onward, mut lease: Lease, fault: &Fault, blame: &str) -> Failed {
     lease.fault(fault, true);
     if std::mem::replace(&mut onward.is_suspect, true) {

@@ -1,5 +1,5 @@
-//! Bodies of replies on their way, and what a request's body and its timeouts know of each other: frame by frame, never
-//! held whole, each under the bounds of its exchange.
+//! Bodies of replies on their way, and what a request's body and its timeouts know of each other: frame by
+//! frame, never held whole, each under the bounds of its exchange.
 //! hyper asks for the next frame when the other side has taken the last one, so that a slow reader
 //! slows the writer down.
 
@@ -23,8 +23,8 @@ use super::{
     trailing::Trailing,
 };
 
-/// Why an exchange does not go on, other than that its connection fails before a reply: a body that ends before its
-/// end, or what its node will not have.
+/// Why an exchange does not go on, other than that its connection fails before a reply: a body that ends
+/// before its end, or what its node will not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Offence {
     /// The client's request is larger than `body_bytes`.
@@ -113,14 +113,14 @@ impl Exchange {
         self.session.pool.worker.stood_still().saturating_sub(self.stood.get())
     }
 
-    /// When the node has had `timeout` without taking or giving anything, or the client has waited for `deadline`;
-    /// `None` while it is the client's turn.
+    /// When the node has had `timeout` without taking or giving anything, or the client has waited for
+    /// `deadline`; `None` while it is the client's turn.
     pub(super) fn due(&self, timeout: Duration, deadline: Duration) -> Option<Instant> {
         self.node_due(timeout).map(|due| due.min(self.heard.get() + deadline))
     }
 
-    /// When the node has had `timeout` since it last took something, time in which this thread stood still not
-    /// counted; `None` while it is the client's turn.
+    /// When the node has had `timeout` since it last took something, time in which this thread stood still
+    /// not counted; `None` while it is the client's turn.
     pub(super) fn node_due(&self, timeout: Duration) -> Option<Instant> {
         (!self.is_starved.get()).then(|| self.moved.get() + timeout + self.stood())
     }
@@ -259,8 +259,8 @@ impl Reply {
 }
 
 impl FromNode {
-    /// The next piece for the client. Over HTTP/2 it is short, so that one which a slow client does not take says that
-    /// it takes nothing.
+    /// The next piece for the client. Over HTTP/2 it is short, so that one which a slow client does not take
+    /// says that it takes nothing.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Offence>>> {
         if self.rest.is_empty() {
             let frame = ready!(self.poll_frame(cx));
@@ -298,8 +298,8 @@ impl FromNode {
         }
     }
 
-    /// Ready when the node has had its time for this piece, from the last one on and from when it last took something
-    /// of the request; while it waits for the client, it is the session that looks after the time.
+    /// Ready when the node has had its time for this piece, from the last one on and from when it last took
+    /// something of the request; while it waits for the client, it is the session that looks after the time.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (patience, worker) = (self.patience, &self.ticket.session.pool.worker);
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(patience)));

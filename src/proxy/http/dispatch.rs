@@ -131,8 +131,9 @@ impl Course {
         }
     }
 
-    /// After a failure: whether the request is sent once more. Waits for a verdict where one is due: a node that only
-    /// stood in for the key's owner, because that one had failed or had too much to do, is passed without one.
+    /// After a failure: whether the request is sent once more. Waits for a verdict where one is due: a node
+    /// that only stood in for the key's owner, because that one had failed or had too much to do, is passed
+    /// without one.
     async fn goes_on(
         &mut self,
         pool: &Rc<HttpPool>,

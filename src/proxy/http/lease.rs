@@ -98,16 +98,16 @@ impl Lease {
         self.outcome
     }
 
-    /// A reply that has begun does not go on. That is no evidence: the node has answered, and a stream of events may be
-    /// quiet for long. One that hangs answers no other request either, and no probe.
+    /// A reply that has begun does not go on. That is no evidence: the node has answered, and a stream of
+    /// events may be quiet for long. One that hangs answers no other request either, and no probe.
     pub(super) fn went_quiet(&mut self) -> Outcome {
         self.outcome = Outcome::Timeout;
         self.outcome
     }
 
-    /// The exchange failed. A connection that broke is counted once, and not at all when it was an idle one that
-    /// the node may have been closing while the request was under way. What a node tells of one exchange says
-    /// nothing of the node, as long as it answers others.
+    /// The exchange failed. A connection that broke is counted once, and not at all when it was an idle one
+    /// that the node may have been closing while the request was under way. What a node tells of one exchange
+    /// says nothing of the node, as long as it answers others.
     pub(super) fn fault(&mut self, fault: &Fault, was_closing: bool) -> Outcome {
         if !fault.is_of_one() {
             self.connection.iter().for_each(Connection::doubt);
@@ -127,13 +127,15 @@ impl Lease {
         self.outcome
     }
 
-    /// Whether the node has answered nothing over a connection that others may share. Told once for a connection.
+    /// Whether the node has answered nothing over a connection that others may share. Told once for a
+    /// connection.
     fn resets_all(&self) -> bool {
         let is_first = |c: &Connection| c.replies() == 0 && !c.has_reset.replace(true);
         !self.is_suspect && self.connection.as_ref().is_none_or(is_first)
     }
 
-    /// Its connection broke. Over HTTP/2 it may have been over what a client sent, which says nothing of the node.
+    /// Its connection broke. Over HTTP/2 it may have been over what a client sent, which says nothing of the
+    /// node.
     fn lost(&self, kind: Failure) {
         let Some(told) = self.connection.as_ref().and_then(Connection::told) else {
             self.link.broke(kind);

@@ -45,11 +45,13 @@ use crate::{
     topology::{Entry, Failure, HttpLimits, Node, NodeId, NodeProtocol, Policy},
 };
 
-/// Connections that all workers together make to one node at once, and the pause before each further one, while
-/// the node is new, is back or was in trouble. It is new at the start of the process as well, when all clients
-/// come back in the same instant: more than the node's backlog holds would be lost, and would look like its failure.
+/// Connections that all workers together make to one node at once, and the pause before each further one,
+/// while the node is new, is back or was in trouble. It is new at the start of the process as well, when all
+/// clients come back in the same instant: more than the node's backlog holds would be lost, and would look
+/// like its failure.
 const CONNECTS: (u32, Duration) = (128, Duration::from_millis(1));
-/// A worker's part is this one at least, however many there are: all requests of an HTTP/2 client come to one.
+/// A worker's part is this one at least, however many there are: all requests of an HTTP/2 client come to
+/// one.
 const PARTS_MAX: usize = 8;
 /// The part of the time which a client still has for that a node which does not fail is spared at most.
 const PAUSE_PART: u32 = 4;
@@ -58,8 +60,8 @@ const ALONE_MAX: usize = 8;
 /// So long after the trouble.
 const CAREFUL: Duration = Duration::from_secs(5);
 
-/// What an HTTP/2 node may send of one reply before its client has taken it; and of all replies together as much as
-/// all requests may have, so that those which are not taken do not keep others from moving.
+/// What an HTTP/2 node may send of one reply before its client has taken it; and of all replies together as
+/// much as all requests may have, so that those which are not taken do not keep others from moving.
 const STREAM_WINDOW: u32 = 128 * 1024;
 /// No connection has more (RFC 9113, 6.9.1).
 const CONNECTION_WINDOW_MAX: u32 = (1 << 31) - 1;
@@ -79,8 +81,8 @@ pub(super) struct Link {
     idle: RefCell<Vec<Connection>>,
     /// The HTTP/2 connections, which requests share.
     pub(super) shared: Shared,
-    /// Dials for requests that are to have a connection of their own: those that shared one which was closed over one
-    /// of them come all at once.
+    /// Dials for requests that are to have a connection of their own: those that shared one which was closed
+    /// over one of them come all at once.
     alone: Semaphore,
     /// Connections that there are, or that are being made.
     pub(super) open: Cell<usize>,
@@ -139,7 +141,8 @@ pub(super) enum Pick {
     Sure,
     /// A new one. Over HTTP/2 that is one that others share, as long as no request has failed over it.
     Fresh,
-    /// Over HTTP/2 one that no other request has: it is this one, or another, that the node closed a connection over.
+    /// Over HTTP/2 one that no other request has: it is this one, or another, that the node closed a
+    /// connection over.
     Alone,
 }
 
@@ -217,8 +220,8 @@ impl Connection {
         self.taken.get()
     }
 
-    /// Another handle to an HTTP/2 connection, with a place for one more request, if the node takes one more beside
-    /// those that it has.
+    /// Another handle to an HTTP/2 connection, with a place for one more request, if the node takes one more
+    /// beside those that it has.
     pub(super) fn share(&self, link: &Rc<Link>) -> Option<Connection> {
         let Sender::H2(sender, told) = &self.sender else { return None };
         (self.taken.get() < told.streams_max()).then(|| Connection {
@@ -617,8 +620,8 @@ mod tests {
         assert_eq!((link.waiting.len(), link.open.get(), Rc::strong_count(&link)), (0, 0, 1));
     }
 
-    /// What comes of dials for one request each says nothing of the node: of many that shared a connection none is a
-    /// failure more. No more than a few of them are made at once.
+    /// What comes of dials for one request each says nothing of the node: of many that shared a connection
+    /// none is a failure more. No more than a few of them are made at once.
     #[test]
     fn dials_for_one_are_no_evidence() {
         play(async {
@@ -642,8 +645,8 @@ mod tests {
         });
     }
 
-    /// Requests that an HTTP/2 node has no connection for wait for one dial, which answers all of them: at an address
-    /// that is silent the last waits no longer than the first, and that it is silent is known once.
+    /// Requests that an HTTP/2 node has no connection for wait for one dial, which answers all of them: at an
+    /// address that is silent the last waits no longer than the first, and that it is silent is known once.
     #[test]
     fn one_dial_answers_all() {
         play(async {
@@ -675,8 +678,8 @@ mod tests {
         });
     }
 
-    /// Who is held back takes the connection that comes free meanwhile, and its token is there for the next; who
-    /// wants a new one waits for that.
+    /// Who is held back takes the connection that comes free meanwhile, and its token is there for the next;
+    /// who wants a new one waits for that.
     #[test]
     fn who_is_held_back_takes_what_comes_free() {
         play(async {
@@ -702,8 +705,8 @@ mod tests {
         });
     }
 
-    /// However many come, and however many workers there are: a node that does not fail is spared for a part of the
-    /// time that they have, one that does for all of it.
+    /// However many come, and however many workers there are: a node that does not fail is spared for a part
+    /// of the time that they have, one that does for all of it.
     #[tokio::test(start_paused = true)]
     async fn care_for_a_healthy_node_costs_nobody_a_request() {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -724,8 +727,8 @@ mod tests {
         }
     }
 
-    /// A node that is new or was in trouble is greeted by 128 at once and by one each millisecond after them; one
-    /// that has been well for five seconds by as many as come.
+    /// A node that is new or was in trouble is greeted by 128 at once and by one each millisecond after them;
+    /// one that has been well for five seconds by as many as come.
     #[tokio::test(start_paused = true)]
     async fn a_node_in_trouble_is_not_stormed() {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));

@@ -173,14 +173,16 @@ fn reply(
         fields::strip(&mut head.headers);
         head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         if is_connect {
-            // Within HTTP/2 that is a success, and the proof of the other side is the connection (RFC 8441, 5).
+            // Within HTTP/2 that is a success, and the proof of the other side is the connection (RFC 8441,
+            // 5).
             head.status = StatusCode::OK;
             head.headers.remove(header::CONNECTION);
             head.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
         } else if let Some(protocol) = protocol {
             head.headers.insert(header::UPGRADE, protocol);
         }
-        // The connection is the tunnel's from here on; over HTTP/2 it keeps its place among those that share one.
+        // The connection is the tunnel's from here on; over HTTP/2 it keeps its place among those that share
+        // one.
         lease.connection.take_if(|connection| !connection.is_h2());
         tunnel::open(client, node, lease, ticket);
         return Response::from_parts(head, Reply::text(String::new()));

@@ -1,5 +1,5 @@
-//! A request's body, towards a node, and once more towards another where the first has not looked at the request: what
-//! was taken of it is kept for that long, as far as it is small.
+//! A request's body, towards a node, and once more towards another where the first has not looked at the
+//! request: what was taken of it is kept for that long, as far as it is small.
 
 use std::{
     cell::{Cell, RefCell},

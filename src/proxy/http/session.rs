@@ -40,9 +40,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const STREAMS_MAX: u32 = 250;
 /// hyper's own bound of header fields, which costs nothing.
 const HEADERS_MAX: usize = 100;
-/// What an HTTP/2 client may send of one body before a node has taken it, and what is held for it of one reply; and
-/// of all its bodies together: as much as all its requests may have, so that bodies that wait do not keep others from
-/// moving.
+/// What an HTTP/2 client may send of one body before a node has taken it, and what is held for it of one
+/// reply; and of all its bodies together: as much as all its requests may have, so that bodies that wait do
+/// not keep others from moving.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX;
 
@@ -66,8 +66,8 @@ impl Drop for Seat {
     }
 }
 
-/// A session among those of its pool. It is forgotten when this is dropped, also by a panic: a pool that is closed
-/// waits for its sessions.
+/// A session among those of its pool. It is forgotten when this is dropped, also by a panic: a pool that is
+/// closed waits for its sessions.
 struct Entry(Rc<Session>);
 
 impl Entry {
@@ -320,8 +320,8 @@ impl Session {
         }
     }
 
-    /// The number of the head that it is sending. Over HTTP/1 that is whatever comes while there is no request; over
-    /// HTTP/2 frames of other kinds come then, and heads come beside other requests.
+    /// The number of the head that it is sending. Over HTTP/1 that is whatever comes while there is no
+    /// request; over HTTP/2 frames of other kinds come then, and heads come beside other requests.
     fn head(&self, is_idle: bool) -> Option<u64> {
         if self.is_h2.get() {
             let heads = self.activity.heads();

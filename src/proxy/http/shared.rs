@@ -1,6 +1,6 @@
-//! A node's HTTP/2 connections, which requests share: as many at once over each as the node takes (RFC 9113, 5.1.2).
-//! Those beyond wait here, and not within hyper, where their time would be the node's: until a place comes free, or a
-//! further connection is made.
+//! A node's HTTP/2 connections, which requests share: as many at once over each as the node takes (RFC 9113,
+//! 5.1.2). Those beyond wait here, and not within hyper, where their time would be the node's: until a place
+//! comes free, or a further connection is made.
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,7 +23,8 @@ use crate::{
     topology::Policy,
 };
 
-/// So long after a further connection could not be made nobody tries to make one, as long as there is another.
+/// So long after a further connection could not be made nobody tries to make one, as long as there is
+/// another.
 const FURTHER_PAUSE: Duration = Duration::from_secs(1);
 
 /// The connections.
@@ -126,8 +127,8 @@ impl Link {
         }
     }
 
-    /// Those who wait get what has come free; for those who still wait a further connection is made, if there may be
-    /// one.
+    /// Those who wait get what has come free; for those who still wait a further connection is made, if there
+    /// may be one.
     pub(super) fn turn(self: &Rc<Self>) {
         self.serve();
         if self.shared.waiting.is_wanted()

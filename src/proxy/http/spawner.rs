@@ -1,5 +1,5 @@
-//! hyper's HTTP/2 starts tasks of its own; here they run on the worker that has the connection. Those of a client's
-//! connection are its streams, and each can be ended alone.
+//! hyper's HTTP/2 starts tasks of its own; here they run on the worker that has the connection. Those of a
+//! client's connection are its streams, and each can be ended alone.
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -66,8 +66,8 @@ struct Given {
 }
 
 impl Given {
-    /// Whether the client takes nothing of it, rather than that it waits for its turn: that comes when the connection
-    /// has taken as much as all its streams wait for, twice, and it must move for that.
+    /// Whether the client takes nothing of it, rather than that it waits for its turn: that comes when the
+    /// connection has taken as much as all its streams wait for, twice, and it must move for that.
     fn is_stalled(self, now: Instant, written: u64, owed: u64, timeout: Duration) -> bool {
         let waited = now.saturating_duration_since(self.since);
         let moved = written.wrapping_sub(self.written);
@@ -128,8 +128,8 @@ impl Streams {
         Streams(Rc::new(Known { activity: activity.clone(), ..Known::default() }))
     }
 
-    /// Resets those of which the client has taken nothing for `timeout`, though something is there, unless they wait for
-    /// their turn. How many.
+    /// Resets those of which the client has taken nothing for `timeout`, though something is there, unless
+    /// they wait for their turn. How many.
     pub(super) fn reset_stalled(&self, timeout: Duration) -> u64 {
         let (now, written) = (Instant::now(), self.0.activity.written());
         let given = |stream: Rc<Stream>| stream.given.get().map(|given| (stream, given));
@@ -155,8 +155,8 @@ impl Streams {
 mod tests {
     use super::*;
 
-    /// A piece that is not taken for long is stalled when nothing moves, or others got what they waited for; and not
-    /// when the connection is slow and gives each its turn, within reason.
+    /// A piece that is not taken for long is stalled when nothing moves, or others got what they waited for;
+    /// and not when the connection is slow and gives each its turn, within reason.
     #[test]
     fn who_waits_for_its_turn_is_not_stalled() {
         let (since, timeout) = (Instant::now(), Duration::from_secs(60));

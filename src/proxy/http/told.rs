@@ -91,7 +91,8 @@ impl Told {
         }
     }
 
-    /// How many requests the node takes at once, by its last word; none before the first, and none when it is over.
+    /// How many requests the node takes at once, by its last word; none before the first, and none when it is
+    /// over.
     pub(super) fn streams_max(&self) -> usize {
         self.of_connection(Driven::current_max_send_streams).unwrap_or_default()
     }

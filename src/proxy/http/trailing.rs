@@ -1,6 +1,6 @@
-//! Trailers over HTTP/1.1. hyper writes only those that the head has named, and when a body's trailers come its head
-//! has gone. So the body leaves them here and ends, and the connection that hyper writes it to puts them where they
-//! belong (RFC 9112, 7.1.2): between the last chunk and the empty line that ends the message.
+//! Trailers over HTTP/1.1. hyper writes only those that the head has named, and when a body's trailers come
+//! its head has gone. So the body leaves them here and ends, and the connection that hyper writes it to puts
+//! them where they belong (RFC 9112, 7.1.2): between the last chunk and the empty line that ends the message.
 
 use std::{
     io::{self, IoSlice},
@@ -64,16 +64,17 @@ pub(super) struct Splice {
 }
 
 impl Splice {
-    /// Writes something of `bufs`, all that hyper has, by `write`, with trailers in their place, and says how much of
-    /// `bufs` has gone.
+    /// Writes something of `bufs`, all that hyper has, by `write`, with trailers in their place, and says how
+    /// much of `bufs` has gone.
     pub(super) fn put(
         &mut self,
         trailing: &Trailing,
         bufs: &[IoSlice<'_>],
         mut write: impl FnMut(&[IoSlice<'_>]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        // hyper writes right after a body has ended, before it begins another message, so that the end of what it has
-        // is the end of that body. Where it is not, hyper has not chunked it, and there is no place for trailers.
+        // hyper writes right after a body has ended, before it begins another message, so that the end of
+        // what it has is the end of that body. Where it is not, hyper has not chunked it, and there is no
+        // place for trailers.
         if let Some(lines) = trailing.take()
             && ends(bufs)
         {
@@ -101,8 +102,8 @@ impl Splice {
     }
 }
 
-/// Whether these bytes end with the end of a chunked message. What stands before it, if it has not gone, is another
-/// line: a head may end in `length: 0`.
+/// Whether these bytes end with the end of a chunked message. What stands before it, if it has not gone, is
+/// another line: a head may end in `length: 0`.
 fn ends(bufs: &[IoSlice<'_>]) -> bool {
     let mut last = bufs.iter().rev().flat_map(|buf| buf.iter().rev().copied());
     last.by_ref().take(END.len()).eq(END.iter().rev().copied()) && matches!(last.next(), None | Some(b'\n'))
@@ -136,8 +137,8 @@ mod tests {
         fields.iter().map(pair).collect()
     }
 
-    /// Writes pieces as hyper does, again and again until all have gone, over a connection that takes `most` bytes at
-    /// a time and is full every other time; what the connection has had.
+    /// Writes pieces as hyper does, again and again until all have gone, over a connection that takes `most`
+    /// bytes at a time and is full every other time; what the connection has had.
     fn written(splice: &mut Splice, trailing: &Trailing, pieces: &[&[u8]], most: usize) -> String {
         let (mut out, mut is_full) = (Vec::new(), false);
         let mut left: Vec<&[u8]> = pieces.to_vec();
@@ -168,8 +169,8 @@ mod tests {
         String::from_utf8(out).expect("text")
     }
 
-    /// However hyper divides a message, and however little a connection takes at a time, its trailers stand before the
-    /// empty line at its end, once, and the next message is as it was.
+    /// However hyper divides a message, and however little a connection takes at a time, its trailers stand
+    /// before the empty line at its end, once, and the next message is as it was.
     #[test]
     fn trailers_stand_before_the_end() {
         let message = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";

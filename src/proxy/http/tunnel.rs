@@ -24,8 +24,8 @@ use crate::{
     protocol::base64,
 };
 
-/// The key of a WebSocket that is asked for within HTTP/2, where there is none: 16 bytes that nobody can foretell
-/// (RFC 6455, 4.1).
+/// The key of a WebSocket that is asked for within HTTP/2, where there is none: 16 bytes that nobody can
+/// foretell (RFC 6455, 4.1).
 pub(super) fn key() -> HeaderValue {
     let dice = || RandomState::new().hash_one(()).to_be_bytes();
     let mut text = Vec::with_capacity(24);
@@ -53,7 +53,8 @@ pub(super) fn switch(response: &mut Response<Incoming>, key: Option<&HeaderValue
     }
 }
 
-/// A reply as one to a client that asked for a tunnel within HTTP/2: for it any success means that the tunnel is there.
+/// A reply as one to a client that asked for a tunnel within HTTP/2: for it any success means that the tunnel
+/// is there.
 ///
 /// # Errors
 /// The node answered with a success, and has not agreed to anything.

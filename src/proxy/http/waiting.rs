@@ -44,8 +44,8 @@ impl<T> Waiting<T> {
         !places.is_empty()
     }
 
-    /// Gives it to the first who still waits; it comes back when nobody does. A loop, whatever `T` does when it is
-    /// dropped: thousands may have gone away, and each level of a recursion takes stack.
+    /// Gives it to the first who still waits; it comes back when nobody does. A loop, whatever `T` does when
+    /// it is dropped: thousands may have gone away, and each level of a recursion takes stack.
     pub(super) fn give(&self, mut what: T) -> Option<T> {
         loop {
             let first = self.places.borrow_mut().pop_front();

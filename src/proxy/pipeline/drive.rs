@@ -22,10 +22,12 @@ pub(super) async fn drive(pipeline: Rc<Pipeline>, link: Rc<Link>) {
         let standing = link.standing.borrow().clone();
         // One large request runs no script.
         let lessons = if pipeline.is_streamed() { Default::default() } else { link.scripts.lessons() };
-        // A large request has its connection to itself: it is not held up by others that connect, nor holds them up.
+        // A large request has its connection to itself: it is not held up by others that connect, nor holds
+        // them up.
         let wait = if pipeline.own().is_some() { Duration::ZERO } else { link.gate.pass(Instant::now()) };
         if !wait.is_zero() {
-            // Who gives up has borrowed nothing, so that the gate owes no more than those wait for who are there.
+            // Who gives up has borrowed nothing, so that the gate owes no more than those wait for who are
+            // there.
             let token = Token(&link.gate);
             tokio::select! {
                 () = sleep(spread(wait)) => forget(token),

@@ -1,5 +1,5 @@
-//! How a pipeline ends in good order: it takes no more, answers what it owes, and what must come after that waits
-//! for it.
+//! How a pipeline ends in good order: it takes no more, answers what it owes, and what must come after that
+//! waits for it.
 
 use super::{Expect, Pipeline, State};
 use crate::proxy::dispatch;
@@ -26,9 +26,9 @@ impl Pipeline {
     }
 
     /// Its node serves no more, and works: it takes no new requests and closes when the last one is answered.
-    /// Gives back requests of which nothing was written. Those of sessions that wait for a reply here stay aside
-    /// until that is there, and these sessions send nothing elsewhere before; a streamed one stays, for its
-    /// session adds to it here.
+    /// Gives back requests of which nothing was written. Those of sessions that wait for a reply here stay
+    /// aside until that is there, and these sessions send nothing elsewhere before; a streamed one stays, for
+    /// its session adds to it here.
     pub(crate) fn leave(&self) -> Vec<(Expect, Vec<u8>)> {
         let mut moved = Vec::new();
         if !self.is_streamed() {

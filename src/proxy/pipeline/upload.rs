@@ -41,7 +41,8 @@ impl Pipeline {
     /// Empties the queue.
     pub(super) fn take_queue(&self, core: &mut Core) -> Vec<(Expect, Fate, Vec<u8>)> {
         let mut taken = core.queue.take();
-        // Of a streamed request the written bytes are forgotten: without its end it may look as if all were written.
+        // Of a streamed request the written bytes are forgotten: without its end it may look as if all were
+        // written.
         if self.feeder.borrow().is_some() {
             let written = taken.iter_mut().filter(|(_, fate, _)| *fate == Fate::MaybeApplied);
             written.for_each(|(_, fate, _)| *fate = Fate::Broken);

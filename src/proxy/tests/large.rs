@@ -65,8 +65,8 @@ fn a_client_that_pauses() {
     });
 }
 
-/// A client that stops in the middle of a large request is told so and disconnected, and the connection to the
-/// node is reset, which is held against nobody. One that goes on by and by is not.
+/// A client that stops in the middle of a large request is told so and disconnected, and the connection to
+/// the node is reset, which is held against nobody. One that goes on by and by is not.
 #[test]
 fn a_client_that_stops() {
     play(async {
@@ -110,8 +110,8 @@ fn a_client_that_stops() {
     });
 }
 
-/// Large requests that were announced and not sent cost their node no connection; of those that are sent so many
-/// have one at once, and the others wait for their turn, each in the order in which it came.
+/// Large requests that were announced and not sent cost their node no connection; of those that are sent so
+/// many have one at once, and the others wait for their turn, each in the order in which it came.
 #[test]
 fn large_requests_that_are_announced() {
     const MOST: usize = 32;
@@ -168,8 +168,8 @@ fn large_requests_that_are_announced() {
     });
 }
 
-/// Whose turn to send a large request does not come within the deadline is refused; what comes of the request is
-/// passed over, and the session goes on.
+/// Whose turn to send a large request does not come within the deadline is refused; what comes of the request
+/// is passed over, and the session goes on.
 #[test]
 fn a_turn_that_does_not_come() {
     play(async {
@@ -341,8 +341,8 @@ fn a_node_that_dies() {
     });
 }
 
-/// A large write whose end its client has not sent is in doubt nowhere, however its connection ends, and its client is
-/// told so; one that is sent whole is noted by its key.
+/// A large write whose end its client has not sent is in doubt nowhere, however its connection ends, and its
+/// client is told so; one that is sent whole is noted by its key.
 #[test]
 fn large_writes_in_doubt() {
     play(async {

@@ -8,7 +8,8 @@ use crate::{
     topology::Limits,
 };
 
-/// Clients are shared out evenly among workers also while one of them stands still, and a worker that is gone gets none.
+/// Clients are shared out evenly among workers also while one of them stands still, and a worker that is gone
+/// gets none.
 #[test]
 fn each_worker_gets_its_part() {
     play(async {
@@ -52,8 +53,8 @@ fn each_worker_gets_its_part() {
     });
 }
 
-/// A client that finds `limits.clients` reached is counted by the thread that accepts, not in a worker's block, which
-/// has another writer.
+/// A client that finds `limits.clients` reached is counted by the thread that accepts, not in a worker's
+/// block, which has another writer.
 #[test]
 fn who_is_refused_is_counted_at_the_door() {
     play(async {

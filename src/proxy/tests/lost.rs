@@ -303,8 +303,8 @@ fn lives_stay_bounded() {
     });
 }
 
-/// A write that a node may have executed is noted when the node is evicted or its connection breaks, be there still
-/// somebody who waits for it or not: nothing is noted of reads, and of what was not sent.
+/// A write that a node may have executed is noted when the node is evicted or its connection breaks, be there
+/// still somebody who waits for it or not: nothing is noted of reads, and of what was not sent.
 #[test]
 fn what_is_in_doubt_is_noted() {
     play(async {

@@ -7,8 +7,8 @@ fn memcached() -> Policy {
     Policy { protocol: Protocol::Memcached, ..patient() }
 }
 
-/// A node that hangs and goes on: each request is overdue once, its late reply reaches nobody, be it a value or a
-/// line, and the connection serves the next.
+/// A node that hangs and goes on: each request is overdue once, its late reply reaches nobody, be it a value
+/// or a line, and the connection serves the next.
 #[test]
 fn overdue_once_and_late_replies_dropped() {
     play(async {
@@ -122,8 +122,8 @@ fn the_rest_of_a_refused_value_is_its_sessions_own() {
     });
 }
 
-/// Before the login nothing is held that is no login: a large value is refused at its line, and the session ends; so
-/// does one that sends and reads nothing. A login may be as long as a line.
+/// Before the login nothing is held that is no login: a large value is refused at its line, and the session
+/// ends; so does one that sends and reads nothing. A login may be as long as a line.
 #[test]
 fn strangers_hold_nothing() {
     play(async {
@@ -160,8 +160,8 @@ fn strangers_hold_nothing() {
     });
 }
 
-/// Retrievals that find nothing are counted at the node that said so, in both protocols, also when their client
-/// wants to hear nothing of it.
+/// Retrievals that find nothing are counted at the node that said so, in both protocols, also when their
+/// client wants to hear nothing of it.
 #[test]
 fn retrievals_that_find_nothing_are_counted() {
     play(async {
@@ -201,8 +201,8 @@ fn numbered(count: usize) -> Vec<String> {
 }
 
 /// A retrieval of very many keys goes over a connection of its own, in short lines: others are answered
-/// meanwhile, and what its own session asks behind it waits. When the connection breaks, what was not answered
-/// is asked again.
+/// meanwhile, and what its own session asks behind it waits. When the connection breaks, what was not
+/// answered is asked again.
 #[test]
 fn a_long_retrieval_keeps_nobody_waiting() {
     play(async {
@@ -237,8 +237,8 @@ fn a_long_retrieval_keeps_nobody_waiting() {
     });
 }
 
-/// Of large retrievals so many have a connection at once, and the others wait for their turn; small ones wait for
-/// none of them.
+/// Of large retrievals so many have a connection at once, and the others wait for their turn; small ones wait
+/// for none of them.
 #[test]
 fn many_large_retrievals() {
     const MOST: usize = 32;
@@ -284,7 +284,8 @@ fn many_large_retrievals() {
     });
 }
 
-/// A `gat` that memcached would take for no line is cut, and one that is long without many keys is written anew.
+/// A `gat` that memcached would take for no line is cut, and one that is long without many keys is written
+/// anew.
 #[test]
 fn a_long_gat_is_cut() {
     play(async {

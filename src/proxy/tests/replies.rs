@@ -25,8 +25,8 @@ fn byte_by_byte() {
     });
 }
 
-/// Reads that find nothing are counted at the node that said so, once each; values that are there, empty ones,
-/// and writes are not.
+/// Reads that find nothing are counted at the node that said so, once each; values that are there, empty
+/// ones, and writes are not.
 #[test]
 fn reads_that_find_nothing_are_counted() {
     play(async {

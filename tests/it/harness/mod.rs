@@ -45,7 +45,8 @@ pub(crate) fn until(deadline: Duration, what: &str, mut condition: impl FnMut() 
     }
 }
 
-/// Says that a test could not be made here, past the harness that keeps what tests print: `tests/run` counts these.
+/// Says that a test could not be made here, past the harness that keeps what tests print: `tests/run` counts
+/// these.
 pub(crate) fn skipped(why: &str) {
     let name = thread::current().name().unwrap_or("a test").to_owned();
     let line = format!("test skipped: {name}: {why}\n");

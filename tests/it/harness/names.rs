@@ -1,5 +1,5 @@
-//! A resolver that answers when it is told to, for a ringway whose `/etc/resolv.conf` leads to it and to nowhere
-//! else.
+//! A resolver that answers when it is told to, for a ringway whose `/etc/resolv.conf` leads to it and to
+//! nowhere else.
 
 use std::{
     collections::HashMap,

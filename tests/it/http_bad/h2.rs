@@ -214,8 +214,9 @@ fn http2_is_not_read_in_two_ways() {
     assert!(ringway.owns("a"));
 }
 
-/// Over HTTP/2 a connection may be idle, and be asked whether it lives, for as long as `idle_timeout`; a head that
-/// stops is cut after `header_timeout`, also beside other requests; a body that stops costs its own stream alone.
+/// Over HTTP/2 a connection may be idle, and be asked whether it lives, for as long as `idle_timeout`; a head
+/// that stops is cut after `header_timeout`, also beside other requests; a body that stops costs its own
+/// stream alone.
 #[test]
 fn slow_http2_clients() {
     let node = quick();
@@ -251,8 +252,8 @@ fn slow_http2_clients() {
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0, "no client is evidence");
 }
 
-/// A client that takes nothing of a reply, though its connection is alive, loses that stream after `idle_timeout`, and
-/// the node's connection with it: others are served, and so is it.
+/// A client that takes nothing of a reply, though its connection is alive, loses that stream after
+/// `idle_timeout`, and the node's connection with it: others are served, and so is it.
 #[test]
 fn replies_that_nobody_takes() {
     let node = quick();
@@ -294,8 +295,8 @@ fn large() -> Stage {
     })
 }
 
-/// Many replies over one slow connection, each of which gets its turn after longer than `idle_timeout` alone, are not
-/// taken for such that nobody reads.
+/// Many replies over one slow connection, each of which gets its turn after longer than `idle_timeout` alone,
+/// are not taken for such that nobody reads.
 #[test]
 fn replies_over_a_slow_connection() {
     const STREAMS: u32 = 40;
@@ -347,8 +348,8 @@ fn replies_that_wait_are_small() {
 }
 
 /// Over HTTP/2 a body that is larger than `body_bytes` is refused, said in advance or not; after
-/// `requests_per_connection` the client is told to go, and one that goes on asking is cut: no more requests are served
-/// than may have been under way.
+/// `requests_per_connection` the client is told to go, and one that goes on asking is cut: no more requests
+/// are served than may have been under way.
 #[test]
 fn limits_of_http2() {
     let node = quick();
@@ -384,8 +385,8 @@ fn limits_of_http2() {
     ringway.wait_metric("ringway_node_failures_total", &[], 0.0);
 }
 
-/// Pings are no requests: a connection that sends nothing else is closed after `idle_timeout`; one with a request
-/// under way is not.
+/// Pings are no requests: a connection that sends nothing else is closed after `idle_timeout`; one with a
+/// request under way is not.
 #[test]
 fn pings_do_not_keep_a_connection() {
     let gate = Gate::default();
@@ -417,8 +418,9 @@ fn pings_do_not_keep_a_connection() {
     assert_eq!(ringway.metric("ringway_refusals_total", &[("reason", "slow_client")]), 0.0);
 }
 
-/// Tunnels to somewhere, and other protocols than WebSocket within HTTP/2, are refused with 501 and why; a node that answers with a success and agrees to nothing is 502, as for the client
-/// any success is a tunnel; another reply passes as it is; and the connection goes on.
+/// Tunnels to somewhere, and other protocols than WebSocket within HTTP/2, are refused with 501 and why; a
+/// node that answers with a success and agrees to nothing is 502, as for the client any success is a tunnel;
+/// another reply passes as it is; and the connection goes on.
 #[test]
 fn protocols_within_http2_are_refused() {
     let node = Stage::start(|head, actor| {
@@ -450,8 +452,8 @@ fn protocols_within_http2_are_refused() {
     }
 }
 
-/// A WebSocket within HTTP/2 is one over HTTP/1.1 for a node that speaks it, and stays one for a node of HTTP/2, carries bytes both ways beside other requests, and ends
-/// when either side ends it.
+/// A WebSocket within HTTP/2 is one over HTTP/1.1 for a node that speaks it, and stays one for a node of
+/// HTTP/2, carries bytes both ways beside other requests, and ends when either side ends it.
 #[test]
 fn websockets_within_http2() {
     let (sender, heads) = mpsc::channel();

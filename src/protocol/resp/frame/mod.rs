@@ -642,8 +642,8 @@ mod tests {
         }
     }
 
-    /// An array holds nothing when it is null, or nothing is in it but nulls of either version. An empty one is a
-    /// value.
+    /// An array holds nothing when it is null, or nothing is in it but nulls of either version. An empty one
+    /// is a value.
     #[test]
     fn an_array_of_nulls_holds_nothing() {
         for (array, expected) in [

@@ -70,8 +70,8 @@ pub(in crate::protocol::resp) fn strings<'a>(
     Some(at)
 }
 
-/// Whether an array that is all there has nothing in it but nulls: the reply to a `MGET` none of whose keys is
-/// there. One without elements is a value that is empty.
+/// Whether an array that is all there has nothing in it but nulls: the reply to a `MGET` none of whose keys
+/// is there. One without elements is a value that is empty.
 pub fn holds_nothing(array: &[u8]) -> bool {
     if array == b"*-1\r\n" {
         return true;

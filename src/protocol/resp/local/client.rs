@@ -34,7 +34,8 @@ pub struct ClientState {
     names: Option<Arc<Names>>,
 }
 
-/// One end of a connection, in less than the standard library's 32 bytes: most are of IPv4, and there are many clients.
+/// One end of a connection, in less than the standard library's 32 bytes: most are of IPv4, and there are
+/// many clients.
 #[derive(Clone, Debug)]
 enum End {
     Unix,
