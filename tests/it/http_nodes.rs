@@ -268,13 +268,13 @@ fn further_connections_take_what_one_does_not() {
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
 }
 
-/// A node of HTTP/2 that hangs, so that its kernel takes connections and nobody says a word over them, has
-/// failed to connect, for a WebSocket as for everything else; and as soon as it goes on both are answered.
+/// A node of HTTP/2 that hangs, so that its kernel takes connections and nobody says a word over them, has timed
+/// out, for a WebSocket as for everything else; and as soon as it goes on both are answered.
 #[test]
 fn nodes_of_http2_that_say_nothing() {
     let node = three("").remove(0);
     let config = Config::web([&node]).top("workers: 1").pool("http: {node_protocol: h2}");
-    let config = config.pool("health: {interval: 1m, failures: 1000}").pool("connect_timeout: 300ms");
+    let config = config.pool("health: {interval: 1m, failures: 1000}").pool("request_timeout: 300ms");
     for (lines, later) in [("", 200), (ASKS, 501)] {
         let mut ringway = Ringway::serve(&config);
         ringway.wait_probed(&["a"]);
@@ -284,7 +284,7 @@ fn nodes_of_http2_that_say_nothing() {
         let page = ask();
         assert_eq!(page.status, 504, "{page:?}");
         assert!(page.text().contains("no SETTINGS within 300 ms"), "{page:?}");
-        assert!(ringway.metric("ringway_node_failures_total", &[]) >= 1.0);
+        assert!(ringway.metric("ringway_node_failures_total", &[("kind", "timeout")]) >= 1.0);
         node.cont();
         until(SOON, "it goes on", || ask().status == later);
     }

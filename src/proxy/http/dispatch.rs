@@ -244,6 +244,9 @@ fn refusal(failed: &Failed, repeat: Repeat) -> Refusal {
         Kind::Unreachable(Some(Failure::ConnectTimeout)) => {
             (late, "connection_timeout", Reason::NoOwner, Outcome::Timeout)
         }
+        Kind::Unreachable(Some(Failure::Timeout)) | Kind::Timeout => {
+            (late, "http_response_timeout", Reason::Timeout, Outcome::Timeout)
+        }
         Kind::Late => (late, "connection_timeout", Reason::Timeout, Outcome::Timeout),
         Kind::Unreachable(Some(Failure::Refused)) => {
             (bad, "connection_refused", Reason::NoOwner, Outcome::Refused)
@@ -252,7 +255,6 @@ fn refusal(failed: &Failed, repeat: Repeat) -> Refusal {
         Kind::Unreachable(None) => (unavailable, "proxy_internal_error", Reason::Overload, Outcome::Refused),
         Kind::Stale | Kind::Lost => (bad, "connection_terminated", Reason::MaybeApplied, Outcome::Lost),
         Kind::Garbage => (bad, "http_protocol_error", Reason::MaybeApplied, Outcome::Lost),
-        Kind::Timeout => (late, "http_response_timeout", Reason::Timeout, Outcome::Timeout),
         Kind::Left => (unavailable, "destination_unavailable", Reason::NoOwner, Outcome::Lost),
     };
     let maybe = !failed.is_unsent && repeat != Repeat::Safe;

@@ -178,7 +178,7 @@ impl NoConnection {
     /// The connection was made, and over HTTP/2 the node said nothing.
     fn silent(patience: Duration) -> NoConnection {
         let text = format!("it takes connections, and sent no SETTINGS within {} ms", patience.as_millis());
-        NoConnection::Unreachable(Some(Failure::ConnectTimeout), text.into())
+        NoConnection::Unreachable(Some(Failure::Timeout), text.into())
     }
 }
 
@@ -442,8 +442,9 @@ impl Link {
                 told.begin(connection);
                 let (link, driven) = (self.clone(), told.clone());
                 spawn_local(async move { link.drive(driven.drive(), slot).await });
-                // A kernel takes connections for a node that hangs.
-                let patience = policy.connect_timeout;
+                // A kernel takes connections for a node that hangs, and for one that is busy: it has as long as for a
+                // reply.
+                let patience = policy.request_timeout;
                 let settled = timeout(patience, told.settled()).await;
                 settled
                     .map_err(|_| NoConnection::silent(patience))?
