@@ -1,9 +1,36 @@
 //! What became of the requests that were for a node, as its counters say.
 
+use std::{collections::HashMap, sync::Arc};
+
 use crate::{
     metrics::{Count, NodeBlock, Outcome},
-    topology::Node,
+    topology::{Health, Node, NodeId, Topology},
 };
+
+/// What the counters said of the nodes that a publish is the first to doubt, when it was about to be made: its
+/// incident is told of later, and what comes in between is part of it.
+#[derive(Debug, Default)]
+pub struct Readings(HashMap<NodeId, Counts>);
+
+impl Readings {
+    /// Reads them, between what is and what is about to be.
+    pub fn between(before: &Topology, after: &Topology) -> Readings {
+        if Arc::ptr_eq(&before.nodes, &after.nodes) {
+            return Readings::default();
+        }
+        let is_same = |i: usize, id| before.nodes.get(i).is_some_and(|old| old.node.id == id);
+        let place = |i, id| if is_same(i, id) { Some(i) } else { before.position(id) };
+        let was_well = |i, id| place(i, id).is_some_and(|at| before.nodes[at].health == Health::Healthy);
+        let all = after.nodes.iter().enumerate().filter(|(_, entry)| entry.health != Health::Healthy);
+        let doubted = all.filter(|(i, entry)| was_well(*i, entry.node.id));
+        Readings(doubted.map(|(_, entry)| (entry.node.id, Counts::at_doubt(&entry.node))).collect())
+    }
+
+    /// What was read of a node, or what is to be read of it now.
+    pub(super) fn of(&self, node: &Node) -> Counts {
+        self.0.get(&node.id).copied().unwrap_or_else(|| Counts::at_doubt(node))
+    }
+}
 
 /// Requests, over all workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,9 +59,11 @@ impl Counts {
         }
     }
 
-    /// The same without so many of those that failed.
-    pub(super) fn without_failed(self, count: u32) -> Counts {
-        Counts { failed: self.failed.saturating_sub(u64::from(count)), ..self }
+    /// What an incident begins with: of those that failed in a row, which the doubt is about, some are counted already.
+    fn at_doubt(node: &Node) -> Counts {
+        let counts = Counts::of(node);
+        let failed = counts.failed.saturating_sub(node.evidence.streak().into());
+        Counts { failed, ..counts }
     }
 
     /// What came in between.

@@ -20,6 +20,7 @@ use std::{
 };
 
 use counts::Counts;
+pub use counts::Readings;
 pub use diagnosis::{Diagnosis, Place, Subject, What, diagnose, diagnose_trouble};
 pub use file::{FileSettings, IncidentWriter};
 pub use record::{Held, Incident, Step, Told};
@@ -276,19 +277,19 @@ impl Incidents {
         known
     }
 
-    /// Notes a publish: `told` is what membership said of nodes, by name; `moved` the share of the key
-    /// space that moved.
+    /// Notes a publish: what was read right before it; `told` is what membership said of nodes, by name; `moved` the
+    /// share of the key space that moved.
     pub fn note(
         &self,
         at_ms: u64,
-        (before, after): (&Topology, &Topology),
+        (before, after, readings): (&Topology, &Topology, &Readings),
         told: &[(Arc<str>, Told)],
         (moved, moves): (f64, &[Move]),
     ) {
         let mut book = self.book();
         let stamp = Stamp { at_ms, epoch: after.epoch, moved };
         if !Arc::ptr_eq(&before.nodes, &after.nodes) {
-            book.healths(&stamp, before, after);
+            book.healths(&stamp, before, after, readings);
             if let Some(account) = book.accounts.get_mut(&after.pool) {
                 account.follow(after);
             }
@@ -298,13 +299,13 @@ impl Incidents {
             let whose = (after.pool.clone(), name.clone());
             match told {
                 Told::Opens(what, cause, evidence, basis) => {
-                    book.open(&stamp, (after, entry), (*cause, evidence, *basis));
+                    book.open(&stamp, (after, entry, readings), (*cause, evidence, *basis));
                     book.step(&whose, &stamp, what, evidence.clone());
                 }
                 Told::OpensHeld(cause, evidence, basis, held) => {
                     // What others moved in the same epoch is not its.
                     let stamp = Stamp { moved: 0.0, ..stamp };
-                    book.open(&stamp, (after, entry), (*cause, evidence, *basis));
+                    book.open(&stamp, (after, entry, readings), (*cause, evidence, *basis));
                     let text = format!("{evidence}; its keys wait for {held}");
                     book.step(&whose, &stamp, "held", text.into());
                     if let Some(incident) = book.incident(&whose) {
@@ -352,7 +353,7 @@ struct Stamp {
 
 impl Book {
     /// What the detectors think of nodes, as far as it changed.
-    fn healths(&mut self, stamp: &Stamp, before: &Topology, after: &Topology) {
+    fn healths(&mut self, stamp: &Stamp, before: &Topology, after: &Topology, readings: &Readings) {
         let was = |i: usize, entry: &Entry| match before.nodes.get(i) {
             Some(old) if old.node.id == entry.node.id => Some(old.health),
             _ => before.nodes.iter().find(|e| e.node.id == entry.node.id).map(|e| e.health),
@@ -364,7 +365,7 @@ impl Book {
             let stamp = Stamp { moved: 0.0, ..*stamp };
             match (old, entry.health) {
                 (Health::Healthy, Health::Suspect) => {
-                    let doubt = self.doubt(&stamp, &whose.0, &entry.node);
+                    let doubt = self.doubt(&stamp, &whose.0, &entry.node, readings);
                     self.doubts.entry(whose).or_insert(doubt);
                 }
                 (Health::Suspect, Health::Healthy) if self.incident(&whose).is_none() => {
@@ -379,13 +380,12 @@ impl Book {
         }
     }
 
-    fn doubt(&self, stamp: &Stamp, pool: &str, node: &Arc<Node>) -> Doubt {
+    fn doubt(&self, stamp: &Stamp, pool: &str, node: &Arc<Node>, readings: &Readings) -> Doubt {
         Doubt {
             since_ms: stamp.at_ms,
             node: node.clone(),
             seen: node.evidence.last(),
-            // Of those in a row that the doubt is about some are counted already.
-            before: Counts::of(node).without_failed(node.evidence.streak()),
+            before: readings.of(node),
             cost: self.accounts.get(pool).map(|account| account.cost(stamp.at_ms)),
             incident: None,
         }
@@ -405,11 +405,11 @@ impl Book {
     fn open(
         &mut self,
         stamp: &Stamp,
-        (topology, entry): (&Topology, &Entry),
+        (topology, entry, readings): (&Topology, &Entry, &Readings),
         (cause, evidence, basis): (Cause, &Arc<str>, Option<Basis>),
     ) {
         let whose = (topology.pool.clone(), entry.node.name.clone());
-        let new = self.doubt(stamp, &whose.0, &entry.node);
+        let new = self.doubt(stamp, &whose.0, &entry.node, readings);
         let doubt = self.doubts.entry(whose.clone()).or_insert(new);
         if let Some(id) = doubt.incident {
             // One that was slow, or misconfigured, and is ejected: that weighs more.

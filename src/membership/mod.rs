@@ -39,7 +39,7 @@ pub use plan::{Outcome, Permit, Step, budget, plan, reload};
 use crate::{
     clock,
     health::{Business, Newcomer, Reception, Scene, receive},
-    incident::{FileSettings, Incidents},
+    incident::{FileSettings, Incidents, Readings},
     metrics::PoolBlock,
     net::{Address, Target, resolve},
     topology::{
@@ -541,8 +541,9 @@ impl Governed {
     fn publish(&mut self, before: Arc<Topology>, step: Step) -> record::Published {
         let Step { next, ledger, events } = step;
         self.ledger = ledger;
+        let readings = Readings::between(&before, &next);
         self.writer.publish(next);
-        record::Published { before, after: self.writer.current(), events }
+        record::Published { before, after: self.writer.current(), events, readings }
     }
 }
 

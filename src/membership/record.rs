@@ -24,7 +24,8 @@ use crate::{
     clock,
     health::Scene,
     incident::{
-        Diagnosis, FileSettings, Incident, IncidentWriter, Incidents, Subject, Told, Whose, diagnose,
+        Diagnosis, FileSettings, Incident, IncidentWriter, Incidents, Readings, Subject, Told, Whose,
+        diagnose,
     },
     metrics::table::{DIAGNOSES, MOVED_SHARE, WAITS},
     topology::{Cause, Data, Placement, Returned, Topology, Wait},
@@ -48,6 +49,7 @@ pub(super) struct Published {
     pub(super) before: Arc<Topology>,
     pub(super) after: Arc<Topology>,
     pub(super) events: Vec<Event>,
+    pub(super) readings: Readings,
 }
 
 /// How often incidents that go on are looked at again.
@@ -84,7 +86,7 @@ pub(super) async fn tell(mut steps: mpsc::Receiver<Untold>, history: History, mu
 }
 
 async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
-    let Published { before, after, events } = step;
+    let Published { before, after, events, readings } = step;
     let is_epoch = before.epoch != after.epoch;
     let gives = |event: &Event| matches!(event.what, What::Ejected(_) | What::Released(_));
     let is_given = events.iter().any(gives);
@@ -120,7 +122,7 @@ async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
     }
     told.extend(other_reasons(&before, &after));
     // What is only treated in another way, as keys that are held, has not moved.
-    keeper.incidents.note(clock::unix_ms(), (&before, &after), &told, (went, &given));
+    keeper.incidents.note(clock::unix_ms(), (&before, &after, &readings), &told, (went, &given));
     for (whose, diagnoses) in located {
         keeper.diagnosed(&whose, diagnoses);
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    incident::Incidents,
+    incident::{Incidents, Readings},
     topology::{OnReturn, Slow},
 };
 
@@ -13,9 +13,16 @@ type Doubts = (Option<Arc<str>>, Option<Slow>);
 struct Case {
     pool: Planned,
     incidents: Incidents,
+    /// Requests that nobody serves between a step and when it is told.
+    late: u64,
 }
 
 impl Case {
+    fn unserved(&self, requests: u64) {
+        let entry = self.pool.topology.nodes.iter().find(|entry| &*entry.node.name == "n1");
+        entry.expect("it is there").node.blocks[0].unserved.add(requests);
+    }
+
     fn note(&mut self, step: impl FnOnce(&mut Planned) -> Option<Vec<Event>>) -> &mut Case {
         let before = self.pool.topology.clone();
         let events = step(&mut self.pool).unwrap_or_default();
@@ -24,7 +31,9 @@ impl Case {
             .iter()
             .filter_map(|event| Some((event.node.clone()?, telling::telling(&after, event).incident?)));
         let told: Vec<_> = told.collect();
-        self.incidents.note(after.revision, (&before, &after), &told, (0.0, &[]));
+        let readings = Readings::between(&before, &after);
+        self.unserved(self.late);
+        self.incidents.note(after.revision, (&before, &after, &readings), &told, (0.0, &[]));
         self
     }
 
@@ -55,7 +64,7 @@ fn doubts_over_an_absence() {
     let is_wrong: Option<Arc<str>> = Some("it is a replica".into());
     let case = |eject_max| {
         let (pool, incidents) = (Planned::new(&spec(&[1; 3], eject_max)), Default::default());
-        Case { pool, incidents }
+        Case { pool, incidents, late: 0 }
     };
     let none: Doubts = (None, None);
     for (doubts, cause) in [((is_wrong.clone(), None), Cause::Misconfigured), ((None, is_slow), Cause::Slow)]
@@ -95,6 +104,16 @@ fn doubts_over_an_absence() {
     two.judged(Health::Healthy, &(is_wrong, None), Because::Nothing);
     assert_eq!(two.open().len(), 1);
     assert_eq!(two.judged(Health::Healthy, &none, Because::Nothing).open(), []);
+}
+
+/// What becomes of requests between an ejection and when it is told is part of its incident; what was before is not.
+#[test]
+fn what_comes_before_it_is_told_counts() {
+    let pool = Planned::new(&spec(&[1; 3], 0.5));
+    let mut case = Case { pool, incidents: Incidents::default(), late: 7 };
+    case.unserved(100);
+    case.judged(Health::Ejected, &(None, None), gone()).unserved(2);
+    assert_eq!(case.incidents.settle(9)[0].requests_unserved, 9);
 }
 
 /// A node that is back and can't be cleaned serves nothing: the guard counts it as out, and lets it in when it can be.

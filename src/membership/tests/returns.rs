@@ -302,7 +302,12 @@ fn an_order_does_not_leave_it_open() {
         let told =
             |event: &Event| Some((event.node.clone()?, telling::telling(&pool.topology, event).incident?));
         let told: Vec<_> = events.iter().filter_map(told).collect();
-        incidents.note(pool.topology.revision, (&before, &pool.topology), &told, (0.0, &[]));
+        incidents.note(
+            pool.topology.revision,
+            (&before, &pool.topology, &Default::default()),
+            &told,
+            (0.0, &[]),
+        );
     };
     fn ordered(pool: &mut Planned, wanted: Option<Order>) -> Vec<Event> {
         let step = order(&pool.topology, &pool.ledger, ("n1", wanted), pool.time);
