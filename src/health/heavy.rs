@@ -11,6 +11,7 @@ use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::slow_log::Slowest;
 use crate::topology::{Sample, SampledKey, Weight};
 
 /// Counters of one list: whatever has more than 1/32 is in it.
@@ -83,6 +84,8 @@ pub struct Holder {
     pub held: f64,
     /// Its part of the requests at the pool's other nodes, on average.
     pub elsewhere: f64,
+    /// The node says so itself: time is what it logged as slow.
+    pub is_logged: bool,
 }
 
 /// The key that a node was asked for when it stood still.
@@ -296,6 +299,14 @@ impl Lists {
         (hold(&self.keys, key_name).map(|(_, key)| key), hold(&self.clients, client_name))
     }
 
+    /// The key that the node was slow at the most, with its parts of requests and bytes as samples tell.
+    pub(super) fn logged(&self, slowest: &Slowest) -> Holder {
+        let [requests, bytes] = [0, 1].map(|i| self.keys[i].share(slowest.key.hash()).share);
+        let Slowest { key, time, held, times } = slowest;
+        let (name, time, held, times) = (key_name(key), *time, *held, *times);
+        Holder { name, requests, bytes, time, times, held, elsewhere: 0.0, is_logged: true }
+    }
+
     /// A client's part of the requests.
     pub(super) fn requests_of(&self, client: u64) -> f64 {
         self.clients[0].share(client).share
@@ -353,10 +364,10 @@ fn hold<T: Copy>(lists: &[List<T>; MEASURES], name: impl Fn(&T) -> String) -> Op
     let [requests, bytes, time] = [0, 1, 2].map(|i| lists[i].share(id).share);
     let (times, held_us) = lists[2].find(id).map_or((0.0, 0.0), |counter| (counter.samples, counter.weight));
     let held = per_second(held_us) / 1e6;
-    Some((id, Holder { name: name(&what), requests, bytes, time, times, held, elsewhere: 0.0 }))
+    Some((id, Holder { name: name(&what), requests, bytes, time, times, held, ..Holder::default() }))
 }
 
-fn key_name(key: &SampledKey) -> String {
+pub(super) fn key_name(key: &SampledKey) -> String {
     let text = String::from_utf8_lossy(key.bytes());
     let cut = if key.is_cut() { "..." } else { "" };
     // It goes into terminals and logs.

@@ -16,6 +16,7 @@ mod probe;
 mod quarantine;
 mod resolve;
 mod scene;
+mod slow_log;
 mod sweep;
 mod window;
 mod withhold;
@@ -59,6 +60,7 @@ use crate::topology::{
 };
 use patient::Patient;
 use quarantine::{Cleaned, Quarantine};
+use slow_log::Slow;
 use sweep::{Sweeping, Swept};
 
 /// Probes of one pool that run at once: the nodes may be thousands, our descriptors are not.
@@ -132,6 +134,11 @@ async fn watch(mut ward: Ward, told: (NotedWrites, Samples), bell: &Notify, inbo
             () = sleep_until(ward.judge_at), if waits => ward.judge_again(),
             _ = sampled.tick() => {
                 ward.take_samples(&samples);
+                ward.read_slow_logs();
+                Vec::new()
+            }
+            Some(read) = ward.slow_logs.join_next() => {
+                ward.slow_log_read(read);
                 Vec::new()
             }
             () = sleep_until(ward.looks_at) => {
@@ -185,6 +192,9 @@ struct Ward {
     looks_at: Instant,
     window: Duration,
     looks: JoinSet<Vec<(NodeId, Reading)>>,
+    /// Reads the logs of nodes in doubt, and of which.
+    slow_logs: JoinSet<(NodeId, Result<Vec<Slow>, String>)>,
+    reading: HashSet<NodeId>,
 }
 
 /// A verdict of which nobody is told yet. Its detector has pronounced it.
@@ -251,6 +261,8 @@ impl Ward {
             looks_at: Instant::now(),
             window: Duration::ZERO,
             looks: JoinSet::new(),
+            slow_logs: JoinSet::new(),
+            reading: HashSet::new(),
         }
     }
 
@@ -423,6 +435,12 @@ impl Ward {
             }
             counts
         });
+        // What is lost is sent again, and late; nobody is slow for that.
+        if self.scene.is_lossy(now) {
+            let remote = self.scene.remote(&topology.pool);
+            let late = seen.iter_mut().filter(|(_, patient)| remote.contains(&patient.name));
+            late.for_each(|(_, patient)| patient.window.forget_pace());
+        }
         let paces = window::paces(seen.iter_mut().map(|(_, patient)| &mut patient.window), &topology.health);
         let step = |((id, patient), pace): ((NodeId, &mut Patient), Pace)| {
             let observations = [Observation::Rate(patient.window.rate()), Observation::Pace(pace)];

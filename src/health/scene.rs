@@ -17,7 +17,10 @@ use tokio::{sync::watch, time::Instant};
 
 use chart::{Chart, answered, push};
 
-use super::{Answer, Business, Holder, Lag, Probe, Stalls, Symptom, Traffic, heavy::Lists, withhold::Fault};
+use super::{
+    Answer, Business, Holder, Lag, Probe, Stalls, Symptom, Traffic, heavy::Lists, slow_log::Slow,
+    withhold::Fault,
+};
 use crate::topology::{Entry, Failure, NodeId, Sample};
 
 /// What happened within this time is "now".
@@ -219,6 +222,13 @@ impl Scene {
         samples.iter().for_each(|sample| lists.add(now, sample));
     }
 
+    /// A node said what it was slow at.
+    pub(super) fn slow_log(&self, now: Instant, whose: &Whose, log: &[Slow]) {
+        if let Some(chart) = self.seen().charts.get_mut(whose) {
+            chart.logged(now, log);
+        }
+    }
+
     /// What the nodes of a pool are busy with, by their names; those that are not are left out.
     pub fn business(&self, now: Instant, pool: &str) -> Vec<(Arc<str>, Business)> {
         let mut seen = self.seen();
@@ -360,8 +370,11 @@ impl Seen {
     fn holders(&mut self, now: Instant, whose: &Whose) -> ((Option<Holder>, Option<Holder>), Option<f64>) {
         let of_pool = self.charts.iter_mut().filter(|(other, _)| other.0 == whose.0);
         let mut others = Vec::new();
-        let mut own = None;
+        let (mut own, mut slowest) = (None, None);
         for (other, chart) in of_pool {
+            if other == whose {
+                slowest = chart.slow_log.as_ref().and_then(|log| log.slowest(now));
+            }
             let lists = chart.lists(now);
             if other == whose {
                 own = lists;
@@ -374,6 +387,8 @@ impl Seen {
         rates.sort_unstable_by(f64::total_cmp);
         let usual = rates.get(rates.len() / 2).copied().filter(|rate| *rate > 0.0);
         let (key, client) = own.holders();
+        // What the node knows is no estimate, and holds for requests of others as well.
+        let key = slowest.map(|slowest| own.logged(&slowest)).or(key);
         let client = client.map(|(id, client)| {
             let all: f64 = others.iter().flatten().map(|lists| lists.requests_of(id)).sum();
             Holder { elsewhere: all / others.len().max(1) as f64, ..client }
@@ -413,11 +428,38 @@ mod tests {
     use crate::{
         health::{Judgement, LINK_GRACE, Late, Lookup, tests::topology},
         net::Address,
-        topology::{Cause, Evidence, HealthSettings, Node},
+        topology::{Cause, Evidence, HealthSettings, Node, SampledKey, Weight},
     };
 
     fn whose(name: &str) -> Whose {
         ("cache".into(), name.into())
+    }
+
+    /// What a node logs that it is slow at goes before what samples make of it, which tell how often it is asked for.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_node_logs_is_known() {
+        let scene = scene(1);
+        let (now, cache) = (Instant::now(), "cache".into());
+        let sample = |key: &str, requests, held_us| Sample {
+            node: NodeId(1),
+            client: 1,
+            peer: None,
+            key: Some(SampledKey::of(key.as_bytes())),
+            weight: Weight { requests, bytes: 100.0, held_us },
+            overdue: None,
+        };
+        scene.sampled(now, &whose("n1"), &[sample("victim", 900.0, 9e5), sample("giant", 100.0, 4e5)]);
+        let key = |at| scene.sight(at, &cache, &"n1".into()).key.expect("there is one");
+        assert_eq!((key(now).name.as_str(), key(now).is_logged), ("victim", false));
+        let version = scene.version(&cache, &"n1".into());
+        for ids in [0..1, 1..7] {
+            let log: Vec<Slow> = ids.map(|id| Slow::new(id, Duration::from_millis(20), "giant")).collect();
+            scene.slow_log(now, &whose("n1"), &log);
+        }
+        let giant = key(now);
+        assert_eq!((giant.name.as_str(), giant.is_logged, giant.times), ("giant", true, 6.0));
+        assert!((giant.requests - 0.1).abs() < 0.01 && giant.time == 1.0, "{giant:?}");
+        assert!(scene.version(&cache, &"n1".into()) > version, "it is diagnosed anew");
     }
 
     /// A scene of nodes n1, n2 ... on hosts of their own.

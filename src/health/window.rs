@@ -131,6 +131,12 @@ impl Window {
         p99(&sums).filter(|_| sums.iter().sum::<u64>() >= volume)
     }
 
+    /// How fast it was says nothing of it: its replies were late on the way.
+    pub(super) fn forget_pace(&mut self) {
+        self.slices.iter_mut().for_each(|slice| slice.latency.clear());
+        self.slow = false;
+    }
+
     /// Whether it is slow with this p99 under this bound.
     fn judge(&mut self, p99: Duration, bound: Duration) -> bool {
         let is_slow = |slice: &&Slice| {
@@ -255,6 +261,17 @@ mod tests {
             assert!(is_slow(&pool.slices(3, &[QUICK; 4])[1]), "two fifths are slow still");
             assert_eq!(pool.slice(&[QUICK; 4])[1], Pace::Usual);
         }
+    }
+
+    /// What was late on the way says nothing, then or later: a node that is slow has to show that anew.
+    #[test]
+    fn what_was_late_on_the_way() {
+        let mut pool = Pool::of(4);
+        assert!(is_slow(&pool.slices(5, &[QUICK, SLOW, QUICK, QUICK])[1]));
+        pool.windows.iter_mut().for_each(Window::forget_pace);
+        assert_eq!(paces(pool.windows.iter_mut(), &pool.settings), [Pace::Unknown; 4]);
+        assert_eq!(pool.slices(2, &[QUICK, SLOW, QUICK, QUICK])[1], Pace::Usual);
+        assert!(is_slow(&pool.slice(&[QUICK, SLOW, QUICK, QUICK])[1]));
     }
 
     /// One pause, however long and however many it met, is not slowness.

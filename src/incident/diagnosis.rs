@@ -462,16 +462,6 @@ fn by_holders(scale: &mut Scale, view: &View<'_>, cause: Option<Cause>) {
     if scale.is_empty() || !is_load || !may_be_load {
         return;
     }
-    let percent = |part: f64| format!("{:.0} %", part * 100.0);
-    let sign = |what: &str, it: &Holder| {
-        format!(
-            "{what} {} has {} of its requests, {} of their bytes, and {} of the time in which it is waited for",
-            it.name,
-            percent(it.requests),
-            percent(it.bytes),
-            percent(it.time)
-        )
-    };
     // It holds the node, by time, and far more than by the number of its requests.
     let holds = |it: &&Holder| it.time >= HOLDS && it.times >= TIMES_MIN && it.held >= HELD_MIN;
     let is_busier = seen.busier.is_some_and(|busier| busier >= BUSIER);
@@ -523,6 +513,17 @@ fn by_holders(scale: &mut Scale, view: &View<'_>, cause: Option<Cause>) {
 fn is_heavy(it: &Holder) -> bool {
     let (own, others) = (it.time * (1.0 - it.requests), it.requests * (1.0 - it.time));
     own >= HEAVY * others && it.time - it.requests >= HEAVIER
+}
+
+/// What a holder has, in words.
+fn sign(what: &str, it: &Holder) -> String {
+    let [requests, bytes, time] =
+        [it.requests, it.bytes, it.time].map(|part| format!("{:.0} %", part * 100.0));
+    let of = if it.is_logged { "that its slow log tells of" } else { "in which it is waited for" };
+    format!(
+        "{what} {} has {requests} of its requests, {bytes} of their bytes, and {time} of the time {of}",
+        it.name
+    )
 }
 
 /// A holder has half of something; so many samples of it; and so much of each second.
@@ -653,7 +654,8 @@ mod tests {
         let [requests, bytes, time] = [0, 1, 2].map(|i| parts[i] / 100.0);
         let held = parts.get(3).copied().unwrap_or(0.5);
         let elsewhere = parts.get(4).map_or(0.0, |part| part / 100.0);
-        Holder { name: name.to_owned(), requests, bytes, time, times: 20.0, held, elsewhere }
+        let (name, times) = (name.to_owned(), 20.0);
+        Holder { name, requests, bytes, time, times, held, elsewhere, is_logged: false }
     }
 
     fn sighting(signs: &str) -> Sighting {

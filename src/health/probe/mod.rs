@@ -24,6 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use late::Late;
 use late::Lates;
 
+use super::slow_log::Slow;
 use crate::{
     net::{Address, Stream, Target, dial, is_ours},
     protocol::Protocol,
@@ -609,6 +610,17 @@ pub(super) async fn empty(question: &Question, until: Instant) -> Result<Option<
         link.flush().await.map(|()| keys)
     };
     in_time(emptied, until).await.map_err(|trouble| format!("{target}: {trouble}"))
+}
+
+/// The commands that a node says it was slow at lately, the newest first; none where it does not say.
+///
+/// # Errors
+/// Why it can't be asked now, in words.
+pub(super) async fn slow_log(question: &Question) -> Result<Vec<Slow>, String> {
+    let until = Instant::now() + question.timeout;
+    let (link, target) = visit(question, until).await?;
+    let Link::Redis(mut link) = link else { return Ok(Vec::new()) };
+    in_time(link.slow_log(), until).await.map_err(|trouble| format!("{target}: {trouble}"))
 }
 
 /// How long a node may take for one piece of a long work.

@@ -7,6 +7,7 @@ use tokio::{
     time::Instant,
 };
 
+use super::super::slow_log::{self, Slow};
 use super::{BREATH, KEY_SECONDS, Life, PIECE, Question, Told, Trouble, in_time, unwritable};
 use crate::{
     net::Stream,
@@ -156,6 +157,12 @@ impl Link {
             (text, "1") => Err(unwritable(format!("wrote {value}, read `{text}`"))),
             (_, deleted) => Err(unwritable(format!("deleted {deleted} keys of one"))),
         }
+    }
+
+    /// What it was slow at, if it says so.
+    pub(super) async fn slow_log(&mut self) -> Result<Vec<Slow>, Trouble> {
+        let log = self.bytes_of(&[b"SLOWLOG", b"GET", slow_log::ENTRIES], slow_log::LOG_MAX).await?;
+        Ok(slow_log::read(&log).unwrap_or_default())
     }
 
     /// Deletes the keys that are said to be left over; how many they were.
@@ -445,6 +452,24 @@ mod tests {
         policy.db = 99;
         let far = Question { policy: Arc::new(policy), ..right };
         assert_eq!(cause(&prober.probe(&far).await.answer), Some((Cause::Misconfigured, false)));
+    }
+
+    /// A real server says what it was slow at, with the key of each command; to one who may not ask it says nothing, and
+    /// that is no failure.
+    #[tokio::test]
+    async fn a_real_slow_log() {
+        let slow = ["--slowlog-log-slower-than", "0"];
+        let denied = [&slow[..], &["--rename-command", "SLOWLOG", ""]].concat();
+        for (args, expected) in [(&slow[..], true), (&denied, false)] {
+            let redis = Redis::start(args).await;
+            let question = question(&[redis.address], PATIENCE);
+            let mut client = TcpStream::connect(redis.address).await.expect("it listens");
+            let set = b"*3\r\n$3\r\nSET\r\n$5\r\ngiant\r\n$1\r\nv\r\n";
+            client.write_all(set).await.expect("it reads");
+            client.read_exact(&mut [0; 5]).await.expect("it answers");
+            let log = super::super::slow_log(&question).await.expect("it answers");
+            assert_eq!(log.iter().any(|slow| slow.is_for(b"giant")), expected, "{log:?}");
+        }
     }
 
     /// A real replica serves, and is named as one.

@@ -10,6 +10,7 @@ use crate::{
         Late, Symptom,
         heavy::Lists,
         resolve::has_a_name,
+        slow_log::{Slow, SlowLog},
         withhold::{Charge, Lookup, Shows},
     },
     metrics::Outcome,
@@ -64,6 +65,8 @@ pub(super) struct Chart {
     pub(super) version: u64,
     /// What it is busy with; none when it is not.
     pub(super) lists: Option<Box<Lists>>,
+    /// What it says that it was slow at; none when it was not asked lately.
+    pub(super) slow_log: Option<Box<SlowLog>>,
 }
 
 impl Chart {
@@ -93,6 +96,7 @@ impl Chart {
             node: entry.node.clone(),
             version: 1,
             lists: None,
+            slow_log: None,
         }
     }
 
@@ -144,6 +148,13 @@ impl Chart {
             self.lists = None;
         }
         self.lists.as_deref()
+    }
+
+    /// It said what it was slow at.
+    pub(super) fn logged(&mut self, now: Instant, log: &[Slow]) {
+        self.version += 1;
+        self.slow_log.take_if(|log| log.is_over(now));
+        self.slow_log.get_or_insert_default().take(now, log);
     }
 
     /// It fails. Whether it did not before.

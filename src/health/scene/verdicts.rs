@@ -127,12 +127,22 @@ impl Scene {
         pool: &str,
         within: Duration,
     ) -> HashSet<Arc<str>> {
-        let seen = self.seen();
-        if seen.cut.is_none_or(|(_, at)| at + within + LINK_GRACE <= now) {
+        if self.seen().cut.is_none_or(|(_, at)| at + within + LINK_GRACE <= now) {
             return HashSet::new();
         }
+        self.remote(pool)
+    }
+
+    /// The nodes of a pool that a link leads to.
+    pub(in crate::health) fn remote(&self, pool: &str) -> HashSet<Arc<str>> {
+        let seen = self.seen();
         let remote = seen.charts.iter().filter(|(whose, chart)| *whose.0 == *pool && chart.is_remote);
         remote.map(|(whose, _)| whose.1.clone()).collect()
+    }
+
+    /// Whether most nodes behind the link lose some of what they are asked.
+    pub(in crate::health) fn is_lossy(&self, now: Instant) -> bool {
+        self.seen().is_lossy(now)
     }
 
     /// What is wrong with the process now.
