@@ -12,8 +12,9 @@ use crate::{metrics::table::COALESCED_WAITS, protocol::Protocol};
 /// several. The kernel adds its timer slack, 50 µs for a thread that has not asked for less. What other lengths bring
 /// is in docs/performance.md.
 const BUSY: (u64, Duration) = (50_000, Duration::from_micros(20));
-/// The same for replies that come each in a segment of its own, also those of a pipeline. So many come of pipelines
-/// only, whose last reply counts and comes milliseconds after the first request.
+/// The same where all replies come each in a segment of its own, also those of a pipeline. So many come of pipelines
+/// only, whose last reply counts and comes milliseconds after the first request. A worker that serves others as well
+/// does not have them wait for so long.
 const BUSY_WITH_SINGLE: (u64, Duration) = (200_000, Duration::from_micros(150));
 
 thread_local! {
@@ -48,11 +49,12 @@ impl Pace {
     }
 
     fn measure(&self, within_us: u32) {
-        let of = |replies: &Cell<u64>, (rate, pause): (u64, Duration)| {
-            (replies.replace(0) * 1_000_000 > rate * u64::from(within_us)).then_some(pause)
+        let (all, single) = (self.replies.replace(0), self.single.replace(0));
+        let of = |replies: u64, (rate, pause): (u64, Duration)| {
+            (replies * 1_000_000 > rate * u64::from(within_us)).then_some(pause)
         };
-        let (single, any) = (of(&self.single, BUSY_WITH_SINGLE), of(&self.replies, BUSY));
-        self.pause.set(single.or(any));
+        let longer = of(single, BUSY_WITH_SINGLE).filter(|_| single == all);
+        self.pause.set(longer.or_else(|| of(all, BUSY)));
     }
 
     fn pause(&self) -> Option<Duration> {
@@ -123,6 +125,12 @@ mod tests {
             pace.worked.set(true);
             assert_eq!(pace.pause(), None, "nothing came since");
         }
+        let mixed = Pace::new();
+        mixed.replied(9_000, true);
+        mixed.replied(100, false);
+        mixed.measure(10_000);
+        mixed.worked.set(true);
+        assert_eq!(mixed.pause(), Some(BUSY.1), "others are served, too");
     }
 
     /// The runtime of a worker pauses while it is busy, and not when it is no more or has nothing to do.
