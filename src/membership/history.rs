@@ -127,6 +127,14 @@ impl History {
         book.bound(NODES_OF_ALL);
     }
 
+    /// Forgets a pool.
+    pub(super) fn forget(&self, pool: &str) {
+        let book = &mut *self.book();
+        if let Some(past) = book.pools.remove(pool) {
+            book.nodes -= past.nodes;
+        }
+    }
+
     /// Where a key lived, oldest first; epochs that changed nothing about it are not told apart.
     pub fn of_key(&self, now: &Topology, key: &[u8]) -> Vec<Lived> {
         let book = self.book();
@@ -245,6 +253,18 @@ mod tests {
             (LINES, "older changes are forgotten", None)
         );
         let lived = history.of_key(&quiet, key.as_bytes());
+        assert_eq!((lived.len(), &*lived[0].why), (1, "nothing has changed since the start"));
+    }
+
+    /// Of a pool that is gone nothing is kept, and one of the same name begins anew.
+    #[test]
+    fn a_pool_that_is_gone() {
+        let (history, [a, b]) = (History::default(), ["a", "b"].map(pool));
+        flap(&history, &a, 20);
+        flap(&history, &b, 20);
+        history.forget("a");
+        assert_eq!(history.book().nodes, 21 * 3);
+        let lived = history.of_key(&a, b"key");
         assert_eq!((lived.len(), &*lived[0].why), (1, "nothing has changed since the start"));
     }
 

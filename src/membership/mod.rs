@@ -323,6 +323,8 @@ impl Membership {
                 self.pools.remove(&name);
                 self.incidents.pool_gone(clock::unix_ms(), &name);
                 self.follow(&name).await;
+                // The teller runs as long as this task.
+                let _ = self.untold.send(record::Untold::Gone(name)).await;
             }
             Control::MaxShare(share) => self.settings.max_share = share,
             Control::Settle(done) => {

@@ -39,6 +39,8 @@ pub(super) const UNTOLD: usize = 256;
 pub(super) enum Untold {
     /// A step.
     Step(Box<Published>),
+    /// A pool is gone: what was of it is forgotten, so that one of the same name begins anew.
+    Gone(Arc<str>),
     /// Nothing more comes of what is over: it is written down, and this is told.
     Settle(oneshot::Sender<()>),
 }
@@ -69,6 +71,7 @@ pub(super) async fn tell(mut steps: mpsc::Receiver<Untold>, history: History, mu
             biased;
             step = steps.recv() => match step {
                 Some(Untold::Step(step)) => tell_one(*step, &history, &mut keeper).await,
+                Some(Untold::Gone(pool)) => history.forget(&pool),
                 Some(Untold::Settle(done)) => {
                     let known = keeper.incidents.settle(clock::unix_ms());
                     keeper.write(known);
