@@ -268,8 +268,8 @@ fn further_connections_take_what_one_does_not() {
     assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
 }
 
-/// A node of HTTP/2 that hangs, so that its kernel takes connections and nobody says a word over them, has timed
-/// out, for a WebSocket as for everything else; and as soon as it goes on both are answered.
+/// A node of HTTP/2 that hangs, so that its kernel takes connections and nobody says a word over them, has
+/// timed out, for a WebSocket as for everything else; and as soon as it goes on both are answered.
 #[test]
 fn nodes_of_http2_that_say_nothing() {
     let node = three("").remove(0);

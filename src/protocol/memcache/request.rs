@@ -354,7 +354,8 @@ impl RequestDecoder {
     }
 }
 
-/// Words of a meta command, its name included.
+/// Words of a meta command, its name included: memcached counts the end of the line as one of 20. From
+/// 1.6.40 on it takes one more; no command has so many flags.
 pub(super) const META_WORDS_MAX: usize = 19;
 
 /// The longest value that a line can announce.

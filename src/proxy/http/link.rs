@@ -442,8 +442,8 @@ impl Link {
                 told.begin(connection);
                 let (link, driven) = (self.clone(), told.clone());
                 spawn_local(async move { link.drive(driven.drive(), slot).await });
-                // A kernel takes connections for a node that hangs, and for one that is busy: it has as long as for a
-                // reply.
+                // A kernel takes connections for a node that hangs, and for one that is busy: it has as long
+                // as for a reply.
                 let patience = policy.request_timeout;
                 let settled = timeout(patience, told.settled()).await;
                 settled
