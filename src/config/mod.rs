@@ -15,6 +15,7 @@ mod resolve;
 mod secret;
 mod section;
 mod tree;
+mod twemproxy;
 mod units;
 mod write;
 
@@ -27,6 +28,7 @@ use std::{
 
 pub use finding::{Errors, Finding, Mark, Severity};
 pub use placement::ring_of;
+pub use twemproxy::from_twemproxy;
 pub use units::share;
 pub use write::to_yaml;
 
