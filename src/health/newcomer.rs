@@ -71,16 +71,7 @@ pub async fn receive(
     if targets.is_empty() {
         return is_silent("its name does not resolve");
     }
-    let question = Question {
-        address: spec.address.clone(),
-        targets: targets.clone(),
-        policy: policy.clone(),
-        timeout: PATIENCE,
-        anew: true,
-        who: false,
-        flush: false,
-        deep: None,
-    };
+    let question = Question::anew(&spec.address, targets, policy, PATIENCE);
     let until = Instant::now() + PATIENCE;
     let node = &*spec.name;
     let life = match probe::life(&question, until).await {
