@@ -18,7 +18,7 @@ use crate::{
     config::{Source, share},
     membership::{Compared, compare, moved},
     protocol::http::{KeyRule, KeySource},
-    topology::{HttpSettings, Move, OnReturn, Placement, Policy, PoolSpec, Topology},
+    topology::{HttpSettings, Move, OnReturn, Placement, Policy, PoolSpec, Topology, Transition},
 };
 
 /// The exit code when more would move than may.
@@ -231,9 +231,9 @@ fn pool(
         let name = |name: &Option<Arc<str>>| name.as_deref().unwrap_or("nobody").to_owned();
         writeln!(out, "  {:>8}  {} -> {}", percent(part.share), name(&part.from), name(&part.to))?;
     }
-    servers((&before, &after), new, flush_new, out)?;
+    servers(Transition { before: &before, after: &after }, new, flush_new, out)?;
     if let Some(rates) = rates {
-        misses((&before, &after), new, &compared, rates, out)?;
+        misses(Transition { before: &before, after: &after }, new, &compared, rates, out)?;
     }
     Ok(compared.moved)
 }
@@ -270,7 +270,7 @@ fn states(old: &Running, new: &PoolSpec, out: &mut impl Write) -> Result<(), Sto
 
 /// Servers that come in, as new nodes or at another address of one: what becomes of what they have.
 fn servers(
-    (before, after): (&Topology, &Topology),
+    Transition { before, after }: Transition<&Topology>,
     new: &PoolSpec,
     flush_new: bool,
     out: &mut impl Write,
@@ -299,7 +299,7 @@ fn servers(
 
 /// What would be asked for where it is not.
 fn misses(
-    (before, after): (&Topology, &Topology),
+    Transition { before, after }: Transition<&Topology>,
     new: &PoolSpec,
     compared: &Compared,
     rates: &Rates,
@@ -318,7 +318,7 @@ fn misses(
         return Ok(());
     }
     let hits = before.nodes.iter().map(|e| rate(&e.node.name).hits.max(0.0)).fold(0.0, |a, b| a + b);
-    let extra = extra_misses((before, after), compared, &|node| rate(node).hits.max(0.0));
+    let extra = extra_misses(Transition { before, after }, compared, &|node| rate(node).hits.max(0.0));
     writeln!(
         out,
         "  {requests:.0} requests a second now, {hits:.0} of them reads that find something: about {extra:.0} extra misses a \
@@ -329,7 +329,7 @@ fn misses(
 
 /// Of the reads that find something at a node, those for the part of its keys that it gives to another.
 fn extra_misses(
-    (before, after): (&Topology, &Topology),
+    Transition { before, after }: Transition<&Topology>,
     compared: &Compared,
     hits: &dyn Fn(&str) -> f64,
 ) -> f64 {
@@ -424,7 +424,9 @@ mod tests {
             let at = before.nodes.iter().position(|e| &*e.node.name == node).expect("it is there");
             given / before.shares()[at]
         };
-        let extra = |hits: &dyn Fn(&str) -> f64| extra_misses((&before, &after), &compared, hits);
+        let extra = |hits: &dyn Fn(&str) -> f64| {
+            extra_misses(Transition { before: &before, after: &after }, &compared, hits)
+        };
         assert_eq!(extra(&|_| 0.0), 0.0);
         let only_a = extra(&|node| if node == "a" { 1000.0 } else { 0.0 });
         assert!((only_a - 1000.0 * part("a")).abs() < 1e-6 && only_a > 100.0, "{only_a}");

@@ -9,6 +9,7 @@ use super::{
     detector::is_certain,
     patient::Patient,
     probe::{Answer, Probe},
+    scene::Asking,
 };
 use crate::topology::{Because, Change, Health, News, NodeId, Opinion, SeenBy, Topology};
 
@@ -38,7 +39,12 @@ impl Ward {
         }
         let (whose, cause) = ((topology.pool.clone(), patient.name.clone()), failed.cause);
         let seen_by = failed.basis.seen_by;
-        let fault = match self.scene.judge(now, &whose, cause, (Duration::ZERO, topology.health.timeout)) {
+        let fault = match self.scene.judge(
+            now,
+            &whose,
+            cause,
+            Asking { asked: Duration::ZERO, patience: topology.health.timeout },
+        ) {
             Judgement::Stands => return,
             Judgement::Ask | Judgement::Moot => None,
             Judgement::Withheld(fault) => {
@@ -117,7 +123,7 @@ impl Ward {
             let whose = (topology.pool.clone(), patient.name.clone());
             let judgement = match held.stands {
                 true => Judgement::Stands,
-                false => scene.judge(now, &whose, held.cause, (now - held.since, patience)),
+                false => scene.judge(now, &whose, held.cause, Asking { asked: now - held.since, patience }),
             };
             match judgement {
                 Judgement::Ask => true,

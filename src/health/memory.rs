@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::metrics::Footprint;
+
 /// Part of a limit from which there is no room, and below which there is again.
 const FULL: (f64, f64) = (0.95, 0.8);
 /// The same of the system's limit, at which the process would be killed.
@@ -38,7 +40,7 @@ impl Room {
         &mut self,
         now: Instant,
         buffers: Buffers,
-        (resident, limit): (Option<u64>, Option<u64>),
+        Footprint { resident, limit }: Footprint,
     ) -> Vec<String> {
         if buffers.closed > self.closed {
             (self.closed, self.closed_at) = (buffers.closed, Some(now));
@@ -102,7 +104,7 @@ mod tests {
             (5005, 10, 1, false),
         ] {
             let now = start + Duration::from_millis(after_ms);
-            let wrong = room.look(now, buffers(used, closed), (None, None));
+            let wrong = room.look(now, buffers(used, closed), Footprint::default());
             assert_eq!(!wrong.is_empty(), is_wrong, "{used} {closed}: {wrong:?}");
         }
     }
@@ -111,7 +113,8 @@ mod tests {
     #[test]
     fn the_systems_limit() {
         let mut room = Room::default();
-        let mut look = |resident, limit| room.look(Instant::now(), buffers(0, 0), (resident, limit));
+        let mut look =
+            |resident, limit| room.look(Instant::now(), buffers(0, 0), Footprint { resident, limit });
         assert_eq!(look(Some(89 * MIB), Some(100 * MIB)), Vec::<String>::new());
         assert_eq!(
             look(Some(90 * MIB), Some(100 * MIB)),

@@ -16,6 +16,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use chart::{Chart, answered, push};
+pub(super) use verdicts::Asking;
 
 use super::{
     Answer, Business, Holder, Lag, Probe, Stalls, Symptom, Traffic, heavy::Lists, slow_log::Slow,
@@ -510,7 +511,7 @@ mod tests {
             scene.traffic(Instant::now(), &whose("n1"), &timeouts);
             tokio::time::advance(Duration::from_millis(1)).await;
             let judged = |asked| {
-                let times = (asked, Duration::from_millis(500));
+                let times = Asking { asked, patience: Duration::from_millis(500) };
                 scene.judge(Instant::now(), &whose("n1"), Cause::Timeout, times)
             };
             assert_eq!(judged(Duration::ZERO), Judgement::Ask);
@@ -563,7 +564,7 @@ mod tests {
             }
         };
         let judged = |scene: &Scene, cause| {
-            let times = (Duration::ZERO, Duration::from_millis(500));
+            let times = Asking { asked: Duration::ZERO, patience: Duration::from_millis(500) };
             scene.judge(Instant::now(), &whose("n1"), cause, times)
         };
         for cause in [Cause::Timeout, Cause::ConnectTimeout, Cause::FailureRate] {
@@ -612,7 +613,7 @@ mod tests {
             Instant::now(),
             &whose("n1"),
             Cause::FailureRate,
-            (Duration::ZERO, Duration::from_millis(500)),
+            Asking { asked: Duration::ZERO, patience: Duration::from_millis(500) },
         );
         assert_eq!(judged, Judgement::Stands);
     }
@@ -641,7 +642,7 @@ mod tests {
             scene.admit(&"cache".into(), &entry);
         }
         let judged = |name, cause| {
-            let times = (Duration::ZERO, Duration::from_millis(500));
+            let times = Asking { asked: Duration::ZERO, patience: Duration::from_millis(500) };
             scene.judge(Instant::now(), &whose(name), cause, times)
         };
         let says = |name, found| scene.looked_up(Instant::now(), &whose(name), found);

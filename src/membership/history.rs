@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::topology::{Cause, Data, Route, Topology};
+use crate::topology::{Cause, Data, Route, Topology, Transition};
 
 /// Lines, and topologies, that are kept of one pool.
 const LINES: usize = 1000;
@@ -102,7 +102,7 @@ impl History {
     /// An epoch began at this time, for these reasons.
     pub(super) fn push(
         &self,
-        (before, after): (&Arc<Topology>, &Arc<Topology>),
+        Transition { before, after }: Transition<&Arc<Topology>>,
         unix_ms: u64,
         records: Vec<Record>,
     ) {
@@ -230,7 +230,7 @@ mod tests {
             nodes[0].placement = if epoch % 2 == 1 { Placement::Away } else { Placement::Owns };
             let after =
                 Arc::new(Topology { epoch: before.epoch + 1, nodes: nodes.into(), ..(*before).clone() });
-            history.push((&before, &after), epoch, Vec::new());
+            history.push(Transition { before: &before, after: &after }, epoch, Vec::new());
             before = after;
         }
     }

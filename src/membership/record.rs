@@ -28,7 +28,7 @@ use crate::{
         diagnose,
     },
     metrics::table::{DIAGNOSES, MOVED_SHARE, WAITS},
-    topology::{Cause, Data, Placement, Returned, Topology, Wait},
+    topology::{Cause, Data, Placement, Returned, Topology, Transition, Wait},
 };
 
 /// Steps that may wait to be told before membership waits for them.
@@ -121,7 +121,7 @@ async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
         told.extend(telling.incident.map(|told| (node, told)));
     }
     if is_epoch {
-        history.push((&before, &after), clock::unix_ms(), records);
+        history.push(Transition { before: &before, after: &after }, clock::unix_ms(), records);
     }
     told.extend(other_reasons(&before, &after));
     // What is only treated in another way, as keys that are held, has not moved.

@@ -10,5 +10,5 @@ pub mod table;
 
 pub use block::{Class, Count, Histogram, Level, NodeBlock, Outcome, PoolBlock, Reason};
 pub use facade::{RELOAD_OUTCOMES, count_reload, facade};
-pub use process::Process;
+pub use process::{Footprint, Process};
 pub use render::{NodeView, PoolView, ProcessView, render};

@@ -25,6 +25,15 @@ pub struct Process {
     pub max_fds: Option<u64>,
 }
 
+/// The process's memory, as far as it is known and limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Resident bytes.
+    pub resident: Option<u64>,
+    /// How many its control groups allow.
+    pub limit: Option<u64>,
+}
+
 impl Process {
     /// Reads /proc/self.
     pub fn read() -> Process {
@@ -38,15 +47,15 @@ impl Process {
         }
     }
 
-    /// Resident bytes, and how many its control groups allow, as far as they are known and limited.
-    pub fn memory() -> (Option<u64>, Option<u64>) {
+    /// What it has of memory, and may have.
+    pub fn memory() -> Footprint {
         let resident = fs::read_to_string("/proc/self/status").ok().and_then(|text| resident_bytes(&text));
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let limits = limit_files(&groups).into_iter().filter_map(|file| {
             let text = fs::read_to_string(file).ok()?;
             text.trim().parse::<u64>().ok().filter(|limit| *limit < UNLIMITED_BYTES)
         });
-        (resident, limits.min())
+        Footprint { resident, limit: limits.min() }
     }
 
     /// Whether it has a descriptor left. Asked where reading the numbers would need one itself.

@@ -259,5 +259,14 @@ pub struct Ordered {
     pub after: Arc<Topology>,
 }
 
+/// What was, and what is or would be: of one type, so that nothing else tells which is which.
+#[derive(Clone, Copy, Debug)]
+pub struct Transition<T> {
+    /// What was in force.
+    pub before: T,
+    /// What came after it.
+    pub after: T,
+}
+
 /// Where changes are sent. Bounded: a sender waits.
 pub type Inbox = mpsc::Sender<Change>;

@@ -17,7 +17,7 @@ use tokio::{sync::watch, time::Instant};
 
 pub use change::{
     Basis, Because, Cause, Change, Failed, Inbox, News, Opinion, Ordered, ReloadMode, Returned, Rule, SeenBy,
-    Wanted,
+    Transition, Wanted,
 };
 pub use http::{Forwarded, HttpLimits, HttpProbe, HttpSettings, NodeProtocol};
 pub use node::{Data, Evidence, Failure, Load, Node, NodeId, Slow, VERDICT_GRACE};

@@ -31,15 +31,23 @@ const TOGETHER: Duration = Duration::from_secs(30);
 /// What the resolver said of another name is no older when it speaks for the resolver: one round of questions.
 const LOOKUP_WITHIN: Duration = Duration::from_secs(5);
 
+/// What a verdict may wait for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::health) struct Asking {
+    /// How long the others have been asked already.
+    pub(in crate::health) asked: Duration,
+    /// What a probe may take.
+    pub(in crate::health) patience: Duration,
+}
+
 impl Scene {
-    /// Whether a verdict on a node may stand. `asked` is how long the others have been asked already, `patience`
-    /// what a probe may take.
+    /// Whether a verdict on a node may stand.
     pub(in crate::health) fn judge(
         &self,
         now: Instant,
         whose: &Whose,
         cause: Cause,
-        (asked, patience): (Duration, Duration),
+        Asking { asked, patience }: Asking,
     ) -> Judgement {
         let (stalled, _) = self.lag.since(before(now, STALL_WINDOW));
         let mut seen = self.seen();
