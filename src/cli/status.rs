@@ -134,7 +134,7 @@ fn remarks(pool: &str, node: &Value) -> String {
         all.push(format!("with {:.0} % of its keys", admitted * 100.0));
     }
     if let Some((reason, what)) = waits_for(node) {
-        let next = if reason == "flaps" { "tried again" } else { "next" };
+        let next = if matches!(reason, "flaps" | "cleaning") { "tried again" } else { "next" };
         let due = node["wait"]["due_s"].as_f64();
         let due = due.map_or_else(String::new, |due| format!(", {next} in {due:.0} s"));
         all.push(format!("{what}{due}"));
@@ -161,6 +161,7 @@ pub(super) fn waits_for(node: &Value) -> Option<(&str, &str)> {
         "hold_down" => "its keys wait for its return (hold_down)",
         "leftovers" => "its keys wait until what others have of them is gone",
         "ttl" => "waits until what it has has expired",
+        "cleaning" => "waits until its old keys are deleted",
         "flaps" => "flaps",
         "word" => "durable, and back without a key: waits for `ringway restore`",
         other => other,

@@ -8,7 +8,9 @@ use super::{
     quarantine::{self, Cleaned, Done},
     sweep::{self, Swept},
 };
-use crate::topology::{Change, Data, LEVELS, News, NodeId, NotedWrites, OnReturn, Placement, Topology};
+use crate::topology::{
+    Change, Data, LEVELS, News, NodeId, NotedWrites, OnReturn, Placement, Topology, Wait, WaitReason,
+};
 
 impl Ward {
     /// Nothing is in flight any more that could write to keys which a node waits for.
@@ -48,7 +50,7 @@ impl Ward {
                 if is_long {
                     // Nobody writes these keys there before it is told that they are clean, fenced off or not.
                     self.quarantine.strips(node);
-                    return vec![topology.news(node, News::NotCleaned)];
+                    return vec![topology.news(node, News::Stripping)];
                 }
             }
             None => self.quarantine.dropped(node),
@@ -143,12 +145,21 @@ impl Ward {
         }
     }
 
-    /// Others are still looked through: the keys of those who are back are not to be given to them, however long it
-    /// takes.
+    /// Whether others have to be looked through before keys may be given to them: that is told from time to time.
+    pub(super) fn guards_keys(&self) -> bool {
+        self.sweeping.is_looking() || !self.postponed.is_empty()
+    }
+
+    /// Others are still looked through, or will be when their keys are not held any more: the keys of those who are back
+    /// are not to be given to them, however long it takes.
     pub(super) fn still_sweeps(&mut self) -> Vec<Change> {
         self.sweeping.tells();
         let topology = self.reader.load();
-        self.unswept.iter().map(|node| topology.news(*node, News::Sweeping)).collect()
+        let looked = self.unswept.iter().filter(|_| self.sweeping.is_looking());
+        // Those that are held for what each may have of the other would wait for ever.
+        let is_stuck = |node: &NodeId| is_stuck(&topology, *node);
+        let postponed = self.postponed.iter().filter(|node| !self.unswept.contains(node) && !is_stuck(node));
+        looked.chain(postponed).map(|node| topology.news(*node, News::Sweeping)).collect()
     }
 
     /// Others were looked through for what they took for nodes that are back.
@@ -211,6 +222,16 @@ impl Ward {
         self.unswept.extend(self.postponed.drain());
         self.sweep();
     }
+}
+
+/// Whether a node's keys are held for leftovers while nobody's are held for anything else, which would have an end.
+fn is_stuck(topology: &Topology, node: NodeId) -> bool {
+    let is_held = |wait: &&Wait| {
+        topology.position(wait.node).is_some_and(|at| topology.nodes[at].placement == Placement::Held)
+    };
+    let mut held = topology.waits.iter().filter(is_held);
+    let is_for_leftovers = |wait: &Wait| wait.reason == WaitReason::Leftovers;
+    held.clone().any(|wait| wait.node == node) && held.all(is_for_leftovers)
 }
 
 /// Says that a node lost keys, and why.
@@ -393,5 +414,48 @@ mod tests {
         writer.publish(Topology { ring: other.ring, revision: 3, ..away });
         ward.admit(&write_notes().1);
         assert!(ward.quarantine.is_cut(node) && ward.unswept.contains(&node), "the ring is another one");
+    }
+
+    /// What could not be looked through, as keys were held, is told to be open still, also while nobody looks; but not of
+    /// those that are held for what each may have of the other, which would never end.
+    #[tokio::test]
+    async fn what_is_put_off_is_told() {
+        use Placement::{Held, Owns};
+        use WaitReason::{HoldDown, Leftovers};
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        let second = |node: &crate::topology::Node| crate::topology::Node {
+            id: NodeId(8),
+            name: "n1".into(),
+            address: node.address.clone(),
+            weight: 1,
+            zone: None,
+            evidence: crate::topology::Evidence::default(),
+            load: Arc::default(),
+            blocks: Arc::new([]),
+        };
+        let first = one.nodes[0].clone();
+        let other = Entry { node: Arc::new(second(&first.node)), ..first.clone() };
+        let (first_id, other_id) = (first.node.id, other.node.id);
+        for (placements, reasons, expected) in [
+            ([Owns, Held], [None, Some(HoldDown)], 1),
+            ([Owns, Held], [None, Some(Leftovers)], 1),
+            ([Held, Held], [Some(Leftovers), Some(HoldDown)], 1),
+            ([Held, Held], [Some(Leftovers), Some(Leftovers)], 0),
+        ] {
+            let nodes = [&first, &other].into_iter().zip(placements);
+            let nodes = nodes.map(|(entry, placement)| Entry { placement, ..entry.clone() }).collect();
+            let waits = [first_id, other_id].into_iter().zip(reasons);
+            let waits = waits.filter_map(|(node, reason)| Some(Wait { node, reason: reason?, due: None }));
+            let topology = Topology { nodes, waits: waits.collect(), ..one.clone() };
+            let (_writer, reader) = channel(topology);
+            let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+            assert!(!ward.guards_keys());
+            let (skipped, away) = (vec![other_id], vec![]);
+            ward.unswept.insert(first_id);
+            ward.end_sweep(Ok(Swept { nodes: vec![first_id], skipped, away, waits: true }));
+            assert!(ward.guards_keys(), "{placements:?}");
+            assert_eq!(ward.still_sweeps().len(), expected, "{placements:?} {reasons:?}");
+        }
     }
 }

@@ -116,7 +116,7 @@ async fn watch(mut ward: Ward, told: (NotedWrites, Samples), bell: &Notify, inbo
             Some(waited) = ward.graces.join_next_with_id() => ward.begin_cleaning(waited, &mut noted),
             Some(cleaned) = ward.cleanings.join_next_with_id() => ward.end_cleaning(cleaned),
             Some(swept) = ward.sweeps.join_next() => ward.end_sweep(swept),
-            () = sleep_until(ward.sweeping.told_at()), if ward.sweeping.is_looking() => ward.still_sweeps(),
+            () = sleep_until(ward.sweeping.told_at()), if ward.guards_keys() => ward.still_sweeps(),
             n = noted.next(&mut notes), if may_note => {
                 may_note = n > 0;
                 ward.quarantine.remember(notes.drain(..), &ward.reader.load());
@@ -304,7 +304,7 @@ impl Ward {
         // All nodes of the topology are watched now, so most publishes, which take no node away, need no
         // second look.
         let waited_for = self.quarantine.waited_for(&topology);
-        let changes = waited_for.into_iter().map(|node| topology.news(node, News::NotCleaned)).collect();
+        let changes = waited_for.into_iter().map(|node| topology.news(node, News::Stripping)).collect();
         if self.patients.len() == topology.nodes.len() {
             return changes;
         }

@@ -57,7 +57,7 @@ pub(super) struct Quarantine {
     missed: u64,
     /// Nodes that are being cleaned, and whether they left meanwhile.
     busy: HashMap<NodeId, bool>,
-    /// How often nodes could not be cleaned since they left.
+    /// How often nodes could not be cleaned since they are back.
     failed: HashMap<NodeId, u32>,
     /// Why nodes can't be cleaned that were tried often enough.
     refused: HashMap<NodeId, Arc<str>>,
@@ -242,14 +242,12 @@ impl Quarantine {
         };
         self.rests.retain(|id, _| is_starting(id));
         self.refused.retain(|id, _| is_starting(id));
+        self.failed.retain(|id, _| is_starting(id));
         let policy = &topology.policy;
         let is_noted = policy.on_return == OnReturn::Quarantine && policy.sole_writer;
         if std::mem::replace(&mut self.missed, missed) != missed || !is_noted {
             away.into_iter().for_each(|id| self.cut(id));
         }
-        self.failed.retain(|id, _| {
-            topology.position(*id).is_some_and(|at| topology.nodes[at].placement != Placement::Owns)
-        });
     }
 
     /// It is not known what was written elsewhere for a node.
@@ -293,6 +291,7 @@ impl Quarantine {
 
     /// A node leaves. What is written elsewhere from now on is no matter of a cleaning that is under way.
     pub(super) fn leaves(&mut self, node: NodeId) {
+        self.failed.remove(&node);
         if let Some(left) = self.busy.get_mut(&node) {
             *left = true;
         }
@@ -735,6 +734,27 @@ mod tests {
             assert!(why.ends_with("NOPERM"), "{why}");
             end(&mut quarantine, &fenced, no());
             assert_eq!(quarantine.refusal(node), None);
+        }
+    }
+
+    /// What could not be done before a node left is no try of another return: it is cleaned key by key again.
+    #[test]
+    fn each_return_has_its_tries() {
+        let fenced = two([FENCED, Placement::Owns], Health::Healthy, true);
+        let away = two([Placement::Away, Placement::Owns], Health::Ejected, true);
+        let node = fenced.nodes[0].node.id;
+        let ends: [fn(&mut Quarantine, &Topology, NodeId); 2] =
+            [|quarantine, away, _| quarantine.follow(away, 0), |quarantine, _, node| quarantine.leaves(node)];
+        for end in ends {
+            let mut quarantine = Quarantine::default();
+            for _ in 0..TRIES {
+                let done = Err("no".to_owned());
+                quarantine.ended(&fenced, &Cleaned { node, below: LEVELS, leftovers: false, done });
+            }
+            assert!(quarantine.is_inexact(node));
+            end(&mut quarantine, &away, node);
+            quarantine.follow(&fenced, 0);
+            assert!(!quarantine.is_inexact(node));
         }
     }
 }

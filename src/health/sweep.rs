@@ -66,7 +66,7 @@ impl Sweeping {
 
     /// It begins.
     pub(super) fn begins(&mut self) -> Arc<OnceLock<Vec<NodeId>>> {
-        *self = Sweeping::default();
+        *self = Sweeping { told: self.told, ..Sweeping::default() };
         self.looks_for.clone()
     }
 
@@ -79,7 +79,8 @@ impl Sweeping {
 
     /// It is over; who has returned meanwhile.
     pub(super) fn ends(&mut self) -> HashSet<NodeId> {
-        std::mem::take(self).again
+        let told = self.told;
+        std::mem::replace(self, Sweeping { told, ..Sweeping::default() }).again
     }
 }
 

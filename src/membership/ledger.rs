@@ -223,10 +223,16 @@ impl Ledger {
         was_moved_in | (!policy.fails_over() && known.unswept.take().is_some())
     }
 
-    /// A node could not be cleaned at this time; whether it starts at all.
-    pub(super) fn not_cleaned(&mut self, node: NodeId, time: Instant) -> bool {
+    /// A node could not be cleaned at this time, and nobody else serves its keys; whether it starts at all.
+    pub(super) fn not_cleaned(&mut self, node: NodeId, time: Instant, is_needed: bool) -> bool {
         let start = self.known.get_mut(&node).and_then(|known| known.start.as_mut());
-        start.map(|start| start.not_cleaned(time)).is_some()
+        start.map(|start| start.not_cleaned(time, is_needed)).is_some()
+    }
+
+    /// A node is being cleaned for long; whether it starts at all, and that is new.
+    pub(super) fn strips(&mut self, node: NodeId) -> bool {
+        let start = self.known.get_mut(&node).and_then(|known| known.start.as_mut());
+        start.is_some_and(Start::strips)
     }
 
     /// Remembers what is wanted of a node from now on.
@@ -270,7 +276,9 @@ impl Ledger {
                 OnReturn::Quarantine => !is_known,
                 // Others were emptied before they came back.
                 OnReturn::Flush => policy.keeps_keys(),
-                OnReturn::Serve | OnReturn::Ttl => false,
+                // What has expired by then needs no deleting.
+                OnReturn::Ttl => !self.is_bounded(node),
+                OnReturn::Serve => false,
             }
         };
         self.back(node).is_some_and(|back| !back.is_waived && (back.with.data.is_cold() || is_emptied(back)))
@@ -409,7 +417,15 @@ impl Ledger {
         let waits: Arc<[Wait]> = nodes
             .iter()
             // Who is out by hand waits for the operator.
-            .filter(|e| e.placement == Placement::Held || e.order.is_none() && waiting.contains(&e.node.id))
+            .filter(|e| {
+                let waits = || self.start(e.node.id).is_some_and(|start| start.waits(time).is_some());
+                match e.placement {
+                    Placement::Owns => false,
+                    Placement::Held => true,
+                    Placement::Away => e.order.is_none() && waiting.contains(&e.node.id),
+                    Placement::Starting(_) => waits(),
+                }
+            })
             .map(|e| self.wait(e, policy, time))
             .collect();
         let steps = nodes.iter().filter(is_starting);
@@ -427,6 +443,10 @@ impl Ledger {
         let node = entry.node.id;
         if self.is_lost(node, policy) {
             return Wait { node, reason: WaitReason::Word, due: None };
+        }
+        if let Placement::Starting(_) = entry.placement {
+            let due = self.start(node).and_then(|start| start.waits(time)).flatten();
+            return Wait { node, reason: WaitReason::Cleaning, due };
         }
         let stays = match entry.placement {
             Placement::Held => self.stays(node, policy, time),

@@ -9,7 +9,7 @@ use super::{
     event::What,
     ledger::Ledger,
     plan::{Step, rules, step, told},
-    settle::settle,
+    settle::{is_refused, settle},
 };
 use crate::topology::{Entry, Order, Placement, Topology, Wanted};
 
@@ -83,7 +83,9 @@ pub fn order(
 
 fn check(now: &Topology, entry: &Entry, order: Option<Order>) -> Result<(), String> {
     let name = &entry.node.name;
-    let others = |e: &&Entry| e.node.id != entry.node.id && e.placement.serves();
+    // One that can't be cleaned serves nothing, for nobody knows how long.
+    let serves = |e: &Entry| e.placement.serves() && !is_refused(e, e.placement);
+    let others = |e: &&Entry| e.node.id != entry.node.id && serves(e);
     if order.is_some_and(Order::is_out) && !now.nodes.iter().any(|e| others(&e)) {
         return Err(format!("node {name} is the last of pool {} that owns keys: it stays", now.pool));
     }

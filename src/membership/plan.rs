@@ -70,7 +70,14 @@ pub fn plan(now: &Topology, ledger: &Ledger, (node, news): (NodeId, &News), time
             let cleaned = What::Cleaned { how: how.clone(), emptied: *emptied };
             go_on(now, ledger, vec![cleaned.of(&now.nodes[at])], time)
         }
-        News::NotCleaned if ledger.not_cleaned(node, time) => go_on(now, ledger, Vec::new(), time),
+        News::NotCleaned => {
+            let is_needed = !now.nodes.iter().any(|entry| entry.placement == Placement::Owns);
+            match ledger.not_cleaned(node, time, is_needed) {
+                true => go_on(now, ledger, Vec::new(), time),
+                false => Outcome::Nothing,
+            }
+        }
+        News::Stripping if ledger.strips(node) => remembered(now, ledger, time),
         News::Sweeping if ledger.sweeps(node, &now.policy, sweeps_until(&now.policy, time)) => {
             remembered(now, ledger, time)
         }
@@ -81,11 +88,11 @@ pub fn plan(now: &Topology, ledger: &Ledger, (node, news): (NodeId, &News), time
             let next = Topology { revision: now.revision + 1, nodes: nodes.into(), ..now.clone() };
             Outcome::Publish(Box::new(Step { next, ledger, events: Vec::new() }))
         }
-        News::NotCleaned | News::Sweeping | News::Swept | News::Resolved(_) => Outcome::Nothing,
+        News::Stripping | News::Sweeping | News::Swept | News::Resolved(_) => Outcome::Nothing,
     }
 }
 
-/// What is known of leftovers is remembered whether anything comes of it or not.
+/// What is known of a node's cleaning, or of leftovers, is remembered whether anything comes of it or not.
 fn remembered(now: &Topology, ledger: Ledger, time: Instant) -> Outcome {
     match go_on(now, ledger.clone(), Vec::new(), time) {
         Outcome::Nothing => Outcome::Remember(Box::new(ledger)),
@@ -256,7 +263,7 @@ fn placed((was, was_out): (Placement, bool), entry: &Entry, ledger: &Ledger) -> 
         (Placement::Away | Placement::Held, Placement::Owns)
             if entry.health.is_out() && entry.order.is_none() =>
         {
-            Some(What::Readmitted("too few others are left since the reload"))
+            Some(What::Readmitted("too few others are left"))
         }
         (was, Placement::Owns) => match (back, was) {
             (Some(back), _) => Some(What::Restored(back.with.clone())),
@@ -369,9 +376,26 @@ pub fn reload(
 
 /// Of whom nothing is known to be wrong any more: a new detector says it again if it is so.
 fn asked_anew(before: &[Entry], after: &[Entry]) -> Vec<Event> {
-    let was_wrong = before.iter().filter(|e| e.misconfigured.is_some()).map(|e| &e.node.name);
-    let is_not = |name: &Arc<str>| after.iter().find(|e| e.node.name == *name && e.misconfigured.is_none());
-    was_wrong.filter_map(is_not).map(|entry| What::Misconfigured(None).of(entry)).collect()
+    let was_wrong: HashMap<&str, &Entry> = before
+        .iter()
+        .filter(|e| e.misconfigured.is_some() || e.slow.is_some())
+        .map(|e| (&*e.node.name, e))
+        .collect();
+    if was_wrong.is_empty() {
+        return Vec::new();
+    }
+    let mut events = Vec::new();
+    for entry in after {
+        let Some(was) = was_wrong.get(&*entry.node.name) else { continue };
+        if was.misconfigured.is_some() && entry.misconfigured.is_none() {
+            events.push(What::Misconfigured(None).of(entry));
+        }
+        // Of one that is out it counts that it is.
+        if was.slow.is_some() && entry.slow.is_none() && !entry.health.is_out() {
+            events.push(What::Slow(None).of(entry));
+        }
+    }
+    events
 }
 
 /// `came: n3; left: n1; changed: n2`, as far as there are any; long lists are cut.

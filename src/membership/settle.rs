@@ -98,7 +98,7 @@ fn was_out(id: NodeId, before: Placement, ledger: &Ledger) -> bool {
 
 /// Whether a node is back and can't be cleaned: it serves nothing, for nobody knows how long, so that the guard counts it
 /// as out.
-fn is_refused(entry: &Entry, before: Placement) -> bool {
+pub(super) fn is_refused(entry: &Entry, before: Placement) -> bool {
     let is_bare = matches!(before, Placement::Starting(to) if to.admitted == 0);
     let is_back = !entry.health.is_out() && !entry.order.is_some_and(Order::is_out);
     is_bare && is_back && entry.misconfigured.is_some()

@@ -11,8 +11,12 @@ use crate::topology::{Admission, LEVELS, Placement, Policy};
 /// Steps in which a node takes its share over `slow_start`. Each is at least one epoch.
 const STEPS: u32 = 16;
 
-/// Until a node that could not be cleaned is cleaned again.
+/// Until a node that could not be cleaned is cleaned again: at first, and at most. Its keys wait a moment each time, so
+/// that one which refuses for long is asked ever less often.
 const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(30);
+/// So many tries follow each other quickly: then all that can be done was tried, and each pause is twice the last one.
+const QUICK_TRIES: u32 = 3;
 
 /// The start of a node that is back.
 #[derive(Clone, Copy, Debug)]
@@ -24,12 +28,17 @@ pub(super) struct Start {
     after: Option<Instant>,
     /// Its keys go nowhere else meanwhile: others may have older values of them than it gave out.
     is_whole: bool,
+    /// How often it could not be cleaned.
+    failed: u32,
+    /// It is being cleaned, which takes so long that its keys do not wait for it.
+    is_long: bool,
 }
 
 impl Start {
     /// A node starts now; whether it has to be cleaned.
     pub(super) fn new(since: Instant, is_clean: bool) -> Start {
-        Start { since, clean: if is_clean { LEVELS } else { 0 }, after: None, is_whole: false }
+        let clean = if is_clean { LEVELS } else { 0 };
+        Start { since, clean, after: None, failed: 0, is_long: false, is_whole: false }
     }
 
     /// It takes all of its keys at once, and nobody else has any before.
@@ -49,10 +58,28 @@ impl Start {
 
     pub(super) fn cleaned(&mut self, below: u32) {
         self.clean = self.clean.max(below);
+        (self.failed, self.is_long) = (0, false);
     }
 
-    pub(super) fn not_cleaned(&mut self, time: Instant) {
-        self.after = Some(time + AGAIN);
+    /// It could not be cleaned at this time. Where nobody else could serve its keys they wait for it anyhow, and it is
+    /// tried again soon.
+    pub(super) fn not_cleaned(&mut self, time: Instant, is_needed: bool) {
+        self.failed += 1;
+        let doubled =
+            if is_needed || self.is_whole { 0 } else { self.failed.saturating_sub(QUICK_TRIES).min(5) };
+        self.after = Some(time + (AGAIN * (1 << doubled)).min(AGAIN_MAX));
+        self.is_long = false;
+    }
+
+    /// It is being cleaned for long from now on; whether that is new.
+    pub(super) fn strips(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_long, true)
+    }
+
+    /// Whether it waits to be cleaned while its keys do not, and until when at most, as far as that is known.
+    pub(super) fn waits(&self, time: Instant) -> Option<Option<Instant>> {
+        let again = self.after.filter(|after| *after > time);
+        if self.is_long { Some(None) } else { again.map(Some) }
     }
 
     /// Where a node is that was there before.
@@ -62,7 +89,7 @@ impl Start {
         if admitted >= LEVELS {
             return Placement::Owns;
         }
-        let may_clean = self.after.is_none_or(|after| after <= time);
+        let may_clean = !self.is_long && self.after.is_none_or(|after| after <= time);
         let fence = match before {
             // They wait until it is clean, however often that is tried.
             _ if self.is_whole => due,
@@ -91,7 +118,7 @@ impl Start {
     /// When it may take more without anybody telling.
     pub(super) fn next(&self, placement: Placement, policy: &Policy, time: Instant) -> Option<Instant> {
         let Placement::Starting(admission) = placement else { return None };
-        let again = self.after.filter(|after| *after > time);
+        let again = self.waits(time).flatten();
         if admission.is_fenced() {
             // Of one that is to be cleaned because nobody else is left.
             return again;

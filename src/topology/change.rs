@@ -174,6 +174,8 @@ pub enum News {
     },
     /// It is back, and could not be cleaned now: its keys do not wait for it.
     NotCleaned,
+    /// It is back, and is being cleaned, which takes so long that its keys do not wait for it.
+    Stripping,
     /// Others are still looked through for what they took for it.
     Sweeping,
     /// Others have nothing any more of what they took for it.

@@ -129,6 +129,8 @@ pub enum WaitReason {
     Leftovers,
     /// What it had before it left may not have expired yet: `on_return: ttl`.
     Ttl,
+    /// It is back, and what is old of its keys could not be deleted yet.
+    Cleaning,
     /// It is `durable` and came back without a key: an operator's word.
     Word,
     /// It comes and goes: its good probes do not count yet. Shown, and no matter of the topology's.
@@ -143,6 +145,7 @@ impl WaitReason {
             WaitReason::HoldDown => "its return (hold_down)",
             WaitReason::Leftovers => "what others have of its last absence to be deleted, or to expire",
             WaitReason::Ttl => "what it had to expire (on_return: ttl)",
+            WaitReason::Cleaning => "its old keys to be deleted",
             WaitReason::Flaps => "it comes and goes: that its probes count again",
             WaitReason::Word => {
                 "an operator: it is durable, and what it had is lost (`ringway restore` takes it as it is)"

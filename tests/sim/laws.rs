@@ -143,7 +143,9 @@ impl Back {
             OnReturn::Quarantine => !is_known,
             // Others were emptied before they came back.
             OnReturn::Flush => policy.keeps_keys(),
-            OnReturn::Serve | OnReturn::Ttl => false,
+            // Of what may live longer than is known nothing is left when it has waited.
+            OnReturn::Ttl => self.data == Data::Other,
+            OnReturn::Serve => false,
         };
         !self.is_waived && (self.data.is_cold() || is_emptied)
     }
@@ -625,7 +627,7 @@ fn told(case: &Case<'_>) -> Result<(), Breach> {
 }
 
 /// Until a node that could not be cleaned is cleaned again, at most.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// How long leftovers are looked for.
 const SWEEP_MAX: Duration = Duration::from_secs(120);

@@ -25,6 +25,7 @@ const WAITS = {
   flaps: "it comes and goes",
   leftovers: "its keys wait until what others have of them is gone",
   ttl: "waits until what it has has expired",
+  cleaning: "waits until its old keys are deleted",
   word: "durable, and back without a key: waits for ringway restore",
 };
 

@@ -2,7 +2,7 @@
 //! failures while it still starts.
 
 use super::*;
-use crate::topology::{Admission, LEVELS, OnReturn, level};
+use crate::topology::{Admission, LEVELS, OnReturn, WaitReason, level};
 
 fn pool(weights: &[u32], edit: impl FnOnce(&mut Policy)) -> PoolSpec {
     let mut spec = spec(weights, 0.5);
@@ -574,4 +574,102 @@ fn a_shorter_life_is_not_believed_of_who_waits() {
     pool.time += Duration::from_secs(50);
     pool.eject("n1");
     assert_eq!(pool.entry("n1").placement, Placement::Held);
+}
+
+/// A node that can't be cleaned is tried again soon at first and ever later then, which is told; nobody's keys wait for
+/// it meanwhile. When it was cleaned, or is another one, it is quick again, and so is one without which nobody serves.
+#[test]
+fn tries_grow_rarer() {
+    let mut spec = pool(&[1; 3], |p| p.sole_writer = true);
+    spec.health.eject_max = 1.0;
+    let mut pool = Planned::new(&spec);
+    let fails = |pool: &mut Planned| {
+        pool.news("n1", News::NotCleaned);
+        assert_eq!(pool.entry("n1").placement, Placement::Starting(Admission { admitted: 0, fence: 0 }));
+        let wait = pool.topology.waits.iter().find(|wait| wait.node == pool.id("n1")).copied();
+        let wait = wait.expect("it is told");
+        let due = wait.due.expect("it is known when");
+        assert_eq!((wait.reason, pool.topology.budget_due), (WaitReason::Cleaning, wait.due));
+        let pause = due - pool.time;
+        pool.time = due;
+        pool.budget();
+        assert_eq!(pool.entry("n1").placement, FENCED);
+        assert!(pool.topology.waits.is_empty());
+        pause.as_secs()
+    };
+    for _ in 0..2 {
+        pool.eject("n1");
+        pool.restore("n1");
+        let pauses: Vec<u64> = (0..10).map(|_| fails(&mut pool)).collect();
+        assert_eq!(pauses, [1, 1, 1, 2, 4, 8, 16, 30, 30, 30]);
+    }
+    for name in ["n0", "n2"] {
+        pool.eject(name);
+    }
+    assert!(is_waited_for(&pool, "n1"));
+    pool.news("n1", News::NotCleaned);
+    assert_eq!(pool.topology.budget_due, Some(pool.time + Duration::from_secs(1)));
+}
+
+/// The keys of a node that is cleaned for long do not wait for it, until that is over: no epoch comes of it meanwhile.
+#[test]
+fn who_is_stripped_is_not_waited_for() {
+    let prefix =
+        crate::topology::PrefixPolicy { prefix: b"s:".as_slice().into(), on_ejected: OnEjected::Fail };
+    let mut pool = Planned::new(&pool(&[1; 3], |p| p.prefixes = vec![prefix]));
+    pool.eject("n1");
+    pool.restore("n1");
+    assert_eq!(pool.entry("n1").placement, FENCED);
+    pool.news("n1", News::Stripping);
+    let open = Placement::Starting(Admission { admitted: 0, fence: 0 });
+    let epoch = pool.topology.epoch;
+    for _ in 0..100 {
+        pool.time += Duration::from_secs(1);
+        pool.budget();
+        pool.judge("n0", Health::Suspect, Because::Nothing);
+        pool.judge("n0", Health::Healthy, Because::Nothing);
+    }
+    assert_eq!((pool.entry("n1").placement, pool.topology.epoch), (open, epoch));
+    let waits: Vec<_> = pool.topology.waits.iter().map(|wait| (wait.reason, wait.due)).collect();
+    assert_eq!(waits, [(WaitReason::Cleaning, None)]);
+    pool.news("n1", News::NotCleaned);
+    pool.time += Duration::from_secs(1);
+    pool.budget();
+    assert_eq!(pool.entry("n1").placement, FENCED, "it is tried again");
+    pool.news("n1", News::Stripping);
+    cleaned(&mut pool, "n1", false);
+    assert_eq!(pool.entry("n1").placement, Placement::Owns);
+}
+
+/// Where what was written expires, a node of which that is not known is emptied, and comes back within the budget.
+#[test]
+fn who_is_emptied_in_the_end_spends() {
+    let frugal = frugal(
+        pool(&[1; 4], |p| (p.on_return, p.ttl_max) = (OnReturn::Ttl, Some(Duration::from_secs(10)))),
+        0.25,
+        Duration::from_secs(60),
+    );
+    for (data, is_cold) in [(Data::Other, true), (Data::Same, false)] {
+        let mut pool = Planned::new(&frugal);
+        pool.eject("n1");
+        pool.restore_with("n1", data);
+        pool.time += Duration::from_secs(11);
+        pool.budget();
+        assert_eq!(pool.entry("n1").placement == Placement::Away, is_cold, "{data:?}");
+    }
+}
+
+/// The last node that serves is not taken out by hand though another one is back, if that can't be cleaned.
+#[test]
+fn who_cannot_be_cleaned_takes_nobodys_place() {
+    let mut pool = Planned::new(&pool(&[1; 2], |p| p.sole_writer = true));
+    pool.eject("n1");
+    pool.restore("n1");
+    pool.news("n1", News::NotCleaned);
+    let wrong = |wrong| Opinion { health: Health::Healthy, slow: None, wrong, because: Because::Nothing };
+    pool.news("n1", News::Judged(wrong(Some("it can't be emptied".into()))));
+    let why = pool.order("n0", Some(Order::Drain)).expect_err("nobody else serves");
+    assert!(why.contains("node n0 is the last of pool cache"), "{why}");
+    pool.news("n1", News::Judged(wrong(None)));
+    pool.order("n0", Some(Order::Drain)).expect("it may be cleaned by now");
 }
