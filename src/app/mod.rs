@@ -204,6 +204,8 @@ impl App {
         for (spec, listeners) in settings.pools.iter().zip(listening) {
             app.open(&Arc::new(spec.clone()), listeners);
         }
+        // A start that came to nothing has written nothing.
+        app.state_file.start()?;
         app.keep_descriptors();
         app.show_pools();
         Ok(app)

@@ -38,6 +38,8 @@ pub(super) struct OpenPool {
     pub(super) handle: Arc<PoolHandle>,
     pub(super) listeners: Vec<Listening>,
     health: AbortHandle,
+    /// Has what is to be known of it in the state file.
+    follower: AbortHandle,
 }
 
 /// A listener that accepts.
@@ -95,7 +97,8 @@ impl App {
         let found =
             |node: &NodeSpec| by_name.get(&*node.name).map_or_else(|| Arc::from([]), |t| Arc::clone(t));
         let mut first = first_topology(spec, &births, found);
-        let absences = self.state_file.recall(&spec.name);
+        let id = state.next_pool;
+        let absences = self.state_file.begin(&spec.name, id);
         if !absences.is_empty() {
             let nodes = names(&absences);
             tracing::info!(pool = &*spec.name, nodes, "not in their place when ringway ended, or ordered so");
@@ -106,7 +109,7 @@ impl App {
         let handle = Arc::new(PoolHandle {
             name: spec.name.clone(),
             protocol: spec.policy.protocol,
-            id: state.next_pool,
+            id,
             reader: reader.clone(),
             blocks: PoolHandle::blocks(workers),
             sessions: AtomicUsize::new(0),
@@ -119,7 +122,7 @@ impl App {
             graces: PoolHandle::graces(workers),
             given: PoolHandle::given(workers),
         });
-        self.control.spawn(self.state_file.clone().follow(reader.clone()));
+        let follower = self.control.handle().spawn(self.state_file.clone().follow(id, reader.clone()));
         let blocks = handle.blocks.clone();
         let pool = membership::Pool { writer, spec: spec.clone(), bell: bell.clone(), blocks };
         let (membership, scene) = (self.membership.clone(), self.scene.clone());
@@ -131,7 +134,12 @@ impl App {
             drop(membership);
             health::run(reader, bell, inbox, scene, returns).await;
         }));
-        let mut open = OpenPool { handle, listeners: Vec::new(), health: health.abort_handle() };
+        let mut open = OpenPool {
+            handle,
+            listeners: Vec::new(),
+            health: health.abort_handle(),
+            follower: follower.abort_handle(),
+        };
         for (asked, listener) in listeners {
             self.accept(&mut open, asked, listener);
         }
@@ -177,11 +185,10 @@ impl App {
         pool.health.abort();
         let (id, name) = (pool.handle.id, pool.handle.name.clone());
         self.workers.tell(|| Order::Close(id));
-        let (membership, state_file) = (self.membership.clone(), self.state_file.clone());
-        self.control.spawn(async move {
-            membership.remove(name.clone()).await;
-            state_file.forget(&name);
-        });
+        pool.follower.abort();
+        self.state_file.forget(&name, id);
+        let membership = self.membership.clone();
+        self.control.spawn(async move { membership.remove(name).await });
     }
 
     /// Tells the admin port which pools there are.
