@@ -1,5 +1,5 @@
-//! TWEMPROXY'S CONFIGURATION -> OURS. Keys stay where they are: names, hash, distribution and weights are taken
-//! over as they decide there. What has no counterpart stands in the output as a comment that says why.
+//! TWEMPROXY'S CONFIGURATION -> OURS. Keys stay where they are: names, hash, distribution and weights are
+//! taken over as they decide there. What has no counterpart stands in the output as a comment that says why.
 
 use super::{
     finding::{Errors, Place, Report},

@@ -1,10 +1,10 @@
-//! WHAT A NODE IS BUSY WITH: from samples, the keys and the clients with the largest parts of its requests, of
-//! their bytes and of the time in which it was waited for. Pure: samples and times in, shares out.
+//! WHAT A NODE IS BUSY WITH: from samples, the keys and the clients with the largest parts of its requests,
+//! of their bytes and of the time in which it was waited for. Pure: samples and times in, shares out.
 //!
-//! Space-saving (Metwally, Agrawal and El Abbadi, "Efficient computation of frequent and top-k elements in data
-//! streams", 2005): so many counters, and what is new takes over the smallest. A count is too high by at most
-//! that, and whoever has a larger part than one in so many is there. Counts decay, so that shares are of the
-//! last seconds.
+//! Space-saving (Metwally, Agrawal and El Abbadi, "Efficient computation of frequent and top-k elements in
+//! data streams", 2005): so many counters, and what is new takes over the smallest. A count is too high by at
+//! most that, and whoever has a larger part than one in so many is there. Counts decay, so that shares are of
+//! the last seconds.
 
 use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
@@ -195,8 +195,8 @@ impl<T: Copy> List<T> {
         self.counters.iter().find(|counter| counter.id == id)
     }
 
-    /// The middle of what the counter may be, and how far the truth may be from it: the counter's own error, and
-    /// that of sampling.
+    /// The middle of what the counter may be, and how far the truth may be from it: the counter's own error,
+    /// and that of sampling.
     fn share(&self, id: u64) -> Share {
         let Some(counter) = self.find(id).filter(|_| self.total > 0.0) else { return Share::default() };
         let share = ((counter.weight - counter.over / 2.0) / self.total).clamp(0.0, 1.0);
@@ -398,8 +398,8 @@ mod tests {
         heavies.iter().find(|heavy| heavy.name == name).unwrap_or_else(|| panic!("{name}: {heavies:?}"))
     }
 
-    /// A key with a fifth of the requests among thousands of others is told with that share, and the truth is within
-    /// the error; one that is large has its share of the bytes.
+    /// A key with a fifth of the requests among thousands of others is told with that share, and the truth is
+    /// within the error; one that is large has its share of the bytes.
     #[tokio::test(start_paused = true)]
     async fn heavy_keys_among_many() {
         let now = Instant::now();
@@ -435,8 +435,8 @@ mod tests {
         assert!(business.keys.len() <= TOLD && business.clients.len() <= TOLD);
     }
 
-    /// Whatever has more than its part of the counters is among them, however the others come, and no count is too
-    /// low: the law of space-saving.
+    /// Whatever has more than its part of the counters is among them, however the others come, and no count
+    /// is too low: the law of space-saving.
     #[tokio::test(start_paused = true)]
     async fn nothing_heavy_is_missed() {
         let now = Instant::now();
@@ -483,8 +483,8 @@ mod tests {
         assert!(lists.is_empty() && lists.rate() < 0.1);
     }
 
-    /// Of requests that are overdue together the one that was sent first is what holds the node; a key that did so
-    /// twice is told.
+    /// Of requests that are overdue together the one that was sent first is what holds the node; a key that
+    /// did so twice is told.
     #[tokio::test(start_paused = true)]
     async fn what_holds_a_node_that_stands_still() {
         let start = Instant::now();

@@ -1,9 +1,9 @@
-//! NEWCOMERS. A server that a reload puts in, as a new node or at another address, may have keys: it was in the pool
-//! before, comes from another, or is meant for something else and the address is a slip. What it has of the keys that
-//! become its own may be old, and nobody knows of which. So where a pool does not serve old data a newcomer is emptied
-//! before it owns keys, as it is when it comes back, if the operator has said that this may be; a durable pool is told
-//! of what it has. One that does not answer is not put in unasked either: the address may be a slip, and who had its keys
-//! would delete them.
+//! NEWCOMERS. A server that a reload puts in, as a new node or at another address, may have keys: it was in
+//! the pool before, comes from another, or is meant for something else and the address is a slip. What it has
+//! of the keys that become its own may be old, and nobody knows of which. So where a pool does not serve old
+//! data a newcomer is emptied before it owns keys, as it is when it comes back, if the operator has said that
+//! this may be; a durable pool is told of what it has. One that does not answer is not put in unasked either:
+//! the address may be a slip, and who had its keys would delete them.
 
 use std::sync::Arc;
 
@@ -38,8 +38,8 @@ pub struct Newcomer {
 pub enum Reception {
     /// It is only asked whether they answer, and whether they have keys that would be deleted.
     Look,
-    /// They are emptied where they have to be. One that can't be reached is ejected by its first probe, and emptied when
-    /// it comes.
+    /// They are emptied where they have to be. One that can't be reached is ejected by its first probe, and
+    /// emptied when it comes.
     Empty,
 }
 
@@ -110,8 +110,8 @@ pub async fn receive(
     }
 }
 
-/// Whether the process that answers is also where the node was: then it has what the node had. Of memcached nobody
-/// can tell: in containers each has the same process id, and many the same start.
+/// Whether the process that answers is also where the node was: then it has what the node had. Of memcached
+/// nobody can tell: in containers each has the same process id, and many the same start.
 async fn is_there(was: Option<&Arc<[Target]>>, now: &Question, life: Option<&Life>) -> bool {
     if now.policy.protocol != Protocol::Redis {
         return false;

@@ -1,6 +1,7 @@
-//! WHAT A NODE SAYS ITSELF THAT IT WAS SLOW AT. A Redis node keeps a log of commands that took it long, whoever sent
-//! them: it knows what a proxy can only guess at, whose requests on all connections wait behind the same one. The log of
-//! a node in doubt is read a few times a second; a node that has none, or a user who may not ask, is known by samples.
+//! WHAT A NODE SAYS ITSELF THAT IT WAS SLOW AT. A Redis node keeps a log of commands that took it long,
+//! whoever sent them: it knows what a proxy can only guess at, whose requests on all connections wait behind
+//! the same one. The log of a node in doubt is read a few times a second; a node that has none, or a user who
+//! may not ask, is known by samples.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -34,7 +35,8 @@ pub(super) const ENTRIES: &[u8] = b"64";
 const NODES: usize = 16;
 /// What was logged within this time counts.
 const WITHIN: Duration = Duration::from_secs(10);
-/// A key that it was slow at less often may have been unlucky; and one that has less of the time is one of several.
+/// A key that it was slow at less often may have been unlucky; and one that has less of the time is one of
+/// several.
 const TIMES_MIN: f64 = 4.0;
 const TIME_MIN: f64 = 0.5;
 /// So many entries are remembered.
@@ -81,7 +83,8 @@ pub(super) fn read(reply: &[u8]) -> Option<Vec<Slow>> {
     entries.map(|(_, entry)| read_entry(entry)).collect()
 }
 
-/// Its number, when it was, how long it took in microseconds, and the command; what follows is of no use here.
+/// Its number, when it was, how long it took in microseconds, and the command; what follows is of no use
+/// here.
 fn read_entry(entry: Value<'_>) -> Option<Slow> {
     let Value::Array(mut parts) = entry else { return None };
     let Value::Integer(id) = parts.next()?.1 else { return None };
@@ -118,7 +121,8 @@ impl Slow {
 }
 
 impl SlowLog {
-    /// Takes in what is new, the newest first as the node gives it. What was there at the first look may be old.
+    /// Takes in what is new, the newest first as the node gives it. What was there at the first look may be
+    /// old.
     pub(super) fn take(&mut self, now: Instant, log: &[Slow]) {
         let newest = log.iter().map(|slow| slow.id).max().unwrap_or(-1);
         // Numbers that begin anew are another process's.
@@ -237,8 +241,8 @@ mod tests {
         read(&reply(entries)).expect("it is a log")
     }
 
-    /// Entries are read with their keys, wherever a command has them; what has none is an entry all the same. Something
-    /// else is no log.
+    /// Entries are read with their keys, wherever a command has them; what has none is an entry all the same.
+    /// Something else is no log.
     #[test]
     fn entries_are_read() {
         let all = log(&[
@@ -256,8 +260,8 @@ mod tests {
         }
     }
 
-    /// What was logged before anybody looked is old, each entry counts once and for some seconds; a process that begins
-    /// anew has a log of its own.
+    /// What was logged before anybody looked is old, each entry counts once and for some seconds; a process
+    /// that begins anew has a log of its own.
     #[tokio::test(start_paused = true)]
     async fn what_is_new_counts() {
         let start = Instant::now();

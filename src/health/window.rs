@@ -1,10 +1,12 @@
-//! WHAT A NODE DID LATELY. Its counters, summed over all workers and read every fifth of `health.window` -> how
-//! many of its requests failed, and whether it is slower than the rest of its pool. Pure: no clock, no task.
+//! WHAT A NODE DID LATELY. Its counters, summed over all workers and read every fifth of `health.window` ->
+//! how many of its requests failed, and whether it is slower than the rest of its pool. Pure: no clock, no
+//! task.
 //!
-//! A node is *slow* when its p99 over the window is above `slow_factor` times the pool's median (of the nodes'
-//! p99s), and above `slow_floor`, in the window as a whole and in most of its fifths: one pause is not slowness.
-//! It stays slow until that is so in fewer than two of them. The median of an even number is the lower one, so
-//! that of two nodes one can be slow; where most nodes are slow none is: then the fault is elsewhere.
+//! A node is *slow* when its p99 over the window is above `slow_factor` times the pool's median (of the
+//! nodes' p99s), and above `slow_floor`, in the window as a whole and in most of its fifths: one pause is not
+//! slowness. It stays slow until that is so in fewer than two of them. The median of an even number is the
+//! lower one, so that of two nodes one can be slow; where most nodes are slow none is: then the fault is
+//! elsewhere.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -69,7 +71,8 @@ pub(super) struct Window {
 }
 
 impl Reading {
-    /// Reads a node's counters. They are written meanwhile, so that one may be a few requests ahead of another.
+    /// Reads a node's counters. They are written meanwhile, so that one may be a few requests ahead of
+    /// another.
     pub(super) fn of(node: &Node) -> Reading {
         let count = |class: Class| -> u64 {
             let blocks = node.blocks.iter();
@@ -328,8 +331,8 @@ mod tests {
         assert!(is_slow(&pool.slices(5, &[enough, QUICK, QUICK])[0]));
     }
 
-    /// The rate is that of the last window: older failures are forgotten, and nothing is known of the time before
-    /// the first reading.
+    /// The rate is that of the last window: older failures are forgotten, and nothing is known of the time
+    /// before the first reading.
     #[test]
     fn the_rate_is_of_the_last_window() {
         let mut window = Window::default();

@@ -7,8 +7,8 @@ use crate::{
     topology::{Health, Node, NodeId, Topology},
 };
 
-/// What the counters said of the nodes that a publish is the first to doubt, when it was about to be made: its
-/// incident is told of later, and what comes in between is part of it.
+/// What the counters said of the nodes that a publish is the first to doubt, when it was about to be made:
+/// its incident is told of later, and what comes in between is part of it.
 #[derive(Debug, Default)]
 pub struct Readings(HashMap<NodeId, Counts>);
 
@@ -59,7 +59,8 @@ impl Counts {
         }
     }
 
-    /// What an incident begins with: of those that failed in a row, which the doubt is about, some are counted already.
+    /// What an incident begins with: of those that failed in a row, which the doubt is about, some are
+    /// counted already.
     fn at_doubt(node: &Node) -> Counts {
         let counts = Counts::of(node);
         let failed = counts.failed.saturating_sub(node.evidence.streak().into());

@@ -3,7 +3,8 @@
 //!
 //! Each sign gives weight to what would explain it, and takes weight from what it contradicts; a fault that
 //! explains several nodes at once takes weight from those that explain one. The confidence in a diagnosis is
-//! its part of all weight, doubt included. tests/data/diagnoses.txt has scenarios and what they are taken for.
+//! its part of all weight, doubt included. tests/data/diagnoses.txt has scenarios and what they are taken
+//! for.
 
 use std::{fmt, sync::Arc};
 
@@ -448,8 +449,8 @@ fn by_company(scale: &mut Scale, view: &View<'_>) {
     }
 }
 
-/// A key or a client that holds the node may make it slow, or keep it from answering for a while; a node that answers
-/// nothing at all has another fault, whatever it was busy with.
+/// A key or a client that holds the node may make it slow, or keep it from answering for a while; a node that
+/// answers nothing at all has another fault, whatever it was busy with.
 fn by_holders(scale: &mut Scale, view: &View<'_>, cause: Option<Cause>) {
     let seen = view.seen;
     let is_load = match view.last {
@@ -508,8 +509,8 @@ fn by_holders(scale: &mut Scale, view: &View<'_>, cause: Option<Cause>) {
     }
 }
 
-/// Whether one request for it takes so much longer than one for anything else. Where all wait behind it, and ask
-/// again only when they were answered, its part of the requests is large, too.
+/// Whether one request for it takes so much longer than one for anything else. Where all wait behind it, and
+/// ask again only when they were answered, its part of the requests is large, too.
 fn is_heavy(it: &Holder) -> bool {
     let (own, others) = (it.time * (1.0 - it.requests), it.requests * (1.0 - it.time));
     own >= HEAVY * others && it.time - it.requests >= HEAVIER
@@ -530,8 +531,8 @@ fn sign(what: &str, it: &Holder) -> String {
 const HOLDS: f64 = 0.5;
 const TIMES_MIN: f64 = 4.0;
 const HELD_MIN: f64 = 0.1;
-/// A request for a heavy one takes so many times as long as another, and its part of the time is larger by so much
-/// than that of the requests, whatever samples err; a costly one has so much more of time or bytes.
+/// A request for a heavy one takes so many times as long as another, and its part of the time is larger by so
+/// much than that of the requests, whatever samples err; a costly one has so much more of time or bytes.
 const HEAVY: f64 = 2.5;
 const HEAVIER: f64 = 0.2;
 const COSTLY: f64 = 1.5;

@@ -1,6 +1,6 @@
 //! The file of incidents: one JSON object a line, each written when its incident has ended. Full, it
-//! becomes `FILE.1` and a new one is begun. A disk that takes nothing, or does not answer, costs lines and one warning:
-//! they are written by a thread of their own, for which nobody waits.
+//! becomes `FILE.1` and a new one is begun. A disk that takes nothing, or does not answer, costs lines and
+//! one warning: they are written by a thread of their own, for which nobody waits.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -112,7 +112,8 @@ struct IncidentFile {
 }
 
 impl IncidentFile {
-    /// Whether it could be written, as far as can be seen without writing: a typo is better found at the start.
+    /// Whether it could be written, as far as can be seen without writing: a typo is better found at the
+    /// start.
     fn look(&mut self) {
         let path = &self.settings.path;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -201,8 +202,8 @@ mod tests {
         super::super::Incidents::default().troubles(1, &[trouble]).0.swap_remove(0)
     }
 
-    /// A disk that does not answer, here a FIFO that nobody reads, keeps nobody: so many incidents wait for it, the
-    /// others are counted. When it answers what waited is written.
+    /// A disk that does not answer, here a FIFO that nobody reads, keeps nobody: so many incidents wait for
+    /// it, the others are counted. When it answers what waited is written.
     #[test]
     fn a_disk_that_hangs() {
         let recorder = PrometheusBuilder::new().build_recorder();
@@ -216,8 +217,8 @@ mod tests {
             let page = recorder.handle().render();
             assert!(page.contains(&format!("{} 5\n", INCIDENTS_UNWRITTEN.name)), "{page}");
         });
-        // The writer is gone, its thread goes on. It opens the FIFO anew each time: with an end of it that stays, none
-        // of those meets a reader that is about to leave.
+        // The writer is gone, its thread goes on. It opens the FIFO anew each time: with an end of it that
+        // stays, none of those meets a reader that is about to leave.
         let fifo = OpenOptions::new().read(true).write(true).open(&path).expect("it can be read");
         let lines = BufReader::new(fifo).lines().take(WAITING_MAX).filter(Result::is_ok).count();
         assert_eq!(lines, WAITING_MAX);

@@ -2,9 +2,10 @@
 //! was seen, what was decided, in which epoch, how much moved, and what it cost. Pure but for its one
 //! lock: whoever tells it gives the time.
 //!
-//! An incident is opened by an ejection, be it obeyed, held or refused, by a node that serves although it is slow or
-//! its configuration is wrong, and by a fault of this process. It is closed when the node serves as before or has
-//! left its pool, or the fault is over. Doubts that come to nothing are none. Each has its diagnosis.
+//! An incident is opened by an ejection, be it obeyed, held or refused, by a node that serves although it is
+//! slow or its configuration is wrong, and by a fault of this process. It is closed when the node serves as
+//! before or has left its pool, or the fault is over. Doubts that come to nothing are none. Each has its
+//! diagnosis.
 
 mod counts;
 mod diagnosis;
@@ -97,8 +98,8 @@ struct Doubt {
 }
 
 impl Doubt {
-    /// How long the node had given no answer when it was doubted, if it is for want of one, in milliseconds. That was
-    /// waited for before anything was said of it.
+    /// How long the node had given no answer when it was doubted, if it is for want of one, in milliseconds.
+    /// That was waited for before anything was said of it.
     fn silence_ms(&self, cause: Cause, topology: &Topology) -> u64 {
         let silence = match (self.seen, cause) {
             (Some(Failure::Timeout), _) => topology.policy.request_timeout,
@@ -224,8 +225,8 @@ impl Incidents {
         book.accounts.remove(pool);
     }
 
-    /// Looks at the counters of pools; to be called several times a second. Gives the incidents of which all is
-    /// known now: ten seconds after their end.
+    /// Looks at the counters of pools; to be called several times a second. Gives the incidents of which all
+    /// is known now: ten seconds after their end.
     pub fn tally(&self, at_ms: u64) -> Vec<Incident> {
         let book = &mut *self.book();
         for (pool, account) in &mut book.accounts {
@@ -252,8 +253,8 @@ impl Incidents {
         book.settled(known)
     }
 
-    /// The process ends: gives the incidents that are over and of which not all is known yet, and those that go on,
-    /// each with a last step that says so.
+    /// The process ends: gives the incidents that are over and of which not all is known yet, and those that
+    /// go on, each with a last step that says so.
     pub fn settle(&self, at_ms: u64) -> Vec<Incident> {
         let book = &mut *self.book();
         let all = std::mem::take(&mut book.settling);
@@ -277,8 +278,8 @@ impl Incidents {
         known
     }
 
-    /// Notes a publish: what was read right before it; `told` is what membership said of nodes, by name; `moved` the
-    /// share of the key space that moved.
+    /// Notes a publish: what was read right before it; `told` is what membership said of nodes, by name;
+    /// `moved` the share of the key space that moved.
     pub fn note(
         &self,
         at_ms: u64,
@@ -580,7 +581,8 @@ mod tests {
         }
     }
 
-    /// An incident is found by its number also when older ones are forgotten, and what was forgotten is not there.
+    /// An incident is found by its number also when older ones are forgotten, and what was forgotten is not
+    /// there.
     #[test]
     fn incidents_are_found_by_number() {
         let incidents = Incidents::default();
@@ -598,7 +600,8 @@ mod tests {
         }
     }
 
-    /// What goes on when the process ends is given as it is, open, with a step that says so, behind what is over.
+    /// What goes on when the process ends is given as it is, open, with a step that says so, behind what is
+    /// over.
     #[test]
     fn what_is_open_at_the_end() {
         let incidents = Incidents::default();

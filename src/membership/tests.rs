@@ -269,8 +269,8 @@ fn what_moves_no_key_is_no_epoch() {
     assert!(matches!(plan(&pool.topology, &pool.ledger, stranger, pool.time), Outcome::Nothing));
 }
 
-/// A slow node is suspect and marked as slow, in one revision, until it is not. One that fails is told as that, and
-/// shown as slow only if it is out for it; when it is back it is not slow.
+/// A slow node is suspect and marked as slow, in one revision, until it is not. One that fails is told as
+/// that, and shown as slow only if it is out for it; when it is back it is not slow.
 #[test]
 fn a_slow_node_is_marked() {
     let mut pool = Planned::new(&spec(&[1, 1, 1], 0.5));
@@ -720,9 +720,9 @@ fn steps() -> impl Strategy<Value = Vec<(u8, usize)>> {
 }
 
 proptest! {
-    /// Whatever is thought of nodes, and whatever was not heard of it: an epoch rises by one at most and only if a
-    /// placement or a node changed, the guard holds, an ejection never moves a survivor's keys, the ledger is bounded, and when
-    /// all nodes are back, so is the map.
+    /// Whatever is thought of nodes, and whatever was not heard of it: an epoch rises by one at most and only
+    /// if a placement or a node changed, the guard holds, an ejection never moves a survivor's keys, the
+    /// ledger is bounded, and when all nodes are back, so is the map.
     #[test]
     fn the_laws_of_a_pool(
         weights in proptest::collection::vec(1u32..4, 1..7),
@@ -833,8 +833,8 @@ impl Run {
     }
 }
 
-/// A reload whose ring can't be built, which a configuration never lets through, is refused with what was wrong, and
-/// the next one is done.
+/// A reload whose ring can't be built, which a configuration never lets through, is refused with what was
+/// wrong, and the next one is done.
 #[tokio::test]
 async fn a_build_that_panics_says_why() {
     let run = Run::start(spec(&[1, 1], 0.5)).await;

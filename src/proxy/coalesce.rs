@@ -1,20 +1,20 @@
 //! COALESCING: how a busy worker saves work by looking at its sockets less often, as network cards coalesce
-//! interrupts. Where replies come one close upon the other, each look finds one or two of them, and costs a wake,
-//! a read and a write each time, here and in the nodes and clients that are woken in turn. A worker that answers
-//! 50,000 requests a second therefore pauses once its work is done, and then finds what has come meanwhile all
-//! together. One that answers fewer waits for nothing but its sockets.
+//! interrupts. Where replies come one close upon the other, each look finds one or two of them, and costs a
+//! wake, a read and a write each time, here and in the nodes and clients that are woken in turn. A worker
+//! that answers 50,000 requests a second therefore pauses once its work is done, and then finds what has come
+//! meanwhile all together. One that answers fewer waits for nothing but its sockets.
 
 use std::{cell::Cell, time::Duration};
 
 use crate::{metrics::table::COALESCED_WAITS, protocol::Protocol};
 
-/// To how many replies a second a worker pauses, and for how long. 50,000 are one every 20 µs, so that a pause finds
-/// several. The kernel adds its timer slack, 50 µs for a thread that has not asked for less. What other lengths bring
-/// is in docs/performance.md.
+/// To how many replies a second a worker pauses, and for how long. 50,000 are one every 20 µs, so that a
+/// pause finds several. The kernel adds its timer slack, 50 µs for a thread that has not asked for less. What
+/// other lengths bring is in docs/performance.md.
 const BUSY: (u64, Duration) = (50_000, Duration::from_micros(20));
-/// The same where all replies come each in a segment of its own, also those of a pipeline. So many come of pipelines
-/// only, whose last reply counts and comes milliseconds after the first request. A worker that serves others as well
-/// does not have them wait for so long.
+/// The same where all replies come each in a segment of its own, also those of a pipeline. So many come of
+/// pipelines only, whose last reply counts and comes milliseconds after the first request. A worker that
+/// serves others as well does not have them wait for so long.
 const BUSY_WITH_SINGLE: (u64, Duration) = (200_000, Duration::from_micros(150));
 
 thread_local! {
@@ -74,7 +74,8 @@ pub(super) fn replied(count: u64, protocol: Protocol) {
     PACE.with(|pace| pace.replied(count, protocol == Protocol::Memcached));
 }
 
-/// Looks at how many replies came in this time, for all of which the worker pauses or not until the next look.
+/// Looks at how many replies came in this time, for all of which the worker pauses or not until the next
+/// look.
 pub(super) fn measure(within_us: u32) {
     PACE.with(|pace| pace.measure(within_us));
 }
@@ -100,8 +101,8 @@ mod tests {
 
     use super::*;
 
-    /// Busy is who answered more than so many a second since the last look, however long ago that was; it pauses
-    /// once for each time that it did something.
+    /// Busy is who answered more than so many a second since the last look, however long ago that was; it
+    /// pauses once for each time that it did something.
     #[test]
     fn busy_is_a_rate() {
         for (replies, are_single, within_us, pause_us) in [

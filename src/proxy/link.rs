@@ -36,13 +36,14 @@ const RING_EVERY_US: u32 = 20_000;
 /// Connections that all workers together make to one node at once, and the pause before each further one.
 const CONNECTS: (u32, Duration) = (16, Duration::from_millis(10));
 
-/// Requests that one worker streams to one node at once, and large retrievals, each on a connection of its own:
-/// others wait, for a node has connections for many more than those who send or ask for so much.
+/// Requests that one worker streams to one node at once, and large retrievals, each on a connection of its
+/// own: others wait, for a node has connections for many more than those who send or ask for so much.
 const UPLOADS_MAX: usize = 32;
 const RETRIEVALS_MAX: usize = 32;
 
 /// What the topology in force says of a node and of how it is spoken to, as far as its pipelines care. Nobody
-/// else keeps any of it, so that a reload reaches connections that exist. A node that left keeps what was said last.
+/// else keeps any of it, so that a reload reaches connections that exist. A node that left keeps what was
+/// said last.
 #[derive(Clone, Debug)]
 pub(crate) struct Standing {
     pub(crate) targets: Arc<[Target]>,

@@ -97,8 +97,8 @@ impl PoolHandle {
     }
 }
 
-/// A client's place in its pool and with the worker that it was given to. It is free again when this is dropped,
-/// whatever became of the client.
+/// A client's place in its pool and with the worker that it was given to. It is free again when this is
+/// dropped, whatever became of the client.
 pub struct Place {
     pub(super) pool: Arc<PoolHandle>,
     pub(super) worker: usize,

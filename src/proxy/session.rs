@@ -31,7 +31,8 @@ use crate::{
 const READS_MAX: usize = 8;
 /// A reply with more than this still to come waits at its node for the client, not in memory.
 pub(crate) const LARGE_REPLY: u64 = 4 << 20;
-/// What waits of a client that has not logged in and does not read: twice the largest request that it may send.
+/// What waits of a client that has not logged in and does not read: twice the largest request that it may
+/// send.
 const STRANGER_BYTES: usize = 512 * 1024;
 /// A buffer larger than this is not kept for the next session.
 const KEEP_BYTES: usize = 64 * 1024;
@@ -559,8 +560,8 @@ impl Session {
         self.mark_dirty();
     }
 
-    /// Serves what has arrived, then closes. For the rest of a request of which a part has arrived it waits, but not
-    /// for ever.
+    /// Serves what has arrived, then closes. For the rest of a request of which a part has arrived it waits,
+    /// but not for ever.
     pub(crate) fn end(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
         state.leaving = true;

@@ -1,5 +1,5 @@
-//! What a session does by the clock: the deadline of its oldest request, a client that takes nothing of what it is
-//! owed, one that asks for nothing.
+//! What a session does by the clock: the deadline of its oldest request, a client that takes nothing of what
+//! it is owed, one that asks for nothing.
 
 use std::rc::Rc;
 
@@ -81,7 +81,8 @@ impl Session {
         left_us > 0
     }
 
-    /// A client that is to leave and has sent half a request has as long for the rest as one that reads slowly has.
+    /// A client that is to leave and has sent half a request has as long for the rest as one that reads
+    /// slowly has.
     fn leaving_left(&self, state: &mut State, now_us: u32, is_owed: bool, stall_us: u32) -> Option<u32> {
         if !state.leaving || is_owed {
             return None;

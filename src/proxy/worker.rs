@@ -150,8 +150,8 @@ impl<T: Default> Spare<T> {
     }
 }
 
-/// What a pool knows of a session that there is. It is forgotten when this is dropped, also by a panic: a pool that
-/// is closed waits for its sessions.
+/// What a pool knows of a session that there is. It is forgotten when this is dropped, also by a panic: a
+/// pool that is closed waits for its sessions.
 struct Seat {
     pool: Rc<WorkerPool>,
     id: u64,
@@ -305,8 +305,8 @@ impl Worker {
         self.wheel.borrow_mut().insert(now_us, after_us, (Rc::downgrade(session), due_us));
     }
 
-    /// How long this thread has stood still in all, of which the next tick may be the first to tell. Nothing was
-    /// heard of a node meanwhile, and it may have stood still as well: that time is not its own.
+    /// How long this thread has stood still in all, of which the next tick may be the first to tell. Nothing
+    /// was heard of a node meanwhile, and it may have stood still as well: that time is not its own.
     pub(crate) fn stood_still(&self) -> Duration {
         let late_us = late_us(self.clock.refresh(), self.ticked_us.get());
         self.stood.get() + Duration::from_micros(late_us.into())

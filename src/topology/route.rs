@@ -304,8 +304,8 @@ impl Topology {
     }
 }
 
-/// The levels, cut where some node of these topologies stops to hold its keys, or to serve them: within a band each
-/// node has all of its keys or none, and serves all of them or none.
+/// The levels, cut where some node of these topologies stops to hold its keys, or to serve them: within a
+/// band each node has all of its keys or none, and serves all of them or none.
 pub(super) fn bands(topologies: &[&Topology]) -> Vec<(u32, u32)> {
     let entries = topologies.iter().flat_map(|topology| topology.nodes.iter());
     let cut = |placement: Placement| match placement {

@@ -72,7 +72,8 @@ impl Spending {
             holds(Law::Budget, fits || is_forced, || {
                 format!("{share:.3} of the keys return cold although {so_far:.3} was spent")
             })?;
-            // Whether the guard or the budget had it back depends on who was asked first: in doubt it cost nothing.
+            // Whether the guard or the budget had it back depends on who was asked first: in doubt it cost
+            // nothing.
             if fits && !is_forced {
                 so_far += share;
                 self.spent.push(Spent { at: time, share, is_ejection: false });

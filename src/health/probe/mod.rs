@@ -313,8 +313,8 @@ pub(super) fn process() -> u64 {
     *PROCESS
 }
 
-/// The key with which a node is tried: no other process has the same, or two would delete it under each other's
-/// hands.
+/// The key with which a node is tried: no other process has the same, or two would delete it under each
+/// other's hands.
 pub(super) fn key(pool: &str, node: &str) -> Arc<str> {
     let is_plain = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
     let process = process();

@@ -454,8 +454,8 @@ mod tests {
         assert_eq!(cause(&prober.probe(&far).await.answer), Some((Cause::Misconfigured, false)));
     }
 
-    /// A real server says what it was slow at, with the key of each command; to one who may not ask it says nothing, and
-    /// that is no failure.
+    /// A real server says what it was slow at, with the key of each command; to one who may not ask it says
+    /// nothing, and that is no failure.
     #[tokio::test]
     async fn a_real_slow_log() {
         let slow = ["--slowlog-log-slower-than", "0"];

@@ -28,7 +28,8 @@ const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// Nodes that begin to fail within this time of each other fail together.
 const TOGETHER: Duration = Duration::from_secs(30);
 
-/// What the resolver said of another name is no older when it speaks for the resolver: one round of questions.
+/// What the resolver said of another name is no older when it speaks for the resolver: one round of
+/// questions.
 const LOOKUP_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a verdict may wait for.
@@ -128,7 +129,8 @@ impl Scene {
         }
     }
 
-    /// The nodes of a pool of which what requests met within this time proves nothing, as the link was in doubt.
+    /// The nodes of a pool of which what requests met within this time proves nothing, as the link was in
+    /// doubt.
     pub(in crate::health) fn doubtful(
         &self,
         now: Instant,
@@ -170,8 +172,8 @@ impl Scene {
 }
 
 impl Seen {
-    /// Something is wrong with the link. What was seen of it just before is believed longer: a link that loses
-    /// packets may look cut for a moment.
+    /// Something is wrong with the link. What was seen of it just before is believed longer: a link that
+    /// loses packets may look cut for a moment.
     fn is_cut(&mut self, now: Instant, fault: Fault) {
         let is_other = |(before, at): (Fault, Instant)| before != fault && now < at + LINK_GRACE;
         if !self.cut.is_some_and(is_other) {
@@ -210,8 +212,8 @@ impl Seen {
         2 * behind.failing > behind.nodes
     }
 
-    /// Some nodes behind the link, and those of them that lose some requests and answer others; none of them do
-    /// when all that do so are on one host.
+    /// Some nodes behind the link, and those of them that lose some requests and answer others; none of them
+    /// do when all that do so are on one host.
     pub(super) fn behind_link(&self, now: Instant, is_of: impl Fn(&Whose) -> bool) -> Group {
         let mut group = Group::default();
         let mut hosts = BTreeSet::new();

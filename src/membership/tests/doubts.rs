@@ -1,4 +1,5 @@
-//! What is wrong with a node that may serve all the same, before and after it was out: when its incident ends.
+//! What is wrong with a node that may serve all the same, before and after it was out: when its incident
+//! ends.
 
 use super::*;
 use crate::{
@@ -55,8 +56,8 @@ impl Case {
     }
 }
 
-/// What is wrong with a node ends for itself, be the node out by hand meanwhile, or failed and unable to tell; and that
-/// it was out does not end what is wrong with it still.
+/// What is wrong with a node ends for itself, be the node out by hand meanwhile, or failed and unable to
+/// tell; and that it was out does not end what is wrong with it still.
 #[test]
 fn doubts_over_an_absence() {
     let ms = Duration::from_millis;
@@ -106,7 +107,8 @@ fn doubts_over_an_absence() {
     assert_eq!(two.judged(Health::Healthy, &none, Because::Nothing).open(), []);
 }
 
-/// What becomes of requests between an ejection and when it is told is part of its incident; what was before is not.
+/// What becomes of requests between an ejection and when it is told is part of its incident; what was before
+/// is not.
 #[test]
 fn what_comes_before_it_is_told_counts() {
     let pool = Planned::new(&spec(&[1; 3], 0.5));
@@ -116,7 +118,8 @@ fn what_comes_before_it_is_told_counts() {
     assert_eq!(case.incidents.settle(9)[0].requests_unserved, 9);
 }
 
-/// A node that is back and can't be cleaned serves nothing: the guard counts it as out, and lets it in when it can be.
+/// A node that is back and can't be cleaned serves nothing: the guard counts it as out, and lets it in when
+/// it can be.
 #[test]
 fn who_is_not_cleaned_is_out() {
     let mut spec = spec(&[1; 3], 0.4);

@@ -287,8 +287,8 @@ impl Sending<'_> {
         privates[at].1.append(expect, frame, link).map_err(|full| not_taken(link, full))
     }
 
-    /// Whether a request may have a connection of its own to each of these nodes now; else its session is told when
-    /// to ask again, and refused in the end.
+    /// Whether a request may have a connection of its own to each of these nodes now; else its session is
+    /// told when to ask again, and refused in the end.
     fn has_turn(&self, state: &mut State, nodes: &[usize], own: Own) -> Result<bool, Refused> {
         let links = nodes.iter().map(|index| &self.bound.links[*index]);
         if let Some(full) = links.clone().find(|link| !link.is_turn(self.session, own)) {
@@ -532,8 +532,8 @@ fn not_taken(link: &Link, full: Full) -> Refused {
     Refused::new(reason, format!("{}: {why}", link.describe()))
 }
 
-/// A request was in flight at a node that is evicted, or whose connection broke: a write may have been applied there,
-/// or may yet be.
+/// A request was in flight at a node that is evicted, or whose connection broke: a write may have been
+/// applied there, or may yet be.
 #[cold]
 pub(crate) fn note_in_doubt(expect: &Expect, content: Content<'_>, node: NodeId) {
     let pool = &expect.session.pool;

@@ -389,8 +389,8 @@ impl Dialect for RequestDecoder {
         if !state.window.is_empty() {
             return Begun::Later;
         }
-        // Its deadline begins when it has arrived; a client that sends slowly hurts nobody. Until then each piece
-        // moves it.
+        // Its deadline begins when it has arrived; a client that sends slowly hurts nobody. Until then each
+        // piece moves it.
         let due_us = session.pool.worker.clock.now_us().wrapping_add(FAR_US);
         let to = Sending {
             session,

@@ -30,7 +30,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 /// Requests of which nothing was written, each with its bytes, in order.
 pub(super) type Unsent = Vec<(Expect, Vec<u8>)>;
 
-/// What waits in pipelines: its bytes, and the requests that wait for a connection, or for a verdict on their node.
+/// What waits in pipelines: its bytes, and the requests that wait for a connection, or for a verdict on their
+/// node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Queued {
     pub(crate) bytes: usize,
@@ -92,8 +93,9 @@ impl Core {
         }
     }
 
-    /// Gives each whole or partial reply of a chunk, for which the node was waited for so long, to its session. Tells whether any is whole, and
-    /// the last session that has more than it should, and of what.
+    /// Gives each reply of a chunk, whole or not, to its session. `held_us` is how long the node was waited
+    /// for before it came. Tells whether any is whole, and the last session that has more than it should, and
+    /// of what.
     pub(super) fn hand_out(
         &mut self,
         chunk: &[u8],

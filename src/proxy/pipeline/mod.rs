@@ -457,14 +457,15 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Whether the first write waits for one more look at the sockets: what other clients have sent meanwhile goes out
-    /// with it.
+    /// Whether the first write waits for one more look at the sockets: what other clients have sent meanwhile
+    /// goes out with it.
     fn gathers(&self, cx: &mut Context<'_>) -> bool {
         if self.is_streamed() || self.gathered.replace(true) {
             self.gathered.set(false);
             return false;
         }
-        // A task that yields is polled again after the sockets were looked at, which no waker of its own would do.
+        // A task that yields is polled again after the sockets were looked at, which no waker of its own
+        // would do.
         let _ = pin!(yield_now()).poll(cx);
         true
     }

@@ -239,8 +239,8 @@ fn a_fence_waits_for_what_is_in_flight() {
     });
 }
 
-/// While a third node is away, its keys are those of the node that is back for now: a write of one of them is waited
-/// for, too, or it would land where nobody cleans any more.
+/// While a third node is away, its keys are those of the node that is back for now: a write of one of them is
+/// waited for, too, or it would land where nobody cleans any more.
 #[test]
 fn a_fence_waits_for_keys_that_it_keeps_for_another() {
     play(async {
@@ -266,8 +266,8 @@ fn a_fence_waits_for_keys_that_it_keeps_for_another() {
     });
 }
 
-/// A node that is back is not kept out by what can write none of its keys: half a large request, a script that takes
-/// its time, a read. A large request for one of its keys is waited for.
+/// A node that is back is not kept out by what can write none of its keys: half a large request, a script
+/// that takes its time, a read. A large request for one of its keys is waited for.
 #[test]
 fn a_fence_waits_for_its_own_keys_only() {
     play(async {
@@ -308,8 +308,8 @@ fn a_fence_waits_for_its_own_keys_only() {
     });
 }
 
-/// A node that hangs and is drained: what was written there is refused in time, and what was not goes to the new
-/// owner then, in its order.
+/// A node that hangs and is drained: what was written there is refused in time, and what was not goes to the
+/// new owner then, in its order.
 #[test]
 fn a_hung_node_that_is_drained() {
     const COUNT: usize = 24;
@@ -345,8 +345,8 @@ fn a_hung_node_that_is_drained() {
     });
 }
 
-/// Requests that wait for a verdict on their node are told as parked, until they are answered or refused; and so are
-/// those that wait for a connection.
+/// Requests that wait for a verdict on their node are told as parked, until they are answered or refused; and
+/// so are those that wait for a connection.
 #[test]
 fn who_waits_is_told() {
     play(async {
@@ -367,8 +367,8 @@ fn who_waits_is_told() {
     });
 }
 
-/// What waits for nodes counts as what clients hold: when `buffered_bytes` is used up by it more is refused by name,
-/// and served again once the node has answered.
+/// What waits for nodes counts as what clients hold: when `buffered_bytes` is used up by it more is refused
+/// by name, and served again once the node has answered.
 #[test]
 fn what_waits_is_bounded() {
     play(async {

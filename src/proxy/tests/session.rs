@@ -147,8 +147,8 @@ fn another_database() {
     });
 }
 
-/// A reload reaches connections to nodes that are there already: how long one may take to be made, how often a
-/// request is sent again, and how long the kernel keeps bytes that nobody acknowledges.
+/// A reload reaches connections to nodes that are there already: how long one may take to be made, how often
+/// a request is sent again, and how long the kernel keeps bytes that nobody acknowledges.
 #[test]
 fn a_reload_reaches_connections_that_exist() {
     play(async {
@@ -196,8 +196,8 @@ fn a_reload_reaches_connections_that_exist() {
     });
 }
 
-/// A server that gets another weight is another node to the ring, with connections of its own: a session's commands
-/// reach it in their order all the same, those that were not yet written and those that come now.
+/// A server that gets another weight is another node to the ring, with connections of its own: a session's
+/// commands reach it in their order all the same, those that were not yet written and those that come now.
 #[test]
 fn another_weight_keeps_the_order() {
     const COUNT: usize = 24;
@@ -262,8 +262,8 @@ fn another_weight_keeps_the_order() {
     });
 }
 
-/// A client that asks for nothing for `limits.idle_timeout` is disconnected, also one that was there when the timeout
-/// was set; one that waits for a reply is not idle.
+/// A client that asks for nothing for `limits.idle_timeout` is disconnected, also one that was there when the
+/// timeout was set; one that waits for a reply is not idle.
 #[test]
 fn idle_clients() {
     play(async {
@@ -355,8 +355,8 @@ fn too_much_waits() {
     });
 }
 
-/// A client that has sent half a request and sends no more does not keep a pool that is closed: it has as long for the
-/// rest as one that reads slowly has.
+/// A client that has sent half a request and sends no more does not keep a pool that is closed: it has as
+/// long for the rest as one that reads slowly has.
 #[test]
 fn half_a_request_ends_with_its_pool() {
     play(async {
