@@ -249,10 +249,13 @@ async fn topology_is_shown_whole() {
     let replies = json!({
         "loading": 0, "busy": 0, "masterdown": 0, "readonly": 0, "oom": 1, "noauth": 0, "clusterdown": 0,
     });
+    let refuses = page["pools"][0]["nodes"][1]["refuses_writes"].as_str().expect("it said so just now");
+    assert!(refuses.starts_with("refuses writes, the last "), "{refuses}");
+    assert!(refuses.ends_with(" s ago: it is out of memory and evicts nothing"), "{refuses}");
     let expected = json!({
         "name": "b", "address": "127.0.0.1:7001", "zone": "z1", "weight": 1,
         "health": "ejected", "placement": "away", "admitted": 0.0, "order": null, "share": 0.0, "wait": null, "misconfigured": null,
-        "slow": null,
+        "slow": null, "refuses_writes": refuses,
         "targets": ["127.0.0.1:7001"],
         "evidence": {"streak": 3, "failures": failures, "error_replies": replies},
         "in_flight": 7, "connections": 1,

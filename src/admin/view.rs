@@ -12,11 +12,14 @@ use super::{AdminState, LastReload, Pool};
 use crate::{
     metrics::{NodeView, PoolView, Process, ProcessView, render},
     ring,
-    topology::{Entry, ErrorReply, Failure, Health, Order, Placement, Topology, WaitReason},
+    topology::{Entry, ErrorReply, Evidence, Failure, Health, Order, Placement, Topology, WaitReason},
 };
 
 /// ringway's version.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// For so many seconds a node that answered that it takes no writes is said to take none.
+const LATELY_S: u64 = 60;
 
 /// The answer of `/v1/topology`.
 #[derive(Serialize)]
@@ -81,6 +84,8 @@ struct NodePart<'a> {
     wait: Option<WaitPart>,
     misconfigured: Option<&'a str>,
     slow: Option<String>,
+    /// Why it takes no writes, if it said so within the last minute.
+    refuses_writes: Option<String>,
     targets: Vec<String>,
     evidence: EvidencePart,
     in_flight: i64,
@@ -227,6 +232,7 @@ fn node_part<'a>(
         wait: wait.map(|(reason, due)| WaitPart { reason, due_s: due.map(seconds_until) }),
         misconfigured: entry.misconfigured.as_deref(),
         slow: entry.slow.map(|slow| slow.to_string()),
+        refuses_writes: refuses_writes(&node.evidence),
         targets: entry.targets.iter().map(ToString::to_string).collect(),
         evidence: EvidencePart {
             streak: node.evidence.streak(),
@@ -239,6 +245,18 @@ fn node_part<'a>(
         in_flight: node.blocks.iter().map(|b| b.in_flight.value()).sum(),
         connections: node.blocks.iter().map(|b| b.connections.value()).sum(),
     }
+}
+
+/// Why a node takes no writes, if it said so lately. It stays in the ring: its reads are good.
+fn refuses_writes(evidence: &Evidence) -> Option<String> {
+    let reasons = [
+        (ErrorReply::OutOfMemory, "it is out of memory and evicts nothing"),
+        (ErrorReply::ReadOnly, "it is a replica"),
+    ];
+    reasons.into_iter().find_map(|(kind, why)| {
+        let since = evidence.since_said(kind).filter(|since| *since < LATELY_S)?;
+        Some(format!("refuses writes, the last {since} s ago: {why}"))
+    })
 }
 
 fn pool_view<'a>(pool: &'a Pool, topology: &'a Topology) -> PoolView<'a> {

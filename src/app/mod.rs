@@ -32,7 +32,7 @@ use crate::{
     membership::{self, Membership},
     metrics,
     net::{ListenAddress, Listener, Reserve},
-    proxy::{Memory, Order, Workers},
+    proxy::{self, Memory, Order, Workers},
 };
 use embedded::EmbeddedNodes;
 use pools::OpenPool;
@@ -141,6 +141,8 @@ impl App {
     /// # Errors
     /// The first [`AppError`]; nothing is left behind.
     pub fn start(settings: Settings) -> Result<App, AppError> {
+        // From here on `uptime` counts.
+        proxy::started();
         let recorder = metrics::facade();
         let state_file = StateFile::open(settings.state_file.clone())?;
         let control = Thread::start("control")?;

@@ -14,8 +14,8 @@ const EXIT_UNWELL: u8 = 4;
 const INCIDENTS: usize = 5;
 
 const EXAMPLES: &str = "\
-Ends with 0 when all nodes serve as they should, with 4 when one does not, a pool is degraded, an order is in
-force or the last reload was refused, and with 1 when nobody answers.
+Ends with 0 when all nodes serve as they should, with 4 when one does not or refused a write within the last minute,
+a pool is degraded, an order is in force or the last reload was refused, and with 1 when nobody answers.
 
 Examples:
   ringway status
@@ -121,7 +121,7 @@ fn pool(pool: &Value, unwell: &mut Vec<String>, out: &mut impl Write) -> Result<
 fn is_well(node: &Value) -> bool {
     node["health"] == "healthy"
         && node["placement"] == "owns"
-        && ["order", "misconfigured", "slow"].iter().all(|key| node[key].is_null())
+        && ["order", "misconfigured", "slow", "refuses_writes"].iter().all(|key| node[key].is_null())
 }
 
 /// What else there is to say of a node.
@@ -148,7 +148,9 @@ fn remarks(pool: &str, node: &Value) -> String {
             _ => {}
         }
     }
-    all.extend(["misconfigured", "slow"].iter().filter_map(|key| node[key].as_str().map(str::to_owned)));
+    // A replica is told by its probe, too.
+    let wrong = ["misconfigured", "refuses_writes"].iter().find_map(|key| node[key].as_str());
+    all.extend(wrong.into_iter().chain(node["slow"].as_str()).map(str::to_owned));
     if all.is_empty() { String::new() } else { format!("  ({})", all.join("; ")) }
 }
 

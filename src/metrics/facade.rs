@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::table::{Kind, MOVED_SHARE, RELOADS, Source, TABLE};
+use super::table::{INCIDENTS_UNWRITTEN, Kind, MOVED_SHARE, RELOADS, Source, TABLE};
 
 /// Upper bounds of the share that an epoch moved.
 const SHARE_BOUNDS: [f64; 8] = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0];
@@ -58,14 +58,15 @@ fn describe() {
     for outcome in RELOAD_OUTCOMES {
         ::metrics::counter!(RELOADS.name, "outcome" => outcome).increment(0);
     }
+    ::metrics::counter!(INCIDENTS_UNWRITTEN.name).increment(0);
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::{
         super::table::{
-            COALESCED_WAITS, DIAGNOSES, EJECTIONS, EJECTIONS_REFUSED, INCIDENTS_UNWRITTEN, LEFTOVERS,
-            LEFTOVERS_FAILED, RESTORES, WAITS,
+            COALESCED_WAITS, DIAGNOSES, EJECTIONS, EJECTIONS_REFUSED, LEFTOVERS, LEFTOVERS_FAILED, RESTORES,
+            WAITS,
         },
         *,
     };

@@ -107,8 +107,8 @@ struct Answering<'a> {
     port: u16,
 }
 
-/// When the process first answered anything about itself; near enough to its start.
-pub(crate) fn started() -> Instant {
+/// When the process started: whoever starts it asks this first.
+pub fn started() -> Instant {
     static STARTED: OnceLock<Instant> = OnceLock::new();
     *STARTED.get_or_init(Instant::now)
 }

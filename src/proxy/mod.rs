@@ -43,7 +43,7 @@ mod worker;
 pub use clock::woke;
 pub use coalesce::before_wait;
 pub use essential::essential;
-pub use facts::Registry;
+pub use facts::{Registry, started};
 pub use listener::{Workers, accept};
 pub use pool::{Place, PoolHandle};
 pub use scripts::Scripts;

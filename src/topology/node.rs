@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::sync::Notify;
@@ -184,6 +184,8 @@ pub struct Evidence {
     last: AtomicU32,
     failures: [AtomicU64; Failure::ALL.len()],
     replies: [AtomicU64; ErrorReply::ALL.len()],
+    /// When the last of them came, in seconds since the Unix epoch.
+    said_at: [AtomicU64; ErrorReply::ALL.len()],
     probes: AtomicU64,
     bell: Arc<Notify>,
 }
@@ -215,6 +217,7 @@ impl Evidence {
     /// The node said this of itself in a reply. Rings the bell with `ring` alone: a node may say it with
     /// each reply, and control needs to hear it once.
     pub fn said(&self, kind: ErrorReply, ring: bool) {
+        self.said_at[kind as usize].store(unix_seconds(), Relaxed);
         self.replies[kind as usize].fetch_add(1, Relaxed);
         if ring {
             self.bell.notify_one();
@@ -252,10 +255,20 @@ impl Evidence {
         self.replies[kind as usize].load(Relaxed)
     }
 
+    /// Seconds since the node said this of itself the last time; none if it never did.
+    pub fn since_said(&self, kind: ErrorReply) -> Option<u64> {
+        let at = self.said_at[kind as usize].load(Relaxed);
+        (at > 0).then(|| unix_seconds().saturating_sub(at))
+    }
+
     /// Forgets the streak: the node is starting anew.
     pub fn reset_streak(&self) {
         self.streak.store(0, Relaxed);
     }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// How long a suspect node's timed-out requests wait for a verdict before they are refused.

@@ -40,6 +40,13 @@ fn a_full_node_is_counted_and_stays() {
     assert_eq!(ringway.node("a")["health"], "healthy");
     assert_eq!(ringway.pool()["revision"], 1, "nobody even doubted it");
     assert_eq!(ringway.node("a")["evidence"]["error_replies"]["oom"], 20);
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let told = run(&["status", "--admin", &admin]);
+    let (out, err) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    assert_eq!(told.status.code(), Some(4), "{out}{err}");
+    assert!(out.contains("0 of 1 nodes serve as they should"), "{out}");
+    assert!(out.contains("s ago: it is out of memory and evicts nothing)"), "{out}");
+    assert!(err.contains("not as it should be: cache/a"), "{err}");
 }
 
 /// A node that asks for a password since a while is found by the reply to a client's request, long before the

@@ -104,6 +104,29 @@ fn rules_are_those_of_the_docs() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// The shipped alerts fire for what they are about: a ringway that is dead, or crashes again and again, too.
+#[test]
+fn alerts_fire() {
+    let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/alerts.yaml");
+    let output = Command::new("promtool").args(["test", "rules"]).arg(tests).output();
+    let output = output.expect("promtool is installed (tests/run installs it)");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// How long it has been up counts from its start, whoever asks when: exporters tell restarts by it.
+#[test]
+fn uptime_counts_from_the_start() {
+    let node = Redis::start();
+    let mut ringway = Ringway::serve(Config::of([&node]));
+    let started = ringway.metric("process_start_time_seconds", &[]);
+    let now = || std::time::UNIX_EPOCH.elapsed().expect("it is later").as_secs_f64();
+    until(SOON, "it has been up for a while", || now() > started + 2.5);
+    let info = ringway.client().cmd(&["INFO", "server"]);
+    let uptime = info.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:"));
+    let uptime: f64 = uptime.and_then(|n| n.trim().parse().ok()).expect("a number");
+    assert!(uptime >= 2.0 && uptime <= now() - started + 1.0, "{uptime}");
+}
+
 /// The live page is what Prometheus wants, after traffic, a reload and an ejection.
 #[test]
 fn promtool_finds_nothing_to_say() {

@@ -15,7 +15,7 @@ const time = (ms) => new Date(ms).toISOString().replace("T", " ").slice(0, 19);
 function tone(node) {
   if (node.order !== null) return "other";
   if (node.placement === "held" || node.health === "ejected") return "bad";
-  if (node.placement !== "owns" || node.health !== "healthy" || node.misconfigured || node.slow) return "doubt";
+  if (node.placement !== "owns" || node.health !== "healthy" || node.misconfigured || node.slow || node.refuses_writes) return "doubt";
   return "well";
 }
 
@@ -38,6 +38,7 @@ function remarks(node) {
     all.push(`${WAITS[node.wait.reason] ?? node.wait.reason}${due}`);
   }
   if (node.misconfigured) all.push(node.misconfigured);
+  if (node.refuses_writes && !node.misconfigured) all.push(node.refuses_writes);
   if (node.slow) all.push(node.slow);
   return all.join("; ");
 }
