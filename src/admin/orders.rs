@@ -2,6 +2,8 @@
 //! what would come of it. A page in a browser of the same machine must not be able to send one: the Host
 //! has to be an address or `localhost`, and an Origin the same host.
 
+use std::{collections::HashSet, sync::Arc};
+
 use axum::{
     Json,
     extract::{Path, State},
@@ -31,6 +33,8 @@ struct Done {
     moves: Vec<Move>,
     /// The share of the key space that nobody serves afterwards.
     unserved: f64,
+    /// The part of it for which requests wait until the nodes that take it are clean: milliseconds as a rule.
+    fenced: f64,
     /// Nodes that serve afterwards and answer, as far as is known.
     serving: usize,
     /// All of the pool.
@@ -65,6 +69,7 @@ struct Differences {
     moved: f64,
     moves: Vec<Move>,
     unserved: f64,
+    fenced: f64,
     others: Vec<Other>,
 }
 
@@ -106,15 +111,16 @@ pub(super) async fn order(
     let replaced = replaced(&ordered, &node);
     let (epoch, order) = (ordered.after.epoch, word);
     let health = entry(&ordered.after, &node).map(|entry| entry.health);
-    let data = fate(&ordered, &node);
+    let inexact = state.membership.inexact(&pool);
+    let data = fate(&ordered, &node, &inexact);
     let all = &ordered.after.nodes;
     let is_well = |e: &&Entry| e.placement.serves() && !e.health.is_out();
     let (serving, nodes) = (all.iter().filter(is_well).count(), all.len());
     let named = node.clone();
-    let compared = tokio::task::spawn_blocking(move || differences(&ordered, &named));
+    let compared = tokio::task::spawn_blocking(move || differences(&ordered, &named, &inexact));
     match compared.await {
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("done, and not told: {error}")),
-        Ok(Differences { unchanged, moved, moves, unserved, others }) => Json(Done {
+        Ok(Differences { unchanged, moved, moves, unserved, fenced, others }) => Json(Done {
             pool,
             node,
             order,
@@ -124,6 +130,7 @@ pub(super) async fn order(
             moved,
             moves,
             unserved,
+            fenced,
             serving,
             nodes,
             health,
@@ -153,16 +160,21 @@ fn replaced(ordered: &Ordered, node: &str) -> Option<Order> {
     before.filter(|before| after.is_some_and(|after| after != *before))
 }
 
-/// What becomes of what a node has: now, if it comes back, or when it does, if it goes.
-fn fate(ordered: &Ordered, node: &str) -> Option<String> {
+/// What becomes of what a node has: now, if it comes back, or when it does, if it goes. Of those in the list it is not
+/// known exactly what is old.
+fn fate(ordered: &Ordered, node: &str, inexact: &HashSet<Arc<str>>) -> Option<String> {
     let (before, after) = (entry(&ordered.before, node)?, entry(&ordered.after, node)?);
     let policy = &ordered.after.policy;
     if !policy.moves_keys() {
         return None;
     }
-    let what = cleaning(policy);
+    let what = cleaning(policy, inexact.contains(node));
     let is_out = after.health.is_out();
     match (before.placement.serves(), after.placement) {
+        (true, Placement::Away) if is_exact(policy) => Some(format!(
+            "when it is back {what}; if it is restarted meanwhile, or ringway is, {}",
+            cleaning(policy, true)
+        )),
         (true, Placement::Away) => Some(format!("when it is back {what}")),
         (true, Placement::Held) => None,
         (false, Placement::Owns) if is_out && before.placement == Placement::Away => Some(
@@ -176,6 +188,10 @@ fn fate(ordered: &Ordered, node: &str) -> Option<String> {
         (false, Placement::Away) if is_out && after.order == Some(Order::Pin) => {
             Some(format!("it fails, and stays out until it answers; then {what}"))
         }
+        // It waits for its turn.
+        (false, Placement::Away) if !is_out && before.order.is_some() && after.order.is_none() => {
+            Some(format!("when its turn comes {what}"))
+        }
         _ if is_out && before.placement != after.placement => {
             Some(format!("it fails, and serves nothing that may be old before it answers; then {what}"))
         }
@@ -183,8 +199,13 @@ fn fate(ordered: &Ordered, node: &str) -> Option<String> {
     }
 }
 
-/// What is done with what a node that is back has.
-fn cleaning(policy: &Policy) -> &'static str {
+/// Whether it is noted what is written elsewhere.
+fn is_exact(policy: &Policy) -> bool {
+    policy.on_return == OnReturn::Quarantine && policy.sole_writer
+}
+
+/// What is done with what a node that is back has, where it is not known exactly what of it is old, or is.
+fn cleaning(policy: &Policy, is_inexact: bool) -> &'static str {
     match policy.on_return {
         OnReturn::Serve => "it serves what it has, old or not: on_return is serve",
         OnReturn::Flush if policy.keeps_keys() => {
@@ -193,6 +214,14 @@ fn cleaning(policy: &Policy) -> &'static str {
         OnReturn::Flush => "it is emptied first: on_return is flush",
         OnReturn::Ttl => {
             "it waits until what it had has expired, and is emptied where more may be left: on_return is ttl"
+        }
+        OnReturn::Quarantine if policy.sole_writer && is_inexact && policy.keeps_keys() => {
+            "its keys that others had meanwhile are deleted first, those that stay with it are kept: it is another process \
+             than before, or not all is known that was written elsewhere, as after a restart of ringway"
+        }
+        OnReturn::Quarantine if policy.sole_writer && is_inexact => {
+            "it is emptied first, as it is another process than before, or not all is known that was written elsewhere, as \
+             after a restart of ringway"
         }
         OnReturn::Quarantine if policy.sole_writer => {
             "what was written elsewhere meanwhile is deleted on it first"
@@ -209,7 +238,7 @@ fn cleaning(policy: &Policy) -> &'static str {
 
 /// What the two topologies differ in, beside the node that the order names. Takes milliseconds for large
 /// rings.
-fn differences(ordered: &Ordered, named: &str) -> Differences {
+fn differences(ordered: &Ordered, named: &str, inexact: &HashSet<Arc<str>>) -> Differences {
     let Ordered { before, after } = ordered;
     let Compared { moves, moved, .. } = membership::compare(before, after);
     let shares = after.shares();
@@ -223,12 +252,12 @@ fn differences(ordered: &Ordered, named: &str) -> Differences {
             after: now.placement.word(),
             admitted: now.placement.admitted(),
             share,
-            data: fate(ordered, &now.node.name),
+            data: fate(ordered, &now.node.name, inexact),
         })
     });
     let others = changed.collect();
-    let unserved = membership::unserved(after);
-    Differences { unchanged: before.revision == after.revision, moved, moves, unserved, others }
+    let (unserved, fenced) = (membership::unserved(after), membership::fenced(after));
+    Differences { unchanged: before.revision == after.revision, moved, moves, unserved, fenced, others }
 }
 
 /// A browser sends the Host that its page asked for, and where the page is from.
@@ -308,18 +337,53 @@ mod tests {
                 std::sync::Arc::new(topology)
             };
             let ordered = Ordered { before: topology(before, None), after: topology(after, order) };
-            let told = fate(&ordered, "b");
+            let told = fate(&ordered, "b", &HashSet::new());
             match says {
                 Some(says) => {
                     assert!(told.as_ref().is_some_and(|t| t.contains(says)), "{before:?} {after:?}: {told:?}")
                 }
                 None => assert_eq!(told, None, "{before:?} {after:?}"),
             }
-            let others = differences(&ordered, "a").others;
+            let others = differences(&ordered, "a", &HashSet::new()).others;
             assert_eq!(others.len(), usize::from(before != after));
             assert!(others.iter().all(|o| o.node == "b" && o.after == after.word() && o.health == health));
-            assert!(differences(&ordered, "b").others.is_empty());
+            assert!(differences(&ordered, "b", &HashSet::new()).others.is_empty());
         }
+    }
+
+    /// A node of which it is not known exactly what is old is emptied, or loses what others had, and that is said
+    /// beforehand; before it goes, that it may come to that.
+    #[test]
+    fn what_is_not_known_is_told() {
+        let topology = |placement, policy: &Policy| {
+            let mut topology = crate::admin::tests::topology("p", &["a", "b", "c"]);
+            let mut nodes = topology.nodes.to_vec();
+            nodes[1].placement = placement;
+            (topology.nodes, topology.policy) = (nodes.into(), Arc::new(policy.clone()));
+            Arc::new(topology)
+        };
+        let exact = Policy { on_return: OnReturn::Quarantine, sole_writer: true, ..Policy::default() };
+        let fenced =
+            Placement::Starting(crate::topology::Admission { admitted: 0, fence: crate::topology::LEVELS });
+        let told = |(before, after), policy: &Policy, known: &[&str]| {
+            let inexact = known.iter().map(|node| Arc::from(*node)).collect();
+            let ordered = Ordered { before: topology(before, policy), after: topology(after, policy) };
+            fate(&ordered, "b", &inexact).expect("it has a fate")
+        };
+        let back = (Placement::Away, fenced);
+        assert!(told(back, &exact, &["a"]).starts_with("what was written elsewhere meanwhile is deleted"));
+        assert!(told(back, &exact, &["b"]).starts_with("it is emptied first, as it is another process"));
+        let goes = told((Placement::Owns, Placement::Away), &exact, &[]);
+        assert!(
+            goes.contains("; if it is restarted meanwhile, or ringway is, it is emptied first"),
+            "{goes}"
+        );
+        let serve = Policy { on_return: OnReturn::Serve, ..exact };
+        assert!(told(back, &serve, &["b"]).contains("on_return is serve"));
+        let ordered = Ordered { before: topology(Placement::Away, &serve), after: topology(fenced, &serve) };
+        let differences = differences(&ordered, "b", &HashSet::new());
+        assert!(differences.fenced > 0.1, "requests wait for it, and nobody refuses them");
+        assert!((differences.unserved - differences.fenced).abs() < 1e-9);
     }
 
     /// Orders come from this machine's programs, not from pages that a browser shows.

@@ -119,7 +119,9 @@ async fn keys(State(state): State<AdminState>, Path(pool): Path<String>) -> Resp
         .into_iter()
         .map(|(node, of)| json!({ "node": &*node, "busy_with": of }))
         .collect();
-    let page = json!({ "pool": pool, "hot_keys": topology.policy.hot_keys, "nodes": nodes });
+    let page = json!({
+        "pool": pool, "protocol": topology.policy.protocol.word(), "hot_keys": topology.policy.hot_keys, "nodes": nodes,
+    });
     uncached("application/json", page.to_string())
 }
 

@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use super::{AppError, thread::Thread};
@@ -80,7 +79,7 @@ impl EmbeddedNodes {
         let mut inner = self.lock();
         inner.nodes.clear();
         if let Some(thread) = inner.thread.take() {
-            thread.stop(Duration::ZERO);
+            thread.stop();
         }
     }
 }

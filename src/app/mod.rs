@@ -122,6 +122,8 @@ pub struct App {
     admin: AdminState,
     admin_address: ListenAddress,
     admin_stop: Option<oneshot::Sender<()>>,
+    /// Ends when the admin port has given its last answer.
+    admin_ended: Mutex<std::sync::mpsc::Receiver<()>>,
     scene: Scene,
     run_id: Arc<str>,
     state_file: StateFile,
@@ -174,12 +176,7 @@ impl App {
         let admin = AdminState::new(Vec::new(), membership.clone(), recorder, run_id.clone());
         let listener = bind(&control, "admin", &settings.admin.listen)?;
         let admin_address = listener.address();
-        let (admin_stop, stopped) = oneshot::channel::<()>();
-        let stopped = async move {
-            // A dropped sender means the same.
-            let _ = stopped.await;
-        };
-        control.spawn(admin::serve(listener, admin.clone(), stopped));
+        let (admin_stop, admin_ended) = serve_admin(&control, listener, admin.clone());
         let app = App {
             control,
             accepting,
@@ -193,6 +190,7 @@ impl App {
             admin,
             admin_address,
             admin_stop: Some(admin_stop),
+            admin_ended: Mutex::new(admin_ended),
             scene,
             run_id,
             state_file,
@@ -269,9 +267,11 @@ impl App {
         self.settle();
         self.state_file.close(SETTLE_MAX);
         drop(self.admin_stop.take());
-        self.control.stop(ADMIN_STOP);
+        // Ends when the sender is dropped.
+        let _ = self.admin_ended.get_mut().unwrap_or_else(PoisonError::into_inner).recv_timeout(ADMIN_STOP);
+        self.control.stop();
         self.embedded.stop();
-        self.accepting.stop(Duration::ZERO);
+        self.accepting.stop();
         in_time
     }
 
@@ -293,8 +293,27 @@ impl App {
     }
 }
 
+/// Serves the admin port until the sender is dropped; the receiver ends when its last answer is given.
+fn serve_admin(
+    control: &Thread,
+    listener: Listener,
+    admin: AdminState,
+) -> (oneshot::Sender<()>, std::sync::mpsc::Receiver<()>) {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (end, ended) = std::sync::mpsc::channel();
+    control.spawn(async move {
+        let stopped = async {
+            // A dropped sender means the same.
+            let _ = stopped.await;
+        };
+        admin::serve(listener, admin, stopped).await;
+        drop(end);
+    });
+    (stop, ended)
+}
+
 /// How long the admin port may take to finish its last answers.
-const ADMIN_STOP: Duration = Duration::from_secs(1);
+const ADMIN_STOP: Duration = Duration::from_millis(200);
 
 fn buffers(memory: &Memory) -> Buffers {
     let (used, limit) = memory.used();

@@ -78,7 +78,13 @@ impl App {
             let _inside = self.accepting.handle().enter();
             match spare.and_then(|spare| spare.listener().ok()) {
                 Some(listener) => Ok(listener),
-                None => bind(&self.accepting, &who, asked),
+                None => {
+                    let listener = bind(&self.accepting, &who, asked)?;
+                    let opened =
+                        spec.policy.socket_mode.map_or(Ok(()), |mode| Listener::open_to(asked, mode));
+                    let failed = |error| AppError::Listen { who: who.clone(), address: asked.clone(), error };
+                    opened.map(|()| listener).map_err(failed)
+                }
             }
         };
         missing.map(|asked| Ok((asked.clone(), listener(asked)?))).collect()

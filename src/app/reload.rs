@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     config::Settings,
+    net::Listener,
     topology::{NodeSpec, PoolSpec, ReloadMode},
 };
 
@@ -78,9 +79,9 @@ impl App {
         self.close_missing(&settings.pools);
         self.embedded.keep(&pools);
         let (workers, coalesce, state_file) = (before.workers, before.coalesce, before.state_file);
-        let (admin, buffered_bytes) = (before.admin, before.buffered_bytes);
+        let (admin, buffered_bytes, incidents) = (before.admin, before.buffered_bytes, before.incidents);
         self.lock().settings =
-            Settings { workers, coalesce, state_file, admin, buffered_bytes, pools, ..settings };
+            Settings { workers, coalesce, state_file, admin, buffered_bytes, incidents, pools, ..settings };
         self.keep_descriptors();
         self.show_pools();
         Ok(done)
@@ -132,6 +133,13 @@ impl App {
         }
         let (stay, go): (Vec<_>, Vec<_>) =
             pool.listeners.drain(..).partition(|l| spec.listen.contains(&l.asked));
+        for open in &stay {
+            // One that was removed takes a restart: nobody knows what the umask was.
+            let opened = spec.policy.socket_mode.map_or(Ok(()), |mode| Listener::open_to(&open.asked, mode));
+            if let Err(error) = opened {
+                tracing::warn!(pool = &*spec.name, address = %open.asked, %error, "can't change the socket's mode");
+            }
+        }
         pool.listeners = stay;
         drop(state);
         for listening in go {

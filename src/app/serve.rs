@@ -45,14 +45,14 @@ pub fn serve(serve: Serve) -> ExitCode {
     {
         Ok(started) => started,
         Err(error) => {
-            eprintln!("ringway: can't follow signals: {error}");
+            fatal(log, &format!("can't follow signals: {error}"));
             return ExitCode::FAILURE;
         }
     };
     let app = match App::start(loaded.settings.clone()) {
         Ok(app) => app,
         Err(error) => {
-            eprintln!("ringway: {error}");
+            fatal(log, &error.to_string());
             return ExitCode::FAILURE;
         }
     };
@@ -70,6 +70,14 @@ pub fn serve(serve: Serve) -> ExitCode {
         tracing::warn!("stopped at drain_timeout with sessions that were not finished");
     }
     ExitCode::SUCCESS
+}
+
+/// Says why ringway does not start, as the log is asked for.
+fn fatal(log: LogFormat, why: &str) {
+    match log {
+        LogFormat::Human => eprintln!("ringway: {why}"),
+        LogFormat::Json => tracing::error!("{why}"),
+    }
 }
 
 fn start_log(format: LogFormat, level: &str) {
@@ -142,6 +150,8 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    /// Rotating scripts send them to all that logs: they must not end the process.
+    _ignored: [Signal; 2],
 }
 
 impl Signals {
@@ -150,6 +160,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            _ignored: [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?],
         })
     }
 }

@@ -97,17 +97,8 @@ impl Thread {
         in_time
     }
 
-    /// Gives its tasks this long to finish what they were told to, then ends them.
-    pub(super) fn stop(mut self, grace: Duration) {
-        if !grace.is_zero() {
-            let (done, finished) = std_mpsc::channel::<()>();
-            self.handle.spawn(async move {
-                tokio::time::sleep(grace.min(SHUTDOWN)).await;
-                drop(done);
-            });
-            // Ends when the sender is dropped.
-            let _ = finished.recv_timeout(grace);
-        }
+    /// Ends its tasks.
+    pub(super) fn stop(mut self) {
         drop(self.stop.take());
         // A thread that hangs is left behind: the process ends anyway.
         let _ = self.ended.recv_timeout(2 * SHUTDOWN);

@@ -1,31 +1,35 @@
 //! `check`: everything that is wrong with a configuration, or what it amounts to.
 
-use std::io::Write;
+use std::{io::Write, path::PathBuf};
 
 use clap::Args;
 
-use super::{ConfigArgument, Stop, load, say};
+use super::{Stop, load, say};
 use crate::{
-    config::{Settings, to_yaml},
+    config::{Settings, Source, to_yaml},
     protocol::Protocol,
     ring::{Member, Ring},
-    topology::{NodeSpec, PROTOCOL_VERSIONS, PoolSpec},
+    topology::{NodeSpec, PROTOCOL_VERSIONS, PoolSpec, Warmth, WhileHeld},
 };
 
 const EXAMPLES: &str = "\
-Errors go to stderr, one per line, as file:line:column: key: message; the exit code is then 2.
+Errors go to stderr, one per line, as file:line:column: key: message; the exit code is then 2. \
 Warnings go there, too, and leave the exit code 0.
 
 Examples:
-  ringway check --config ringway.yaml
-  ringway check --config ringway.yaml --print   every setting in force, defaults included";
+  ringway check ringway.yaml
+  ringway check ringway.yaml --print            every setting in force, defaults included";
 
 /// Arguments of `check`.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Arguments {
-    #[command(flatten)]
-    config: ConfigArgument,
+    /// The configuration [default: the one that ringway ships with]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The same, as `serve` takes it
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
     /// Print every setting in force as a configuration; passwords are left out
     #[arg(long)]
     print: bool,
@@ -33,7 +37,8 @@ pub(super) struct Arguments {
 
 /// Checks, and prints what the configuration amounts to.
 pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Stop> {
-    let source = arguments.config.source();
+    let file = arguments.config.as_ref().or(arguments.file.as_ref());
+    let source = file.map_or(Source::Shipped, |file| Source::File(file.clone()));
     let loaded = load(&source)?;
     let settings = &loaded.settings;
     if arguments.print {
@@ -71,6 +76,30 @@ fn connections(spec: &PoolSpec, workers: usize) -> String {
     }
 }
 
+/// What the warmth budget does to whoever fails second within its window, if no two nodes fit into it together.
+fn second_failure(spec: &PoolSpec) -> Option<String> {
+    let Warmth { share, window, held } = spec.policy.warmth;
+    let mut weights: Vec<f64> = spec.nodes.iter().map(|node| f64::from(node.weight)).collect();
+    weights.sort_by(f64::total_cmp);
+    // The last of a pool stays in any case.
+    let [first, second, _, ..] = weights[..] else { return None };
+    let all: f64 = weights.iter().sum();
+    let spent = first / all + second / (all - first);
+    if !spec.policy.moves_keys() || held == WhileHeld::Miss || spent <= share + 1e-9 {
+        return None;
+    }
+    let miss = match spec.policy.tells_misses() {
+        true => ", and `warmth: {held: miss}` has reads of them find nothing",
+        false => "",
+    };
+    let seconds = window.as_secs_f64();
+    Some(format!(
+        "warmth: a second node that fails within {seconds} s has its keys refused for the rest of that time, as any two \
+         nodes have more than warmth.share ({:.0} %); a larger one moves them at once{miss}",
+        share * 100.0
+    ))
+}
+
 /// One pool: its listeners, its ring, what each node owns and how many connections it will see.
 fn pool(spec: &PoolSpec, settings: &Settings, out: &mut impl Write) -> Result<(), Stop> {
     let listen: Vec<String> = spec.listen.iter().map(ToString::to_string).collect();
@@ -81,6 +110,9 @@ fn pool(spec: &PoolSpec, settings: &Settings, out: &mut impl Write) -> Result<()
         "  connections to each node: up to {}, and one for probes",
         connections(spec, settings.workers)
     )?;
+    if let Some(line) = second_failure(spec) {
+        writeln!(out, "  {line}")?;
+    }
     let members: Vec<Member> = spec.nodes.iter().map(NodeSpec::member).collect();
     let shares = Ring::build(&spec.ring, &members).shares(|_| true);
     let longest = |text: fn(&NodeSpec) -> usize| spec.nodes.iter().map(text).max().unwrap_or(0);

@@ -8,8 +8,8 @@ use super::{EXIT_USAGE, Stop};
 use crate::config::from_twemproxy;
 
 const EXAMPLES: &str = "\
-The result goes to stdout; look through its comments, then `ringway check` it. Every key has the node that it has
-in twemproxy.
+The result goes to stdout; look through its comments, then `ringway check` it. Every key has the node that it has \
+in twemproxy, but where that is none (distribution: random).
 
 Examples:
   ringway import /etc/nutcracker/nutcracker.yml > ringway.yaml

@@ -9,10 +9,10 @@ use serde_json::Value;
 use super::{Stop, admin};
 
 const EXAMPLES: &str = "\
-For each node that is busy: the keys with the largest parts of its requests, of their bytes, and of the
-time in which it was waited for, over about the last 15 seconds, and the clients that ask for most. They
-are estimates from samples: 42.0 +-3.1 means that the real part is from 38.9 % to 45.1 %, 19 times of 20.
-Keys of more than 48 bytes are cut. `hot_keys: false` in a pool switches sampling off.
+For each node that is busy: the keys with the largest parts of its requests, of their bytes, and of the \
+time in which it was waited for, over about the last 15 seconds, and the clients that ask for most. They \
+are estimates from samples: 42.0 +-3.1 means that the real part is from 38.9 % to 45.1 %, 19 times of 20. \
+Keys of more than 48 bytes are cut. `hot_keys: false` in a pool switches sampling off; HTTP is never sampled.
 
 Examples:
   ringway keys
@@ -62,6 +62,9 @@ fn pool(page: &Value, top: usize, out: &mut impl Write) -> Result<(), Stop> {
     let name = page["pool"].as_str().unwrap_or_default();
     let nodes: Vec<&Value> = page["nodes"].as_array().into_iter().flatten().collect();
     match (page["hot_keys"].as_bool(), nodes.is_empty()) {
+        _ if page["protocol"] == "http" => {
+            writeln!(out, "pool {name}: it speaks HTTP, which is not sampled")?
+        }
         (Some(false), _) => writeln!(out, "pool {name}: hot_keys is false: nothing is sampled")?,
         (_, true) => writeln!(out, "pool {name}: no node is busy")?,
         _ => {}
@@ -123,6 +126,8 @@ mod tests {
         );
         let none = json!({ "pool": "web", "hot_keys": true, "nodes": [] });
         assert_eq!(told(&none), "pool web: no node is busy\n");
+        let web = json!({ "pool": "web", "protocol": "http", "hot_keys": true, "nodes": [] });
+        assert_eq!(told(&web), "pool web: it speaks HTTP, which is not sampled\n");
         let off = json!({ "pool": "web", "hot_keys": false, "nodes": [] });
         assert_eq!(told(&off), "pool web: hot_keys is false: nothing is sampled\n");
     }

@@ -20,8 +20,8 @@ use crate::{
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
 const EXAMPLES: &str = "\
-Prints a line per key, in the order given: key, hash, owner, and who has it while that is away, in
-order (those of a gutter as pool/node, nobody where keys do not move), with tabs between them. Bytes
+Prints a line per key, in the order given: key, hash, owner, and who has it while that is away, in \
+order (those of a gutter as pool/node, nobody where keys do not move), with tabs between them. Bytes \
 of a key that are not printable stand as \\xNN.
 
 Examples:

@@ -3,7 +3,7 @@
 //! never starts a thing: `serve` is handed to whoever called.
 //!
 //! Exit codes: 0 fine, 1 failed while running, 2 wrong usage or a wrong configuration, 3 more would
-//! move than may, 4 something is not as it should be.
+//! move than may or than a reload moves, 4 something is not as it should be.
 
 mod admin;
 mod check;
@@ -23,7 +23,10 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use crate::config::{Loaded, Source};
 
@@ -44,7 +47,7 @@ Examples:
   ringway incident 3                       the third time that a node failed, from doubt to return
   ringway keys --pool cache                which keys and clients its nodes are busy with
 
-Without --config, `serve`, `check` and `locate` take the configuration that ringway ships with. The file
+Without --config, `serve`, `check` and `locate` take the configuration that ringway ships with. The file \
 config.yaml beside the sources is that configuration, with every key explained.";
 
 const SERVE_EXAMPLES: &str = "\
@@ -53,7 +56,8 @@ Examples:
   ringway serve --config ringway.yaml --log json
   ringway serve --log-level ringway=debug
 
-Signals: SIGHUP reads the configuration again; SIGTERM and SIGINT finish what is in flight.";
+Signals: SIGHUP reads the configuration again; SIGTERM and SIGINT finish what is in flight, a second one ends drain_delay; \
+SIGUSR1 and SIGUSR2 do nothing: the log goes to stderr, and there is no file to open anew.";
 
 /// A consistent-hashing sharding proxy for caches and stores
 ///
@@ -174,13 +178,20 @@ impl From<io::Error> for Stop {
 
 /// Reads the process's arguments and obeys them.
 pub fn run() -> Next {
-    let Arguments { command, serve } = Arguments::parse();
+    let Arguments { command, serve } = Arguments::try_parse().unwrap_or_else(|error| told(error).exit());
     let mut out = io::BufWriter::new(io::stdout().lock());
     let done = match command.unwrap_or(Command::Serve(serve)) {
-        Command::Serve(arguments) => match self::serve(arguments) {
-            Ok(serve) => return Next::Serve(Box::new(serve)),
-            Err(stop) => Err(stop),
-        },
+        Command::Serve(arguments) => {
+            let log = arguments.log;
+            match self::serve(arguments) {
+                Ok(serve) => return Next::Serve(Box::new(serve)),
+                Err(Stop::Failed(message, code)) if log == LogFormat::Json => {
+                    log_json(&message);
+                    return Next::Exit(ExitCode::from(code));
+                }
+                Err(stop) => Err(stop),
+            }
+        }
         Command::Check(arguments) => check::run(&arguments, &mut out),
         Command::Import(arguments) => import::run(&arguments, &mut out),
         Command::Locate(arguments) => locate::run(&arguments, &mut out),
@@ -206,6 +217,17 @@ pub fn run() -> Next {
     })
 }
 
+/// What is wrong with a command line, with the way out where `clap` knows none: an option of `serve` is not one of all.
+fn told(mut error: clap::Error) -> clap::Error {
+    if error.kind() == ErrorKind::ArgumentConflict
+        && matches!(error.get(ContextKind::InvalidSubcommand), Some(ContextValue::String(_)))
+    {
+        let tip = "write it behind the command, as in `ringway serve --config FILE`".to_owned().into();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
+}
+
 fn serve(arguments: ServeArguments) -> Result<Serve, Stop> {
     let ServeArguments { config, log, log_level } = arguments;
     let source = config.source();
@@ -227,6 +249,14 @@ fn load(source: &Source) -> Result<Loaded, Stop> {
 /// Writes a message to stderr. If nobody listens there, there is nobody to tell.
 fn say(message: &str) {
     let _ = writeln!(io::stderr(), "{message}");
+}
+
+/// Writes a message to stderr as the log has it that is asked for: a line of it is an event.
+fn log_json(message: &str) {
+    let log = tracing_subscriber::fmt().json().flatten_event(true).with_current_span(false);
+    tracing::subscriber::with_default(log.with_writer(io::stderr).finish(), || {
+        message.lines().for_each(|line| tracing::error!("{line}"));
+    });
 }
 
 fn log_level(text: &str) -> Result<String, String> {
@@ -259,6 +289,27 @@ mod tests {
         assert!(bare.command.is_none());
         assert_eq!((bare.serve.log, bare.serve.config.source()), (LogFormat::Json, Source::Shipped));
         assert!(Arguments::try_parse_from(["ringway", "--log", "json", "check"]).is_err());
+    }
+
+    /// An option that stands before its command is told where it belongs.
+    #[test]
+    fn options_stand_behind_their_command() {
+        let error = Arguments::try_parse_from(["ringway", "--config", "x", "serve"]).expect_err("it is none");
+        let text = told(error).to_string();
+        assert!(text.contains("tip: write it behind the command"), "{text}");
+    }
+
+    /// Sentences in what `--help` says are broken to the width of the terminal alone: a line of one is not followed by
+    /// another.
+    #[test]
+    fn help_is_wrapped_once() {
+        let is_prose = |line: &str| !line.is_empty() && !line.contains("  ") && !line.ends_with(':');
+        for command in Arguments::command().get_subcommands().chain([&Arguments::command()]) {
+            let Some(text) = command.get_after_help().map(ToString::to_string) else { continue };
+            let lines: Vec<&str> = text.lines().collect();
+            let broken = lines.windows(2).find(|pair| pair.iter().all(|line| is_prose(line)));
+            assert_eq!(broken, None, "{}", command.get_name());
+        }
     }
 
     /// A level that nobody could obey is refused.

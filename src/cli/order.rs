@@ -10,7 +10,10 @@ use std::{
 use clap::Args;
 use serde_json::Value;
 
-use super::{Stop, admin, status::waits_for};
+use super::{
+    Stop, admin,
+    status::{waits_for, way_out},
+};
 
 /// How often `--wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -22,8 +25,8 @@ eject    gives up a node's keys at once: requests in flight are cut off
 restore  takes that back; a node that waits for the warmth budget need not wait
 pin      keeps a node in the ring, whatever is thought of it; unpin takes that back
 
-Each takes back its own order only. Without --yes it is only said what would move, and what would become of
-the node's data. An order holds until it is taken back or ringway ends;
+Each takes back its own order only. Without --yes it is only said what would move, and what would become of \
+the node's data. An order holds until it is taken back, with a state_file over restarts of ringway, too; \
 saying it twice changes nothing.
 
 Examples:
@@ -103,7 +106,14 @@ fn tell(
             writeln!(out, "    its data: {data}")?;
         }
     }
-    let unserved = done["unserved"].as_f64().unwrap_or_default() * 100.0;
+    let share = |key: &str| done[key].as_f64().unwrap_or_default() * 100.0;
+    let fenced = share("fenced");
+    if fenced >= 0.005 {
+        let (waits, what) =
+            (would("waits", "would wait"), "some milliseconds until it is clean, and is served then");
+        writeln!(out, "  {fenced:.2} % of the key space {waits} for {what}")?;
+    }
+    let unserved = share("unserved") - fenced;
     if unserved >= 0.005 {
         writeln!(out, "  {unserved:.2} % of the key space {} served by nobody", would("is", "would be"))?;
     }
@@ -173,7 +183,9 @@ fn wait(word: &str, arguments: &Arguments, pool: &str, out: &mut impl Write) -> 
         if state != last {
             let due = node["wait"]["due_s"].as_f64().filter(|_| !leaves);
             let due = due.map_or_else(String::new, |due| format!(", next in {due:.0} s"));
-            writeln!(out, "  {state}{due}")?;
+            let way_out = way_out(pool, node).filter(|_| !leaves);
+            let way_out = way_out.map_or_else(String::new, |way_out| format!("; {way_out}"));
+            writeln!(out, "  {state}{due}{way_out}")?;
             out.flush()?;
             last = state;
         }

@@ -21,18 +21,19 @@ use crate::{
     topology::{HttpSettings, Move, OnReturn, Placement, Policy, PoolSpec, Topology, Transition},
 };
 
-/// The exit code when more would move than may.
+/// The exit code when more would move than may, or than a reload moves.
 const EXIT_TOO_MUCH: u8 = 3;
 
 const EXAMPLES: &str = "\
-NEW is compared with what runs: the ringway at --admin, or at the admin address of NEW, says how it places
-keys, who is out, held or starting, and what its nodes are asked for. With --config OLD two files are
+NEW is compared with what runs: the ringway at --admin, or at the admin address of NEW, says how it places \
+keys, who is out, held or starting, and what its nodes are asked for. With --config OLD two files are \
 compared, and nobody is asked; with both it is said where OLD is not what runs.
 
-Forced moves are those that the change asks for: keys of a node that leaves, comes, or has another
-weight. All others are collateral: with vnode there are none. Expected misses are the reads that find
-something now, at the nodes that give keys away. Nothing is changed by asking. The exit code is 3 when
-a pool would move more than --max-share.
+Forced moves are those that the change asks for: keys of a node that leaves, comes, or has another \
+weight. All others are collateral: with vnode there are none. Expected misses are the reads that find \
+something now, at the nodes that give keys away. Nothing is changed by asking. The exit code is 3 when \
+a reload would refuse NEW for what it moves, or a pool would move more than --max-share, so that \
+`ringway plan new.yaml && systemctl reload ringway` stops there.
 
 Examples:
   ringway plan new.yaml                                  against the ringway that runs
@@ -87,20 +88,24 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     if let (Some(file), Some(_)) = (&arguments.config, &old.rates) {
         differences(&Source::File(file.clone()), before, out)?;
     }
-    let mut too_much = Vec::new();
+    let (mut too_much, mut refused) = (Vec::new(), Vec::new());
     for running in before.iter().filter(|p| wanted(&p.name)) {
         match after.iter().find(|p| p.name == running.name) {
             None => {
                 let nodes = running.spec.nodes.len();
                 writeln!(out, "\npool {}: goes, with its {nodes} nodes and all of its keys", running.name)?;
-                refused(1.0, reload_max, out)?;
+                if is_refused(1.0, reload_max, out)? {
+                    refused.push(&*running.name);
+                }
                 if arguments.max_share < 1.0 {
                     too_much.push(&*running.name);
                 }
             }
             Some(new) => {
                 let moved = pool(running, (new, loaded.reload.flush_new), old.rates.as_ref(), out)?;
-                refused(moved, reload_max, out)?;
+                if is_refused(moved, reload_max, out)? {
+                    refused.push(&*running.name);
+                }
                 if moved > arguments.max_share {
                     too_much.push(&*running.name);
                 }
@@ -111,21 +116,27 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
         writeln!(out, "\npool {}: comes, with {} nodes", new.name, new.nodes.len())?;
     }
     out.flush()?;
-    if too_much.is_empty() {
-        return Ok(());
+    let mut why = Vec::new();
+    if !too_much.is_empty() {
+        let max = arguments.max_share * 100.0;
+        why.push(format!("pool {}: more than {max} % of the keys would move", too_much.join(", ")));
     }
-    let max = arguments.max_share * 100.0;
-    let message = format!("pool {}: more than {max} % of the keys would move", too_much.join(", "));
-    Err(Stop::Failed(message, EXIT_TOO_MUCH))
+    if !refused.is_empty() {
+        let pools = refused.join(", ");
+        why.push(format!(
+            "pool {pools}: a reload refuses NEW; write a larger reload.max_share there if that is meant"
+        ));
+    }
+    if why.is_empty() { Ok(()) } else { Err(Stop::Failed(why.join("\n"), EXIT_TOO_MUCH)) }
 }
 
-/// Says so of a share that NEW's own bound does not let a reload move.
-fn refused(moved: f64, max: f64, out: &mut impl Write) -> Result<(), Stop> {
+/// Whether it is more than NEW's own bound lets a reload move; says so.
+fn is_refused(moved: f64, max: f64, out: &mut impl Write) -> Result<bool, Stop> {
     if moved > max {
         let max = percent(max);
         writeln!(out, "  a reload refuses this: it is more than reload.max_share ({max}) of NEW")?;
     }
-    Ok(())
+    Ok(moved > max)
 }
 
 fn old(arguments: &Arguments, default: &str) -> Result<Old, Stop> {

@@ -14,8 +14,9 @@ const EXIT_UNWELL: u8 = 4;
 const INCIDENTS: usize = 5;
 
 const EXAMPLES: &str = "\
-Ends with 0 when all nodes serve as they should, with 4 when one does not or refused a write within the last minute,
-a pool is degraded, an order is in force or the last reload was refused, and with 1 when nobody answers.
+Ends with 0 when all nodes serve as they should, with 4 when one does not or refused a write within the last minute, \
+a pool is degraded, an order is in force, the last reload was refused or left something that only a restart puts in \
+force, and with 1 when nobody answers.
 
 Examples:
   ringway status
@@ -59,6 +60,14 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     }
     if !refused.is_empty() {
         unwell.push("the last reload".to_owned());
+    }
+    let waits = page["last_reload"]["needs_restart"].as_array().into_iter().flatten();
+    let waits: Vec<&str> = waits.filter_map(Value::as_str).collect();
+    // Of a file that was refused nothing is in force.
+    if !waits.is_empty() && (refused.is_empty() || in_part) {
+        let keys = waits.join(", ");
+        writeln!(out, "the file says otherwise than what is in force until a restart: {keys}")?;
+        unwell.push("what waits for a restart".to_owned());
     }
     for one in pools {
         pool(one, &mut unwell, out)?;
@@ -138,20 +147,22 @@ fn remarks(pool: &str, node: &Value) -> String {
         let due = node["wait"]["due_s"].as_f64();
         let due = due.map_or_else(String::new, |due| format!(", {next} in {due:.0} s"));
         all.push(format!("{what}{due}"));
-        // What an operator may do who would rather not wait.
-        let order = |word: &str| format!("`ringway {word} {} --pool {pool} --yes`", text(node, "name"));
-        match (reason, node["placement"].as_str()) {
-            ("budget" | "hold_down", Some("held")) => {
-                all.push(format!("{} moves its keys at once", order("eject")))
-            }
-            ("budget", Some("away")) => all.push(format!("{} lets it back at once", order("restore"))),
-            _ => {}
-        }
+        all.extend(way_out(pool, node));
     }
     // A replica is told by its probe, too.
     let wrong = ["misconfigured", "refuses_writes"].iter().find_map(|key| node[key].as_str());
     all.extend(wrong.into_iter().chain(node["slow"].as_str()).map(str::to_owned));
     if all.is_empty() { String::new() } else { format!("  ({})", all.join("; ")) }
+}
+
+/// What an operator may do who would rather not wait for a node.
+pub(super) fn way_out(pool: &str, node: &Value) -> Option<String> {
+    let order = |word: &str| format!("`ringway {word} {} --pool {pool} --yes`", text(node, "name"));
+    match (node["wait"]["reason"].as_str()?, node["placement"].as_str()?) {
+        ("budget" | "hold_down", "held") => Some(format!("{} moves its keys at once", order("eject"))),
+        ("budget", "away") => Some(format!("{} lets it back at once", order("restore"))),
+        _ => None,
+    }
 }
 
 /// What a node waits for, or its keys: the reason's word, and as a person would say it.

@@ -1,12 +1,18 @@
 //! `pools.NAME`: one pool, its nodes, its policy and its bounds.
 
-use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     commands, http, placement, protocols,
     secret::{self, Surroundings},
     section::{Field, Placed, Section},
-    units::{duration, name, number, share, size, switch, times, word, word_of},
+    units::{duration, mode, name, number, share, size, switch, times, word, word_of},
 };
 use crate::{
     net::{Address, ListenAddress},
@@ -138,6 +144,7 @@ fn policy(section: &mut Section<'_>, protocol: Protocol, around: &Surroundings<'
     (p.commands, p.deny) = commands::commands(section);
     section.read("per_key_errors", &mut p.per_key_errors, switch);
     section.read("hot_keys", &mut p.hot_keys, switch);
+    section.read("socket_mode", &mut p.socket_mode, |t| mode(t).map(Some));
     p.limits = section.inner("limits").map(limits).unwrap_or_default();
     p
 }
@@ -391,6 +398,11 @@ fn check_durable(section: &Section<'_>, policy: &Policy) {
 }
 
 fn check_listeners(listen: &[Placed<ListenAddress>], policy: &Policy, section: &Section<'_>) {
+    let has_file = listen.iter().any(|l| matches!(l.value, ListenAddress::Unix(_)));
+    if policy.socket_mode.is_some() && !has_file {
+        let text = "is the mode of a unix socket's file, and this pool listens on none; write listen: unix:/run/x.sock";
+        section.report().warn(&section.place_of("socket_mode"), text);
+    }
     // A web server is there to be reached.
     let is_open = policy.protocol != Protocol::Http && policy.client_auth.is_none();
     for listener in listen.iter().filter(|l| is_open && !l.value.is_local()) {
@@ -401,7 +413,6 @@ fn check_listeners(listen: &[Placed<ListenAddress>], policy: &Policy, section: &
 
 fn check_nodes(nodes: &[NodeRead<'_>], listen: &[Placed<ListenAddress>], policy: &Policy) {
     let mut addresses = HashMap::new();
-    let own: Vec<String> = listen.iter().map(|l| l.value.to_string()).collect();
     for NodeRead { spec, name, address } in nodes {
         if spec.address == Address::Embedded {
             if policy.protocol == Protocol::Http {
@@ -415,11 +426,32 @@ fn check_nodes(nodes: &[NodeRead<'_>], listen: &[Placed<ListenAddress>], policy:
         if let Some(first) = addresses.insert(&spec.address, name.place.mark.line) {
             address.warn(format!("`{}` is the address of the node in line {first} too", spec.address));
         }
-        if own.contains(&spec.address.to_string()) {
-            address.error(format!("`{}` is where this pool listens: it would ask itself", spec.address));
+        if let Some(own) = listen.iter().find(|l| is_at(&spec.address, &l.value)) {
+            let own = match own.value.to_string() {
+                own if own == spec.address.to_string() => String::new(),
+                own => format!(" ({own})"),
+            };
+            address.error(format!("`{}` is where this pool listens{own}: it would ask itself", spec.address));
         }
     }
     if let [only] = nodes {
         only.name.warn("is the only node of its pool: nothing can take over its keys");
+    }
+}
+
+/// Whether a node is asked where a pool listens. One that listens on all addresses listens on each of this machine's.
+fn is_at(node: &Address, listener: &ListenAddress) -> bool {
+    match (node, listener) {
+        (Address::Unix(node), ListenAddress::Unix(own)) => node == own,
+        (Address::Tcp { host, port }, ListenAddress::Tcp(own)) => {
+            let localhost = IpAddr::from(Ipv4Addr::LOCALHOST);
+            let node = if host == "localhost" { Some(localhost) } else { host.parse().ok() };
+            let is_same_kind = |ip: IpAddr| own.is_ipv6() || ip.is_ipv4();
+            let is_ours = |ip: IpAddr| ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok();
+            let is_here =
+                |ip: IpAddr| ip == own.ip() || own.ip().is_unspecified() && is_same_kind(ip) && is_ours(ip);
+            *port == own.port() && node.is_some_and(is_here)
+        }
+        _ => false,
     }
 }

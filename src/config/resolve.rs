@@ -168,8 +168,9 @@ fn clean_only_own_nodes(pools: &mut [PoolSpec], unasked: &[Option<(Place, bool)>
             };
             let text = format!(
                 "says neither sole_writer nor on_return: a node that was away for a moment {what} before it serves \
-                 again; write sole_writer: true if nobody else writes to the nodes, as other pools do to a gutter's, \
-                 or on_return: flush if that is meant"
+                 again, also for all others that use it; write sole_writer: true if nobody else writes to the nodes, as \
+                 other pools do to a gutter's, on_return: serve if another ringway has them (docs/operations.md, more \
+                 than one ringway), or on_return: flush if that is meant"
             );
             report.warn(place, text);
         }

@@ -165,6 +165,7 @@ pools:
   cache:
     protocol: redis
     listen: ['127.0.0.1:6381', 'unix:/run/x.sock']
+    socket_mode: 0660
     ring: {placement: maglev, slots: 65539, hash: crc16_cluster, char_sign: arm, hash_tag: '<>'}
     request_timeout: 401ms
     connect_timeout: 251ms
@@ -357,6 +358,7 @@ fn every_policy() -> Policy {
         commands: vec![command],
         per_key_errors: true,
         hot_keys: false,
+        socket_mode: Some(0o660),
         limits: Limits {
             clients: 9,
             bulk_bytes: 2048,
@@ -579,11 +581,42 @@ fn cross_checks() {
     assert!(resolved(&free_ports).is_ok(), "port 0 is a new port each time");
 }
 
+/// A pool that would ask itself is refused, also where it listens on all addresses and a node is at one of this
+/// machine's.
+#[test]
+fn nobody_asks_itself() {
+    let pool = |listen: &str, node: &str| {
+        let nodes = format!("[{{name: a, address: '{node}'}}, {{name: b, address: '127.0.0.1:2'}}]");
+        resolved(&format!("pools: {{p: {{listen: '{listen}', nodes: {nodes}}}}}"))
+    };
+    for (listen, node) in [
+        ("127.0.0.1:1", "localhost:1"),
+        ("0.0.0.0:1", "127.0.0.9:1"),
+        ("[::]:1", "127.0.0.1:1"),
+        ("unix:/x", "unix:/x"),
+    ] {
+        let errors = pool(listen, node).expect_err(listen);
+        assert!(errors.contains("it would ask itself"), "{errors}");
+    }
+    let errors = pool("0.0.0.0:1", "127.0.0.9:1").expect_err("it does");
+    assert!(
+        errors.contains("nodes[0].address: `127.0.0.9:1` is where this pool listens (0.0.0.0:1)"),
+        "{errors}"
+    );
+    // An address that is kept for documentation is no machine's.
+    for (listen, node) in
+        [("0.0.0.0:1", "192.0.2.1:1"), ("0.0.0.0:1", "127.0.0.1:3"), ("127.0.0.1:1", "127.0.0.2:1")]
+    {
+        assert!(pool(listen, node).is_ok(), "{listen} {node}");
+    }
+}
+
 /// What can be obeyed and is perhaps not meant is a warning, with its place.
 #[test]
 fn warnings() {
     for (text, want) in [
         (pool_with("    deadline: 100ms\n"), "f:5:15: warning: pools.p.deadline: is below request_timeout"),
+        (pool_with("    socket_mode: 0660\n"), "pools.p.socket_mode: is the mode of a unix socket's file"),
         (pool_with("    connect_timeout: 3s\n"), "pools.p.deadline: is below connect_timeout"),
         (pool_with("    db: 16\n"), "pools.p.db: is above 15"),
         (

@@ -4,7 +4,7 @@
 use super::{
     finding::{Errors, Place, Report},
     section::Section,
-    tree,
+    tree, units,
 };
 
 /// Port for which twemproxy names a server by its host alone.
@@ -120,10 +120,12 @@ fn pool(name: &str, mut of: Section<'_>, yaml: &mut String) {
 fn listen(text: &str, lines: &mut Lines<'_>) {
     if text.starts_with('/') {
         let (path, mode) = text.split_once(' ').unwrap_or((text, ""));
-        if !mode.is_empty() {
-            lines.add(&format!("# The socket's file has the mode that the umask leaves it, not {mode}."));
-        }
-        return lines.add(&format!("listen: {}", quoted(&format!("unix:{path}"))));
+        lines.add(&format!("listen: {}", quoted(&format!("unix:{path}"))));
+        return match mode {
+            "" => {}
+            mode if units::mode(mode).is_ok() => lines.add(&format!("socket_mode: {}", quoted(mode))),
+            mode => lines.add(&format!("# The socket's mode {mode} is left out: it is no mode.")),
+        };
     }
     let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
     if host.parse::<std::net::IpAddr>().is_err() && !host.starts_with('[') {
@@ -139,18 +141,20 @@ fn ring(of: &mut Section<'_>, lines: &mut Lines<'_>) {
         "ketama" | "modula" | "random" => Ok(text.to_owned()),
         other => Err(format!("`{other}` is not one of ketama, modula, random")),
     });
-    if placement == "random" {
-        lines.add("# distribution: random has no counterpart, as no key has a place there.");
-        placement = "ketama".to_owned();
-    }
     let hash = of.take("hash").and_then(|field| field.text()).unwrap_or("fnv1a_64");
     let mut tag = String::new();
     of.read("hash_tag", &mut tag, |text| match text.chars().count() {
         0 | 2 => Ok(text.to_owned()),
         _ => Err(format!("`{text}` is not two characters")),
     });
+    let tag = quoted(&tag);
+    if placement == "random" {
+        lines.add("# distribution: random has no counterpart: there no key has a place, here each has one. None has");
+        lines.add("# to stay where it is, so that placement and hash are those that ringway has by default.");
+        return lines.add(&format!("ring: {{placement: vnode, hash_tag: {tag}}}"));
+    }
     lines.add("# Which node has which key: as twemproxy has it.");
-    lines.add(&format!("ring: {{placement: {placement}, hash: {hash}, hash_tag: {}}}", quoted(&tag)));
+    lines.add(&format!("ring: {{placement: {placement}, hash: {hash}, hash_tag: {tag}}}"));
 }
 
 fn timeouts(of: &mut Section<'_>, lines: &mut Lines<'_>) {
@@ -307,11 +311,26 @@ beta:
         let policy = &alpha.policy;
         assert_eq!((policy.db, policy.connections_per_node, policy.limits.clients), (3, 2, 500));
         assert_eq!((policy.request_timeout.as_millis(), alpha.health.failures), (3000, 4));
-        for said in
-            ["# backlog is left out", "# preconnect", "# shards is left out: it is no key", "not 0666"]
-        {
+        assert_eq!((alpha.policy.socket_mode, beta.policy.socket_mode), (None, Some(0o666)));
+        for said in ["# backlog is left out", "# preconnect", "# shards is left out: it is no key"] {
             assert!(yaml.contains(said), "{said} is not in {yaml}");
         }
+    }
+
+    /// Where twemproxy gives keys no place they are spread as ringway spreads them, and nothing says otherwise: its
+    /// hash may be one that is good for nothing here.
+    #[test]
+    fn keys_without_a_place() {
+        let text = "a:\n  listen: 127.0.0.1:1\n  hash: crc32\n  distribution: random\n  hash_tag: '{}'\n  \
+                    servers: ['h:1:1', 'h:2:1', 'h:3:1']\n";
+        let yaml = from_twemproxy(text, "f").expect("fine");
+        assert!(!yaml.contains("as twemproxy has it"), "{yaml}");
+        let loaded = load_str(&yaml, "f", Path::new("")).unwrap_or_else(|e| panic!("{e}\n{yaml}"));
+        let ring = &loaded.settings.pools[0].ring;
+        assert_eq!((ring.placement.word(), ring.hash.word()), ("vnode", "xxh3_64"));
+        assert_eq!(ring.hash_tag, Some((b'{', b'}')));
+        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        assert!(!warnings.iter().any(|w| w.contains("ONE NODE")), "{warnings:?}");
     }
 
     /// A password is asked for by the name of a variable, and never copied.

@@ -99,6 +99,18 @@ where
     }
 }
 
+/// The mode of a file, in octal digits as `chmod` takes it.
+pub(super) fn mode(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| *mode <= 0o777 && digits.len() >= 3);
+    mode.ok_or_else(|| format!("`{text}` is no mode; write its octal digits, as in 0660"))
+}
+
+/// The same as it is written.
+pub(super) fn mode_text(mode: u32) -> String {
+    format!("{mode:04o}")
+}
+
 /// `true` or `false`.
 pub(super) fn switch(text: &str) -> Result<bool, String> {
     text.parse().map_err(|_| format!("`{text}` is neither true nor false"))

@@ -9,7 +9,7 @@ use super::{
     http::{forwarded_word, key_words, missing_word, node_protocol_word, statuses_text},
     placement::factor_text,
     protocols::obeys,
-    units::{duration_text, share_text, size_text},
+    units::{duration_text, mode_text, share_text, size_text},
 };
 use crate::{
     ring::{self, Placement},
@@ -83,6 +83,7 @@ fn pool(spec: &PoolSpec) -> Value {
     let entries = vec![
         ("protocol", p.protocol.word().into()),
         ("listen", listen.into()),
+        ("socket_mode", optional(p.socket_mode.map(mode_text))),
         ("ring", ring(&spec.ring, p)),
         ("request_timeout", duration_text(p.request_timeout).into()),
         ("connect_timeout", duration_text(p.connect_timeout).into()),

@@ -317,6 +317,11 @@ impl Detector {
         }
     }
 
+    /// It fails, or is back, while it is out by hand: whoever took it out did that.
+    pub fn excuse(&mut self) {
+        self.flaps.excuse();
+    }
+
     /// The verdict to eject it was not carried out: it is suspect since this moment, and nothing counts
     /// against it yet.
     pub fn reprieve(&mut self, since: Instant) {

@@ -16,6 +16,9 @@ pub(super) struct Flaps {
     /// Ejections, each within `flap_window` of the return before it.
     count: u32,
     returned: Option<Instant>,
+    is_out: bool,
+    /// What is under way does not count.
+    is_excused: bool,
     /// What its waits are spread by.
     seed: u64,
 }
@@ -30,11 +33,22 @@ impl Flaps {
     pub(super) fn left(&mut self, now: Instant, window: Duration) {
         let is_again = self.returned.is_some_and(|at| now - at < window);
         self.count = if is_again { self.count.saturating_add(1) } else { 0 };
+        self.is_out = true;
     }
 
     /// It is back.
     pub(super) fn returned(&mut self, now: Instant) {
-        self.returned = Some(now);
+        self.returned = Some(now).filter(|_| !self.is_excused);
+        (self.is_out, self.is_excused) = (false, false);
+    }
+
+    /// It is, or was until now, out by hand: that it failed and came back meanwhile is its operator's doing, and no coming
+    /// and going of its own.
+    pub(super) fn excuse(&mut self) {
+        match self.is_out {
+            true => self.is_excused = true,
+            false => self.returned = None,
+        }
     }
 
     /// How long its good probes do not count: twice as long each time, less a part at random that stays the
@@ -53,8 +67,26 @@ impl Flaps {
 mod tests {
     use super::*;
 
-    /// Waits double up to the cap, shorter by a fifth at most; those of different seeds differ, those of one
-    /// do not.
+    /// A restart while it is out by hand is none, be it noticed that it is back before or after it is let in again.
+    #[test]
+    fn what_an_operator_does_is_none() {
+        let (settings, start) = (HealthSettings::default(), Instant::now());
+        let mut flaps = Flaps::new(7);
+        let mut failure = |excused: [bool; 2]| {
+            flaps.left(start, settings.flap_window);
+            excused[0].then(|| flaps.excuse());
+            let wait = flaps.wait(&settings);
+            flaps.returned(start);
+            excused[1].then(|| flaps.excuse());
+            !wait.is_zero()
+        };
+        assert!(!failure([true, false]));
+        assert!(!failure([false, true]), "the first was not its own");
+        assert!(!failure([false, false]), "nor was the second");
+        assert!(failure([false, false]));
+    }
+
+    /// Waits double up to the cap, shorter by a fifth at most; those of different seeds differ, those of one do not.
     #[test]
     fn waits_are_spread() {
         let settings = HealthSettings::default();

@@ -11,7 +11,7 @@ use super::{
     probe::{Answer, Probe},
     scene::Asking,
 };
-use crate::topology::{Because, Change, Health, News, NodeId, Opinion, SeenBy, Topology};
+use crate::topology::{Because, Change, Health, News, NodeId, Opinion, Order, SeenBy, Topology};
 
 impl Ward {
     /// What membership is to be told of nodes of which something was seen. Verdicts that may not stand, or
@@ -75,6 +75,10 @@ impl Ward {
         let (was_out, is_out) = (patient.told.health.is_out(), opinion.health.is_out());
         if is_out && !was_out {
             self.quarantine.leaves(id);
+            let entry = topology.position(id).map(|at| &topology.nodes[at]);
+            if entry.and_then(|entry| entry.order).is_some_and(Order::is_out) {
+                patient.detector.excuse();
+            }
         }
         if is_out || was_out {
             // Whoever shows nodes is to know which of them have to wait as they come and go.

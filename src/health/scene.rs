@@ -8,7 +8,7 @@ mod process;
 mod verdicts;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -246,6 +246,20 @@ impl Scene {
         if let Some(chart) = self.seen().charts.get_mut(whose) {
             chart.flaps_until = until;
         }
+    }
+
+    /// Whether it is not known exactly what is old of what a node has that is not in its place.
+    pub(super) fn brings(&self, whose: &Whose, is_inexact: bool) {
+        if let Some(chart) = self.seen().charts.get_mut(whose) {
+            chart.is_inexact = is_inexact;
+        }
+    }
+
+    /// The nodes of a pool of which that is so.
+    pub fn inexact(&self, pool: &str) -> HashSet<Arc<str>> {
+        let seen = self.seen();
+        let of_pool = seen.charts.iter().filter(|((of, _), chart)| **of == *pool && chart.is_inexact);
+        of_pool.map(|((_, node), _)| node.clone()).collect()
     }
 
     /// The nodes of a pool that have to wait as they come and go, and until when.

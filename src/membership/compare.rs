@@ -9,7 +9,7 @@ use std::{
 use super::build::scattered;
 use crate::{
     ring::{Diff, diff},
-    topology::{LEVELS, Move, OnEjected, Placement, Topology, common_bands},
+    topology::{Entry, LEVELS, Move, OnEjected, Placement, Topology, common_bands},
 };
 
 /// Whose a part was, and whose it is.
@@ -157,13 +157,26 @@ fn treated_at(before: &Topology, after: &Topology, level: u32) -> (f64, f64) {
 /// The share of the key space that its nodes have and do not serve, and nobody else does: keys that are held,
 /// that do not move, or that wait to be cleaned.
 pub fn unserved(topology: &Topology) -> f64 {
+    unserved_of(topology, |_| true)
+}
+
+/// The part of it that is served as soon as nodes that answer are clean, which is a matter of milliseconds as a rule:
+/// requests wait for it.
+pub fn fenced(topology: &Topology) -> f64 {
+    unserved_of(topology, |entry| {
+        let is_fenced = matches!(entry.placement, Placement::Starting(to) if to.is_fenced());
+        is_fenced && !entry.health.is_out() && entry.misconfigured.is_none()
+    })
+}
+
+fn unserved_of(topology: &Topology, counts: impl Fn(&Entry) -> bool) -> f64 {
     let of_band = |(from, to): (u32, u32)| {
         let over = failed_over(topology, from);
         let is_refused = |i: usize| {
             let entry = &topology.nodes[i];
             // Keys that do not move are a starting node's at once.
             let is_late = topology.policy.moves_keys() || !entry.placement.serves();
-            is_late && !topology.serves_at(i, from) && !over.contains_key(&entry.node.name)
+            counts(entry) && is_late && !topology.serves_at(i, from) && !over.contains_key(&entry.node.name)
         };
         let shares = topology.ring.shares(|i| topology.holds_at(i, from));
         let refused: f64 = shares.iter().enumerate().filter(|(i, _)| is_refused(*i)).map(|s| s.1).sum();

@@ -18,7 +18,11 @@ mod start;
 mod telling;
 mod warmth;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -28,7 +32,7 @@ use tokio::{
 
 pub use absence::{Absence, Absences, absences, recall};
 pub use build::{Births, IdSource, Prepared, Serving, first_topology, prepare, scattered};
-pub use compare::{Compared, compare, moved, moves, unserved};
+pub use compare::{Compared, compare, fenced, moved, moves, unserved};
 pub use event::{Event, What};
 pub use gutter::{follow, is_gutter_of};
 pub use history::{History, Lived, Record};
@@ -128,6 +132,12 @@ impl Handle {
     /// The nodes of a pool that wait as they come and go, and until when.
     pub fn flapping(&self, pool: &str) -> HashMap<Arc<str>, Instant> {
         self.scene.flapping(Instant::now(), pool)
+    }
+
+    /// The nodes of a pool that are not in their place, and of which it is not known exactly what is old of what they have:
+    /// where that is asked, all of it goes.
+    pub fn inexact(&self, pool: &str) -> HashSet<Arc<str>> {
+        self.scene.inexact(pool)
     }
 
     /// Gives membership one pool more.

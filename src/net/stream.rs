@@ -1,9 +1,13 @@
 //! Streams over TCP or a unix socket behind one type, and how they are dialled and accepted.
 
 use std::{
+    fs::Permissions,
     io::{self, IoSlice},
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -349,6 +353,17 @@ impl Listener {
                 }
                 UnixListener::bind(path).map(|l| Listener::Unix(l, SocketFile(path.clone())))
             }
+        }
+    }
+
+    /// Gives a unix socket's file this mode: whoever may write to it may connect.
+    ///
+    /// # Errors
+    /// The operating system's: the file is another's, or gone.
+    pub fn open_to(address: &ListenAddress, mode: u32) -> io::Result<()> {
+        match address {
+            ListenAddress::Tcp(_) => Ok(()),
+            ListenAddress::Unix(path) => std::fs::set_permissions(path, Permissions::from_mode(mode)),
         }
     }
 

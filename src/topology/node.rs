@@ -7,13 +7,13 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use tokio::sync::Notify;
 
 use super::ErrorReply;
-use crate::{metrics::NodeBlock, net::Address};
+use crate::{clock, metrics::NodeBlock, net::Address};
 
 /// Identity of a node for the life of the process: a node keeps it while its name, address, weight
 /// and zone stay the same.
@@ -217,7 +217,7 @@ impl Evidence {
     /// The node said this of itself in a reply. Rings the bell with `ring` alone: a node may say it with
     /// each reply, and control needs to hear it once.
     pub fn said(&self, kind: ErrorReply, ring: bool) {
-        self.said_at[kind as usize].store(unix_seconds(), Relaxed);
+        self.said_at[kind as usize].store(clock::unix().as_secs(), Relaxed);
         self.replies[kind as usize].fetch_add(1, Relaxed);
         if ring {
             self.bell.notify_one();
@@ -258,17 +258,13 @@ impl Evidence {
     /// Seconds since the node said this of itself the last time; none if it never did.
     pub fn since_said(&self, kind: ErrorReply) -> Option<u64> {
         let at = self.said_at[kind as usize].load(Relaxed);
-        (at > 0).then(|| unix_seconds().saturating_sub(at))
+        (at > 0).then(|| clock::unix().as_secs().saturating_sub(at))
     }
 
     /// Forgets the streak: the node is starting anew.
     pub fn reset_streak(&self) {
         self.streak.store(0, Relaxed);
     }
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// How long a suspect node's timed-out requests wait for a verdict before they are refused.

@@ -275,6 +275,8 @@ pub struct Policy {
     pub per_key_errors: bool,
     /// Whether it is noted by sample which keys and clients a node is busy with.
     pub hot_keys: bool,
+    /// The mode of the files of unix sockets that it listens on; what the umask leaves if there is none.
+    pub socket_mode: Option<u32>,
     /// Bounds.
     pub limits: Limits,
     /// What an HTTP pool obeys; the defaults in other pools.
@@ -366,6 +368,7 @@ impl Default for Policy {
             commands: Vec::new(),
             per_key_errors: false,
             hot_keys: true,
+            socket_mode: None,
             limits: Limits::default(),
             http: Arc::default(),
         }

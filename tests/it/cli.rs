@@ -76,6 +76,45 @@ fn check_shipped() {
     assert!(out.contains("\npool memcached: memcached on 127.0.0.1:11311\n"), "{out}");
 }
 
+/// `check` takes its file as `plan` and `import` take theirs, and as `serve` does.
+#[test]
+fn check_a_file() {
+    let (_dir, path) = file(TWO_POOLS);
+    let path = path.to_str().expect("a plain path");
+    let (bare, named) = (run(&["check", path]), run(&["check", "--config", path]));
+    assert_eq!(bare.0, Some(0), "{bare:?}");
+    assert_eq!(bare, named);
+    assert_eq!(run(&["check", path, "--config", path]).0, Some(2));
+    assert_eq!(run(&["check", "/nowhere/at/all"]).0, Some(2));
+}
+
+/// What a second failure within the budget's window comes to is said where no two nodes fit into the budget.
+#[test]
+fn check_tells_of_a_second_failure() {
+    let told = |nodes: usize, more: &str| {
+        let nodes: Vec<String> =
+            (0..nodes).map(|i| format!("{{name: n{i}, address: 'h:{}'}}", i + 1)).collect();
+        let text = format!("pools: {{p: {{listen: '127.0.0.1:1', {more} nodes: [{}]}}}}", nodes.join(", "));
+        let (code, out, err) = check(&text);
+        assert_eq!(code, Some(0), "{err}");
+        out.lines().find(|line| line.contains("warmth:")).map(str::to_owned)
+    };
+    let four = told(4, "").expect("a quarter and a third of the rest");
+    assert!(four.contains("a second node that fails within 60 s has its keys refused"), "{four}");
+    assert!(four.contains("warmth.share (25 %)") && four.contains("`warmth: {held: miss}`"), "{four}");
+    let web = told(4, "protocol: http,").expect("the same");
+    assert!(!web.contains("held: miss"), "HTTP has no miss: {web}");
+    for (nodes, more) in [
+        (2, ""),
+        (10, ""),
+        (4, "warmth: {held: miss},"),
+        (4, "warmth: {share: 60%},"),
+        (4, "on_ejected: fail,"),
+    ] {
+        assert_eq!(told(nodes, more), None, "{nodes} {more}");
+    }
+}
+
 /// Each example that is shipped is fine, and has nothing to warn about.
 #[test]
 fn check_examples() {
@@ -307,16 +346,24 @@ fn plan() {
     };
     let (three, four) = (["a", "b", "c"], ["a", "b", "c", "d"]);
     let (code, out, err) = plan(pool("{}", &three), pool("{}", &four), &[]);
-    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert_eq!(code, Some(3), "a reload refuses it: {out}");
+    assert_eq!(
+        err,
+        "pool cache: a reload refuses NEW; write a larger reload.max_share there if that is meant\n"
+    );
+    let meant = |pool: String| format!("reload: {{max_share: 60%}}\n{pool}");
+    let (code, _, err) = plan(pool("{}", &three), meant(pool("{}", &four)), &[]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
     assert!(out.contains("pool cache: 3 nodes -> 4; comes: d"), "{out}");
     assert!((15.0..35.0).contains(&share(&out, "of the key")), "{out}");
     assert_eq!(share(&out, "collateral"), 0.0, "{out}");
     assert!(["a -> d", "b -> d", "c -> d"].iter().all(|pair| out.contains(pair)), "{out}");
     let (code, out, err) =
-        plan(pool("{}", &four), pool("{}", &three), &["--max-share", "10%", "--pool", "cache"]);
+        plan(pool("{}", &four), meant(pool("{}", &three)), &["--max-share", "10%", "--pool", "cache"]);
     assert_eq!((code, out.contains("goes: d")), (Some(3), true), "{out}");
     assert_eq!(err, "pool cache: more than 10 % of the keys would move\n");
-    let (code, out, _) = plan(pool("{placement: maglev}", &three), pool("{placement: maglev}", &four), &[]);
+    let (code, out, _) =
+        plan(pool("{placement: maglev}", &three), meant(pool("{placement: maglev}", &four)), &[]);
     assert!(code == Some(0) && share(&out, "collateral") > 0.0, "{out}");
     let (code, out, _) = plan(pool("{}", &three), pool("{}", &three), &["--max-share", "0%"]);
     assert_eq!((code, share(&out, "of the key")), (Some(0), 0.0), "{out}");

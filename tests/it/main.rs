@@ -32,6 +32,7 @@ mod metrics;
 mod miss;
 mod names;
 mod orders;
+mod process;
 mod promises;
 mod proof;
 mod quarantine;

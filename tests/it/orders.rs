@@ -94,6 +94,13 @@ fn a_rolling_restart() {
     assert!(report.failed(false).is_empty() && report.failed(true).is_empty(), "no request fails");
     assert_same_map(&mut ringway, &nodes, &before);
     assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
+    nodes[3].kill();
+    ringway.wait_away("d");
+    until(SOON, "the ejection is told", || ringway.said().contains("node ejected"));
+    assert!(
+        !ringway.said().contains("it comes and goes"),
+        "that it was restarted under an order is no flapping"
+    );
 }
 
 /// A script that takes longer than probes allow is finished by a node that is drained.

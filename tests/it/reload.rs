@@ -286,6 +286,34 @@ fn a_reload_that_moves_too_much_is_refused() {
     assert_eq!(client.cmd(&["SET", "a", "1"]), "+OK\r\n");
 }
 
+/// What only a restart puts in force is told by `status` until the file says again what is, or the process is another.
+#[test]
+fn what_waits_for_a_restart_is_told() {
+    let node = Redis::start();
+    let config = Config::of([&node]);
+    let mut ringway = Ringway::serve(&config);
+    ringway.wait_probed(&["a"]);
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let status = || {
+        let told = crate::harness::ringway::run(&["status", "--admin", &admin]);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (told.status.code(), text(&told.stdout), text(&told.stderr))
+    };
+    until(SOON, "all is well", || status().0 == Some(0));
+    let other = config.clone().top("buffered_bytes: 2GiB").top("incidents: {file_bytes_max: 2MiB}");
+    for _ in 0..2 {
+        assert_eq!(ringway.reload(&other), "ok");
+        let (code, out, err) = status();
+        assert_eq!(code, Some(4), "{out}{err}");
+        let line =
+            "the file says otherwise than what is in force until a restart: buffered_bytes, incidents\n";
+        assert!(out.contains(line), "{out}");
+        assert!(err.contains("not as it should be: what waits for a restart"), "{err}");
+    }
+    assert_eq!(ringway.reload(&config), "ok");
+    assert_eq!(status().0, Some(0), "it says what is in force");
+}
+
 /// A reload that changes nothing is no epoch and closes nothing.
 #[test]
 fn the_same_file_again_is_no_epoch() {

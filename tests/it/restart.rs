@@ -78,6 +78,15 @@ fn memcached() {
     }
 }
 
+/// What an order would do, as it is said without `--yes`.
+fn preview(ringway: &mut Ringway, order: &str) -> String {
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let words: Vec<&str> = order.split(' ').chain(["--admin", &admin]).collect();
+    let told = run(&words);
+    assert!(told.status.success(), "{told:?}");
+    String::from_utf8_lossy(&told.stdout).into_owned()
+}
+
 /// What an operator said is obeyed by the next process; what is taken back is cleaned before it serves.
 #[test]
 fn orders_last() {
@@ -94,7 +103,16 @@ fn orders_last() {
         let told = run(&[word, node, "--yes", "--wait", "--admin", &admin]);
         assert!(told.status.success(), "{told:?}");
     };
+    let said = preview(&mut ringway, "drain b");
+    assert!(
+        said.contains("is deleted on it first; if it is restarted meanwhile, or ringway is, it is emptied"),
+        "{said}"
+    );
     tell(&mut ringway, "drain", "b");
+    assert!(
+        preview(&mut ringway, "undrain b")
+            .contains("its data: what was written elsewhere meanwhile is deleted")
+    );
     tell(&mut ringway, "pin", "c");
     write(&mut asker, &mut last, 2);
     ringway = again(ringway, &config, false);
@@ -105,7 +123,17 @@ fn orders_last() {
     assert!(!ringway.owns("b"), "it is drained");
     let mut asker = Asker::of(&nodes, &mut ringway);
     read(&mut asker, &last, "after the restart");
+    // What is said beforehand is what becomes of it: the one who knew what is old has gone.
+    until(SOON, "it is told that b is emptied", || {
+        preview(&mut ringway, "undrain b").contains("it is emptied first, as")
+    });
+    let said = preview(&mut ringway, "undrain b");
+    assert!(said.contains("would wait for some milliseconds until it is clean"), "{said}");
+    assert!(!said.contains("served by nobody"), "{said}");
     tell(&mut ringway, "undrain", "b");
+    until(SOON, "it is told what was done", || {
+        ringway.said().contains("a node that is back was emptied pool=cache node=\"b\"")
+    });
     read(&mut asker, &last, "when it is back");
     tell(&mut ringway, "unpin", "c");
     wait_kept(&file, "c", false);

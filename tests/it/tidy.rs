@@ -15,7 +15,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
     ("net", &[]),
     ("metrics", &["clock"]),
     // Commands that a configuration adds cross the border in the shape of the protocol's table.
-    ("topology", &["ring", "protocol", "metrics", "net"]),
+    ("topology", &["ring", "protocol", "metrics", "net", "clock"]),
     ("proxy", &["topology", "protocol", "net", "metrics", "clock"]),
     ("health", &["topology", "protocol", "net", "metrics"]),
     ("incident", &["topology", "health", "metrics"]),

@@ -61,6 +61,8 @@ pub(super) struct Chart {
     pub(super) answered: u64,
     /// Until when it has to wait, as it comes and goes.
     pub(super) flaps_until: Option<Instant>,
+    /// It is not in its place, and it is not known exactly what is old of what it has.
+    pub(super) is_inexact: bool,
     /// Rises with everything that is learnt.
     pub(super) version: u64,
     /// What it is busy with; none when it is not.
@@ -92,6 +94,7 @@ impl Chart {
             heard: None,
             spoke: None,
             flaps_until: None,
+            is_inexact: false,
             answered: answered(&entry.node),
             node: entry.node.clone(),
             version: 1,
