@@ -3,6 +3,7 @@
 //! is rendered off the control loop.
 
 mod dashboard;
+mod keeping;
 mod orders;
 mod routes;
 mod serve;
@@ -23,6 +24,7 @@ use tokio::sync::Semaphore;
 
 use crate::{clock, membership, metrics::PoolBlock, topology::TopologyReader};
 
+pub use keeping::Keeping;
 pub use routes::router;
 pub use serve::serve;
 
@@ -64,6 +66,8 @@ pub struct AdminState {
     pub boot_id: Arc<str>,
     /// When the process started, in seconds since the Unix epoch.
     pub started: f64,
+    /// Whether the next process will know what this one does.
+    pub keeping: Arc<Keeping>,
     draining: Arc<AtomicBool>,
     last_reload: Arc<ArcSwapOption<LastReload>>,
     /// One page is rendered at a time: it may take a core for as long as it is large.
@@ -84,6 +88,7 @@ impl AdminState {
             recorder,
             boot_id,
             started: clock::unix().as_secs_f64(),
+            keeping: Arc::default(),
             draining: Arc::default(),
             last_reload: Arc::default(),
             rendering: Arc::new(Semaphore::new(1)),

@@ -45,6 +45,8 @@ struct Done {
     replaced: Option<Order>,
     /// What becomes of what the node has, if it is away or was.
     data: Option<String>,
+    /// Why the next process will not know of the order, if it is done and can't be written.
+    unkept: Option<Arc<String>>,
     /// Whose placement is another for it.
     others: Vec<Other>,
 }
@@ -118,7 +120,9 @@ pub(super) async fn order(
     let (serving, nodes) = (all.iter().filter(is_well).count(), all.len());
     let named = node.clone();
     let compared = tokio::task::spawn_blocking(move || differences(&ordered, &named, &inexact));
-    match compared.await {
+    let compared = compared.await;
+    let unkept = if dry_run { None } else { state.keeping.settled().await };
+    match compared {
         Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("done, and not told: {error}")),
         Ok(Differences { unchanged, moved, moves, unserved, fenced, others }) => Json(Done {
             pool,
@@ -136,6 +140,7 @@ pub(super) async fn order(
             health,
             replaced,
             data,
+            unkept,
             others,
         })
         .into_response(),

@@ -29,6 +29,8 @@ pub(super) struct TopologyPage<'a> {
     draining: bool,
     /// What came of the last reload; `null` when there was none.
     last_reload: Option<Arc<LastReload>>,
+    /// Why the state file can't be written; `null` when it can, or there is none.
+    state_file_error: Option<Arc<String>>,
     pools: Vec<PoolPart<'a>>,
 }
 
@@ -126,7 +128,8 @@ pub(super) fn topology_json(state: &AdminState) -> serde_json::Result<Vec<u8>> {
     let (boot_id, draining) = (&*state.boot_id, state.is_draining());
     // People read it with curl: indented, and the prompt comes on a line of its own.
     let last_reload = state.last_reload();
-    let page = TopologyPage { boot_id, version: VERSION, draining, last_reload, pools };
+    let state_file_error = state.keeping.trouble();
+    let page = TopologyPage { boot_id, version: VERSION, draining, last_reload, state_file_error, pools };
     let mut page = serde_json::to_vec_pretty(&page)?;
     page.push(b'\n');
     Ok(page)

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    admin::{self, AdminState},
+    admin::{self, AdminState, Keeping},
     clock,
     config::Settings,
     health::{Buffers, Lag, Scene},
@@ -63,10 +63,7 @@ pub enum AppError {
         error: io::Error,
     },
     /// The state file can't be read.
-    #[error(
-        "state_file {}: can't read it: {error}; mend it, or empty the nodes that may have old data and delete it",
-        .path.display()
-    )]
+    #[error("{}", membership::unreadable(.path, .error))]
     State {
         /// Where it is.
         path: PathBuf,
@@ -146,7 +143,8 @@ impl App {
         // From here on `uptime` counts.
         proxy::started();
         let recorder = metrics::facade();
-        let state_file = StateFile::open(settings.state_file.clone())?;
+        let keeping = Arc::<Keeping>::default();
+        let state_file = StateFile::open(settings.state_file.clone(), keeping.clone())?;
         let control = Thread::start("control")?;
         let accepting = Thread::start("accept")?;
         let embedded = Arc::new(EmbeddedNodes::default());
@@ -173,7 +171,8 @@ impl App {
         let reserve = Arc::<Reserve>::default();
         control.spawn(scene.clone().look_after_process(move || buffers(&memory), reserve.clone()));
         let run_id = run_id();
-        let admin = AdminState::new(Vec::new(), membership.clone(), recorder, run_id.clone());
+        let mut admin = AdminState::new(Vec::new(), membership.clone(), recorder, run_id.clone());
+        admin.keeping = keeping;
         let listener = bind(&control, "admin", &settings.admin.listen)?;
         let admin_address = listener.address();
         let (admin_stop, admin_ended) = serve_admin(&control, listener, admin.clone());

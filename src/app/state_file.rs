@@ -13,26 +13,16 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-
 use super::AppError;
 use crate::{
-    membership::{Absences, absences},
+    admin::Keeping,
+    membership::{Absences, Remembered, absences},
+    metrics::tell_state_file,
     topology::TopologyReader,
 };
 
-/// What the file is a version of.
-const VERSION: u32 = 1;
 /// After this a file that could not be written is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// What is in the file.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Contents {
-    version: u32,
-    pools: BTreeMap<Arc<str>, Absences>,
-}
 
 /// What is to be in the file. Without a file nothing is kept.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +31,7 @@ pub(super) struct StateFile(Option<Arc<Shared>>);
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
+    keeping: Arc<Keeping>,
     kept: Mutex<Kept>,
     bell: Condvar,
 }
@@ -60,12 +51,12 @@ struct Kept {
 
 impl StateFile {
     /// Reads what the process before this one left behind.
-    pub(super) fn open(path: Option<PathBuf>) -> Result<StateFile, AppError> {
+    pub(super) fn open(path: Option<PathBuf>, keeping: Arc<Keeping>) -> Result<StateFile, AppError> {
         let Some(path) = path else { return Ok(StateFile::default()) };
         let left = read(&path).map_err(|error| AppError::State { path: path.clone(), error })?;
         // What is there stays until its pool has begun.
         let kept = Mutex::new(Kept { pools: left.clone(), left, ..Kept::default() });
-        Ok(StateFile(Some(Arc::new(Shared { path, kept, bell: Condvar::new() }))))
+        Ok(StateFile(Some(Arc::new(Shared { path, keeping, kept, bell: Condvar::new() }))))
     }
 
     /// Keeps the file from now on.
@@ -147,6 +138,7 @@ impl Shared {
             false => drop(kept.pools.insert(pool.clone(), absences)),
         }
         kept.is_written = false;
+        self.keeping.asks();
         self.bell.notify_all();
         true
     }
@@ -173,11 +165,14 @@ impl Shared {
             }
             // What changes while it is written has it written once more.
             kept.is_written = true;
-            let contents = Contents { version: VERSION, pools: kept.pools.clone() };
+            let contents = Remembered::of(kept.pools.clone());
+            let asked = self.keeping.asked();
             drop(kept);
             let written = take(&self.path, lock).and_then(|()| write(&self.path, &contents));
             kept = self.kept();
+            tell_state_file(written.is_err());
             if let Err(error) = written {
+                self.keeping.fails(error.to_string());
                 kept.is_written = false;
                 if !is_failing {
                     let path = self.path.display();
@@ -190,6 +185,7 @@ impl Shared {
                 let (again, _) = self.bell.wait_timeout(kept, AGAIN).unwrap_or_else(PoisonError::into_inner);
                 kept = again;
             } else {
+                self.keeping.wrote(asked);
                 is_failing = false;
             }
         }
@@ -202,13 +198,7 @@ fn read(path: &Path) -> io::Result<BTreeMap<Arc<str>, Absences>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(error),
     };
-    let contents: Contents = serde_json::from_slice(&text)?;
-    if contents.version != VERSION {
-        let text =
-            format!("it is of version {}, and this ringway writes version {VERSION}", contents.version);
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-    }
-    Ok(contents.pools)
+    Ok(Remembered::read(&text)?.pools)
 }
 
 /// Takes the lock, if it is not had: it is on a file of its own, as the other one is a new one each time.
@@ -229,7 +219,7 @@ fn take(path: &Path, lock: &mut Option<File>) -> io::Result<()> {
 }
 
 /// Puts a new file in the place of the old one: whoever reads sees one of them whole, also after a power cut.
-fn write(path: &Path, contents: &Contents) -> io::Result<()> {
+fn write(path: &Path, contents: &Remembered) -> io::Result<()> {
     use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
     let new = beside(path, &std::process::id().to_string());
     let mut file = File::create(&new)?;
@@ -266,7 +256,7 @@ mod tests {
     }
 
     fn started(path: &Path) -> StateFile {
-        let file = StateFile::open(Some(path.to_owned())).expect("it can be read");
+        let file = StateFile::open(Some(path.to_owned()), Arc::default()).expect("it can be read");
         file.start().expect("a thread");
         file
     }

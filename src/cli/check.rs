@@ -1,12 +1,16 @@
 //! `check`: everything that is wrong with a configuration, or what it amounts to.
 
-use std::{io::Write, path::PathBuf};
+use std::{
+    io::{ErrorKind, Write},
+    path::PathBuf,
+};
 
 use clap::Args;
 
-use super::{Stop, load, say};
+use super::{EXIT_USAGE, Stop, load, say};
 use crate::{
     config::{Settings, Source, to_yaml},
+    membership::{Remembered, unreadable},
     protocol::Protocol,
     ring::{Member, Ring},
     topology::{NodeSpec, PROTOCOL_VERSIONS, PoolSpec, Warmth, WhileHeld},
@@ -54,7 +58,40 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
         }
     }
     out.flush()?;
+    files(settings)?;
     loaded.warnings.iter().for_each(|warning| say(&warning.to_string()));
+    Ok(())
+}
+
+/// Files that ringway is to keep: it does not start with a state file that it can't read, and forgets what it can't write.
+fn files(settings: &Settings) -> Result<(), Stop> {
+    if let Some(path) = &settings.state_file {
+        let read = std::fs::read(path).and_then(|text| Remembered::read(&text));
+        match read {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Stop::Failed(unreadable(path, &error), EXIT_USAGE));
+            }
+            _ => {}
+        }
+    }
+    let files = [("state_file", &settings.state_file), ("incidents.file", &settings.incidents.file)];
+    for (key, path) in files {
+        let Some(path) = path else { continue };
+        let mut beside = path.clone().into_os_string();
+        beside.push(format!(".check.{}", std::process::id()));
+        // Nothing less tells whether a file can be made there.
+        let made = std::fs::File::create_new(&beside).and_then(|_| std::fs::remove_file(&beside));
+        if let Err(error) = made {
+            let (path, why) = (
+                path.display(),
+                match error.kind() {
+                    ErrorKind::NotFound => "its directory is not there".to_owned(),
+                    _ => error.to_string(),
+                },
+            );
+            say(&format!("warning: {key}: {path} can't be written by this user: {why}"));
+        }
+    }
     Ok(())
 }
 

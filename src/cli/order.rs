@@ -128,6 +128,12 @@ fn tell(
     if let Some(data) = done["data"].as_str() {
         writeln!(out, "  its data: {data}")?;
     }
+    if let Some(why) = done["unkept"].as_str() {
+        writeln!(
+            out,
+            "  not kept: state_file can't be written ({why}), so that a ringway that is started now does not know of it"
+        )?;
+    }
     if !yes {
         writeln!(out, "nothing is done; say --yes to do it")?;
     }

@@ -69,6 +69,11 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
         writeln!(out, "the file says otherwise than what is in force until a restart: {keys}")?;
         unwell.push("what waits for a restart".to_owned());
     }
+    if let Some(why) = page["state_file_error"].as_str() {
+        let what = "a ringway that is started now does not know who is away, nor of orders";
+        writeln!(out, "state_file can't be written ({why}): {what}")?;
+        unwell.push("state_file".to_owned());
+    }
     for one in pools {
         pool(one, &mut unwell, out)?;
     }

@@ -10,8 +10,11 @@ use super::{
     patient::Patient,
     probe::{Answer, Probe},
     scene::Asking,
+    window::Window,
 };
-use crate::topology::{Because, Change, Health, News, NodeId, Opinion, Order, SeenBy, Topology};
+use crate::topology::{
+    Because, Change, Data, Health, News, NodeId, Opinion, Order, Placement, SeenBy, Topology,
+};
 
 impl Ward {
     /// What membership is to be told of nodes of which something was seen. Verdicts that may not stand, or
@@ -86,6 +89,36 @@ impl Ward {
         }
         patient.told = opinion.clone();
         Some(topology.news(id, News::Judged(opinion)))
+    }
+
+    /// What a node that a probe brought back came with, or what one has that was asked; orders tell beforehand what
+    /// becomes of it.
+    pub(super) fn receive(
+        &self,
+        topology: &Topology,
+        (id, patient): (NodeId, &mut Patient),
+        back: Option<Data>,
+    ) {
+        let entry = topology.position(id).map(|at| &topology.nodes[at]);
+        let owns = entry.is_some_and(|entry| entry.placement == Placement::Owns);
+        let is_inexact = self.quarantine.is_inexact(id);
+        // Until it is back it is compared with the one that served, and what it came back with is not forgotten before
+        // it has all its keys.
+        if back.is_some() || owns {
+            patient.serves(back);
+        }
+        if back.is_some() {
+            // What it did before it left says nothing of it now.
+            patient.window = Window::default();
+            if entry.and_then(|entry| entry.order).is_some_and(Order::is_out) {
+                patient.detector.excuse();
+            }
+            if is_inexact {
+                patient.detector.returns_inexact();
+            }
+        }
+        let is_other = !matches!(patient.offers(&topology.policy), Data::Same | Data::Empty);
+        self.scene.brings(&(topology.pool.clone(), patient.name.clone()), !owns && (is_inexact || is_other));
     }
 
     /// What a probe means for the verdict on its node, if one is kept back; whether that stands now.

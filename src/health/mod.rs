@@ -56,7 +56,7 @@ pub use withhold::{
 
 use crate::topology::{
     Cause, Change, Data, Entry, ErrorReply, Failure, Health, Inbox, News, NodeId, NotedWrites, OnReturn,
-    Order, Placement, Samples, SeenBy, Topology, TopologyReader,
+    Placement, Samples, SeenBy, Topology, TopologyReader,
 };
 use patient::Patient;
 use quarantine::{Cleaned, Quarantine};
@@ -507,31 +507,6 @@ impl Ward {
         patient.task = self.send(round.id, round.prober, patient.call.clone(), at);
         self.patients.insert(round.id, patient);
         Some(round.id)
-    }
-
-    /// What a node that a probe brought back came with, or what one has that was asked; orders tell beforehand what
-    /// becomes of it.
-    fn receive(&self, topology: &Topology, (id, patient): (NodeId, &mut Patient), back: Option<Data>) {
-        let entry = topology.position(id).map(|at| &topology.nodes[at]);
-        let owns = entry.is_some_and(|entry| entry.placement == Placement::Owns);
-        let is_inexact = self.quarantine.is_inexact(id);
-        // Until it is back it is compared with the one that served, and what it came back with is not forgotten before
-        // it has all its keys.
-        if back.is_some() || owns {
-            patient.serves(back);
-        }
-        if back.is_some() {
-            // What it did before it left says nothing of it now.
-            patient.window = Window::default();
-            if entry.and_then(|entry| entry.order).is_some_and(Order::is_out) {
-                patient.detector.excuse();
-            }
-            if is_inexact {
-                patient.detector.returns_inexact();
-            }
-        }
-        let is_other = !matches!(patient.offers(&topology.policy), Data::Same | Data::Empty);
-        self.scene.brings(&(topology.pool.clone(), patient.name.clone()), !owns && (is_inexact || is_other));
     }
 
     /// A probe that panicked must not leave its node unwatched. One that was aborted belongs to a

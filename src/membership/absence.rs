@@ -2,7 +2,7 @@
 //! been in its place all along. So what is not is said here, in a form that a file can keep: a pool that
 //! begins with it holds such nodes off until they are clean, and operators' orders are obeyed on. Pure.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,49 @@ pub struct Absence {
 
 /// The nodes of a pool of which something is to be remembered, by their names.
 pub type Absences = BTreeMap<Arc<str>, Absence>;
+
+/// What the file that keeps them is a version of.
+const VERSION: u32 = 1;
+
+/// What is in that file (`state_file`): pool by pool.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remembered {
+    version: u32,
+    /// The pools of which something is to be remembered.
+    pub pools: BTreeMap<Arc<str>, Absences>,
+}
+
+impl Remembered {
+    /// What is to be written of these pools.
+    pub fn of(pools: BTreeMap<Arc<str>, Absences>) -> Remembered {
+        Remembered { version: VERSION, pools }
+    }
+
+    /// Reads what was written.
+    ///
+    /// # Errors
+    /// It is something else, or of another version.
+    pub fn read(text: &[u8]) -> io::Result<Remembered> {
+        let read: Remembered = serde_json::from_slice(text)?;
+        if read.version != VERSION {
+            let text =
+                format!("it is of version {}, and this ringway writes version {VERSION}", read.version);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(read)
+    }
+}
+
+/// Why ringway does not start with a state file that it can't read, and how it does. Without what it says, nodes that
+/// were away would be taken as they are, with old values; to empty all of a cache instead would be worse.
+pub fn unreadable(path: &Path, error: &io::Error) -> String {
+    let path = path.display();
+    format!(
+        "state_file {path}: can't read it: {error}; it says which nodes were away and may have old data. Mend it, or set it \
+         aside (`mv {path} {path}.bad`): then first empty the nodes that were away or drained, as all are taken as they are"
+    )
+}
 
 /// What is to be remembered of a pool, of which this was before. Where no keys move nobody else has any.
 pub fn absences(topology: &Topology, before: &Absences) -> Absences {

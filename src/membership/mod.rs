@@ -30,7 +30,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub use absence::{Absence, Absences, absences, recall};
+pub use absence::{Absence, Absences, Remembered, absences, recall, unreadable};
 pub use build::{Births, IdSource, Prepared, Serving, first_topology, prepare, scattered};
 pub use compare::{Compared, compare, fenced, moved, moves, unserved};
 pub use event::{Event, What};

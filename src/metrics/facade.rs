@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::table::{INCIDENTS_UNWRITTEN, Kind, MOVED_SHARE, RELOADS, Source, TABLE};
+use super::table::{INCIDENTS_UNWRITTEN, Kind, MOVED_SHARE, RELOADS, STATE_UNWRITTEN, Source, TABLE};
 
 /// Upper bounds of the share that an epoch moved.
 const SHARE_BOUNDS: [f64; 8] = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0];
@@ -36,6 +36,11 @@ pub fn count_reload(outcome: &'static str) {
     ::metrics::counter!(RELOADS.name, "outcome" => outcome).increment(1);
 }
 
+/// Says whether the state file can't be written.
+pub fn tell_state_file(is_unwritten: bool) {
+    ::metrics::gauge!(STATE_UNWRITTEN.name).set(f64::from(u8::from(is_unwritten)));
+}
+
 /// A recorder that knows the table.
 fn recorder() -> PrometheusRecorder {
     let recorder = PrometheusBuilder::new()
@@ -59,6 +64,7 @@ fn describe() {
         ::metrics::counter!(RELOADS.name, "outcome" => outcome).increment(0);
     }
     ::metrics::counter!(INCIDENTS_UNWRITTEN.name).increment(0);
+    tell_state_file(false);
 }
 
 #[cfg(test)]

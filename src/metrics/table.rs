@@ -147,6 +147,8 @@ table! {
         "Diagnoses of incidents: where the fault is and what it is; one that is revised counts again, one of this process has no pool";
     WAITS = Facade Counter "ringway_warmth_waits_total" ["pool" "what"] "waits":
         "Ejections and returns of nodes whose keys had to wait for the warmth budget";
+    STATE_UNWRITTEN = Facade Gauge "ringway_state_file_unwritten" [] "boolean":
+        "1 while the state file can't be written: a ringway that is started now would not know which nodes were away";
     INCIDENTS_UNWRITTEN = Facade Counter "ringway_incidents_unwritten_total" [] "incidents":
         "Incidents that were not written to incidents.file: the disk took nothing, or too many waited for it";
     LEFTOVERS = Facade Counter "ringway_leftovers_deleted_total" ["pool" "node"] "keys":

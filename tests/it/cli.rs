@@ -115,6 +115,33 @@ fn check_tells_of_a_second_failure() {
     }
 }
 
+/// `check` says which files ringway could not write here, and refuses a state file with which ringway would not start.
+#[test]
+fn check_tells_of_files() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let state = dir.path().join("state.json");
+    let with = |state: &str| {
+        let files = format!("state_file: {state}\nincidents: {{file: /proc/ringway-incidents.json}}\n");
+        check(&format!(
+            "{files}pools: {{p: {{listen: '127.0.0.1:1', nodes: [{{name: a, address: 'h:1'}}]}}}}"
+        ))
+    };
+    let (code, _, err) = with("/nowhere/at/all/state.json");
+    assert_eq!(code, Some(0), "{err}");
+    let why = "warning: state_file: /nowhere/at/all/state.json can't be written by this user: its directory is not there";
+    assert!(err.contains(why), "{err}");
+    assert!(err.contains("warning: incidents.file: /proc/ringway-incidents.json can't be written"), "{err}");
+    let path = state.to_str().expect("a plain path");
+    let (code, _, err) = with(path);
+    assert!(code == Some(0) && !err.contains("state_file"), "{err}");
+    assert_eq!(fs::read_dir(dir.path()).expect("it is there").count(), 0, "nothing is left there");
+    fs::write(&state, "").expect("it can be written");
+    let (code, _, err) = with(path);
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains(&format!("state_file {path}: can't read it: ")), "{err}");
+    assert!(err.contains(&format!("`mv {path} {path}.bad`")), "{err}");
+}
+
 /// Each example that is shipped is fine, and has nothing to warn about.
 #[test]
 fn check_examples() {

@@ -157,9 +157,32 @@ fn files_that_are_none() {
         let expected = format!("state_file {}: can't read it", path.display());
         until(SOON, "it is told", || ringway.said().contains(&expected));
     }
-    let config = Config::of([&node]).top("state_file: no/such/directory/state.json");
+    let other = Redis::start();
+    let config = Config::of([&node, &other]).top("state_file: no/such/directory/state.json");
     let mut ringway = Ringway::serve(&config);
     until(SOON, "it is told", || ringway.said().contains("can't write the state file"));
+    ringway.wait_metric("ringway_state_file_unwritten", &[], 1.0);
+    ringway.wait_probed(&["a", "b"]);
+    let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
+    let ask = |words: &[&str]| {
+        let told = run(&[words, &["--admin", &admin]].concat());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (told.status.code(), text(&told.stdout), text(&told.stderr))
+    };
+    let (code, out, err) = ask(&["status"]);
+    assert_eq!(code, Some(4), "{out}{err}");
+    assert!(out.contains("state_file can't be written (No such file"), "{out}");
+    assert!(err.contains("not as it should be: state_file"), "{err}");
+    assert!(!ask(&["drain", "b"]).1.contains("not kept"), "nothing is done");
+    let (code, out, err) = ask(&["drain", "b", "--yes"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("not kept: state_file can't be written (No such file"), "{out}");
+    let directory = Path::new(&ringway.config_path()).with_file_name("no").join("such/directory");
+    std::fs::create_dir_all(&directory).expect("it can be made");
+    wait_kept(&directory.join("state.json"), "b", true);
+    ringway.wait_metric("ringway_state_file_unwritten", &[], 0.0);
+    let (_, out, _) = ask(&["undrain", "b", "--yes"]);
+    assert!(!out.contains("not kept"), "{out}");
     assert_eq!(ringway.client().cmd(&["SET", "k", "v"]), "+OK\r\n");
     assert!(ringway.terminate().0.success());
 }
