@@ -15,7 +15,8 @@ use tokio::time::sleep;
 const PATIENCE: Duration = Duration::from_millis(500);
 const GLANCE: Duration = Duration::from_millis(5);
 
-/// Written by whoever keeps the state file, read by who answers operators. Without a state file nothing is asked for.
+/// Written by whoever keeps the state file, read by who answers operators. Without a state file nothing is
+/// asked for.
 #[derive(Debug, Default)]
 pub struct Keeping {
     /// Changes that are to be in the file.
@@ -73,8 +74,8 @@ impl Keeping {
 mod tests {
     use super::*;
 
-    /// What is written, and what is not asked for, is told at once; what can't be written with the reason, and what takes
-    /// too long as such.
+    /// What is written, and what is not asked for, is told at once; what can't be written with the reason,
+    /// and what takes too long as such.
     #[tokio::test(start_paused = true)]
     async fn what_is_told() {
         let keeping = Keeping::default();

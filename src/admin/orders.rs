@@ -165,8 +165,8 @@ fn replaced(ordered: &Ordered, node: &str) -> Option<Order> {
     before.filter(|before| after.is_some_and(|after| after != *before))
 }
 
-/// What becomes of what a node has: now, if it comes back, or when it does, if it goes. Of those in the list it is not
-/// known exactly what is old.
+/// What becomes of what a node has: now, if it comes back, or when it does, if it goes. Of those in the list
+/// it is not known exactly what is old.
 fn fate(ordered: &Ordered, node: &str, inexact: &HashSet<Arc<str>>) -> Option<String> {
     let (before, after) = (entry(&ordered.before, node)?, entry(&ordered.after, node)?);
     let policy = &ordered.after.policy;
@@ -356,8 +356,8 @@ mod tests {
         }
     }
 
-    /// A node of which it is not known exactly what is old is emptied, or loses what others had, and that is said
-    /// beforehand; before it goes, that it may come to that.
+    /// A node of which it is not known exactly what is old is emptied, or loses what others had, and that is
+    /// said beforehand; before it goes, that it may come to that.
     #[test]
     fn what_is_not_known_is_told() {
         let topology = |placement, policy: &Policy| {

@@ -1,7 +1,7 @@
-//! THE STATE FILE (`state_file`): which nodes are not in their place, and what operators want, for the ringway that
-//! is started next. Written by a thread of its own, for which nobody waits: a disk that takes nothing, or does not
-//! answer, costs a warning. One process at a time keeps it, known by a lock on a file beside it: one that is started
-//! beside another reads it, and writes it from when that has ended.
+//! THE STATE FILE (`state_file`): which nodes are not in their place, and what operators want, for the
+//! ringway that is started next. Written by a thread of its own, for which nobody waits: a disk that takes
+//! nothing, or does not answer, costs a warning. One process at a time keeps it, known by a lock on a file
+//! beside it: one that is started beside another reads it, and writes it from when that has ended.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -68,8 +68,8 @@ impl StateFile {
         thread.map(drop).map_err(|error| AppError::Thread { what: "state".to_owned(), error })
     }
 
-    /// A pool begins, known by a number of its own: what was left behind of it. Nothing when another one has had its
-    /// name before, of which nothing is heard any more.
+    /// A pool begins, known by a number of its own: what was left behind of it. Nothing when another one has
+    /// had its name before, of which nothing is heard any more.
     pub(super) fn begin(&self, pool: &Arc<str>, id: u64) -> Absences {
         let Some(shared) = &self.0 else { return Absences::new() };
         let left = {
@@ -227,7 +227,8 @@ fn write(path: &Path, contents: &Remembered) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&new, path)?;
     match File::open(directory(path)).and_then(|directory| directory.sync_all()) {
-        // Not every file system does that, nor every user may: then it is in place as soon as the system writes it.
+        // Not every file system does that, nor every user may: then it is in place as soon as the system
+        // writes it.
         Err(error) if matches!(error.kind(), InvalidInput | Unsupported | PermissionDenied) => Ok(()),
         result => result,
     }
@@ -265,8 +266,8 @@ mod tests {
         file.0.as_ref().expect("there is a file")
     }
 
-    /// What was kept last is in the file when it was closed, also when the file was just being written; and the next
-    /// process reads it, pool by pool and once.
+    /// What was kept last is in the file when it was closed, also when the file was just being written; and
+    /// the next process reads it, pool by pool and once.
     #[test]
     fn what_was_kept_last_is_there() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -293,8 +294,8 @@ mod tests {
         assert_eq!(names, ["state.json", "state.json.lock"], "nothing else is left beside it");
     }
 
-    /// One process keeps the file. Who is started beside it reads it and leaves it alone, and has its own in it as soon
-    /// as the first one has ended; one that ends before that keeps nobody.
+    /// One process keeps the file. Who is started beside it reads it and leaves it alone, and has its own in
+    /// it as soon as the first one has ended; one that ends before that keeps nobody.
     #[test]
     fn one_at_a_time() {
         let dir = tempfile::tempdir().expect("a directory");
@@ -330,8 +331,8 @@ mod tests {
         files[last].close(patience);
     }
 
-    /// A pool that was closed is not heard any more, whatever it says yet, and does not speak for one that was opened
-    /// under its name since.
+    /// A pool that was closed is not heard any more, whatever it says yet, and does not speak for one that
+    /// was opened under its name since.
     #[test]
     fn who_was_closed_is_not_heard() {
         let dir = tempfile::tempdir().expect("a directory");

@@ -63,7 +63,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
     Ok(())
 }
 
-/// Files that ringway is to keep: it does not start with a state file that it can't read, and forgets what it can't write.
+/// Files that ringway is to keep: it does not start with a state file that it can't read, and forgets what it
+/// can't write.
 fn files(settings: &Settings) -> Result<(), Stop> {
     if let Some(path) = &settings.state_file {
         let read = std::fs::read(path).and_then(|text| Remembered::read(&text));
@@ -113,7 +114,8 @@ fn connections(spec: &PoolSpec, workers: usize) -> String {
     }
 }
 
-/// What the warmth budget does to whoever fails second within its window, if no two nodes fit into it together.
+/// What the warmth budget does to whoever fails second within its window, if no two nodes fit into it
+/// together.
 fn second_failure(spec: &PoolSpec) -> Option<String> {
     let Warmth { share, window, held } = spec.policy.warmth;
     let mut weights: Vec<f64> = spec.nodes.iter().map(|node| f64::from(node.weight)).collect();

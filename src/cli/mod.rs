@@ -217,7 +217,8 @@ pub fn run() -> Next {
     })
 }
 
-/// What is wrong with a command line, with the way out where `clap` knows none: an option of `serve` is not one of all.
+/// What is wrong with a command line, with the way out where `clap` knows none: an option of `serve` is not
+/// one of all.
 fn told(mut error: clap::Error) -> clap::Error {
     if error.kind() == ErrorKind::ArgumentConflict
         && matches!(error.get(ContextKind::InvalidSubcommand), Some(ContextValue::String(_)))
@@ -299,8 +300,8 @@ mod tests {
         assert!(text.contains("tip: write it behind the command"), "{text}");
     }
 
-    /// Sentences in what `--help` says are broken to the width of the terminal alone: a line of one is not followed by
-    /// another.
+    /// Sentences in what `--help` says are broken to the width of the terminal alone: a line of one is not
+    /// followed by another.
     #[test]
     fn help_is_wrapped_once() {
         let is_prose = |line: &str| !line.is_empty() && !line.contains("  ") && !line.ends_with(':');

@@ -445,7 +445,8 @@ mod tests {
         assert!((both - 1000.0 * (part("a") + part("b"))).abs() < 1e-6, "{both}");
     }
 
-    /// Whose keys a gutter serves gives up those of the gutter, who is held its own, and who starts those that it has.
+    /// Whose keys a gutter serves gives up those of the gutter, who is held its own, and who starts those
+    /// that it has.
     #[test]
     fn gutters_held_and_starting() {
         let moves = |policy: &Policy, placement: Placement| -> Vec<String> {

@@ -439,7 +439,8 @@ fn check_nodes(nodes: &[NodeRead<'_>], listen: &[Placed<ListenAddress>], policy:
     }
 }
 
-/// Whether a node is asked where a pool listens. One that listens on all addresses listens on each of this machine's.
+/// Whether a node is asked where a pool listens. One that listens on all addresses listens on each of this
+/// machine's.
 fn is_at(node: &Address, listener: &ListenAddress) -> bool {
     match (node, listener) {
         (Address::Unix(node), ListenAddress::Unix(own)) => node == own,

@@ -581,8 +581,8 @@ fn cross_checks() {
     assert!(resolved(&free_ports).is_ok(), "port 0 is a new port each time");
 }
 
-/// A pool that would ask itself is refused, also where it listens on all addresses and a node is at one of this
-/// machine's.
+/// A pool that would ask itself is refused, also where it listens on all addresses and a node is at one of
+/// this machine's.
 #[test]
 fn nobody_asks_itself() {
     let pool = |listen: &str, node: &str| {

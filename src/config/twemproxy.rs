@@ -317,8 +317,8 @@ beta:
         }
     }
 
-    /// Where twemproxy gives keys no place they are spread as ringway spreads them, and nothing says otherwise: its
-    /// hash may be one that is good for nothing here.
+    /// Where twemproxy gives keys no place they are spread as ringway spreads them, and nothing says
+    /// otherwise: its hash may be one that is good for nothing here.
     #[test]
     fn keys_without_a_place() {
         let text = "a:\n  listen: 127.0.0.1:1\n  hash: crc32\n  distribution: random\n  hash_tag: '{}'\n  \

@@ -42,8 +42,8 @@ impl Flaps {
         (self.is_out, self.is_excused) = (false, false);
     }
 
-    /// It is, or was until now, out by hand: that it failed and came back meanwhile is its operator's doing, and no coming
-    /// and going of its own.
+    /// It is, or was until now, out by hand: that it failed and came back meanwhile is its operator's doing,
+    /// and no coming and going of its own.
     pub(super) fn excuse(&mut self) {
         match self.is_out {
             true => self.is_excused = true,
@@ -67,7 +67,8 @@ impl Flaps {
 mod tests {
     use super::*;
 
-    /// A restart while it is out by hand is none, be it noticed that it is back before or after it is let in again.
+    /// A restart while it is out by hand is none, be it noticed that it is back before or after it is let in
+    /// again.
     #[test]
     fn what_an_operator_does_is_none() {
         let (settings, start) = (HealthSettings::default(), Instant::now());
@@ -86,7 +87,8 @@ mod tests {
         assert!(failure([false, false]));
     }
 
-    /// Waits double up to the cap, shorter by a fifth at most; those of different seeds differ, those of one do not.
+    /// Waits double up to the cap, shorter by a fifth at most; those of different seeds differ, those of one
+    /// do not.
     #[test]
     fn waits_are_spread() {
         let settings = HealthSettings::default();

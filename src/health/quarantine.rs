@@ -2,8 +2,9 @@
 //! away, and whoever took those writes keeps them: at the next absence they would come up again. So both
 //! are deleted before the node owns those keys. Membership fences them off, so that nobody serves them and no
 //! write slips in between; when nothing is in flight any more that was sent before, this room cleans and
-//! says so. Where the writes are not known exactly, the node is emptied instead; and where some of its keys stay with
-//! it whatever happens, it is stripped of all others, which takes a while, so that these go on elsewhere meanwhile.
+//! says so. Where the writes are not known exactly, the node is emptied instead; and where some of its keys
+//! stay with it whatever happens, it is stripped of all others, which takes a while, so that these go on
+//! elsewhere meanwhile.
 //!
 //! Exact is what was noted since the node left, as long as this ringway is the pool's only writer, is the
 //! one that saw the node leave, found room for every note, and the node is the process that it was.
@@ -37,7 +38,8 @@ const TRIES: u32 = 3;
 /// From telling that keys need not wait for a node that is stripped to telling it again.
 const REPEAT: Duration = Duration::from_millis(500);
 
-/// What health is given by a pool's workers: to clean nodes that are back, and to know what they are busy with.
+/// What health is given by a pool's workers: to clean nodes that are back, and to know what they are busy
+/// with.
 #[derive(Debug)]
 pub struct Returns {
     /// The writes that nodes take for others.
@@ -72,7 +74,8 @@ pub(super) struct Quarantine {
 struct Doubts {
     /// When one broke last.
     at: Instant,
-    /// The node was not well since: until it is, it may leave for that, be the verdict withheld for long or refused.
+    /// The node was not well since: until it is, it may leave for that, be the verdict withheld for long or
+    /// refused.
     is_open: bool,
     log: Log,
 }
@@ -260,7 +263,8 @@ impl Quarantine {
         self.logs.get(&node).is_some_and(|log| log.is_cut)
     }
 
-    /// Whether all that a node has is deleted when it is cleaned, as what is known is not enough, or was of no use.
+    /// Whether all that a node has is deleted when it is cleaned, as what is known is not enough, or was of
+    /// no use.
     pub(super) fn is_inexact(&self, node: NodeId) -> bool {
         self.is_cut(node) || self.failed.get(&node).is_some_and(|failed| *failed >= TRIES)
     }
@@ -571,8 +575,8 @@ mod tests {
         (plan.work.iter().map(letter).collect(), plan.leftovers)
     }
 
-    /// Whoever took writes and does not answer, though it has its keys, is no reason to wait: what it has is left
-    /// over, and looked for when it answers again.
+    /// Whoever took writes and does not answer, though it has its keys, is no reason to wait: what it has is
+    /// left over, and looked for when it answers again.
     #[test]
     fn takers_that_do_not_answer() {
         use Health::{Ejected, Healthy};
@@ -608,8 +612,8 @@ mod tests {
         assert_eq!(planned(&mut quarantine, &now).0, "", "it owned its keys since");
     }
 
-    /// What was in flight when a connection to a node broke counts as written elsewhere when the node is ejected soon
-    /// after, and does not when it serves on: not even at an absence that comes later.
+    /// What was in flight when a connection to a node broke counts as written elsewhere when the node is
+    /// ejected soon after, and does not when it serves on: not even at an absence that comes later.
     #[tokio::test(start_paused = true)]
     async fn what_was_in_flight_when_a_connection_broke() {
         use Placement::{Away, Owns};
@@ -629,8 +633,8 @@ mod tests {
         }
     }
 
-    /// However late a node is ejected that was not well since, be it that its verdict was withheld or refused: what was
-    /// in flight counts. It does not when the node has been well meanwhile.
+    /// However late a node is ejected that was not well since, be it that its verdict was withheld or
+    /// refused: what was in flight counts. It does not when the node has been well meanwhile.
     #[tokio::test(start_paused = true)]
     async fn a_verdict_that_comes_late() {
         use Health::{Ejected, Healthy, Suspect};
@@ -663,8 +667,8 @@ mod tests {
         }
     }
 
-    /// Where some keys stay with their node it is never emptied, and its other keys do not wait while it is stripped:
-    /// that is told again when they do, though not at each glance.
+    /// Where some keys stay with their node it is never emptied, and its other keys do not wait while it is
+    /// stripped: that is told again when they do, though not at each glance.
     #[tokio::test(start_paused = true)]
     async fn who_keeps_some_is_stripped() {
         let fenced = two([FENCED, Placement::Owns], Health::Healthy, false);
@@ -705,8 +709,8 @@ mod tests {
         assert_eq!(planned(&mut quarantine, &now), ("e".to_owned(), true));
     }
 
-    /// A node that can't be emptied either is said to be so, until it is, or is out again; that it left while it was
-    /// cleaned is no refusal.
+    /// A node that can't be emptied either is said to be so, until it is, or is out again; that it left while
+    /// it was cleaned is no refusal.
     #[test]
     fn who_refuses_is_named() {
         let fenced = two([FENCED, Placement::Owns], Health::Healthy, true);

@@ -1,6 +1,6 @@
 //! What all pools of the process see of their nodes at the same time, and how the process itself is doing:
-//! a fault is located by comparing. The watches of all pools write to it, on the control runtime; verdicts are
-//! judged by it, and incidents are located with it. Bounded by the nodes, a few numbers for each.
+//! a fault is located by comparing. The watches of all pools write to it, on the control runtime; verdicts
+//! are judged by it, and incidents are located with it. Bounded by the nodes, a few numbers for each.
 
 mod chart;
 mod losses;
@@ -60,8 +60,8 @@ pub struct Sighting {
     pub names: Group,
     /// It does not answer for this node's name either.
     pub unanswered: bool,
-    /// The other nodes behind the same link, and those of them that lose some requests and answer others; none
-    /// when these are all on one host.
+    /// The other nodes behind the same link, and those of them that lose some requests and answer others;
+    /// none when these are all on one host.
     pub losing: Group,
     /// This process.
     pub own: Own,
@@ -71,7 +71,8 @@ pub struct Sighting {
     pub client: Option<Holder>,
     /// The key that it was asked for when it stood still, if it was the same more than once.
     pub stalls: Option<Stalls>,
-    /// Requests that it gets for each that the pool's other nodes get, in the middle; none when they get none.
+    /// Requests that it gets for each that the pool's other nodes get, in the middle; none when they get
+    /// none.
     pub busier: Option<f64>,
 }
 
@@ -450,7 +451,8 @@ mod tests {
         ("cache".into(), name.into())
     }
 
-    /// What a node logs that it is slow at goes before what samples make of it, which tell how often it is asked for.
+    /// What a node logs that it is slow at goes before what samples make of it, which tell how often it is
+    /// asked for.
     #[tokio::test(start_paused = true)]
     async fn what_a_node_logs_is_known() {
         let scene = scene(1);
@@ -511,8 +513,8 @@ mod tests {
         scene.probe(&whose(name), &probe);
     }
 
-    /// A node that falls silent is judged by what the others show since: they are asked, and their answers let
-    /// the verdict stand; their silence withholds it, which is a trouble until the last is released.
+    /// A node that falls silent is judged by what the others show since: they are asked, and their answers
+    /// let the verdict stand; their silence withholds it, which is a trouble until the last is released.
     #[tokio::test(start_paused = true)]
     async fn others_are_heard_before_a_verdict() {
         for (symptom, expected) in
@@ -557,8 +559,9 @@ mod tests {
     }
 
     /// A link that loses packets is its own fault, whether a node is accused of silence or of the part of its
-    /// requests that fail; what was lost meanwhile proves nothing, and it is over when nothing is lost any more. A
-    /// node that loses them alone is accused rightly, and so is one that is accused of what it answered.
+    /// requests that fail; what was lost meanwhile proves nothing, and it is over when nothing is lost any
+    /// more. A node that loses them alone is accused rightly, and so is one that is accused of what it
+    /// answered.
     #[tokio::test(start_paused = true)]
     async fn a_lossy_link_withholds() {
         let loses = |scene: &Scene, names: &[&str]| {

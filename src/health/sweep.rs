@@ -1,9 +1,9 @@
 //! LEFTOVERS. What substitutes took while a node was away is deleted on them once it is back, in pools that
-//! do not serve old data, where it is not known key by key: its next absence would bring it up again. So is what
-//! nodes have of keys that a reload has given to others. A key is left over on a node that does not own it, whoever
-//! is away. Keys are asked for piece by piece, with pauses: the node has other work. Nodes are looked through side by
-//! side, to the end whoever returns meanwhile, and as long as it takes: the keys of who is back are not given to others
-//! before.
+//! do not serve old data, where it is not known key by key: its next absence would bring it up again. So is
+//! what nodes have of keys that a reload has given to others. A key is left over on a node that does not own
+//! it, whoever is away. Keys are asked for piece by piece, with pauses: the node has other work. Nodes are
+//! looked through side by side, to the end whoever returns meanwhile, and as long as it takes: the keys of
+//! who is back are not given to others before.
 
 use std::{
     collections::HashSet,
@@ -37,7 +37,8 @@ const TELL: Duration = Duration::from_secs(30);
 pub(super) struct Sweeping {
     /// For whom others are looked through, from when on they are.
     looks_for: Arc<OnceLock<Vec<NodeId>>>,
-    /// Those of them that have returned once more since: what was looked through before may have something again.
+    /// Those of them that have returned once more since: what was looked through before may have something
+    /// again.
     again: HashSet<NodeId>,
     told: Instant,
 }
@@ -49,7 +50,8 @@ impl Default for Sweeping {
 }
 
 impl Sweeping {
-    /// Whether others are being looked through. Until then it is waited for those who are back to have their keys.
+    /// Whether others are being looked through. Until then it is waited for those who are back to have their
+    /// keys.
     pub(super) fn is_looking(&self) -> bool {
         self.looks_for.get().is_some()
     }

@@ -56,8 +56,9 @@ impl Remembered {
     }
 }
 
-/// Why ringway does not start with a state file that it can't read, and how it does. Without what it says, nodes that
-/// were away would be taken as they are, with old values; to empty all of a cache instead would be worse.
+/// Why ringway does not start with a state file that it can't read, and how it does. Without what it says,
+/// nodes that were away would be taken as they are, with old values; to empty all of a cache instead would be
+/// worse.
 pub fn unreadable(path: &Path, error: &io::Error) -> String {
     let path = path.display();
     format!(

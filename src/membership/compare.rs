@@ -160,8 +160,8 @@ pub fn unserved(topology: &Topology) -> f64 {
     unserved_of(topology, |_| true)
 }
 
-/// The part of it that is served as soon as nodes that answer are clean, which is a matter of milliseconds as a rule:
-/// requests wait for it.
+/// The part of it that is served as soon as nodes that answer are clean, which is a matter of milliseconds as
+/// a rule: requests wait for it.
 pub fn fenced(topology: &Topology) -> f64 {
     unserved_of(topology, |entry| {
         let is_fenced = matches!(entry.placement, Placement::Starting(to) if to.is_fenced());

@@ -124,7 +124,8 @@ pub struct Failed {
 pub struct Returned {
     /// What it came back with.
     pub data: Data,
-    /// Of what was written elsewhere meanwhile, all is known: what is old there need not take all else with it.
+    /// Of what was written elsewhere meanwhile, all is known: what is old there need not take all else with
+    /// it.
     pub is_exact: bool,
     /// As a person would say it.
     pub evidence: Arc<str>,
@@ -141,8 +142,8 @@ pub enum Because {
     Returned(Returned),
 }
 
-/// All that the detector thinks of a node. To say it twice changes nothing, and who missed what was said before misses
-/// nothing that counts now.
+/// All that the detector thinks of a node. To say it twice changes nothing, and who missed what was said
+/// before misses nothing that counts now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Opinion {
     /// Whether it answers.
@@ -160,8 +161,8 @@ pub struct Opinion {
 pub enum News {
     /// What is thought of it.
     Judged(Opinion),
-    /// It is back, and what it has of its keys below this level is as new as elsewhere, and no other node has them any
-    /// more.
+    /// It is back, and what it has of its keys below this level is as new as elsewhere, and no other node has
+    /// them any more.
     Cleaned {
         /// The level.
         below: u32,

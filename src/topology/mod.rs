@@ -217,7 +217,8 @@ pub struct Topology {
 
 type Current = Arc<ArcSwap<Topology>>;
 
-/// The one end that may publish. Not `Clone`: made once per pool and moved into membership. The pool ends with it.
+/// The one end that may publish. Not `Clone`: made once per pool and moved into membership. The pool ends
+/// with it.
 pub struct TopologyWriter {
     current: Current,
     revision: watch::Sender<u64>,

@@ -115,7 +115,8 @@ fn check_tells_of_a_second_failure() {
     }
 }
 
-/// `check` says which files ringway could not write here, and refuses a state file with which ringway would not start.
+/// `check` says which files ringway could not write here, and refuses a state file with which ringway would
+/// not start.
 #[test]
 fn check_tells_of_files() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -268,8 +269,8 @@ fn locate_pool() {
     assert_eq!(run(&["locate", "--config", config]).0, Some(2), "no key at all is wrong usage");
 }
 
-/// Behind the owner of a key `locate` names who has it while that is away: nobody where keys do not move, and nodes of
-/// the gutter where they fail over.
+/// Behind the owner of a key `locate` names who has it while that is away: nobody where keys do not move, and
+/// nodes of the gutter where they fail over.
 #[test]
 fn locate_by_what_happens() {
     let config = "\
@@ -438,9 +439,9 @@ impl Drop for Repeats {
     }
 }
 
-/// A file that is edited in place is compared with what runs: its true share is told, more than may move is refused
-/// by the exit code, and a file that is not what runs is said to be another. Misses that would come are those of
-/// reads that find something.
+/// A file that is edited in place is compared with what runs: its true share is told, more than may move is
+/// refused by the exit code, and a file that is not what runs is said to be another. Misses that would come
+/// are those of reads that find something.
 #[test]
 fn plan_against_what_runs() {
     let nodes = Redis::several(4);
@@ -491,7 +492,8 @@ fn plan_against_what_runs() {
     assert!(misses(found, ringway.client()) > 10.0);
 }
 
-/// `ringway status` tells how nodes are, ends with 0 when all is well and with 4, naming who is not, when not.
+/// `ringway status` tells how nodes are, ends with 0 when all is well and with 4, naming who is not, when
+/// not.
 #[test]
 fn status() {
     let mut nodes = Redis::several(3);

@@ -43,8 +43,9 @@ fn ask(client: &mut Client, requests: &[Vec<u8>], bytes: &mut usize) {
     }
 }
 
-/// A key that is asked for often and one that is large are told with their shares, the real ones within the error;
-/// so is the client that asks; a healthy node with a hot key is no incident; `hot_keys: false` tells nothing.
+/// A key that is asked for often and one that is large are told with their shares, the real ones within the
+/// error; so is the client that asks; a healthy node with a hot key is no incident; `hot_keys: false` tells
+/// nothing.
 #[test]
 fn hot_and_large_keys_are_told() {
     let node = Redis::start();
@@ -168,8 +169,8 @@ impl Readers {
     }
 }
 
-/// A giant key that several clients ask for makes its node slow: an incident opens and names the key, and ends when
-/// nobody asks for it any more; no key moves.
+/// A giant key that several clients ask for makes its node slow: an incident opens and names the key, and
+/// ends when nobody asks for it any more; no key moves.
 #[test]
 fn a_giant_key_is_the_fault() {
     let nodes = Redis::several(3);
@@ -194,8 +195,8 @@ fn a_giant_key_is_the_fault() {
     assert_eq!((ringway.epoch(), ringway.metric("ringway_node_slow", &[])), (1, 0.0));
 }
 
-/// With many workers most connections to the node only wait behind the giant key. The node's own log tells which it is,
-/// however few ask for it; where it has none, samples do if all goes over one connection.
+/// With many workers most connections to the node only wait behind the giant key. The node's own log tells
+/// which it is, however few ask for it; where it has none, samples do if all goes over one connection.
 #[test]
 fn a_giant_key_is_the_fault_for_many_workers() {
     for (log, workers) in [(true, 4), (false, 1)] {
@@ -214,8 +215,8 @@ fn a_giant_key_is_the_fault_for_many_workers() {
     }
 }
 
-/// A client that has a node read many lists, several at once, holds it: the incident names the client, though no key
-/// is asked for often.
+/// A client that has a node read many lists, several at once, holds it: the incident names the client, though
+/// no key is asked for often.
 #[test]
 fn a_client_is_the_fault() {
     let nodes = Redis::several(3);
@@ -255,7 +256,8 @@ fn a_hot_key_that_hurts_nobody_is_no_incident() {
     assert!(page.contains("\"incidents\": []"), "{page}");
 }
 
-/// A request that keeps a node from answering anything has it ejected; when it comes again and again the key is named.
+/// A request that keeps a node from answering anything has it ejected; when it comes again and again the key
+/// is named.
 #[test]
 fn a_key_that_stops_a_node_is_the_fault() {
     let nodes = Redis::several(3);

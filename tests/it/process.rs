@@ -1,4 +1,5 @@
-//! ringway as what starts, reloads and ends it sees it: signals, sockets' files, and what it says when it can't start.
+//! ringway as what starts, reloads and ends it sees it: signals, sockets' files, and what it says when it
+//! can't start.
 
 use std::{
     net::TcpListener,
@@ -55,8 +56,8 @@ fn an_idle_process_ends_at_once() {
     assert!(least < Duration::from_millis(150), "{least:?}");
 }
 
-/// What is wrong before ringway serves is JSON, too, where the log is to be: a mistake in the file, and a port that is
-/// taken.
+/// What is wrong before ringway serves is JSON, too, where the log is to be: a mistake in the file, and a
+/// port that is taken.
 #[test]
 fn errors_at_the_start_are_in_the_log() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");

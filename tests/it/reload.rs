@@ -56,8 +56,8 @@ fn nodes_come_and_go_under_load() {
     assert!((30..150).contains(&taken), "the fourth of four took {taken} of 300");
 }
 
-/// A node that a reload adds has old values: nobody reads them, unless the pool says that it serves such. One that
-/// can't be emptied is not taken.
+/// A node that a reload adds has old values: nobody reads them, unless the pool says that it serves such. One
+/// that can't be emptied is not taken.
 #[test]
 fn a_newcomer_with_old_data() {
     for (on_return, is_old) in [("quarantine", false), ("flush", false), ("serve", true)] {
@@ -92,8 +92,8 @@ fn a_newcomer_with_old_data() {
     assert!(last["refused"][0].as_str().is_some_and(|why| why.contains(said)), "{last}");
 }
 
-/// A server that a reload puts in and that has keys is not emptied unasked, be it a new node or another address of one:
-/// the address may be a slip. The same process at another address is what it was.
+/// A server that a reload puts in and that has keys is not emptied unasked, be it a new node or another
+/// address of one: the address may be a slip. The same process at another address is what it was.
 #[test]
 fn nobody_is_emptied_unasked() {
     let nodes = Redis::several(3);
@@ -127,9 +127,9 @@ fn nobody_is_emptied_unasked() {
     assert_eq!(nodes[2].cmd(&["DBSIZE"]), ":0\r\n");
 }
 
-/// Keys that a reload moves are deleted where they were: neither the failure of their new owner nor another reload
-/// brings up what they were before. Until that is done the keys of a node that fails wait, and a reload that would
-/// take them from it is refused; with `on_return: serve` old values are served.
+/// Keys that a reload moves are deleted where they were: neither the failure of their new owner nor another
+/// reload brings up what they were before. Until that is done the keys of a node that fails wait, and a
+/// reload that would take them from it is refused; with `on_return: serve` old values are served.
 #[test]
 fn what_a_reload_moves_has_no_old_copies() {
     for (on_return, is_old) in [("quarantine", false), ("flush", false), ("serve", true)] {
@@ -182,8 +182,8 @@ fn another_server_in_the_place_of_one_that_is_out() {
     nodes[1].cont();
 }
 
-/// While a node has old values of its keys these can't be told to stay with it: such a reload is refused, and says
-/// what to do. Once the node is back and clean it is done, and nobody has read an old value.
+/// While a node has old values of its keys these can't be told to stay with it: such a reload is refused, and
+/// says what to do. Once the node is back and clean it is done, and nobody has read an old value.
 #[test]
 fn keys_stay_once_their_node_is_clean() {
     let nodes = Redis::several(3);
@@ -286,7 +286,8 @@ fn a_reload_that_moves_too_much_is_refused() {
     assert_eq!(client.cmd(&["SET", "a", "1"]), "+OK\r\n");
 }
 
-/// What only a restart puts in force is told by `status` until the file says again what is, or the process is another.
+/// What only a restart puts in force is told by `status` until the file says again what is, or the process is
+/// another.
 #[test]
 fn what_waits_for_a_restart_is_told() {
     let node = Redis::start();
@@ -396,8 +397,8 @@ fn free_port() -> String {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").to_string()
 }
 
-/// A reload is taken as a whole or not at all: with a taken port, or a pool that is left out, nothing else of the
-/// file is in force either, and it is said what to do.
+/// A reload is taken as a whole or not at all: with a taken port, or a pool that is left out, nothing else of
+/// the file is in force either, and it is said what to do.
 #[test]
 fn all_or_nothing() {
     let nodes = Redis::several(2);
@@ -425,8 +426,8 @@ fn all_or_nothing() {
     assert!(client.cmd(&["KEYS", "*"]).starts_with('-'), "it is denied now");
 }
 
-/// A pool that gets another name goes on at its port: no client is refused a connection meanwhile, and those of
-/// the old name connect anew.
+/// A pool that gets another name goes on at its port: no client is refused a connection meanwhile, and those
+/// of the old name connect anew.
 #[test]
 fn a_pool_is_renamed() {
     let nodes = Redis::several(2);
