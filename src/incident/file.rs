@@ -76,21 +76,24 @@ impl IncidentWriter {
     }
 
     /// Has these written. Never waits: when too many wait for the disk these are counted and not written.
-    pub fn write(&mut self, incidents: Vec<Incident>) {
-        let count = incidents.len();
-        if count == 0 {
+    pub fn write(&mut self, mut incidents: Vec<Incident>) {
+        if incidents.is_empty() {
             return;
         }
-        let is_full = self.waiting.load(Relaxed) + count > WAITING_MAX;
+        let room = WAITING_MAX.saturating_sub(self.waiting.load(Relaxed));
+        let unwritten = incidents.len().saturating_sub(room);
+        incidents.truncate(room);
+        let is_full = unwritten > 0;
         if is_full {
-            counter!(INCIDENTS_UNWRITTEN.name).increment(count as u64);
+            counter!(INCIDENTS_UNWRITTEN.name).increment(unwritten as u64);
             if !self.is_dropping {
                 tracing::warn!(
                     "the file of incidents does not answer; they are kept in memory, see /v1/incidents"
                 );
             }
-        } else {
-            self.waiting.fetch_add(count, Relaxed);
+        }
+        if !incidents.is_empty() {
+            self.waiting.fetch_add(incidents.len(), Relaxed);
             // The thread runs as long as this.
             let _ = self.jobs.send(Job::Write(incidents));
         }
@@ -213,7 +216,9 @@ mod tests {
         let settings = FileSettings { path: path.clone(), bytes_max: 1 << 20 };
         metrics::with_local_recorder(&recorder, || {
             let mut writer = IncidentWriter::start(settings).expect("a thread");
-            (0..WAITING_MAX + 5).for_each(|_| writer.write(vec![incident()]));
+            (2..WAITING_MAX).for_each(|_| writer.write(vec![incident()]));
+            writer.write(vec![incident(); 4]);
+            (0..3).for_each(|_| writer.write(vec![incident()]));
             let page = recorder.handle().render();
             assert!(page.contains(&format!("{} 5\n", INCIDENTS_UNWRITTEN.name)), "{page}");
         });

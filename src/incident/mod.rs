@@ -16,7 +16,7 @@ mod sentence;
 mod toll;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -34,7 +34,7 @@ use crate::{
     topology::{Basis, Cause, Data, Entry, Failure, Health, Move, Node, Topology},
 };
 
-/// Incidents that are kept.
+/// Incidents that are kept. What is over goes first, so that one that goes on is not lost sight of.
 const KEPT: usize = 1000;
 /// A weaker diagnosis does not take the place of another.
 const CONFIDENCE_MIN: f64 = 0.5;
@@ -50,20 +50,22 @@ pub struct Incidents(Arc<Mutex<Book>>);
 #[derive(Debug, Default)]
 struct Book {
     last: u64,
-    kept: VecDeque<Incident>,
+    /// By their numbers, as all that refers to one.
+    kept: BTreeMap<u64, Incident>,
+    /// What had to go before all was known of it: to be written as it was.
+    dropped: Vec<Incident>,
     doubts: HashMap<Whose, Doubt>,
     /// Incidents of this process that go on.
     troubles: BTreeMap<Fault, u64>,
     /// The counters of each pool.
     accounts: HashMap<Arc<str>, Account>,
     /// What is over and may still cost something.
-    settling: Vec<Settling>,
+    settling: BTreeMap<u64, Settling>,
 }
 
 /// An incident that is over, while its last figures are awaited.
 #[derive(Debug)]
 struct Settling {
-    incident: u64,
     pool: Arc<str>,
     cost: Option<Cost>,
 }
@@ -132,14 +134,14 @@ impl Incidents {
 
     /// All that are kept, the newest first.
     pub fn all(&self) -> Vec<Incident> {
-        self.book().kept.iter().rev().cloned().collect()
+        self.book().kept.values().rev().cloned().collect()
     }
 
     /// The incidents of nodes that go on.
     pub fn open(&self) -> Vec<OpenIncident> {
         let book = self.book();
         let find = |(whose, doubt): (&Whose, &Doubt)| {
-            let incident = &book.kept[place(&book.kept, doubt.incident?)?];
+            let incident = book.kept.get(&doubt.incident?)?;
             Some(OpenIncident {
                 whose: whose.clone(),
                 address: incident.address.clone().unwrap_or_default(),
@@ -233,24 +235,29 @@ impl Incidents {
             let Some(tally) = account.tally(at_ms) else { continue };
             let doubts = book.doubts.iter_mut().filter(|(whose, _)| whose.0 == *pool);
             let open = doubts.map(|(_, doubt)| (doubt.incident, Some(doubt.counts()), doubt.cost.as_mut()));
-            let over = book.settling.iter_mut().filter(|over| over.pool == *pool);
-            let over = over.map(|over| (Some(over.incident), None, over.cost.as_mut()));
+            let over = book.settling.iter_mut().filter(|(_, over)| over.pool == *pool);
+            let over = over.map(|(id, over)| (Some(*id), None, over.cost.as_mut()));
             for (id, counts, mut cost) in open.chain(over) {
                 cost.iter_mut().for_each(|cost| cost.add(tally));
-                let Some(at) = id.and_then(|id| place(&book.kept, id)) else { continue };
-                let incident = &mut book.kept[at];
+                let Some(incident) = id.and_then(|id| book.kept.get_mut(&id)) else { continue };
                 counts.into_iter().for_each(|counts| incident.count(counts));
                 incident.toll = cost.map(|cost| cost.toll.clone()).or(incident.toll.take());
             }
         }
         let accounts = &book.accounts;
-        let is_known = |over: &Settling| {
+        let is_known = |(_, over): &(u64, Settling)| {
             let is_settled = over.cost.as_ref().is_none_or(|cost| cost.is_settled);
             is_settled || !accounts.contains_key(&over.pool)
         };
-        let (known, settling) = std::mem::take(&mut book.settling).into_iter().partition(is_known);
+        let (known, settling): (BTreeMap<_, _>, _) =
+            std::mem::take(&mut book.settling).into_iter().partition(is_known);
         book.settling = settling;
-        book.settled(known)
+        book.settled(known.into_keys())
+    }
+
+    /// What had to go, as there were too many, before all was known of it; to be asked after each note.
+    pub fn dropped(&self) -> Vec<Incident> {
+        std::mem::take(&mut self.book().dropped)
     }
 
     /// The process ends: gives the incidents that are over and of which not all is known yet, and those that
@@ -258,7 +265,8 @@ impl Incidents {
     pub fn settle(&self, at_ms: u64) -> Vec<Incident> {
         let book = &mut *self.book();
         let all = std::mem::take(&mut book.settling);
-        let mut known = book.settled(all);
+        let mut known = std::mem::take(&mut book.dropped);
+        known.extend(book.settled(all.into_keys()));
         let going: Vec<(u64, Option<Counts>)> = book
             .doubts
             .values()
@@ -337,12 +345,6 @@ impl Incidents {
         }
         book.gone(&stamp, before, after);
     }
-}
-
-/// Where the incident with this number stands: they are kept in the order of their numbers, without a gap.
-fn place(kept: &VecDeque<Incident>, id: u64) -> Option<usize> {
-    let at = usize::try_from(id.checked_sub(kept.front()?.id)?).ok()?;
-    (at < kept.len()).then_some(at)
 }
 
 /// When, and in which epoch.
@@ -460,14 +462,37 @@ impl Book {
             let epoch = stamp.epoch.saturating_sub(1);
             incident.timeline.push(Step { at_ms: since, epoch, what: "suspect", text, moved: 0.0 });
         }
-        self.keep(incident);
+        self.keep(stamp.at_ms, incident);
     }
 
-    fn keep(&mut self, incident: Incident) {
+    fn keep(&mut self, at_ms: u64, incident: Incident) {
         if self.kept.len() == KEPT {
-            self.kept.pop_front();
+            self.make_room(at_ms);
         }
-        self.kept.push_back(incident);
+        self.kept.insert(incident.id, incident);
+    }
+
+    /// Drops the oldest that is over and was written, or else that is over, or else the oldest of all.
+    fn make_room(&mut self, at_ms: u64) {
+        let over = || self.kept.values().filter(|incident| incident.closed_ms.is_some());
+        let written = over().find(|incident| !self.settling.contains_key(&incident.id));
+        let goes = written.or_else(|| over().next()).or_else(|| self.kept.values().next());
+        let Some(mut incident) = goes.map(|incident| incident.id).and_then(|id| self.kept.remove(&id)) else {
+            return;
+        };
+        let was_settling = self.settling.remove(&incident.id).is_some();
+        if incident.closed_ms.is_none() {
+            let whose = incident.pool.clone().zip(incident.node.clone());
+            let doubt = whose.and_then(|whose| self.doubts.get(&whose));
+            doubt.into_iter().for_each(|doubt| incident.count(doubt.counts()));
+            let epoch = incident.timeline.last().map_or(0, |step| step.epoch);
+            let text =
+                format!("it goes on, and is not followed any more: {KEPT} younger ones go on, too").into();
+            incident.timeline.push(Step { at_ms, epoch, what: "dropped", text, moved: 0.0 });
+        } else if !was_settling {
+            return;
+        }
+        self.dropped.push(incident);
     }
 
     /// An incident of this process. Its number.
@@ -477,7 +502,7 @@ impl Book {
         let diagnosis = diagnose_trouble(trouble);
         let step = Step { at_ms, epoch: 0, what: "opened", text: evidence.clone(), moved: 0.0 };
         self.troubles.insert(trouble.fault, self.last);
-        self.keep(Incident {
+        let incident = Incident {
             id: self.last,
             pool: None,
             node: None,
@@ -502,7 +527,8 @@ impl Book {
             requests_unserved: 0,
             toll: None,
             timeline: vec![step],
-        });
+        };
+        self.keep(at_ms, incident);
         self.last
     }
 
@@ -512,8 +538,7 @@ impl Book {
     }
 
     fn by_id(&mut self, id: u64) -> Option<&mut Incident> {
-        let at = place(&self.kept, id)?;
-        self.kept.get_mut(at)
+        self.kept.get_mut(&id)
     }
 
     fn step(&mut self, whose: &Whose, stamp: &Stamp, what: &'static str, text: Arc<str>) {
@@ -539,24 +564,39 @@ impl Book {
         incident.data = data;
         incident.count(counts);
         incident.toll = cost.as_ref().map(|cost| cost.toll.clone());
-        self.settling.push(Settling { incident: id, pool: whose.0.clone(), cost });
+        self.settling.insert(id, Settling { pool: whose.0.clone(), cost });
     }
 
     /// Those of which nothing more will be known.
-    fn settled(&mut self, over: Vec<Settling>) -> Vec<Incident> {
-        over.into_iter().filter_map(|over| self.by_id(over.incident).cloned()).collect()
+    fn settled(&self, over: impl Iterator<Item = u64>) -> Vec<Incident> {
+        over.filter_map(|id| self.kept.get(&id).cloned()).collect()
     }
 
-    /// Closes what is about nodes that have left.
+    /// Closes what is about nodes that have left, and forgets what was doubted of those that are others from now on.
     fn gone(&mut self, stamp: &Stamp, before: &Topology, after: &Topology) {
-        if Arc::ptr_eq(&before.nodes, &after.nodes) || self.doubts.is_empty() {
+        // Only a reload does that, and only it brings these settings anew.
+        if Arc::ptr_eq(&before.health, &after.health) || self.doubts.is_empty() {
             return;
         }
-        let is_gone = |(pool, node): &&Whose| {
-            *pool == after.pool && after.nodes.iter().all(|entry| entry.node.name != *node)
+        let here: HashMap<&str, &Entry> = after.nodes.iter().map(|e| (&*e.node.name, e)).collect();
+        let why = |(whose, doubt): (&Whose, &Doubt)| {
+            let (pool, node) = whose;
+            let why = match here.get(&**node) {
+                _ if *pool != after.pool => None,
+                None => Some("a reload took it out of the pool"),
+                Some(now) if now.node.address != doubt.node.address => {
+                    Some("a reload put another server in its place")
+                }
+                // Its detector begins anew, and doubts it again if it has reason to.
+                Some(now) if now.node.id != doubt.node.id && !now.health.is_out() => {
+                    doubt.incident.is_none().then_some("a reload changed it")
+                }
+                Some(_) => None,
+            };
+            Some((whose.clone(), why?))
         };
-        let gone: Vec<Whose> = self.doubts.keys().filter(is_gone).cloned().collect();
-        gone.iter().for_each(|whose| self.leave(stamp, whose, "a reload took it out of the pool"));
+        let gone: Vec<(Whose, &str)> = self.doubts.iter().filter_map(why).collect();
+        gone.iter().for_each(|(whose, why)| self.leave(stamp, whose, why));
     }
 
     fn leave(&mut self, stamp: &Stamp, whose: &Whose, text: &str) {
@@ -598,6 +638,41 @@ mod tests {
         for id in 2..=KEPT as u64 + 1 {
             assert_eq!(book.by_id(id).map(|incident| incident.id), Some(id));
         }
+    }
+
+    /// What goes on stays as long as there is something that is over. What has to go is given to be written, if it was
+    /// not: with a last step that says so, as it goes on.
+    #[test]
+    fn what_goes_on_stays() {
+        let incidents = Incidents::default();
+        let lasting = Trouble { fault: Fault::Starved, ..trouble() };
+        incidents.troubles(0, std::slice::from_ref(&lasting));
+        for at_ms in 0..=KEPT as u64 {
+            incidents.troubles(at_ms, &[trouble(), lasting.clone()]);
+            incidents.troubles(at_ms, std::slice::from_ref(&lasting));
+        }
+        assert_eq!(incidents.dropped(), [], "they were given when they ended");
+        let mut book = incidents.book();
+        assert!(book.by_id(1).is_some_and(|incident| incident.closed_ms.is_none()));
+        let open = book.kept[&1].clone();
+        let next = |book: &mut Book| {
+            book.last += 1;
+            book.keep(7, Incident { id: book.last, ..open.clone() });
+        };
+        let first = book.last;
+        (1..KEPT).for_each(|_| next(&mut book));
+        assert!(book.kept.contains_key(&1) && book.dropped.is_empty());
+        // The youngest of them is over, and its last figures are awaited.
+        let last = book.last;
+        book.kept.get_mut(&last).expect("it is there").closed_ms = Some(8);
+        book.settling.insert(last, Settling { pool: "cache".into(), cost: None });
+        (0..2).for_each(|_| next(&mut book));
+        assert!(book.settling.is_empty());
+        let dropped: Vec<_> = book.dropped.iter().map(|incident| (incident.id, incident.closed_ms)).collect();
+        assert_eq!(dropped, [(last, Some(8)), (1, None)]);
+        let step = book.dropped[1].timeline.last().map(|step| (step.what, step.at_ms));
+        assert_eq!(step, Some(("dropped", 7)));
+        assert!(book.kept.contains_key(&(first + 1)));
     }
 
     /// What goes on when the process ends is given as it is, open, with a step that says so, behind what is

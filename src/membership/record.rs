@@ -129,6 +129,8 @@ async fn tell_one(step: Published, history: &History, keeper: &mut Keeper) {
     for (whose, diagnoses) in located {
         keeper.diagnosed(&whose, diagnoses);
     }
+    let dropped = keeper.incidents.dropped();
+    keeper.write(dropped);
 }
 
 /// The incidents, what they are located with, and the file that they are written to.
@@ -209,7 +211,7 @@ impl Keeper {
         }
         self.revised = self.revised.wrapping_add(looks);
         let known = self.incidents.tally(clock::unix_ms());
-        self.write([closed, known].concat());
+        self.write([closed, known, self.incidents.dropped()].concat());
     }
 
     fn write(&mut self, closed: Vec<Incident>) {

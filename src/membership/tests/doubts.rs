@@ -50,6 +50,10 @@ impl Case {
         })
     }
 
+    fn reloaded(&mut self, spec: PoolSpec) -> &mut Case {
+        self.note(|pool| pool.reload(spec))
+    }
+
     fn open(&self) -> Vec<Option<Cause>> {
         let all = self.incidents.all();
         all.iter().filter(|i| i.closed_ms.is_none()).map(|i| i.cause).collect()
@@ -137,4 +141,47 @@ fn who_is_not_cleaned_is_out() {
         pool.judge("n1", health, back(Data::Same));
         assert_eq!(pool.entry("n2").placement, Placement::Away);
     }
+}
+
+/// A reload that gives a node another identity ends that it is slow, and what was doubted of it: its detector begins
+/// anew. What it failed for goes on, unless another server is in its place.
+#[test]
+fn doubts_over_a_reload() {
+    let ms = Duration::from_millis;
+    let is_slow = Some(Slow { p99: ms(60), median: ms(2), bound: ms(20) });
+    let (slow, none): (Doubts, Doubts) = ((None, is_slow), (None, None));
+    let case = || {
+        let (pool, incidents) = (Planned::new(&spec(&[1; 3], 0.5)), Incidents::default());
+        Case { pool, incidents, late: 0 }
+    };
+    let with = |edit: fn(&mut NodeSpec)| {
+        let mut spec = spec(&[1; 3], 0.5);
+        edit(&mut spec.nodes[1]);
+        spec
+    };
+    let edits: [fn(&mut NodeSpec); 2] = [|node| node.weight = 2, |node| node.zone = Some("b".into())];
+    for edit in edits {
+        let mut slowed = case();
+        slowed.judged(Health::Suspect, &slow, Because::Nothing);
+        assert_eq!(slowed.open(), [Some(Cause::Slow)]);
+        assert_eq!(slowed.reloaded(with(edit)).open(), []);
+
+        let mut doubted = case();
+        doubted.judged(Health::Suspect, &none, Because::Nothing).reloaded(with(edit));
+        doubted.judged(Health::Ejected, &none, gone());
+        let all = doubted.incidents.all();
+        assert_eq!((all.len(), all[0].doubted_for_ms), (1, None), "that was another doubt");
+
+        let mut failed = case();
+        failed.judged(Health::Ejected, &none, gone()).reloaded(with(edit));
+        assert_eq!(failed.open(), [Some(Cause::Refused)]);
+        failed.judged(Health::Healthy, &none, back(Data::Same));
+        assert_eq!(failed.open(), []);
+    }
+    let mut replaced = case();
+    replaced.judged(Health::Ejected, &none, gone());
+    replaced.reloaded(with(|node| node.address = Address::Tcp { host: "127.0.0.1".into(), port: 9 }));
+    assert_eq!(replaced.open(), []);
+    let all = replaced.incidents.all();
+    assert_eq!(all[0].timeline.last().map(|step| step.what), Some("left"));
 }
