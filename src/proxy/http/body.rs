@@ -200,6 +200,7 @@ pub(super) fn left(
 }
 
 /// A reply's body, towards a client.
+#[expect(clippy::large_enum_variant, reason = "nearly every reply is a node's")]
 pub(super) enum Reply {
     /// ringway's own words, or none.
     Text(Bytes),
