@@ -72,9 +72,8 @@ pub async fn receive(
         return is_silent("its name does not resolve");
     }
     let question = Question::anew(&spec.address, targets, policy, PATIENCE);
-    let until = Instant::now() + PATIENCE;
     let node = &*spec.name;
-    let life = match probe::life(&question, until).await {
+    let life = match probe::life(&question, Instant::now() + PATIENCE).await {
         Ok(life) => life,
         Err(why) => return is_silent(&why),
     };

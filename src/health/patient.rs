@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        health::{Lag, Scene, Ward},
+        health::{Lag, Observation, Scene, Ward},
         topology::{HealthSettings, channel, write_notes},
     };
 
@@ -191,6 +191,7 @@ mod tests {
         let serve = Policy { on_return: OnReturn::Serve, ..minute.clone() };
         assert!(is_known(&restarted, &serve), "where that is not asked");
     }
+
     /// A node that came back with nothing, and has taken some keys since, has these when it is back once
     /// more.
     #[tokio::test]
@@ -211,5 +212,25 @@ mod tests {
             patient.serves_some();
             assert_eq!(patient.brings(), then);
         }
+    }
+
+    /// The same when it fails before a probe has seen it in its place.
+    #[tokio::test]
+    async fn who_fails_at_once_has_some() {
+        let address = (std::net::Ipv4Addr::LOCALHOST, 1).into();
+        let one =
+            crate::health::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        let (_writer, reader) = channel(one.clone());
+        let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+        ward.admit(&write_notes().1);
+        let (id, mut patient) = ward.patients.drain().next().expect("there is one");
+        patient.meets(Some(&life("a", 0)), &one.policy);
+        patient.serves(Some(Data::Empty));
+        let traffic = Traffic { new: [3; Failure::ALL.len()], streak: 30, ..Traffic::default() };
+        patient.detector.step(Instant::now(), Observation::Traffic(traffic));
+        assert!(patient.detector.health().is_out());
+        ward.patients.insert(id, patient);
+        assert!(ward.tell(&one, id).is_some());
+        assert_eq!(ward.patients[&id].brings(), Data::Same);
     }
 }

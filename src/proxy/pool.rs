@@ -460,7 +460,9 @@ impl WorkerPool {
         let mut queued: Queued = bound.links.iter().map(|link| link.tick(now_us)).sum();
         if self.waiting.get() {
             let sessions = self.sessions.borrow();
-            queued.parked += sessions.values().filter(|session| session.state.borrow().waits).count();
+            let waiting = sessions.values().filter(|session| session.state.borrow().waits).count();
+            queued.parked += waiting;
+            self.waiting.set(waiting > 0);
         }
         if self.leaving.borrow().is_empty() {
             return self.account(queued);
@@ -496,6 +498,8 @@ impl WorkerPool {
         for link in self.bound.borrow().links.iter().chain(self.leaving.borrow().iter()) {
             link.leave(Leaving::Retire, &mut nobodys);
         }
+        // Nobody ticks it any more.
+        self.account(Queued::default());
     }
 }
 

@@ -520,16 +520,14 @@ fn append(
 
 #[cold]
 fn not_taken(link: &Link, full: Full) -> Refused {
-    let (reason, why) = match full {
-        Full::Overload => (Reason::Overload, "too many requests wait for it"),
-        Full::Memory => (Reason::Overload, "buffered_bytes is used up by what waits for nodes and clients"),
-        Full::Crowded => (Reason::Overload, "too many large requests are on their way to it"),
+    let reason = match full {
+        Full::Overload | Full::Memory | Full::Crowded => Reason::Overload,
         Full::Unreachable => {
             link.block().unserved.add(1);
-            (Reason::NoOwner, link.why_unreachable())
+            Reason::NoOwner
         }
     };
-    Refused::new(reason, format!("{}: {why}", link.describe()))
+    Refused::new(reason, format!("{}: {}", link.describe(), full.why(link)))
 }
 
 /// A request was in flight at a node that is evicted, or whose connection broke: a write may have been

@@ -20,6 +20,8 @@ use super::{
 
 /// What is kept of a body until its node has answered. A larger one is begun once.
 const KEPT_MAX: usize = 64 * 1024;
+/// The same of its pieces: each has its price, however small.
+const PIECES_MAX: usize = 256;
 
 /// A client's body.
 pub(super) struct Source {
@@ -88,7 +90,9 @@ impl Source {
         let mut kept = self.kept.borrow_mut();
         let Some(pieces) = &mut *kept else { return };
         match frame.data_ref() {
-            Some(data) if self.keeps.get() && self.bytes.get() <= KEPT_MAX as u64 => {
+            Some(data)
+                if self.keeps.get() && self.bytes.get() <= KEPT_MAX as u64 && pieces.len() < PIECES_MAX =>
+            {
                 pieces.push(data.clone());
                 self.given.set(pieces.len());
             }

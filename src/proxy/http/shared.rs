@@ -150,16 +150,26 @@ impl Link {
         }
     }
 
-    /// Makes a connection. That there is none at all is the answer to all who wait.
+    /// Makes a connection. That there is none at all is the answer to all who wait. It is given up when the node is
+    /// ejected: one that hung and is back is dialled anew.
     async fn dial(self: Rc<Self>, policy: Arc<Policy>) {
         let shared = &self.shared;
         let slot = self.slot();
-        let pause = self.pause();
-        if !pause.is_zero() {
-            sleep(spread(pause)).await;
-        }
-        let made = self.connect(slot, &policy).await;
+        let evicted = self.evicted();
+        let made = async {
+            let pause = self.pause();
+            if !pause.is_zero() {
+                sleep(spread(pause)).await;
+            }
+            self.connect(slot, &policy).await
+        };
+        let made = tokio::select! {
+            biased;
+            () = evicted => None,
+            made = made => Some(made),
+        };
         shared.is_dialling.set(false);
+        let Some(made) = made else { return self.turn() };
         shared.failed.set(made.is_err().then(Instant::now));
         match made {
             Ok(connection) => {

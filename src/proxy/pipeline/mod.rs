@@ -99,6 +99,18 @@ pub(crate) enum Full {
     Unreachable,
 }
 
+impl Full {
+    /// Why, as a refusal says it.
+    pub(crate) fn why(self, link: &Link) -> &'static str {
+        match self {
+            Full::Overload => "too many requests wait for it",
+            Full::Memory => "buffered_bytes is used up by what waits for nodes and clients",
+            Full::Crowded => "too many large requests are on their way to it",
+            Full::Unreachable => link.why_unreachable(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// No connection, nothing to send.
@@ -213,8 +225,15 @@ impl Pipeline {
         if core.queue.len() >= REQUESTS_MAX || core.queue.bytes() + bytes.len() > BYTES_MAX.max(bytes.len()) {
             return Err(Full::Overload);
         }
-        if core.queue.bytes() > BYTES_MIN && self.worker.memory.is_used_up() {
-            return Err(Full::Memory);
+        // What bounds the life of a key that was written is taken whatever waits.
+        if core.queue.bytes() > BYTES_MIN && expect.seq != NOBODY {
+            if core.refused > 0 {
+                // It hangs, and its clients were told: more would wait for nothing, and take memory from others.
+                return Err(Full::Overload);
+            }
+            if self.worker.memory.is_used_up() {
+                return Err(Full::Memory);
+            }
         }
         if core.state == State::Ready {
             self.wake();
@@ -539,8 +558,8 @@ impl Pipeline {
             core.queue.tags().for_each(|expect| expect.session.drain_first());
             if let Some(fresh) = link.detach(self) {
                 for (expect, bytes) in core.take_movable() {
-                    if fresh.append(expect.clone(), &bytes, link).is_err() {
-                        let text = format!("{}: too many requests wait for it", link.describe());
+                    if let Err(full) = fresh.append(expect.clone(), &bytes, link) {
+                        let text = format!("{}: {}", link.describe(), full.why(link));
                         expect.session.fail(&expect, &text, Reason::Overload, Outcome::Refused);
                     }
                 }

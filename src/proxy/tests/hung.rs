@@ -373,7 +373,7 @@ fn who_waits_is_told() {
 fn what_waits_is_bounded() {
     play(async {
         let a = ScriptedNode::new("a").await;
-        let world = World::with_memory(&[&a], patient(), 400 << 10);
+        let world = World::with_memory(&[&a], patient(), 480 << 10);
         let value = "v".repeat(100 << 10);
         let mut clients = Vec::new();
         let mut peer = None;
@@ -387,7 +387,7 @@ fn what_waits_is_bounded() {
             peer.gets(&["SET", "k", &value]).await;
             clients.push(client);
         }
-        until("it is counted", || world.memory.used().0 > 400 << 10).await;
+        until("it is counted", || world.memory.used().0 > 480 << 10).await;
         let mut late = world.client().await;
         late.sends(&["SET", "k", "v"]).await;
         let why = "buffered_bytes is used up by what waits for nodes and clients";
