@@ -13,7 +13,7 @@
 //! | is silent, or fails too often by silence | more than half are silent or lose requests, on two hosts or more | withheld: lossy |
 //! | the same | it was one of both within [`LINK_GRACE`]: what is owed from then is not late yet | withheld still |
 //! | is silent | it could become so, as some were not heard of since, or lost something at the same time | they are asked at once, for the time of a probe |
-//! | has answered nothing for two probes' time | the others lose some requests and answer others | the verdict stands |
+//! | has answered nothing for two probes' time and [`MUTE_MIN`] | the others lose some requests and answer others | the verdict stands |
 //! | is silent | otherwise | the verdict stands |
 //! | has a name of which the resolver says that there is none | | the verdict stands |
 //! | has a name that the resolver does not answer for | it answers for none | withheld: dns |
@@ -32,6 +32,10 @@ const ASK_SLACK: Duration = Duration::from_millis(300);
 
 /// How long a link that was cut is in doubt.
 pub const LINK_GRACE: Duration = Duration::from_secs(2);
+
+/// Who has answered nothing for so long is not only unlucky on a way that loses packets: a kernel that sends one again
+/// does so for the third time after 1.4 s, and for the fourth after 3 s.
+const MUTE_MIN: Duration = Duration::from_secs(3);
 
 /// It never waits longer for other nodes.
 pub const ASK_MAX: Duration = Duration::from_secs(3);
@@ -157,7 +161,7 @@ pub fn judge<'a>(accused: &Accusation, witnesses: impl IntoIterator<Item = Witne
     if !accused.is_remote {
         return Judgement::Stands;
     }
-    let is_mute = accused.mute.is_some_and(|mute| mute > 2 * accused.patience + ASK_SLACK);
+    let is_mute = accused.mute.is_some_and(|mute| mute > (2 * accused.patience + ASK_SLACK).max(MUTE_MIN));
     let (mut all, mut silent, mut losing, mut unheard) = (0, 0, 0, 0);
     let (mut hosts, mut silent_hosts) = (BTreeSet::new(), BTreeSet::new());
     for witness in witnesses {
@@ -350,13 +354,15 @@ mod tests {
             assert_eq!(judged(&SILENT, witnesses), expected, "{witnesses}");
             assert_eq!(judged(&rate, witnesses), expected, "{witnesses}");
         }
-        for (mute, expected) in [(1000, Withheld(Fault::Lossy)), (1500, Stands)] {
+        for (mute, expected) in
+            [(1000, Withheld(Fault::Lossy)), (2900, Withheld(Fault::Lossy)), (3100, Stands)]
+        {
             let mute = Accusation { mute: Some(Duration::from_millis(mute)), ..SILENT };
             assert_eq!(judged(&mute, "h1 s h2 l h3 l"), expected, "{mute:?}");
             assert_eq!(judged(&mute, "h1 s h2 s h3 l"), Withheld(Fault::Link), "most are silent without it");
         }
         for witnesses in ["h1 s h2 l", "h1 s h2 l h3 a"] {
-            let mute = Accusation { mute: Some(Duration::from_millis(1500)), ..SILENT };
+            let mute = Accusation { mute: Some(Duration::from_millis(3100)), ..SILENT };
             assert_eq!(judged(&mute, witnesses), Stands, "another one that loses some keeps no dead one in");
         }
         let late = Accusation { asked: Duration::from_millis(800), ..SILENT };
