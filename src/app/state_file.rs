@@ -206,7 +206,9 @@ fn take(path: &Path, lock: &mut Option<File>) -> io::Result<()> {
     if lock.is_some() {
         return Ok(());
     }
-    let file = File::create(beside(path, "lock"))?;
+    let beside = beside(path, "lock");
+    // It may be another user's, from a start by hand: to lock it is enough that it can be read.
+    let file = File::create(&beside).or_else(|error| File::open(&beside).map_err(|_| error))?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
             let text = "another ringway keeps it, and this one does when that has ended";
@@ -222,10 +224,17 @@ fn take(path: &Path, lock: &mut Option<File>) -> io::Result<()> {
 fn write(path: &Path, contents: &Remembered) -> io::Result<()> {
     use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
     let new = beside(path, &std::process::id().to_string());
-    let mut file = File::create(&new)?;
-    file.write_all(&serde_json::to_vec(contents)?)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
+    let contents = serde_json::to_vec(contents)?;
+    let put = || {
+        let mut file = File::create(&new)?;
+        file.write_all(&contents)?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    put().inspect_err(|_| {
+        // What is left of it is of no use; a disk that is full has room for others then.
+        let _ = fs::remove_file(&new);
+    })?;
     match File::open(directory(path)).and_then(|directory| directory.sync_all()) {
         // Not every file system does that, nor every user may: then it is in place as soon as the system
         // writes it.

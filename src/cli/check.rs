@@ -69,6 +69,11 @@ fn files(settings: &Settings) -> Result<(), Stop> {
     if let Some(path) = &settings.state_file {
         let read = std::fs::read(path).and_then(|text| Remembered::read(&text));
         match read {
+            // Who keeps it may be another user.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                let path = path.display();
+                say(&format!("warning: state_file: {path} can't be read by this user: {error}"));
+            }
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(Stop::Failed(unreadable(path, &error), EXIT_USAGE));
             }

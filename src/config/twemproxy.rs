@@ -166,7 +166,8 @@ fn timeouts(of: &mut Section<'_>, lines: &mut Lines<'_>) {
             lines.add(&format!("request_timeout: {ms}ms"));
             lines.add(&format!("connect_timeout: {ms}ms"));
             if ms > 2000 {
-                lines.add(&format!("deadline: {ms}ms"));
+                // Longer than that nobody waits here.
+                lines.add(&format!("deadline: {}ms", ms.min(15 * 60 * 1000)));
             }
         }
     }
