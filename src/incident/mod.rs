@@ -572,7 +572,8 @@ impl Book {
         over.filter_map(|id| self.kept.get(&id).cloned()).collect()
     }
 
-    /// Closes what is about nodes that have left, and forgets what was doubted of those that are others from now on.
+    /// Closes what is about nodes that have left, and forgets what was doubted of those that are others from
+    /// now on.
     fn gone(&mut self, stamp: &Stamp, before: &Topology, after: &Topology) {
         // Only a reload does that, and only it brings these settings anew.
         if Arc::ptr_eq(&before.health, &after.health) || self.doubts.is_empty() {
@@ -640,8 +641,8 @@ mod tests {
         }
     }
 
-    /// What goes on stays as long as there is something that is over. What has to go is given to be written, if it was
-    /// not: with a last step that says so, as it goes on.
+    /// What goes on stays as long as there is something that is over. What has to go is given to be written,
+    /// if it was not: with a last step that says so, as it goes on.
     #[test]
     fn what_goes_on_stays() {
         let incidents = Incidents::default();

@@ -143,8 +143,8 @@ fn who_is_not_cleaned_is_out() {
     }
 }
 
-/// A reload that gives a node another identity ends that it is slow, and what was doubted of it: its detector begins
-/// anew. What it failed for goes on, unless another server is in its place.
+/// A reload that gives a node another identity ends that it is slow, and what was doubted of it: its detector
+/// begins anew. What it failed for goes on, unless another server is in its place.
 #[test]
 fn doubts_over_a_reload() {
     let ms = Duration::from_millis;
