@@ -113,6 +113,16 @@ impl Ward {
         vec![self.reader.load().news(node, News::NotCleaned)]
     }
 
+    /// A node is back: does anything have to be done about what others took for it, before it is cleaned?
+    pub(super) fn look_through_others(&mut self, topology: &Topology, node: NodeId) {
+        match topology.policy.on_return {
+            OnReturn::Flush => self.sweep_after(node),
+            // What was looked through before says nothing of what they took since.
+            OnReturn::Ttl => self.sweeping.returns(node),
+            OnReturn::Quarantine | OnReturn::Serve => {}
+        }
+    }
+
     /// Deletes what others took for a node, once it owns its keys.
     pub(super) fn sweep_after(&mut self, node: NodeId) {
         self.unswept.insert(node);

@@ -488,8 +488,8 @@ impl Ward {
                 }
                 let is_back = was_out && !patient.detector.health().is_out();
                 self.receive(&topology, (round.id, &mut patient), is_back.then_some(data));
-                if is_back && topology.policy.on_return == OnReturn::Flush {
-                    self.sweep_after(round.id);
+                if is_back {
+                    self.look_through_others(&topology, round.id);
                 }
                 pause = patient.detector.pause().max(PROBE_PAUSE_MIN);
                 if self.held.contains_key(&round.id) {

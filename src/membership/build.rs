@@ -16,7 +16,7 @@ use crate::{
     metrics::NodeBlock,
     net::Target,
     ring::{Diff, Member, Move, Ring, diff},
-    topology::{Entry, Evidence, Health, Node, NodeId, NodeSpec, Placement, PoolSpec, Topology},
+    topology::{Entry, Evidence, Health, Node, NodeId, NodeSpec, OnEjected, Placement, PoolSpec, Topology},
 };
 
 /// Hands out identities of nodes, each once in the life of the process.
@@ -118,7 +118,9 @@ pub fn prepare(
         return Prepared { spec, ring: now.ring.clone(), targets, moved, moves: Vec::new() };
     }
     let ring = Arc::new(Ring::build(&spec.ring, &members));
-    let is_away = |e: &Entry| e.placement == Placement::Away;
+    // What a gutter has of a node's keys is told as the node's.
+    let goes_over = now.policy.on_ejected == OnEjected::Failover;
+    let is_away = |e: &Entry| e.placement == Placement::Away && !goes_over;
     let away: HashSet<_> = now.nodes.iter().filter(|e| is_away(e)).map(|e| &e.node.name).collect();
     let before = |i: usize| !away.contains(&now.nodes[i].node.name);
     let after = |i: usize| !away.contains(&members[i].name);

@@ -81,6 +81,14 @@ pub(super) fn gains(
         prepared.moves.iter().filter(|m| m.from.as_deref().is_some_and(|from| stays.contains(from)));
     let takers: HashSet<&str> = of_those.filter_map(|m| m.to.as_deref()).collect();
     let before: HashMap<&str, &Entry> = now.nodes.iter().map(|e| (&*e.node.name, e)).collect();
+    if let Some(over) = now.policy.failover.as_ref().filter(|_| now.policy.fails_over()) {
+        // The gutter has what it took for those whose keys these were, be they there still or not.
+        let is_out = |name: &str| before.get(name).is_some_and(|e| e.placement != Placement::Owns);
+        let of_those = prepared.moves.iter().filter(|m| m.from.as_deref().is_some_and(is_out));
+        let takers: HashSet<&str> = of_those.filter_map(|m| m.to.as_deref()).collect();
+        let takers = nodes.iter().filter(|e| takers.contains(&*e.node.name));
+        takers.for_each(|e| ledger.unswept(e.node.id, time + over.ttl_max));
+    }
     let comes_for = |entry: &Entry| {
         let old = before.get(&*entry.node.name);
         old.is_some_and(|old| old.node.address != entry.node.address && !is_in_its_place(old, ledger))

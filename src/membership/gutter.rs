@@ -11,7 +11,7 @@ use super::{
     ledger::Ledger,
     plan::{Outcome, Step},
 };
-use crate::topology::{OnReturn, Placement, Policy, Topology};
+use crate::topology::{Health, OnReturn, Placement, Policy, Topology};
 
 /// Whether a pool is the one that serves the keys of another's ejected nodes.
 pub fn is_gutter_of(policy: &Policy, gutter: &Topology) -> bool {
@@ -19,7 +19,7 @@ pub fn is_gutter_of(policy: &Policy, gutter: &Topology) -> bool {
 }
 
 /// Plans what comes of a change of the pool that serves the keys of ejected nodes; `None` when it is gone.
-pub fn follow(now: &Topology, ledger: &Ledger, gutter: Option<Arc<Topology>>) -> Outcome {
+pub fn follow(now: &Topology, ledger: &Ledger, gutter: Option<Arc<Topology>>, time: Instant) -> Outcome {
     let epoch = |gutter: &Option<Arc<Topology>>| gutter.as_ref().map(|gutter| gutter.epoch);
     if now.gutter.as_ref().map(Arc::as_ptr) == gutter.as_ref().map(Arc::as_ptr) {
         return Outcome::Nothing;
@@ -36,7 +36,21 @@ pub fn follow(now: &Topology, ledger: &Ledger, gutter: Option<Arc<Topology>>) ->
     };
     let next =
         Topology { epoch: now.epoch + u64::from(moves), revision: now.revision + 1, gutter, ..now.clone() };
-    Outcome::Publish(Box::new(Step { next, ledger: ledger.clone(), events }))
+    let mut ledger = ledger.clone();
+    let well = next.gutter.as_ref().is_none_or(|gutter| !stands(gutter));
+    if well && now.gutter.as_ref().is_some_and(|gutter| stands(gutter)) {
+        let ttl_max = now.policy.failover.as_ref().map(|f| f.ttl_max);
+        ttl_max.into_iter().for_each(|ttl_max| ledger.gutter_goes_on(ttl_max, time));
+    }
+    if well {
+        ledger.gutter_is_well(&next.nodes);
+    }
+    Outcome::Publish(Box::new(Step { next, ledger, events }))
+}
+
+/// Whether some node that serves may stand still, so that it is not emptied when it goes on.
+fn stands(gutter: &Topology) -> bool {
+    gutter.nodes.iter().any(|e| e.placement.serves() && e.health != Health::Healthy)
 }
 
 /// So long after it was last told that they are looked through others may have what they took for a node:

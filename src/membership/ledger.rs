@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -30,6 +31,8 @@ pub struct Ledger {
     turn: u64,
     /// Until then others may have what was written when it was allowed to live longer.
     longer_until: Option<Instant>,
+    /// Nodes for which the gutter has taken writes since all of its nodes were well, or shortly before.
+    over: HashSet<NodeId>,
 }
 
 /// What is remembered of a node.
@@ -90,6 +93,7 @@ impl Ledger {
             orders: BTreeMap::new(),
             turn: 0,
             longer_until: None,
+            over: HashSet::new(),
         }
     }
 
@@ -190,6 +194,19 @@ impl Ledger {
         let backs = self.known.values_mut().filter_map(|known| known.back.as_mut());
         let same = backs.filter(|back| back.with.data == Data::Same);
         same.for_each(|back| back.with.data = Data::Unknown);
+    }
+
+    /// Nodes of the gutter go on that stood still: what lies in their sockets they write now, and it lives from now on.
+    pub(super) fn gutter_goes_on(&mut self, ttl_max: Duration, time: Instant) {
+        for node in self.over.clone() {
+            self.unswept(node, time + ttl_max);
+        }
+    }
+
+    /// All nodes of the gutter are well: nothing lies in their sockets.
+    pub(super) fn gutter_is_well(&mut self, nodes: &[Entry]) {
+        let is_over = |id| nodes.iter().any(|e| e.node.id == id && e.placement != Placement::Owns);
+        self.over.retain(|id| is_over(*id));
     }
 
     /// A reload gave a node keys of others, who may have them until this time at most.
@@ -351,7 +368,7 @@ impl Ledger {
 
     /// Until when a node that is back has old values that have not expired.
     pub(super) fn expires(&self, node: NodeId, policy: &Policy, time: Instant) -> Option<Instant> {
-        let ttl_max = policy.ttl_max.filter(|_| policy.on_return == OnReturn::Ttl)?;
+        let ttl_max = policy.ttl_max.filter(|_| policy.on_return == OnReturn::Ttl && policy.moves_keys())?;
         let known = self.known.get(&node)?;
         let has_nothing = known.back.as_ref().is_some_and(|back| back.with.data == Data::Empty);
         // One that stood still applies what lay in its socket when it goes on, and those keys live from then on.
@@ -361,6 +378,9 @@ impl Ledger {
 
     /// A node has another identity from now on.
     pub(super) fn renamed(&mut self, before: NodeId, after: NodeId) {
+        if self.over.remove(&before) {
+            self.over.insert(after);
+        }
         if let Some(known) = self.known.remove(&before) {
             self.known.insert(after, known);
         }
@@ -370,6 +390,7 @@ impl Ledger {
     pub(super) fn retain(&mut self, nodes: &[Entry]) {
         let ids: HashSet<NodeId> = nodes.iter().map(|e| e.node.id).collect();
         self.known.retain(|id, _| ids.contains(id));
+        self.over.retain(|id| ids.contains(id));
         if !self.orders.is_empty() {
             let names: HashSet<&str> = nodes.iter().map(|e| &*e.node.name).collect();
             self.orders.retain(|name, _| names.contains(&**name));
@@ -389,6 +410,10 @@ impl Ledger {
         }
         if self.known.is_empty() {
             return (Arc::default(), None);
+        }
+        if policy.fails_over() {
+            let is_over = |e: &&Entry| matches!(e.placement, Placement::Away | Placement::Starting(_));
+            self.over.extend(nodes.iter().filter(is_over).map(|e| e.node.id));
         }
         let waits =
             |e: &&Entry| matches!(e.placement, Placement::Away | Placement::Held) && !e.health.is_out();

@@ -530,7 +530,7 @@ impl Membership {
     async fn give(&mut self, pool: &str, gutter: Option<Arc<Topology>>) {
         let Some(governed) = self.pools.get_mut(pool) else { return };
         let now = governed.writer.current();
-        if let Outcome::Publish(step) = follow(&now, &governed.ledger, gutter) {
+        if let Outcome::Publish(step) = follow(&now, &governed.ledger, gutter, Instant::now()) {
             let published = governed.publish(now, *step);
             self.tell(published).await;
         }

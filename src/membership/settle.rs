@@ -119,7 +119,11 @@ fn last_resort(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
             // Nobody can clean it now, and what it has may be old.
             (starting, false) if is_dead => starting,
             // All keys wait until it is clean.
-            (Placement::Starting(to), false) => Placement::Starting(Admission { fence: LEVELS, ..to }),
+            (Placement::Starting(to), false) => {
+                let start = ledger.start(id).map(|start| start.at_least(LEVELS));
+                ledger.set_start(id, start);
+                Placement::Starting(Admission { fence: LEVELS, ..to })
+            }
             _ => {
                 ledger.set_start(id, None);
                 Placement::Owns
@@ -199,11 +203,17 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
             OnReturn::Ttl => false,
         };
         let start = Start::new(rules.time, is_clean);
-        // Of one that was away others have what is newest.
-        if before != Placement::Away && has_leftovers { start.whole() } else { start }
+        start.at_least(match before {
+            // Others have what is newest.
+            Placement::Away => 0,
+            _ if has_leftovers => LEVELS,
+            // What it had nobody has had since.
+            Placement::Starting(to) => to.fence,
+            Placement::Owns | Placement::Held => 0,
+        })
     });
     if !has_leftovers {
-        start.swept();
+        start.lets_go(rules.time);
     }
     // The guard may have wanted it before its time.
     let has_expired = || ledger.is_bounded(id) && ledger.expires(id, policy, rules.time).is_none();

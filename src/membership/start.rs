@@ -26,8 +26,8 @@ pub(super) struct Start {
     clean: u32,
     /// It is not cleaned before this.
     after: Option<Instant>,
-    /// Its keys go nowhere else meanwhile: others may have older values of them than it gave out.
-    is_whole: bool,
+    /// Its keys below this level are with nobody else, and go nowhere else before they are clean.
+    least: u32,
     /// How often it could not be cleaned.
     failed: u32,
     /// It is being cleaned, which takes so long that its keys do not wait for it.
@@ -38,17 +38,19 @@ impl Start {
     /// A node starts now; whether it has to be cleaned.
     pub(super) fn new(since: Instant, is_clean: bool) -> Start {
         let clean = if is_clean { LEVELS } else { 0 };
-        Start { since, clean, after: None, failed: 0, is_long: false, is_whole: false }
+        Start { since, clean, after: None, failed: 0, is_long: false, least: 0 }
     }
 
-    /// It takes all of its keys at once, and nobody else has any before.
-    pub(super) fn whole(self) -> Start {
-        Start { is_whole: true, ..self }
+    /// It takes its keys below this level at once, and nobody else has any of them before.
+    pub(super) fn at_least(self, least: u32) -> Start {
+        Start { least: self.least.max(least), ..self }
     }
 
-    /// Others have no older values of its keys any more.
-    pub(super) fn swept(&mut self) {
-        self.is_whole = false;
+    /// Others have no older values of its keys: while it can't be cleaned, or that takes long, these go on there.
+    pub(super) fn lets_go(&mut self, time: Instant) {
+        if self.waits(time).is_some() {
+            self.least = 0;
+        }
     }
 
     /// Whether all of its keys are clean.
@@ -66,7 +68,7 @@ impl Start {
     pub(super) fn not_cleaned(&mut self, time: Instant, is_needed: bool) {
         self.failed += 1;
         let doubled =
-            if is_needed || self.is_whole { 0 } else { self.failed.saturating_sub(QUICK_TRIES).min(5) };
+            if is_needed || self.least > 0 { 0 } else { self.failed.saturating_sub(QUICK_TRIES).min(5) };
         self.after = Some(time + (AGAIN * (1 << doubled)).min(AGAIN_MAX));
         self.is_long = false;
     }
@@ -92,7 +94,7 @@ impl Start {
         let may_clean = !self.is_long && self.after.is_none_or(|after| after <= time);
         let fence = match before {
             // They wait until it is clean, however often that is tried.
-            _ if self.is_whole => due,
+            _ if self.least > 0 => due,
             // What is being cleaned stays what it is until it is clean.
             Placement::Starting(now) if now.fence > self.clean && may_clean => now.fence,
             _ if due > self.clean && may_clean => due,
@@ -103,11 +105,11 @@ impl Start {
 
     /// How much it may have by the time.
     fn due(&self, policy: &Policy, time: Instant) -> u32 {
-        LEVELS / STEPS * self.steps(policy, time)
+        (LEVELS / STEPS * self.steps(policy, time)).max(self.least)
     }
 
     fn steps(&self, policy: &Policy, time: Instant) -> u32 {
-        if policy.slow_start.is_zero() || self.is_whole {
+        if policy.slow_start.is_zero() {
             return STEPS;
         }
         let passed = time.saturating_duration_since(self.since).as_secs_f64();

@@ -1,4 +1,5 @@
 mod doubts;
+mod leftovers;
 mod returns;
 
 use std::collections::BTreeSet;

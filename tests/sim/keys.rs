@@ -48,6 +48,33 @@ struct Key {
     first: usize,
 }
 
+/// What should become of a key of this level that another pool has while its first candidate is away.
+fn over(topology: &Topology, (text, level_here): (&str, u32), first: usize) -> Action {
+    let id = topology.nodes[first].node.id;
+    let held = |held: WhileHeld| if held == WhileHeld::Miss { Action::Miss(id) } else { Action::Refuse(id) };
+    match topology.nodes[first].placement {
+        Placement::Held => return held(topology.policy.warmth.held),
+        Placement::Starting(to) if level_here < to.admitted => return Action::Send(id),
+        Placement::Starting(to) if level_here < to.fence => return Action::Wait(id),
+        Placement::Owns | Placement::Away | Placement::Starting(_) => {}
+    }
+    let Some(gutter) = &topology.gutter else { return Action::Refuse(id) };
+    let hash = gutter.ring.hash(text.as_bytes());
+    let holds = |i: &usize| match gutter.nodes[*i].placement {
+        Placement::Owns | Placement::Held => true,
+        Placement::Starting(to) => level(hash) < to.fence,
+        Placement::Away => false,
+    };
+    let Some(entry) = gutter.ring.candidates(hash).find(holds).map(|i| &gutter.nodes[i]) else {
+        return Action::Refuse(id);
+    };
+    match entry.placement {
+        Placement::Held => held(gutter.policy.warmth.held),
+        Placement::Starting(to) if level(hash) >= to.admitted => Action::Wait(id),
+        Placement::Owns | Placement::Starting(_) | Placement::Away => Action::Send(entry.node.id),
+    }
+}
+
 fn id(kind: usize, i: usize) -> KeyId {
     (kind as u64) << 32 | i as u64
 }
@@ -103,6 +130,11 @@ impl Keys {
         self.keys[key].id
     }
 
+    /// Its first candidate.
+    pub(crate) fn first(&self, key: usize) -> usize {
+        self.keys[key].first
+    }
+
     pub(crate) fn hash(&self, key: usize) -> u64 {
         self.keys[key].hash
     }
@@ -120,7 +152,7 @@ impl Keys {
 
     /// What becomes of a key by this topology.
     pub(crate) fn action(&self, topology: &Topology, key: usize) -> Action {
-        let id = |i: usize| topology.nodes[i].node.id;
+        let id = |i: usize| topology.entry(i).node.id;
         match self.route(topology, key) {
             Route::Send(i) => Action::Send(id(i)),
             Route::Wait(i) => Action::Wait(id(i)),
@@ -144,6 +176,9 @@ impl Keys {
             Placement::Starting(to) => level < to.fence,
             Placement::Away => false,
         };
+        if on_ejected == OnEjected::Failover && topology.nodes[*first].placement != Placement::Owns {
+            return over(topology, (text, level), *first);
+        }
         let moves = on_ejected == OnEjected::Rehash;
         let holder = match moves && !holds(first) {
             true => self.candidates(key).find(holds),

@@ -4,16 +4,17 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use ringway::{
-    membership::{Event, What},
+    membership::Event,
     ring::{Member, Placement as Points, Ring},
     topology::{
-        Because, Data, Entry, Health, LEVELS, News, NodeId, OnReturn, Order, Placement, PoolSpec, Topology,
-        Wait, WaitReason,
+        Because, Data, Entry, LEVELS, News, NodeId, OnReturn, Order, Placement, PoolSpec, Topology, Wait,
+        WaitReason,
     },
 };
 use tokio::time::Instant;
 
 use crate::{
+    conduct::{guard, orders, told, works},
     keys::{Action, Keys},
     planner::is_away,
     warmth::Spending,
@@ -84,6 +85,8 @@ pub(crate) enum Reason<'a> {
     /// News of a node; when the cleaning began that it is of.
     News(NodeId, &'a News, Option<Instant>),
     Budget,
+    /// The pool that serves the keys of nodes that are away has another topology.
+    Gutter,
     Order(Arc<str>),
     Reload {
         spec: &'a PoolSpec,
@@ -255,7 +258,12 @@ impl Laws {
             )
         })?;
         let is_same_ring = Arc::ptr_eq(&before.ring, &after.ring);
-        if is_same_ring && same_placements(before, after) && Arc::ptr_eq(&before.policy, &after.policy) {
+        let is_same_gutter = gutter_epoch(before) == gutter_epoch(after);
+        if is_same_ring
+            && is_same_gutter
+            && same_placements(before, after)
+            && Arc::ptr_eq(&before.policy, &after.policy)
+        {
             return holds(Law::Epochs, before.epoch == after.epoch, || {
                 format!("epoch {} differs in nothing from the one before", after.epoch)
             });
@@ -277,7 +285,7 @@ impl Laws {
             })?;
         } else {
             // A step of a start is a sixteenth of a node's keys: too few to be among these for certain.
-            let is_explained = !self.keys.is_complete || starts(before, after);
+            let is_explained = !self.keys.is_complete || starts(before, after) || after.gutter.is_some();
             holds(Law::Epochs, before.epoch == after.epoch || is_explained, || {
                 format!("epoch {} changes no owner and no action", after.epoch)
             })?;
@@ -306,9 +314,8 @@ impl Laws {
             holds(Law::Map, is == should, || {
                 format!("epoch {}: key {k} is for {is:?}, and should be for {should:?}", case.after.epoch)
             })?;
-            holds(Law::Guard, is != Action::Nobody, || {
-                format!("epoch {}: nobody has key {k}", case.after.epoch)
-            })?;
+            let is_somebody = is != Action::Nobody || !case.after.nodes.iter().any(works);
+            holds(Law::Guard, is_somebody, || format!("epoch {}: nobody has key {k}", case.after.epoch))?;
         }
         Ok(())
     }
@@ -322,10 +329,22 @@ impl Laws {
         {
             return Ok(());
         }
+        if let Reason::Gutter = reason {
+            let is_over = |k: usize| after.nodes[self.keys.first(k)].placement != Placement::Owns;
+            let stray = (0..old.len()).find(|k| old[*k] != new[*k] && !is_over(*k));
+            return holds(Law::Survivors, stray.is_none(), || {
+                format!("epoch {}: key {stray:?} goes elsewhere, and its node owns it", after.epoch)
+            });
+        }
         let changed = |action: Action| action.holder().is_none_or(|id| has_changed(id, before, after));
         for (k, (old, new)) in old.iter().zip(new).enumerate() {
             let stays = old.holder() == new.holder();
-            holds(Law::Survivors, stays || changed(*old) || changed(*new), || {
+            // What the gutter has of a node that is away goes with the node.
+            let first = before.nodes.get(self.keys.first(k));
+            let then = after.nodes.get(after.ring.first(self.keys.hash(k)));
+            let is_over = |e: &Entry| e.placement != Placement::Owns && has_changed(e.node.id, before, after);
+            let goes = first.into_iter().chain(then).any(is_over);
+            holds(Law::Survivors, stays || changed(*old) || changed(*new) || goes, || {
                 format!("epoch {}: key {k} goes from {old:?} to {new:?}, which are as they were", after.epoch)
             })?;
         }
@@ -334,6 +353,12 @@ impl Laws {
 
     /// Who does not serve has a reason.
     fn justified(&self, case: &Case<'_>) -> Result<(), Breach> {
+        if let Reason::Gutter = case.reason {
+            // Nobody's placement is looked at.
+            return holds(Law::Survivors, same_placements(case.before, case.after), || {
+                "a gutter has another node placed".to_owned()
+            });
+        }
         for entry in case.after.nodes.iter().filter(|e| e.placement != Placement::Owns) {
             let name = &entry.node.name;
             let failed = entry.health.is_out();
@@ -380,7 +405,8 @@ impl Laws {
     fn lives(&self, name: &str, case: &Case<'_>) -> bool {
         let (policy, back) = (&case.after.policy, self.back.get(name));
         let has_any = back.is_none_or(|back| back.data != Data::Empty);
-        let ttl_max = policy.ttl_max.filter(|_| policy.on_return == OnReturn::Ttl && has_any);
+        let ttl_max =
+            policy.ttl_max.filter(|_| policy.on_return == OnReturn::Ttl && policy.moves_keys() && has_any);
         let since = self.owing.get(name).copied().into_iter().chain(back.map(|back| back.at)).max();
         ttl_max.zip(since).is_some_and(|(ttl_max, since)| case.time < since + ttl_max)
     }
@@ -471,6 +497,12 @@ impl Laws {
     /// What waits has a date that is to come and not too far away.
     fn goes_on(&self, case: &Case<'_>) -> Result<(), Breach> {
         let after = case.after;
+        if let Reason::Gutter = case.reason {
+            // It waits as it did before.
+            return holds(Law::GoesOn, case.before.budget_due == after.budget_due, || {
+                "the date is another one".to_owned()
+            });
+        }
         let waiting = after.nodes.iter().find(|e| match e.placement {
             Placement::Owns => false,
             Placement::Held => true,
@@ -511,6 +543,10 @@ fn same_placements(before: &Topology, after: &Topology) -> bool {
             .all(|(a, b)| a.placement == b.placement && a.node.id == b.node.id)
 }
 
+fn gutter_epoch(topology: &Topology) -> Option<u64> {
+    topology.gutter.as_ref().map(|gutter| gutter.epoch)
+}
+
 fn same_members(before: &Topology, after: &Topology) -> bool {
     before.ring.members() == after.ring.members()
 }
@@ -527,103 +563,8 @@ fn starts(before: &Topology, after: &Topology) -> bool {
 
 /// Whether a node came, left, or has another placement.
 fn has_changed(id: NodeId, before: &Topology, after: &Topology) -> bool {
-    let placement = |t: &Topology| t.position(id).map(|at| t.nodes[at].placement);
+    let placement = |t: &Topology| t.position_over(id).map(|at| t.entry(at).placement);
     placement(before) != placement(after)
-}
-
-/// What operators want is marked, and obeyed: a pinned node serves, one that is out by hand does not
-/// unless it is the last.
-fn orders(case: &Case<'_>) -> Result<(), Breach> {
-    if case.orders.is_empty() && case.after.nodes.iter().all(|e| e.order.is_none()) {
-        return Ok(());
-    }
-    let owners = case.after.nodes.iter().filter(|e| e.placement.serves()).count();
-    for entry in case.after.nodes.iter() {
-        let wanted = case.orders.get(&entry.node.name).copied();
-        let is_obeyed = match wanted {
-            None => true,
-            // What it has may be old, and nobody can clean it as long as it fails.
-            Some(Order::Pin) => entry.placement.serves() || stays_out(case, entry),
-            Some(Order::Drain | Order::Eject) => is_away(entry) || owners == 1,
-        };
-        holds(Law::Orders, entry.order == wanted && is_obeyed, || {
-            let Entry { node, order, placement, .. } = entry;
-            format!("node {}: wanted {wanted:?}, marked {order:?}, and it is {placement:?}", node.name)
-        })?;
-    }
-    Ok(())
-}
-
-/// Whether a node was out before, and fails still.
-fn stays_out(case: &Case<'_>, entry: &Entry) -> bool {
-    let was = case.before.nodes.iter().find(|e| e.node.name == entry.node.name);
-    !works(entry) && was.is_some_and(|was| !was.placement.serves()) && !entry.placement.serves()
-}
-
-fn works(entry: &Entry) -> bool {
-    !entry.health.is_out()
-}
-
-/// Not too much is out, but for what operators put out and what was out before and fails still, and nobody is kept
-/// that may go.
-fn guard(case: &Case<'_>) -> Result<(), Breach> {
-    let nodes = &case.after.nodes;
-    let weight = |which: &dyn Fn(&Entry) -> bool| -> u32 {
-        nodes.iter().filter(|e| which(e)).map(|e| e.node.weight).sum()
-    };
-    let is_out = |e: &Entry| !e.placement.serves();
-    let (total, out) = (weight(&|_| true), weight(&is_out));
-    let by_hand = weight(&|e| is_out(e) && e.order.is_some_and(Order::is_out));
-    let stays = weight(&|e| !e.order.is_some_and(Order::is_out) && stays_out(case, e));
-    let most = case.after.health.eject_max * f64::from(total) + 1e-6;
-    let owners = nodes.iter().filter(|e| !is_out(e)).count();
-    holds(Law::Guard, owners > 0, || "nobody owns".to_owned())?;
-    holds(Law::Guard, f64::from(out) <= most || out == by_hand + stays, || {
-        format!("{out} of {total} is out, {by_hand} by hand, {stays} as before, at most {most:.2} may be")
-    })?;
-    let kept = nodes.iter().filter(|e| !is_out(e) && e.order.is_none() && e.health == Health::Ejected);
-    for entry in kept {
-        let must = owners == 1 || f64::from(out + entry.node.weight) > most - 2e-6;
-        holds(Law::Guard, must, || format!("node {} is ejected and may go, but is kept", entry.node.name))?;
-    }
-    Ok(())
-}
-
-/// Each change of a placement is told once. What operators did is told as their order, and that a node left
-/// as their reload.
-fn told(case: &Case<'_>) -> Result<(), Breach> {
-    let of_placement = |event: &&Event| {
-        matches!(
-            event.what,
-            What::Ejected(_)
-                | What::Held(_)
-                | What::Released(_)
-                | What::Stays
-                | What::Readmitted(_)
-                | What::Starts(_)
-                | What::Admits(_)
-                | What::Restored(_)
-        )
-    };
-    let told: Vec<&Arc<str>> =
-        case.events.iter().filter(of_placement).filter_map(|e| e.node.as_ref()).collect();
-    if matches!(case.reason, Reason::Order(_) | Reason::Reload { .. }) {
-        return Ok(());
-    }
-    for (before, after) in case.before.nodes.iter().zip(case.after.nodes.iter()) {
-        let is_other = before.placement != after.placement;
-        let waits =
-            |e: &&Event| matches!(e.what, What::Waits(..)) && e.node.as_ref() == Some(&after.node.name);
-        let waits = case.events.iter().filter(waits).count() * usize::from(is_other);
-        let times = told.iter().filter(|name| ***name == after.node.name).count() + waits;
-        holds(Law::Told, times == usize::from(is_other), || {
-            format!(
-                "node {} went from {:?} to {:?} and was told {times} times",
-                after.node.name, before.placement, after.placement
-            )
-        })?;
-    }
-    Ok(())
 }
 
 /// Until a node that could not be cleaned is cleaned again, at most.

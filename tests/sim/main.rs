@@ -8,6 +8,7 @@
 //!     RINGWAY_SEEDS=100000 cargo test --test sim  more worlds than usual
 
 mod body;
+mod conduct;
 mod diagnoses;
 mod dice;
 mod keys;
@@ -272,6 +273,7 @@ fn nobody_is_taken_back_in_time() {
     notices(Sabotage::ForgetsLeftovers, Law::Old);
     notices(Sabotage::SweepsInName, Law::Old);
     notices(Sabotage::HurriesExpiry, Law::Old);
+    notices(Sabotage::TrustsTheGutter, Law::Old);
 }
 
 /// A single fault is named for what it is when its node is ejected, and no other diagnosis is half as sure.

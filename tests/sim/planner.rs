@@ -69,6 +69,8 @@ pub(crate) enum Sabotage {
     TakesSilenceForRefusal,
     /// Does not hear that others may have what they took for a node that is back.
     ForgetsLeftovers,
+    /// Takes what the gutter has for expired at once.
+    TrustsTheGutter,
     /// Takes what a node has for expired at once.
     HurriesExpiry,
     /// Others are told to have been looked through, and were not.
@@ -162,6 +164,11 @@ impl Planner {
             Some(Sabotage::HurriesExpiry) if now.policy.on_return == OnReturn::Ttl => {
                 let ttl_max = Some(Duration::from_millis(1));
                 seen.policy = Arc::new(Policy { ttl_max, ..(*now.policy).clone() });
+            }
+            Some(Sabotage::TrustsTheGutter) => {
+                let mut policy = (*now.policy).clone();
+                policy.failover.iter_mut().for_each(|f| f.ttl_max = Duration::from_millis(1));
+                seen.policy = Arc::new(policy);
             }
             Some(Sabotage::IgnoresPins) => {
                 let free = |e: &Entry| Entry { order: e.order.filter(|o| o.is_out()), ..e.clone() };

@@ -7,8 +7,8 @@ use ringway::{
     net::Address,
     ring,
     topology::{
-        HealthSettings, NodeSpec, OnEjected, OnReturn, Order, Policy, PoolSpec, PrefixPolicy, Warmth,
-        WhileHeld,
+        Failover, HealthSettings, NodeSpec, OnEjected, OnReturn, Order, Policy, PoolSpec, PrefixPolicy,
+        Warmth, WhileHeld,
     },
 };
 
@@ -64,6 +64,8 @@ pub(crate) enum Reload {
     HoldDown(Duration),
     /// `ttl_max`, where lives are bounded.
     TtlMax(Duration),
+    /// `failover.ttl_max`, where there is a gutter.
+    GutterTtl(Duration),
 }
 
 /// A seed, unfolded.
@@ -80,6 +82,8 @@ pub(crate) struct Scenario {
     pub(crate) says_who: bool,
     /// The one server that has a fault, if there is only one fault.
     pub(crate) single: Option<usize>,
+    /// What befalls the pool that serves the keys of nodes that are away, if there is one.
+    pub(crate) gutter: Option<Box<Scenario>>,
 }
 
 impl Scenario {
@@ -95,12 +99,31 @@ impl Scenario {
         if dice.chance(25) {
             // The share that two rings of `modula` differ in is sampled, which takes too long here.
             let members = spec.ring.placement != ring::Placement::Modula;
-            reloads(dice, (count, members), span, &mut acts);
+            reloads(dice, (&spec, members), span, &mut acts);
         }
         acts.sort_by_key(|(at, _)| *at);
         let end = acts.last().map_or(span, |(at, _)| span.max(*at + spec.health.interval));
         let load = dice.pick(&[0, 10, 50, 100]);
-        Scenario { spec, acts, end, load, says_who: dice.chance(80), single }
+        let gutter = spec.policy.fails_over().then(|| Box::new(Scenario::gutter(dice, span)));
+        Scenario { spec, acts, end, load, says_who: dice.chance(80), single, gutter }
+    }
+
+    /// A few nodes that serve for others, or one.
+    fn gutter(dice: &mut Dice, span: Duration) -> Scenario {
+        let mut spec = spec(dice, 1 + dice.clone().roll(3) as usize);
+        let mut policy = Policy::clone(&spec.policy);
+        policy.on_ejected = OnEjected::Rehash;
+        policy.on_return = dice.pick(&[OnReturn::Quarantine, OnReturn::Flush]);
+        (policy.failover, policy.prefixes, policy.sole_writer) = (None, Vec::new(), false);
+        (spec.name, spec.policy) = ("gutter".into(), Arc::new(policy));
+        let mut acts = Vec::new();
+        if dice.chance(60) {
+            faults(dice, &spec, span, &mut acts);
+        }
+        acts.sort_by_key(|(at, _)| *at);
+        let end = acts.last().map_or(span, |(at, _)| span.max(*at + spec.health.interval));
+        let load = dice.pick(&[0, 10, 50, 100]);
+        Scenario { spec, acts, end, load, says_who: dice.chance(80), single: None, gutter: None }
     }
 }
 
@@ -155,9 +178,12 @@ fn spec(dice: &mut Dice, count: usize) -> PoolSpec {
     let on_ejected = match dice.roll(10) {
         0 => OnEjected::Fail,
         1 => OnEjected::Miss,
+        2 | 3 => OnEjected::Failover,
         _ => OnEjected::Rehash,
     };
-    let keys_move = on_ejected == OnEjected::Rehash;
+    let keys_move = on_ejected.moves();
+    let ttl_max = interval * dice.pick(&[3, 10, 30]);
+    let failover = (on_ejected == OnEjected::Failover).then(|| Failover { pool: "gutter".into(), ttl_max });
     let on_return = match dice.roll(6) {
         _ if !keys_move => OnReturn::Serve,
         0 => OnReturn::Flush,
@@ -171,6 +197,7 @@ fn spec(dice: &mut Dice, count: usize) -> PoolSpec {
         on_ejected,
         hold_down: if keys_move { interval * dice.pick(&[0, 0, 0, 3]) } else { Duration::ZERO },
         prefixes: if dice.chance(15) { vec![prefix(dice)] } else { Vec::new() },
+        failover,
         on_return,
         ttl_max: is_bounded.then_some(ttl_max),
         sole_writer: dice.chance(50),
@@ -317,21 +344,24 @@ fn orders(dice: &mut Dice, count: usize, span: Duration, acts: &mut Vec<(Duratio
 /// New configurations, with other `members` or with other settings alone.
 fn reloads(
     dice: &mut Dice,
-    (count, members): (usize, bool),
+    (spec, members): (&PoolSpec, bool),
     span: Duration,
     acts: &mut Vec<(Duration, Act)>,
 ) {
+    let fails_over = spec.policy.fails_over();
     for _ in 0..1 + dice.roll(3) {
-        let i = dice.roll(count as u64) as usize;
+        let i = dice.roll(spec.nodes.len() as u64) as usize;
+        let life = dice.between(Duration::from_millis(500), Duration::from_secs(20));
         let reload = match dice.roll(13) {
             0 if members => Reload::Join,
             1 if members => Reload::Leave(i),
             2 if members => Reload::Weight(i, 1 + dice.roll(4) as u32),
             3 => Reload::Address(i),
             4 => Reload::Held(dice.pick(&[WhileHeld::Fail, WhileHeld::Miss])),
+            5..8 if fails_over => Reload::GutterTtl(life),
             5..8 => Reload::OnEjected(dice.pick(&[OnEjected::Rehash, OnEjected::Fail, OnEjected::Miss])),
             8 => Reload::HoldDown(dice.between(Duration::ZERO, Duration::from_secs(3))),
-            10 | 11 => Reload::TtlMax(dice.between(Duration::from_millis(500), Duration::from_secs(20))),
+            10 | 11 => Reload::TtlMax(life),
             9 => Reload::Share(dice.pick(&[0.1, 0.25, 0.5, 1.0])),
             _ => Reload::EjectMax(dice.pick(&[0.2, 0.34, 0.5, 1.0])),
         };

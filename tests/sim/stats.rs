@@ -42,7 +42,7 @@ stats! {
     worlds nodes events virtual_ms probes writes turns
     suspects clears verdicts_eject relapses flaps diagnoses
     epochs ejected held released waits kept readmitted starts admits cleaned restored recovered
-    hits deleted emptied stripped swept
+    hits deleted emptied stripped swept gutter_writes followed
     orders orders_refused reloads reloads_refused
 }
 

@@ -5,6 +5,7 @@ mod acts;
 mod cleaning;
 mod clients;
 mod end;
+mod gutter;
 
 use std::{
     cmp::Reverse,
@@ -89,6 +90,8 @@ pub(crate) struct World {
     /// When news of nodes reach membership, and when a cleaning began that they tell of.
     inbox: VecDeque<(Instant, (NodeId, News), Option<Instant>)>,
     cleaners: Cleaners,
+    /// The pool that serves the keys of nodes that are away.
+    gutter: Option<Box<World>>,
     /// What clients know.
     book: Book,
     orders: BTreeMap<Arc<str>, Order>,
@@ -112,10 +115,26 @@ impl World {
     pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>) -> World {
         let mut dice = Dice::new(seed);
         let scenario = Scenario::new(&mut dice);
+        World::of((dice, scenario), sabotage, IdSource::default(), Instant::now())
+    }
+
+    /// A pool of a process that begins at this moment, and what befalls it.
+    fn of(
+        (dice, mut scenario): (Dice, Scenario),
+        sabotage: Option<Sabotage>,
+        ids: IdSource,
+        start: Instant,
+    ) -> World {
+        let gutter = scenario.gutter.take().map(|gutter| {
+            let mut gutter = World::of((dice.clone(), *gutter), None, ids.clone(), start);
+            // Its own clients are those of the pool that it serves for.
+            gutter.book.is_closed = true;
+            Box::new(gutter)
+        });
         let spec = scenario.spec.clone();
-        let births = Births { ids: IdSource::default(), workers: 1, bell: Arc::new(Notify::new()) };
-        let topology = Arc::new(first_topology(&spec, &births, |_| Arc::new([])));
-        let start = Instant::now();
+        let births = Births { ids, workers: 1, bell: Arc::new(Notify::new()) };
+        let topology = first_topology(&spec, &births, |_| Arc::new([]));
+        let topology = Arc::new(Topology { gutter: gutter.as_ref().map(|g| g.topology.clone()), ..topology });
         let mut world = World {
             dice,
             start,
@@ -131,6 +150,7 @@ impl World {
             workers: vec![topology.clone(); WORKERS],
             inbox: VecDeque::new(),
             cleaners: Cleaners::default(),
+            gutter,
             book: Book::default(),
             orders: BTreeMap::new(),
             laws: Laws::new(&spec, &topology),
@@ -151,12 +171,16 @@ impl World {
     /// Lives through the scenario, and then until all is well again.
     pub(crate) fn run(&mut self, seed: u64) -> Result<(), Failure> {
         let failed = |world: &World, breach| Failure { seed, after: world.now - world.start, breach };
-        let end = self.start + self.scenario.end;
+        let of_gutter = self.gutter.as_ref().map(|gutter| gutter.scenario.end);
+        let end = self.start + self.scenario.end.max(of_gutter.unwrap_or_default());
         while self.now < end {
             self.next().map_err(|breach| failed(self, breach))?;
         }
         self.heal().map_err(|breach| failed(self, breach))?;
         self.recover().map_err(|breach| failed(self, breach))?;
+        if let Some(gutter) = &self.gutter {
+            self.stats.add(&gutter.stats);
+        }
         self.stats.worlds = 1;
         self.stats.nodes = self.bodies.len() as u64;
         self.stats.virtual_ms = (self.now - self.start).as_millis() as u64;
@@ -170,6 +194,9 @@ impl World {
     }
 
     fn next(&mut self) -> Result<(), Breach> {
+        if self.is_gutters_turn() {
+            return self.next_of_gutter();
+        }
         let Some(Reverse((at, _, event))) = self.queue.pop() else {
             return holds(Law::GoesOn, false, || "nothing will ever happen again".to_owned());
         };
@@ -351,9 +378,13 @@ impl World {
         }
         let is_back = before.is_out() && !opinion.health.is_out();
         self.hand_over((id, News::Judged(opinion)), None)?;
-        if is_back && self.topology.policy.on_return == OnReturn::Flush {
-            self.cleaners.sweeps_after(id);
-            self.begin_sweep();
+        match self.topology.policy.on_return {
+            OnReturn::Flush if is_back => {
+                self.cleaners.sweeps_after(id);
+                self.begin_sweep();
+            }
+            OnReturn::Ttl if is_back => self.cleaners.returns(id),
+            _ => {}
         }
         Ok(())
     }
@@ -542,6 +573,7 @@ fn shown(before: &Topology, after: &Topology, reason: &Reason<'_>, events: &[Tol
     let why = match reason {
         Reason::News(node, news, _) => format!("{node:?}: {news:?}"),
         Reason::Budget => "the budget".to_owned(),
+        Reason::Gutter => "its gutter".to_owned(),
         Reason::Order(name) => format!("an order for {name}"),
         Reason::Reload { moved, .. } => format!("a reload that moves {moved:.3}"),
     };

@@ -4,7 +4,7 @@
 use super::*;
 use crate::topology::{Admission, LEVELS, OnReturn, WaitReason, level};
 
-fn pool(weights: &[u32], edit: impl FnOnce(&mut Policy)) -> PoolSpec {
+pub(super) fn pool(weights: &[u32], edit: impl FnOnce(&mut Policy)) -> PoolSpec {
     let mut spec = spec(weights, 0.5);
     let mut policy = (*spec.policy).clone();
     policy.on_return = OnReturn::Quarantine;
@@ -14,17 +14,17 @@ fn pool(weights: &[u32], edit: impl FnOnce(&mut Policy)) -> PoolSpec {
 }
 
 /// All its keys wait until it is clean.
-const FENCED: Placement = Placement::Starting(Admission { admitted: 0, fence: LEVELS });
+pub(super) const FENCED: Placement = Placement::Starting(Admission { admitted: 0, fence: LEVELS });
 
-fn cleaned(pool: &mut Planned, name: &str, leftovers: bool) {
+pub(super) fn cleaned(pool: &mut Planned, name: &str, leftovers: bool) {
     pool.news(name, News::Cleaned { below: LEVELS, leftovers, emptied: false, how: "".into() });
 }
 
-fn placements(pool: &Planned) -> Vec<Placement> {
+pub(super) fn placements(pool: &Planned) -> Vec<Placement> {
     pool.topology.nodes.iter().map(|entry| entry.placement).collect()
 }
 
-fn is_waited_for(pool: &Planned, name: &str) -> bool {
+pub(super) fn is_waited_for(pool: &Planned, name: &str) -> bool {
     let at = pool.topology.position(pool.id(name)).expect("it is there");
     let key = |i: u32| format!("key:{i}");
     (0..100).map(key).all(|key| {
@@ -476,104 +476,6 @@ fn who_had_no_keys_spends_nothing() {
     assert_eq!(pool.entry("n1").placement, Placement::Away);
     pool.news("n2", News::Swept);
     assert_eq!(told(pool.eject("n2")), ["ejected n2"], "a third of the keys, and the first in this window");
-}
-
-/// A node with most of its keys back, of which others have old values.
-fn one_that_starts(edit: impl FnOnce(&mut Policy)) -> Planned {
-    let mut pool = Planned::new(&pool(&[1; 4], |p| {
-        p.slow_start = Duration::from_secs(16);
-        edit(p);
-    }));
-    pool.eject("n1");
-    pool.restore_with("n1", Data::Other);
-    if pool.entry("n1").placement == Placement::Away {
-        pool.time = pool.topology.budget_due.expect("it has expired then");
-        pool.budget();
-    }
-    cleaned(&mut pool, "n1", true);
-    pool.time += Duration::from_millis(14_500);
-    pool.budget();
-    pool
-}
-
-/// A node that failed as it took its keys back, and is back while others have old values of them, takes all at once:
-/// until it is clean nobody has any, however often that is tried.
-#[test]
-fn nobody_has_old_values_of_one_that_starts_anew() {
-    let mut pool = one_that_starts(|_| {});
-    pool.eject("n1");
-    pool.restore_with("n1", Data::Other);
-    assert_eq!(pool.entry("n1").placement, FENCED);
-    pool.news("n1", News::NotCleaned);
-    assert_eq!(pool.entry("n1").placement, FENCED);
-    assert!(pool.topology.budget_due.is_some(), "it is tried again");
-    cleaned(&mut pool, "n1", true);
-    assert_eq!(pool.entry("n1").placement, Placement::Owns);
-
-    let mut pool = one_that_starts(|_| {});
-    pool.eject("n1");
-    pool.restore_with("n1", Data::Other);
-    pool.news("n1", News::Swept);
-    pool.news("n1", News::NotCleaned);
-    assert_eq!(pool.entry("n1").placement.admitted(), 0.0);
-    assert_ne!(
-        pool.entry("n1").placement,
-        FENCED,
-        "nobody has any, and they go elsewhere until it is tried again"
-    );
-}
-
-/// The same of one that was kept as it was while it failed.
-#[test]
-fn who_was_kept_as_it_started_starts_whole() {
-    let mut pool = one_that_starts(|_| {});
-    for name in ["n2", "n3", "n1"] {
-        pool.eject(name);
-    }
-    assert!(matches!(pool.entry("n1").placement, Placement::Starting(to) if to.admitted > LEVELS / 2));
-    pool.restore_with("n1", Data::Other);
-    assert_eq!(pool.entry("n1").placement, FENCED);
-}
-
-/// Where what a node has is to expire it waits with its keys held, as long as others have old values of those that it
-/// had; and then they go where the warmth budget lets them.
-#[test]
-fn who_waits_with_its_keys_held() {
-    let ttl_max = Duration::from_secs(60);
-    let mut pool = one_that_starts(|p| (p.on_return, p.ttl_max) = (OnReturn::Ttl, Some(ttl_max)));
-    pool.eject("n1");
-    assert_eq!(pool.entry("n1").placement, Placement::Held);
-    pool.time += Duration::from_secs(30);
-    assert_eq!(told(pool.restore_with("n1", Data::Same)), ["waits n1"]);
-    assert_eq!(pool.entry("n1").placement, Placement::Held);
-    let back = pool.time;
-    let due = pool.topology.budget_due.expect("others have none any more then");
-    assert!(due < back + ttl_max);
-    pool.time = due;
-    assert_eq!(told(pool.budget()), ["released n1"]);
-    assert_eq!(pool.entry("n1").placement, Placement::Away);
-    pool.time = back + ttl_max;
-    assert_eq!(told(pool.budget()), ["starts n1"]);
-}
-
-/// What a node has that waits for it to expire may live longer than a reload says: it is emptied when it has waited.
-#[test]
-fn a_shorter_life_is_not_believed_of_who_waits() {
-    let of = |seconds| {
-        pool(&[1; 4], |p| (p.on_return, p.ttl_max) = (OnReturn::Ttl, Some(Duration::from_secs(seconds))))
-    };
-    let mut pool = Planned::new(&of(60));
-    pool.eject("n1");
-    pool.restore_with("n1", Data::Same);
-    pool.time += Duration::from_secs(2);
-    assert_eq!(told(pool.reload(of(1))), ["reloaded", "starts n1"]);
-    assert_eq!(pool.entry("n1").placement, FENCED);
-    cleaned(&mut pool, "n1", true);
-    assert_eq!(pool.entry("n1").placement, Placement::Owns);
-    // Others took what lives for a minute.
-    pool.time += Duration::from_secs(50);
-    pool.eject("n1");
-    assert_eq!(pool.entry("n1").placement, Placement::Held);
 }
 
 /// A node that can't be cleaned is tried again soon at first and ever later then, which is told; nobody's keys wait for

@@ -106,7 +106,8 @@ impl World {
         self.spec = spec.clone();
         match outcome {
             Outcome::Publish(step) => {
-                self.publish(*step, Reason::Reload { spec: &spec, moved: prepared.moved })
+                self.publish(*step, Reason::Reload { spec: &spec, moved: prepared.moved })?;
+                self.follow_gutter()
             }
             Outcome::Nothing | Outcome::Remember(_) | Outcome::Refused { .. } => Ok(()),
         }
@@ -133,6 +134,7 @@ fn reloaded(before: &PoolSpec, reload: Reload, new: usize) -> PoolSpec {
         Reload::Held(held) => policy.warmth.held = held,
         Reload::OnEjected(action) => policy.on_ejected = action,
         Reload::HoldDown(time) => policy.hold_down = time,
+        Reload::GutterTtl(time) => policy.failover.iter_mut().for_each(|f| f.ttl_max = time),
         Reload::TtlMax(time) => policy.ttl_max = policy.ttl_max.map(|_| time),
     }
     spec.policy = Arc::new(policy);

@@ -61,6 +61,11 @@ impl Cleaners {
     /// A node is back, and others may have what they took for it.
     pub(super) fn sweeps_after(&mut self, node: NodeId) {
         self.unswept.insert(node);
+        self.returns(node);
+    }
+
+    /// What was looked through before says nothing of what others took for it since.
+    pub(super) fn returns(&mut self, node: NodeId) {
         if let Some(sweep) = self.sweep.as_mut().filter(|sweep| sweep.nodes.contains(&node)) {
             sweep.again.insert(node);
         }
@@ -135,7 +140,7 @@ impl World {
         if !self.cleaners.stripped.contains(&node) {
             return Ok(());
         }
-        self.hand_over((node, News::NotCleaned), None)
+        self.hand_over((node, News::Stripping), None)
     }
 
     pub(super) fn clean(&mut self, node: NodeId, began: Option<Instant>) -> Result<(), Breach> {
@@ -149,7 +154,7 @@ impl World {
             self.send(ends, Event::Clean { node, began: Some(self.now) });
             if is_strip {
                 self.cleaners.stripped.insert(node);
-                return self.hand_over((node, News::NotCleaned), Some(self.now));
+                return self.hand_over((node, News::Stripping), Some(self.now));
             }
             return Ok(());
         }
@@ -230,15 +235,15 @@ impl World {
                 continue;
             }
             self.bodies[self.body_at[at]].store.delete(key);
-            let Some(other) = topology.position(taken_by).filter(|other| *other != at) else { continue };
-            let entry = &topology.nodes[other];
+            let Some(other) = topology.position_over(taken_by).filter(|other| *other != at) else { continue };
+            let entry = topology.entry(other);
             if entry.placement.serves() && !entry.health.is_out() {
-                let body = &mut self.bodies[self.body_at[other]];
+                let body = self.body_mut(other);
                 if !body.answers() {
                     return None;
                 }
                 body.store.delete(key);
-            } else if entry.placement == Placement::Away {
+            } else if entry.placement == Placement::Away && !topology.is_gutter(other) {
                 self.cleaners.quarantine.note(taken_by, taken_by, key, &topology.policy);
             } else {
                 leftovers = true;

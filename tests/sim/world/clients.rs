@@ -34,12 +34,12 @@ impl World {
 
     fn read(&mut self, at: usize, id: KeyId) -> Result<(), Breach> {
         let now = self.now;
-        let body = &self.bodies[self.body_at[at]];
+        let body = self.body(at);
         let Some(version) = body.answers().then(|| body.store.version(id, now)).flatten() else {
             return Ok(());
         };
         self.stats.hits += 1;
-        let name = &self.topology.nodes[at].node.name;
+        let name = &self.topology.entry(at).node.name;
         let named = |b: Breach| Breach { text: format!("node {name} is asked: {}", b.text), ..b };
         self.book.given(id, version).map_err(named)
     }
@@ -53,8 +53,10 @@ impl World {
             self.cleaners.quarantine.note(topology.nodes[passed].node.id, taken_by, id, policy);
         }
         self.tell(|| format!("{write:?} is sent to {}", topology.entry(at).node.name));
-        let body = &mut self.bodies[self.body_at[at]];
-        if body.is_sent(write, policy.request_timeout, self.now) {
+        let now = self.now;
+        self.stats.gutter_writes += u64::from(topology.is_gutter(at));
+        let body = self.body_mut(at);
+        if body.is_sent(write, policy.request_timeout, now) {
             self.book.told(write);
         }
     }
@@ -67,9 +69,9 @@ impl World {
         let keys = &self.laws.keys;
         for key in 0..keys.len() {
             let Route::Send(at) = keys.route(&self.topology, key) else { continue };
-            let body = &self.bodies[self.body_at[at]];
+            let body = self.body(at);
             if let Some(version) = body.store.version(keys.id(key), self.now).filter(|_| body.answers()) {
-                let name = &self.topology.nodes[at].node.name;
+                let name = &self.topology.entry(at).node.name;
                 let named = |b: Breach| Breach { text: format!("node {name} serves: {}", b.text), ..b };
                 self.book.may_be(keys.id(key), version).map_err(named)?;
             }

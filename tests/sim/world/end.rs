@@ -12,13 +12,18 @@ impl World {
             self.cut(i, false)?;
             self.turn(i, Truth::Up)?;
         }
-        Ok(())
+        if let Some(gutter) = &mut self.gutter {
+            gutter.now = self.now;
+            gutter.heal()?;
+        }
+        self.follow_gutter()
     }
 
     /// Whoever is not ordered out owns again within a bound, and then nothing happens any more.
     pub(super) fn recover(&mut self) -> Result<(), Breach> {
         let healed = self.now;
-        let deadline = healed + self.back_within();
+        let of_gutter = self.gutter.as_ref().map(|gutter| gutter.back_within());
+        let deadline = healed + self.back_within().max(of_gutter.unwrap_or_default());
         while !self.is_settled() {
             self.next()?;
             holds(Law::Returns, self.now <= deadline, || {
@@ -47,7 +52,8 @@ impl World {
         let is_in_place = |e: &Entry| e.placement == Placement::Owns || e.order.is_some_and(Order::is_out);
         let nodes = &self.topology.nodes;
         let of_leftovers = |news: &News| matches!(news, News::Sweeping | News::Swept);
-        self.inbox.iter().all(|(_, (_, news), _)| of_leftovers(news))
+        self.gutter.as_ref().is_none_or(|gutter| gutter.is_settled())
+            && self.inbox.iter().all(|(_, (_, news), _)| of_leftovers(news))
             && self.prepared.is_none()
             && nodes.iter().all(|e| e.health == Health::Healthy && is_in_place(e))
     }
