@@ -497,6 +497,10 @@ impl Laws {
     /// What waits has a date that is to come and not too far away.
     fn goes_on(&self, case: &Case<'_>) -> Result<(), Breach> {
         let after = case.after;
+        let is_long = |e: &Entry| {
+            let mut waits = after.waits.iter().filter(|wait| wait.node == e.node.id);
+            waits.any(|wait| wait.reason == WaitReason::Cleaning && wait.due.is_none())
+        };
         if let Reason::Gutter = case.reason {
             // It waits as it did before.
             return holds(Law::GoesOn, case.before.budget_due == after.budget_due, || {
@@ -509,7 +513,8 @@ impl Laws {
             // Who cleans it tells when it goes on.
             // One that is kept though it fails goes on when it answers.
             Placement::Starting(_) if e.health.is_out() => false,
-            Placement::Starting(to) => !to.is_fenced(),
+            // Nor one for which that takes long.
+            Placement::Starting(to) => !to.is_fenced() && !is_long(e),
             Placement::Away => e.order.is_none() && !e.health.is_out(),
         });
         let Some(waiting) = waiting else { return Ok(()) };
