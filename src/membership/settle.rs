@@ -249,8 +249,11 @@ fn leavers(nodes: &[Entry], before: &[Placement], stale: &[bool], ledger: &Ledge
     out.sort_by_cached_key(|i| {
         let rank = match before[*i] {
             Placement::Away => 0,
-            Placement::Held => 1,
-            Placement::Owns | Placement::Starting(_) => 2,
+            Placement::Held if stale[*i] => 1,
+            // It has none of its keys, and others that are held have theirs.
+            Placement::Starting(to) if to.admitted == 0 => 2,
+            Placement::Held => 3,
+            Placement::Owns | Placement::Starting(_) => 4,
         };
         (rank, ledger.ejected_in(nodes[*i].node.id))
     });

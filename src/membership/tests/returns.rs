@@ -575,3 +575,23 @@ fn who_cannot_be_cleaned_takes_nobodys_place() {
     pool.news("n1", News::Judged(wrong(None)));
     pool.order("n0", Some(Order::Drain)).expect("it may be cleaned by now");
 }
+
+/// Where all fail, the last one that has its keys stays, and not one that had just begun to take them back.
+#[test]
+fn the_last_one_has_its_keys() {
+    let window = Duration::from_secs(60);
+    let mut spec = frugal(pool(&[1; 3], |p| p.sole_writer = true), 0.25, window);
+    spec.health.eject_max = 1.0;
+    let mut pool = Planned::new(&spec);
+    pool.eject("n0");
+    pool.restore("n0");
+    for name in ["n1", "n2", "n0"] {
+        pool.eject(name);
+    }
+    for _ in 0..4 {
+        let owns = pool.topology.nodes.iter().filter(|e| e.placement == Placement::Owns).count();
+        assert_eq!((owns, pool.entry("n0").placement), (1, Placement::Away), "{:?}", placements(&pool));
+        pool.time += window;
+        pool.budget();
+    }
+}
