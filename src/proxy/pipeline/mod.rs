@@ -22,7 +22,7 @@ use tokio::{
     task::yield_now,
 };
 
-pub(crate) use self::core::Queued;
+pub(crate) use self::core::{Full, Queued};
 use self::{
     core::{Core, Unsent, timeout},
     end::End,
@@ -84,31 +84,6 @@ pub(crate) enum Content<'a> {
     Bytes(&'a [u8]),
     /// It is streamed: its key.
     Streamed(&'a [u8]),
-}
-
-/// Why a pipeline takes no request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Full {
-    /// A bound is reached.
-    Overload,
-    /// What all clients together may hold in memory is used up.
-    Memory,
-    /// Too many requests have a connection of their own.
-    Crowded,
-    /// The node can't be connected to.
-    Unreachable,
-}
-
-impl Full {
-    /// Why, as a refusal says it.
-    pub(crate) fn why(self, link: &Link) -> &'static str {
-        match self {
-            Full::Overload => "too many requests wait for it",
-            Full::Memory => "buffered_bytes is used up by what waits for nodes and clients",
-            Full::Crowded => "too many large requests are on their way to it",
-            Full::Unreachable => link.why_unreachable(),
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
