@@ -100,8 +100,8 @@ impl Ward {
         Some(topology.news(id, News::Judged(opinion)))
     }
 
-    /// What a node that a probe brought back came with, or what one has that was asked; orders tell beforehand what
-    /// becomes of it.
+    /// What a node that a probe brought back came with, or what one has that was asked; orders tell
+    /// beforehand what becomes of it.
     pub(super) fn receive(
         &self,
         topology: &Topology,
@@ -111,8 +111,8 @@ impl Ward {
         let entry = topology.position(id).map(|at| &topology.nodes[at]);
         let owns = entry.is_some_and(|entry| entry.placement == Placement::Owns);
         let is_inexact = self.quarantine.is_inexact(id);
-        // Until it is back it is compared with the one that served, and what it came back with is not forgotten before
-        // it has all its keys.
+        // Until it is back it is compared with the one that served, and what it came back with is not
+        // forgotten before it has all its keys.
         if back.is_some() || owns {
             patient.serves(back);
         }

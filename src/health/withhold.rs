@@ -33,8 +33,8 @@ const ASK_SLACK: Duration = Duration::from_millis(300);
 /// How long a link that was cut is in doubt.
 pub const LINK_GRACE: Duration = Duration::from_secs(2);
 
-/// Who has answered nothing for so long is not only unlucky on a way that loses packets: a kernel that sends one again
-/// does so for the third time after 1.4 s, and for the fourth after 3 s.
+/// Who has answered nothing for so long is not only unlucky on a way that loses packets: a kernel that sends
+/// one again does so for the third time after 1.4 s, and for the fourth after 3 s.
 const MUTE_MIN: Duration = Duration::from_secs(3);
 
 /// It never waits longer for other nodes.

@@ -196,7 +196,8 @@ impl Ledger {
         same.for_each(|back| back.with.data = Data::Unknown);
     }
 
-    /// Nodes of the gutter go on that stood still: what lies in their sockets they write now, and it lives from now on.
+    /// Nodes of the gutter go on that stood still: what lies in their sockets they write now, and it lives
+    /// from now on.
     pub(super) fn gutter_goes_on(&mut self, ttl_max: Duration, time: Instant) {
         for node in self.over.clone() {
             self.unswept(node, time + ttl_max);
@@ -220,8 +221,8 @@ impl Ledger {
         known.unswept.max(known.moved_in).filter(|until| *until > time)
     }
 
-    /// Others are looked through for what they took for a node, which may take until this time; whether they may have
-    /// any.
+    /// Others are looked through for what they took for a node, which may take until this time; whether they
+    /// may have any.
     pub(super) fn sweeps(&mut self, node: NodeId, policy: &Policy, until: Instant) -> bool {
         let Some(known) = self.known.get_mut(&node) else { return false };
         // What is in a gutter is not looked for: it lives for a bounded time.
@@ -232,8 +233,8 @@ impl Ledger {
         is_news
     }
 
-    /// Others of the pool have nothing of a node's any more; whether that was not known. What is in a gutter is not
-    /// looked for.
+    /// Others of the pool have nothing of a node's any more; whether that was not known. What is in a gutter
+    /// is not looked for.
     pub(super) fn swept(&mut self, node: NodeId, policy: &Policy) -> bool {
         let Some(known) = self.known.get_mut(&node) else { return false };
         let was_moved_in = known.moved_in.take().is_some();
@@ -265,7 +266,8 @@ impl Ledger {
         &self.orders
     }
 
-    /// A node that waits to return need not wait for the budget; whether it did. Nor for a word, if that is one.
+    /// A node that waits to return need not wait for the budget; whether it did. Nor for a word, if that is
+    /// one.
     pub(super) fn go_on(&mut self, node: NodeId, is_word: bool) -> bool {
         let Some(back) = self.known.get_mut(&node).and_then(|known| known.back.as_mut()) else {
             return false;
@@ -301,8 +303,8 @@ impl Ledger {
         self.back(node).is_some_and(|back| !back.is_waived && (back.with.data.is_cold() || is_emptied(back)))
     }
 
-    /// Whether a node whose keys waited for it came back as another process with data: nobody knows how old that is,
-    /// unless it is what the pool holds its keys for.
+    /// Whether a node whose keys waited for it came back as another process with data: nobody knows how old
+    /// that is, unless it is what the pool holds its keys for.
     pub(super) fn brings_other(&self, node: NodeId, policy: &Policy) -> bool {
         let is_expected =
             |back: &Back| back.out_since.is_some_and(|since| back.at < since + policy.hold_down);
@@ -326,8 +328,8 @@ impl Ledger {
         self.back(node).is_some_and(is_bare)
     }
 
-    /// Whether all that a node that is back had lives for as long as `ttl_max` says, for sure: health says so of one that
-    /// has what it had. What was done to one that an operator took out nobody knows.
+    /// Whether all that a node that is back had lives for as long as `ttl_max` says, for sure: health says so
+    /// of one that has what it had. What was done to one that an operator took out nobody knows.
     pub(super) fn is_bounded(&self, node: NodeId) -> bool {
         let is_bounded = |back: &Back| {
             matches!(back.with.data, Data::Same | Data::Flushed | Data::Empty) && !back.was_ordered
@@ -371,7 +373,8 @@ impl Ledger {
         let ttl_max = policy.ttl_max.filter(|_| policy.on_return == OnReturn::Ttl && policy.moves_keys())?;
         let known = self.known.get(&node)?;
         let has_nothing = known.back.as_ref().is_some_and(|back| back.with.data == Data::Empty);
-        // One that stood still applies what lay in its socket when it goes on, and those keys live from then on.
+        // One that stood still applies what lay in its socket when it goes on, and those keys live from then
+        // on.
         let since = known.left.map(|left| known.back.as_ref().map_or(left, |back| left.max(back.at)));
         since.map(|since| since + ttl_max).filter(|until| !has_nothing && *until > time)
     }

@@ -134,8 +134,8 @@ impl Handle {
         self.scene.flapping(Instant::now(), pool)
     }
 
-    /// The nodes of a pool that are not in their place, and of which it is not known exactly what is old of what they have:
-    /// where that is asked, all of it goes.
+    /// The nodes of a pool that are not in their place, and of which it is not known exactly what is old of
+    /// what they have: where that is asked, all of it goes.
     pub fn inexact(&self, pool: &str) -> HashSet<Arc<str>> {
         self.scene.inexact(pool)
     }
@@ -181,8 +181,8 @@ impl Handle {
         answered.await.map_err(|e| gone(e.to_string()))?
     }
 
-    /// Asks for a reload of one pool, or whether it would be done, and waits for what came of it: the share that
-    /// moved, or would.
+    /// Asks for a reload of one pool, or whether it would be done, and waits for what came of it: the share
+    /// that moved, or would.
     ///
     /// # Errors
     /// Why it was not done.

@@ -17,8 +17,8 @@ pub(super) struct Rules<'a> {
 
 /// Gives each node its placement. What an operator wants comes first. Those that should be out are put
 /// away one by one, first those that are away, then those that are held, then in the order of their
-/// ejection, as long as the rest keeps enough weight. Those that are back and cold come back one by one, as long as the budget
-/// lasts; the guard goes before the budget.
+/// ejection, as long as the rest keeps enough weight. Those that are back and cold come back one by one, as
+/// long as the budget lasts; the guard goes before the budget.
 pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
     let before: Vec<Placement> = nodes.iter().map(|e| e.placement).collect();
     let total = weight(nodes, |_| true);
@@ -26,7 +26,8 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
     let out_max = rules.eject_max * total as f64 + 1e-9;
     let holders = weight(nodes, |i| before[i] != Placement::Away);
     nodes.iter_mut().for_each(|entry| entry.placement = Placement::Owns);
-    // Others took writes for it, it fails, and can't be cleaned: nobody needs it so much that it would serve that.
+    // Others took writes for it, it fails, and can't be cleaned: nobody needs it so much that it would serve
+    // that.
     let is_stale = |entry: &Entry, was: Placement, ledger: &Ledger| {
         let is_out = was == Placement::Away || was == Placement::Held && ledger.has_left(entry.node.id);
         is_out
@@ -96,8 +97,8 @@ fn was_out(id: NodeId, before: Placement, ledger: &Ledger) -> bool {
     }
 }
 
-/// Whether a node is back and can't be cleaned: it serves nothing, for nobody knows how long, so that the guard counts it
-/// as out.
+/// Whether a node is back and can't be cleaned: it serves nothing, for nobody knows how long, so that the
+/// guard counts it as out.
 pub(super) fn is_refused(entry: &Entry, before: Placement) -> bool {
     let is_bare = matches!(before, Placement::Starting(to) if to.admitted == 0);
     let is_back = !entry.health.is_out() && !entry.order.is_some_and(Order::is_out);
@@ -132,7 +133,8 @@ fn last_resort(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
     }
 }
 
-/// Where the keys are of a node that fails, or may not have them yet, and had them, or some of them, until now.
+/// Where the keys are of a node that fails, or may not have them yet, and had them, or some of them, until
+/// now.
 fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
     let Rules { policy, time, .. } = *rules;
     let stays = ledger.stays(id, policy, time).is_some();

@@ -11,11 +11,12 @@ use crate::topology::{Admission, LEVELS, Placement, Policy};
 /// Steps in which a node takes its share over `slow_start`. Each is at least one epoch.
 const STEPS: u32 = 16;
 
-/// Until a node that could not be cleaned is cleaned again: at first, and at most. Its keys wait a moment each time, so
-/// that one which refuses for long is asked ever less often.
+/// Until a node that could not be cleaned is cleaned again: at first, and at most. Its keys wait a moment
+/// each time, so that one which refuses for long is asked ever less often.
 const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
-/// So many tries follow each other quickly: then all that can be done was tried, and each pause is twice the last one.
+/// So many tries follow each other quickly: then all that can be done was tried, and each pause is twice the
+/// last one.
 const QUICK_TRIES: u32 = 3;
 
 /// The start of a node that is back.
@@ -46,7 +47,8 @@ impl Start {
         Start { least: self.least.max(least), ..self }
     }
 
-    /// Others have no older values of its keys: while it can't be cleaned, or that takes long, these go on there.
+    /// Others have no older values of its keys: while it can't be cleaned, or that takes long, these go on
+    /// there.
     pub(super) fn lets_go(&mut self, time: Instant) {
         if self.waits(time).is_some() {
             self.least = 0;
@@ -63,8 +65,8 @@ impl Start {
         (self.failed, self.is_long) = (0, false);
     }
 
-    /// It could not be cleaned at this time. Where nobody else could serve its keys they wait for it anyhow, and it is
-    /// tried again soon.
+    /// It could not be cleaned at this time. Where nobody else could serve its keys they wait for it anyhow,
+    /// and it is tried again soon.
     pub(super) fn not_cleaned(&mut self, time: Instant, is_needed: bool) {
         self.failed += 1;
         let doubled =

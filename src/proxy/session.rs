@@ -560,8 +560,8 @@ impl Session {
         self.mark_dirty();
     }
 
-    /// Serves what has arrived, then closes. For the rest of a request of which a part has arrived it waits for as long
-    /// as more of it comes.
+    /// Serves what has arrived, then closes. For the rest of a request of which a part has arrived it waits
+    /// for as long as more of it comes.
     pub(crate) fn end(self: &Rc<Self>) {
         let mut state = self.state.borrow_mut();
         state.leaving = true;

@@ -45,8 +45,8 @@ pub(crate) fn works(entry: &Entry) -> bool {
     !entry.health.is_out()
 }
 
-/// Not too much is out, but for what operators put out and what was out before and fails still, and nobody is kept
-/// that may go.
+/// Not too much is out, but for what operators put out and what was out before and fails still, and nobody is
+/// kept that may go.
 pub(crate) fn guard(case: &Case<'_>) -> Result<(), Breach> {
     let nodes = &case.after.nodes;
     let weight = |which: &dyn Fn(&Entry) -> bool| -> u32 {

@@ -426,8 +426,8 @@ impl World {
         }
     }
 
-    /// News go to membership, which may be busy. The order stays. What was thought of a node before may be lost on the
-    /// way: what is thought now is the whole of it.
+    /// News go to membership, which may be busy. The order stays. What was thought of a node before may be
+    /// lost on the way: what is thought now is the whole of it.
     fn hand_over(&mut self, news: (NodeId, News), began: Option<Instant>) -> Result<(), Breach> {
         let is_judged = |news: &News| matches!(news, News::Judged(_));
         let is_old = |old: &(NodeId, News)| old.0 == news.0 && is_judged(&old.1);

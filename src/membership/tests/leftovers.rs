@@ -1,5 +1,5 @@
-//! What others have of a node's keys that took them, and what a node has that may be old: nobody reads either, on paths
-//! on which it fails as it takes its keys back.
+//! What others have of a node's keys that took them, and what a node has that may be old: nobody reads
+//! either, on paths on which it fails as it takes its keys back.
 
 use super::{
     returns::{FENCED, cleaned, is_waited_for, placements, pool},
@@ -25,8 +25,8 @@ fn one_that_starts(edit: impl FnOnce(&mut Policy)) -> Planned {
     pool
 }
 
-/// A node that failed as it took its keys back, and is back while others have old values of them, takes all at once:
-/// until it is clean nobody has any, however often that is tried.
+/// A node that failed as it took its keys back, and is back while others have old values of them, takes all
+/// at once: until it is clean nobody has any, however often that is tried.
 #[test]
 fn nobody_has_old_values_of_one_that_starts_anew() {
     let mut pool = one_that_starts(|_| {});
@@ -64,8 +64,8 @@ fn who_was_kept_as_it_started_starts_whole() {
     assert_eq!(pool.entry("n1").placement, FENCED);
 }
 
-/// Where what a node has is to expire it waits with its keys held, as long as others have old values of those that it
-/// had; and then they go where the warmth budget lets them.
+/// Where what a node has is to expire it waits with its keys held, as long as others have old values of those
+/// that it had; and then they go where the warmth budget lets them.
 #[test]
 fn who_waits_with_its_keys_held() {
     let ttl_max = Duration::from_secs(60);
@@ -85,7 +85,8 @@ fn who_waits_with_its_keys_held() {
     assert_eq!(told(pool.budget()), ["starts n1"]);
 }
 
-/// What a node has that waits for it to expire may live longer than a reload says: it is emptied when it has waited.
+/// What a node has that waits for it to expire may live longer than a reload says: it is emptied when it has
+/// waited.
 #[test]
 fn a_shorter_life_is_not_believed_of_who_waits() {
     let of = |seconds| {
@@ -105,8 +106,8 @@ fn a_shorter_life_is_not_believed_of_who_waits() {
     assert_eq!(pool.entry("n1").placement, Placement::Held);
 }
 
-/// One that was kept as it started has what it had when it is back, and nobody else any of it; what is clean is what it
-/// has: a key that others took meanwhile is none of that.
+/// One that was kept as it started has what it had when it is back, and nobody else any of it; what is clean
+/// is what it has: a key that others took meanwhile is none of that.
 #[test]
 fn who_was_kept_as_it_started_goes_on_from_there() {
     let mut pool = one_that_starts(|p| p.sole_writer = true);
@@ -124,7 +125,8 @@ fn who_was_kept_as_it_started_goes_on_from_there() {
     assert_eq!(pool.entry("n1").placement, Placement::Starting(Admission { fence: below, ..had }));
 }
 
-/// One for which all keys waited, as nobody else was there, has them all when it is clean, whoever is there by then.
+/// One for which all keys waited, as nobody else was there, has them all when it is clean, whoever is there
+/// by then.
 #[test]
 fn the_last_one_takes_all_that_waited() {
     let mut pool = Planned::new(&pool(&[1, 1], |p| {
@@ -166,8 +168,9 @@ fn follows(pool: &mut Planned, gutter: &Planned) {
     pool.apply(outcome);
 }
 
-/// What lies in the sockets of a gutter's node that stands still, and is kept, is written when it goes on, and lives from
-/// then on: until it has expired the keys for which it may be are held when their node fails again.
+/// What lies in the sockets of a gutter's node that stands still, and is kept, is written when it goes on,
+/// and lives from then on: until it has expired the keys for which it may be are held when their node fails
+/// again.
 #[test]
 fn a_gutter_that_stood_still() {
     for stands in [false, true] {
@@ -189,7 +192,8 @@ fn a_gutter_that_stood_still() {
     }
 }
 
-/// What a gutter has of the keys of a node that is away, and that a reload gives to another, is not read when that fails.
+/// What a gutter has of the keys of a node that is away, and that a reload gives to another, is not read when
+/// that fails.
 #[test]
 fn a_reload_takes_keys_from_a_gutter() {
     let (mut pool, _gutter) = with_gutter();

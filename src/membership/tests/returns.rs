@@ -1,5 +1,5 @@
-//! What is owed for nodes that come back, on paths that are rare: nobody else left, orders and reloads in between,
-//! failures while it still starts.
+//! What is owed for nodes that come back, on paths that are rare: nobody else left, orders and reloads in
+//! between, failures while it still starts.
 
 use super::*;
 use crate::topology::{Admission, LEVELS, OnReturn, WaitReason, level};
@@ -33,7 +33,8 @@ pub(super) fn is_waited_for(pool: &Planned, name: &str) -> bool {
     })
 }
 
-/// A node that is not clean yet does not serve, though nobody else is left who could: all keys wait until it is.
+/// A node that is not clean yet does not serve, though nobody else is left who could: all keys wait until it
+/// is.
 #[test]
 fn the_last_one_is_cleaned_first() {
     for dies_first in [true, false] {
@@ -54,8 +55,8 @@ fn the_last_one_is_cleaned_first() {
     }
 }
 
-/// A node that fails while it still starts has the keys that it had taken back held, as long as others have old
-/// values of them.
+/// A node that fails while it still starts has the keys that it had taken back held, as long as others have
+/// old values of them.
 #[test]
 fn leftovers_of_one_that_starts() {
     let mut pool = Planned::new(&pool(&[1; 4], |p| p.slow_start = Duration::from_secs(16)));
@@ -76,8 +77,8 @@ fn leftovers_of_one_that_starts() {
     assert_eq!(told(pool.news("n1", News::Swept)), ["released n1"]);
 }
 
-/// As long as others are looked through, however long that takes, they may have old values: a node that fails is held.
-/// When nobody says so any more it has been given up after a while.
+/// As long as others are looked through, however long that takes, they may have old values: a node that fails
+/// is held. When nobody says so any more it has been given up after a while.
 #[test]
 fn leftovers_that_take_long() {
     let mut pool = with_leftovers();
@@ -132,8 +133,8 @@ fn who_is_held_is_not_drained() {
     assert_eq!(pool.entry("n1").placement, Placement::Held);
 }
 
-/// A node that fails while it starts and is kept, as too many others are out, keeps what it served and gets no more: it
-/// is cleaned when it answers again.
+/// A node that fails while it starts and is kept, as too many others are out, keeps what it served and gets
+/// no more: it is cleaned when it answers again.
 #[test]
 fn a_starter_that_is_kept() {
     let mut spec = pool(&[1; 4], |p| (p.sole_writer, p.slow_start) = (true, Duration::from_secs(16)));
@@ -152,8 +153,8 @@ fn a_starter_that_is_kept() {
     assert!(matches!(back, Placement::Starting(to) if to.admitted == 0 && to.is_fenced()), "{back:?}");
 }
 
-/// What was written to a gutter lives as long as was allowed then, whatever a reload allows from now on: so long a node
-/// that is back is held if it fails again.
+/// What was written to a gutter lives as long as was allowed then, whatever a reload allows from now on: so
+/// long a node that is back is held if it fails again.
 #[test]
 fn a_gutter_whose_lives_get_shorter() {
     let over = |seconds| {
@@ -182,8 +183,8 @@ fn a_gutter_whose_lives_get_shorter() {
     assert_eq!(told(longer.eject("n1")), ["ejected n1"]);
 }
 
-/// Where keys fail over, nodes of the pool have old values of what a reload moved all the same: another reload waits
-/// for their deletion, and a failure does not, as the gutter has none.
+/// Where keys fail over, nodes of the pool have old values of what a reload moved all the same: another
+/// reload waits for their deletion, and a failure does not, as the gutter has none.
 #[test]
 fn a_reload_of_a_pool_with_a_gutter() {
     let over = |p: &mut Policy| {
@@ -229,7 +230,8 @@ fn the_guard_wants_it_before_its_time() {
     assert_eq!(pool.entry("n0").placement, Placement::Owns);
 }
 
-/// Waiting helps against what expires for sure. Who may have more, or was out by hand, is cleaned when it has waited.
+/// Waiting helps against what expires for sure. Who may have more, or was out by hand, is cleaned when it has
+/// waited.
 #[test]
 fn what_may_not_expire() {
     let minute = Some(Duration::from_secs(60));
@@ -322,7 +324,8 @@ fn an_order_does_not_leave_it_open() {
     assert!(incidents.all()[0].closed_ms.is_some(), "{:?}", incidents.all()[0].timeline);
 }
 
-/// A durable node that loses its data while it is drained is not served when the drain is over, until it is said.
+/// A durable node that loses its data while it is drained is not served when the drain is over, until it is
+/// said.
 #[test]
 fn a_durable_node_that_was_drained() {
     let durable = |p: &mut Policy| {
@@ -362,8 +365,8 @@ fn a_word_is_said_once() {
     assert_eq!(pool.entry("n0").placement, Placement::Away, "what it has has not expired");
 }
 
-/// A node that fails, and for whose keys others took writes, is taken back by nobody before it answers and is clean: not
-/// by an operator who pins it, nor for the guard, when a drain or a reload leaves too few others.
+/// A node that fails, and for whose keys others took writes, is taken back by nobody before it answers and is
+/// clean: not by an operator who pins it, nor for the guard, when a drain or a reload leaves too few others.
 #[test]
 fn who_fails_is_not_taken_back() {
     let out = |pool: &Planned| pool.entry("n1").placement == Placement::Away;
@@ -408,8 +411,8 @@ fn who_fails_and_is_left_alone_owns_nothing() {
     assert_eq!(placements(&pool), [Placement::Owns]);
 }
 
-/// A node whose keys waited for it, and that comes back as another process with data, has what was saved some time
-/// ago: it is cleaned, unless the pool holds its keys for just that.
+/// A node whose keys waited for it, and that comes back as another process with data, has what was saved some
+/// time ago: it is cleaned, unless the pool holds its keys for just that.
 #[test]
 fn who_waited_and_restarted_is_cleaned() {
     for (hold_down, is_cleaned) in [(Duration::ZERO, true), (Duration::from_secs(60), false)] {
@@ -423,8 +426,8 @@ fn who_waited_and_restarted_is_cleaned() {
     }
 }
 
-/// Whatever the pool does with nodes that return, such a node is received in full: it is emptied, not waited for, with
-/// `ttl`; with `serve` it has its keys at once, as they never moved.
+/// Whatever the pool does with nodes that return, such a node is received in full: it is emptied, not waited
+/// for, with `ttl`; with `serve` it has its keys at once, as they never moved.
 #[test]
 fn who_waited_and_restarted_in_other_pools() {
     for (on_return, expected) in [(OnReturn::Ttl, FENCED), (OnReturn::Serve, Placement::Owns)] {
@@ -458,8 +461,8 @@ fn who_is_to_be_emptied_is_cold() {
     }
 }
 
-/// That such a node goes at last, when somebody else is there, is no second ejection and no matter of the budget: the
-/// next one that fails is the first of its window.
+/// That such a node goes at last, when somebody else is there, is no second ejection and no matter of the
+/// budget: the next one that fails is the first of its window.
 #[test]
 fn who_had_no_keys_spends_nothing() {
     let window = Duration::from_secs(60);
@@ -478,8 +481,9 @@ fn who_had_no_keys_spends_nothing() {
     assert_eq!(told(pool.eject("n2")), ["ejected n2"], "a third of the keys, and the first in this window");
 }
 
-/// A node that can't be cleaned is tried again soon at first and ever later then, which is told; nobody's keys wait for
-/// it meanwhile. When it was cleaned, or is another one, it is quick again, and so is one without which nobody serves.
+/// A node that can't be cleaned is tried again soon at first and ever later then, which is told; nobody's
+/// keys wait for it meanwhile. When it was cleaned, or is another one, it is quick again, and so is one
+/// without which nobody serves.
 #[test]
 fn tries_grow_rarer() {
     let mut spec = pool(&[1; 3], |p| p.sole_writer = true);
@@ -513,7 +517,8 @@ fn tries_grow_rarer() {
     assert_eq!(pool.topology.budget_due, Some(pool.time + Duration::from_secs(1)));
 }
 
-/// The keys of a node that is cleaned for long do not wait for it, until that is over: no epoch comes of it meanwhile.
+/// The keys of a node that is cleaned for long do not wait for it, until that is over: no epoch comes of it
+/// meanwhile.
 #[test]
 fn who_is_stripped_is_not_waited_for() {
     let prefix =
@@ -543,7 +548,8 @@ fn who_is_stripped_is_not_waited_for() {
     assert_eq!(pool.entry("n1").placement, Placement::Owns);
 }
 
-/// Where what was written expires, a node of which that is not known is emptied, and comes back within the budget.
+/// Where what was written expires, a node of which that is not known is emptied, and comes back within the
+/// budget.
 #[test]
 fn who_is_emptied_in_the_end_spends() {
     let frugal = frugal(

@@ -150,8 +150,8 @@ impl Link {
         }
     }
 
-    /// Makes a connection. That there is none at all is the answer to all who wait. It is given up when the node is
-    /// ejected: one that hung and is back is dialled anew.
+    /// Makes a connection. That there is none at all is the answer to all who wait. It is given up when the
+    /// node is ejected: one that hung and is back is dialled anew.
     async fn dial(self: Rc<Self>, policy: Arc<Policy>) {
         let shared = &self.shared;
         let slot = self.slot();

@@ -203,7 +203,8 @@ impl Pipeline {
         // What bounds the life of a key that was written is taken whatever waits.
         if core.queue.bytes() > BYTES_MIN && expect.seq != NOBODY {
             if core.refused > 0 {
-                // It hangs, and its clients were told: more would wait for nothing, and take memory from others.
+                // It hangs, and its clients were told: more would wait for nothing, and take memory from
+                // others.
                 return Err(Full::Overload);
             }
             if self.worker.memory.is_used_up() {

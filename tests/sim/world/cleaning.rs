@@ -1,5 +1,5 @@
-//! Nodes that are back are cleaned, and others of what they took for them: a model of what health does about old data
-//! (`src/health/cleaning.rs`, `sweep.rs`), on servers that fail meanwhile.
+//! Nodes that are back are cleaned, and others of what they took for them: a model of what health does about
+//! old data (`src/health/cleaning.rs`, `sweep.rs`), on servers that fail meanwhile.
 
 use super::*;
 use crate::{keys::text, quarantine::Quarantine};
@@ -223,8 +223,8 @@ impl World {
         }
     }
 
-    /// Deletes what is known to be old of a node, there and where it was written; whether some of it may be left. None if
-    /// somebody does not answer who should.
+    /// Deletes what is known to be old of a node, there and where it was written; whether some of it may be
+    /// left. None if somebody does not answer who should.
     fn delete_old(&mut self, at: usize, fence: u32) -> Option<bool> {
         let topology = self.topology.clone();
         let keys = self.laws.keys.clone();
