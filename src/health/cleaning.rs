@@ -157,7 +157,7 @@ impl Ward {
 
     /// Whether others have to be looked through before keys may be given to them: that is told from time to time.
     pub(super) fn guards_keys(&self) -> bool {
-        self.sweeping.is_looking() || !self.postponed.is_empty()
+        self.sweeping.is_looking() || !self.postponed.is_empty() || !self.unswept.is_empty()
     }
 
     /// Others are still looked through, or will be when their keys are not held any more: the keys of those who are back
@@ -165,7 +165,12 @@ impl Ward {
     pub(super) fn still_sweeps(&mut self) -> Vec<Change> {
         self.sweeping.tells();
         let topology = self.reader.load();
-        let looked = self.unswept.iter().filter(|_| self.sweeping.is_looking());
+        // That of one which still takes its keys back begins when it has them.
+        let starts = |node: &NodeId| {
+            let entry = topology.position(*node).map(|at| &topology.nodes[at]);
+            entry.is_some_and(|entry| matches!(entry.placement, Placement::Starting(_)))
+        };
+        let looked = self.unswept.iter().filter(|node| self.sweeping.is_looking() || starts(node));
         // Those that are held for what each may have of the other would wait for ever.
         let is_stuck = |node: &NodeId| is_stuck(&topology, *node);
         let postponed = self.postponed.iter().filter(|node| !self.unswept.contains(node) && !is_stuck(node));
@@ -466,6 +471,24 @@ mod tests {
             ward.end_sweep(Ok(Swept { nodes: vec![first_id], skipped, away, waits: true }));
             assert!(ward.guards_keys(), "{placements:?}");
             assert_eq!(ward.still_sweeps().len(), expected, "{placements:?} {reasons:?}");
+        }
+    }
+
+    /// While a node takes its keys back nobody is looked through for it yet, and what others have is guarded all the same.
+    #[tokio::test]
+    async fn who_starts_is_guarded() {
+        use crate::topology::Admission;
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        let id = one.nodes[0].node.id;
+        let half = Placement::Starting(Admission { admitted: LEVELS / 2, fence: LEVELS / 2 });
+        for (placement, expected) in [(half, 1), (Placement::Away, 0)] {
+            let nodes = one.nodes.iter().map(|entry| Entry { placement, ..entry.clone() }).collect();
+            let (_writer, reader) = channel(Topology { nodes, ..one.clone() });
+            let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+            ward.unswept.insert(id);
+            assert!(ward.guards_keys());
+            assert_eq!(ward.still_sweeps().len(), expected, "{placement:?}");
         }
     }
 }

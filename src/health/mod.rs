@@ -276,7 +276,11 @@ impl Ward {
             self.cleaners.insert(waiter.id(), node);
         }
         let before = self.followed.replace(topology.clone());
-        let mut is_other = before.as_ref().is_some_and(|before| !Arc::ptr_eq(&before.ring, &topology.ring));
+        // What others took for nodes while these were served as they were was not looked for.
+        let minds = topology.policy.on_return != OnReturn::Serve;
+        let mut is_other = before.as_ref().is_some_and(|before| {
+            !Arc::ptr_eq(&before.ring, &topology.ring) || minds && before.policy.on_return == OnReturn::Serve
+        });
         for entry in topology.nodes.iter() {
             match self.patients.get_mut(&entry.node.id) {
                 Some(patient) => {

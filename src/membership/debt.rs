@@ -93,7 +93,9 @@ pub(super) fn gains(
         let old = before.get(&*entry.node.name);
         old.is_some_and(|old| old.node.address != entry.node.address && !is_in_its_place(old, ledger))
     };
-    let gaining = nodes.iter().filter(|e| takers.contains(&*e.node.name) || comes_for(e));
+    // While nodes were served as they were nobody looked for what others had taken for them.
+    let all = now.policy.on_return == OnReturn::Serve;
+    let gaining = nodes.iter().filter(|e| all || takers.contains(&*e.node.name) || comes_for(e));
     let gaining: Vec<NodeId> = gaining.map(|e| e.node.id).collect();
     gaining.into_iter().for_each(|id| ledger.moved_in(id, time + sweep_max(policy)));
 }
@@ -202,5 +204,23 @@ mod tests {
         Arc::make_mut(&mut fails.policy).on_ejected = OnEjected::Fail;
         assert_eq!(told(planned.reload(fails)), ["reloaded", "stays n2"]);
         assert_eq!(told(planned.restore_with("n2", Data::Same)), ["restored n2"]);
+    }
+
+    /// What others have of keys from while nodes were served as they were is minded when they are not any more.
+    #[test]
+    fn what_serve_left_behind() {
+        use OnEjected::Rehash;
+        use OnReturn::{Quarantine, Serve};
+        let heavier = |on_return| {
+            let mut spec = pool(Rehash, on_return, &[]);
+            spec.nodes[0].weight = 2;
+            spec
+        };
+        let mut planned = Planned::new(&pool(Rehash, Serve, &[]));
+        assert_eq!(refusal(&planned, heavier(Serve)), None);
+        planned.reload(pool(Rehash, Quarantine, &[]));
+        let why = refusal(&planned, heavier(Quarantine)).expect("nobody has looked yet");
+        assert!(why.starts_with("pool cache: other nodes may have old values of keys"), "{why}");
+        assert_eq!(refusal(&planned, heavier(Serve)), None);
     }
 }
