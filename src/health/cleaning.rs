@@ -48,7 +48,8 @@ impl Ward {
                 let cleaner = self.cleanings.spawn(quarantine::clean(cleaning));
                 self.cleaners.insert(cleaner.id(), node);
                 if is_long {
-                    // Nobody writes these keys there before it is told that they are clean, fenced off or not.
+                    // Nobody writes these keys there before it is told that they are clean, fenced off or
+                    // not.
                     self.quarantine.strips(node);
                     return vec![topology.news(node, News::Stripping)];
                 }
@@ -130,7 +131,8 @@ impl Ward {
         self.sweep();
     }
 
-    /// Deletes what nodes have of keys that were theirs before a reload. Who is away is emptied when it is back.
+    /// Deletes what nodes have of keys that were theirs before a reload. Who is away is emptied when it is
+    /// back.
     pub(super) fn sweep_all(&mut self, topology: &Topology) {
         if !topology.policy.minds_old_copies() {
             return;
@@ -143,7 +145,8 @@ impl Ward {
     }
 
     fn sweep(&mut self) {
-        // Who has returned since is looked for afterwards, or one that flaps would have it begin anew for ever.
+        // Who has returned since is looked for afterwards, or one that flaps would have it begin anew for
+        // ever.
         if self.sweeping.is_looking() {
             return;
         }
@@ -155,13 +158,14 @@ impl Ward {
         }
     }
 
-    /// Whether others have to be looked through before keys may be given to them: that is told from time to time.
+    /// Whether others have to be looked through before keys may be given to them: that is told from time to
+    /// time.
     pub(super) fn guards_keys(&self) -> bool {
         self.sweeping.is_looking() || !self.postponed.is_empty() || !self.unswept.is_empty()
     }
 
-    /// Others are still looked through, or will be when their keys are not held any more: the keys of those who are back
-    /// are not to be given to them, however long it takes.
+    /// Others are still looked through, or will be when their keys are not held any more: the keys of those
+    /// who are back are not to be given to them, however long it takes.
     pub(super) fn still_sweeps(&mut self) -> Vec<Change> {
         self.sweeping.tells();
         let topology = self.reader.load();
@@ -212,7 +216,8 @@ impl Ward {
                 Some(Placement::Away | Placement::Starting(_)) => self.quarantine.cut(node),
             }
         }
-        // Of who could not be asked nothing is known: for all others it is waited as long as that takes at most.
+        // Of who could not be asked nothing is known: for all others it is waited as long as that takes at
+        // most.
         let is_done = |node: &NodeId| skipped.iter().all(|skipped| skipped == node);
         let nodes = nodes.into_iter().filter(|node| !again.contains(node));
         let (done, open): (Vec<NodeId>, Vec<NodeId>) = nodes.partition(is_done);
@@ -239,7 +244,8 @@ impl Ward {
     }
 }
 
-/// Whether a node's keys are held for leftovers while nobody's are held for anything else, which would have an end.
+/// Whether a node's keys are held for leftovers while nobody's are held for anything else, which would have
+/// an end.
 fn is_stuck(topology: &Topology, node: NodeId) -> bool {
     let is_held = |wait: &&Wait| {
         topology.position(wait.node).is_some_and(|at| topology.nodes[at].placement == Placement::Held)
@@ -287,8 +293,8 @@ mod tests {
         panic!("a bug")
     }
 
-    /// A task that panics, be it that it waits or that it cleans, leaves no node behind its fence: membership is told
-    /// that nothing came of it, and the node is due again, though not at once.
+    /// A task that panics, be it that it waits or that it cleans, leaves no node behind its fence: membership
+    /// is told that nothing came of it, and the node is due again, though not at once.
     #[tokio::test(start_paused = true)]
     async fn a_task_that_panics_fences_nobody() {
         let address = (Ipv4Addr::LOCALHOST, 1).into();
@@ -327,8 +333,8 @@ mod tests {
         assert_eq!(ward.quarantine.due(&fenced), [node], "it is due again");
     }
 
-    /// Who was away while leftovers were looked for is emptied on its way back; who is in its place again by then has
-    /// what it had, so that for all others it is looked again, at once if nobody's keys are held.
+    /// Who was away while leftovers were looked for is emptied on its way back; who is in its place again by
+    /// then has what it had, so that for all others it is looked again, at once if nobody's keys are held.
     #[tokio::test]
     async fn who_was_away_meanwhile() {
         let address = (Ipv4Addr::LOCALHOST, 1).into();
@@ -348,8 +354,8 @@ mod tests {
         }
     }
 
-    /// Whoever returns while others are looked through is looked for afterwards: what was done is not done again, and it
-    /// is told that it goes on. Who returns once more than it is looked for is not done.
+    /// Whoever returns while others are looked through is looked for afterwards: what was done is not done
+    /// again, and it is told that it goes on. Who returns once more than it is looked for is not done.
     #[tokio::test]
     async fn what_was_looked_through_is_done() {
         let address = (Ipv4Addr::LOCALHOST, 1).into();
@@ -397,8 +403,8 @@ mod tests {
         drop(writer);
     }
 
-    /// What is known of a node that is away is not known of another identity of it, and not any more when a reload
-    /// moves keys: that has others looked through, too.
+    /// What is known of a node that is away is not known of another identity of it, and not any more when a
+    /// reload moves keys: that has others looked through, too.
     #[tokio::test]
     async fn what_is_not_known_any_more() {
         let address = (Ipv4Addr::LOCALHOST, 1).into();
@@ -431,8 +437,8 @@ mod tests {
         assert!(ward.quarantine.is_cut(node) && ward.unswept.contains(&node), "the ring is another one");
     }
 
-    /// What could not be looked through, as keys were held, is told to be open still, also while nobody looks; but not of
-    /// those that are held for what each may have of the other, which would never end.
+    /// What could not be looked through, as keys were held, is told to be open still, also while nobody
+    /// looks; but not of those that are held for what each may have of the other, which would never end.
     #[tokio::test]
     async fn what_is_put_off_is_told() {
         use Placement::{Held, Owns};
@@ -474,7 +480,8 @@ mod tests {
         }
     }
 
-    /// While a node takes its keys back nobody is looked through for it yet, and what others have is guarded all the same.
+    /// While a node takes its keys back nobody is looked through for it yet, and what others have is guarded
+    /// all the same.
     #[tokio::test]
     async fn who_starts_is_guarded() {
         use crate::topology::Admission;

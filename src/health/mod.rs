@@ -204,8 +204,8 @@ struct Held {
     since: Instant,
     /// Why it is withheld; none while others are asked.
     fault: Option<Fault>,
-    /// Nobody else need be asked: the node answered itself, so that the way is open, and it is what requests met that
-    /// counts.
+    /// Nobody else need be asked: the node answered itself, so that the way is open, and it is what requests
+    /// met that counts.
     stands: bool,
 }
 
@@ -415,8 +415,8 @@ impl Ward {
         }
     }
 
-    /// The counters were read: what became of requests, and who is slow? Gives those of whom something else is
-    /// thought now.
+    /// The counters were read: what became of requests, and who is slow? Gives those of whom something else
+    /// is thought now.
     fn weigh(&mut self, readings: Result<Vec<(NodeId, Reading)>, JoinError>) -> Vec<NodeId> {
         let readings = readings.unwrap_or_else(|error| {
             tracing::error!(%error, "reading counters failed inside ringway");
@@ -921,7 +921,8 @@ mod tests {
         assert!(pauses.windows(2).any(|w| w[0].abs_diff(w[1]) > Duration::from_millis(50)));
     }
 
-    /// What a node came back with is what it has until it serves: a second return of the same process says no other.
+    /// What a node came back with is what it has until it serves: a second return of the same process says no
+    /// other.
     #[tokio::test]
     async fn a_second_return() {
         let bell = Arc::new(Notify::new());

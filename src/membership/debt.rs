@@ -206,7 +206,8 @@ mod tests {
         assert_eq!(told(planned.restore_with("n2", Data::Same)), ["restored n2"]);
     }
 
-    /// What others have of keys from while nodes were served as they were is minded when they are not any more.
+    /// What others have of keys from while nodes were served as they were is minded when they are not any
+    /// more.
     #[test]
     fn what_serve_left_behind() {
         use OnEjected::Rehash;

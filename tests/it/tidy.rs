@@ -165,6 +165,16 @@ fn silent_tests(text: &str) -> Vec<usize> {
     (0..lines.len()).filter(|i| is_test(lines[*i]) && !says(*i)).map(|i| i + 1).collect()
 }
 
+/// The lines of comments that are wider than this. A table's rows can't be wrapped.
+fn wide_comments(text: &str, width: usize) -> Vec<usize> {
+    let is_wide = |line: &str| {
+        let comment = line.trim_start().strip_prefix("//");
+        let words = comment.map(|words| words.trim_start_matches(['/', '!', ' ']));
+        words.is_some_and(|words| !words.starts_with('|')) && line.chars().count() > width
+    };
+    text.lines().enumerate().filter(|(_, line)| is_wide(line)).map(|(i, _)| i + 1).collect()
+}
+
 /// Each room uses only the rooms that the table allows.
 #[test]
 fn rooms_use_only_what_they_may() {
@@ -238,6 +248,21 @@ fn tests_say_what_they_prove() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// Comments are no wider than code, which rustfmt wraps and they are not.
+#[test]
+fn comments_are_as_wide_as_code() {
+    let settings = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("rustfmt.toml"));
+    let settings = settings.expect("it is there");
+    let width = settings.lines().find_map(|line| line.strip_prefix("max_width = "));
+    let width = width.and_then(|width| width.parse().ok()).expect("it says how wide code is");
+    let mut wrong = Vec::new();
+    for file in files(&["src", "tests", "benches", "fuzz/fuzz_targets"]) {
+        let wide = wide_comments(&file.text, width);
+        wrong.extend(wide.into_iter().map(|line| format!("{}:{line}: above {width} columns", file.name)));
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
 /// Nothing is left for later in the source: what must be done is done or written down elsewhere.
 #[test]
 fn nothing_is_left_for_later() {
@@ -276,4 +301,6 @@ fn each_check_finds_its_sample() {
     );
     assert_eq!(functions(&code), [(2, 84)]);
     assert_eq!(silent_tests("/// Says.\n#[test]\nfn a() {}\n\n#[test]\nfn b() {}\n"), [5]);
+    let comments = "/// as wide\n//! | a row of a table | stays |\n    // one that is wider\nlet x = code(that, is, wide);";
+    assert_eq!(wide_comments(comments, 12), [3]);
 }
