@@ -68,20 +68,20 @@ pub fn plan(now: &Topology, ledger: &Ledger, (node, news): (NodeId, &News), time
                 ledger.unswept(node, unswept_until(&now.policy, time));
             }
             let cleaned = What::Cleaned { how: how.clone(), emptied: *emptied };
-            go_on(now, ledger, vec![cleaned.of(&now.nodes[at])], time)
+            remembered(now, ledger, vec![cleaned.of(&now.nodes[at])], time)
         }
         News::NotCleaned => {
             let is_needed = !now.nodes.iter().any(|entry| entry.placement == Placement::Owns);
             match ledger.not_cleaned(node, time, is_needed) {
-                true => go_on(now, ledger, Vec::new(), time),
+                true => remembered(now, ledger, Vec::new(), time),
                 false => Outcome::Nothing,
             }
         }
-        News::Stripping if ledger.strips(node) => remembered(now, ledger, time),
+        News::Stripping if ledger.strips(node) => remembered(now, ledger, Vec::new(), time),
         News::Sweeping if ledger.sweeps(node, &now.policy, sweeps_until(&now.policy, time)) => {
-            remembered(now, ledger, time)
+            remembered(now, ledger, Vec::new(), time)
         }
-        News::Swept if ledger.swept(node, &now.policy) => remembered(now, ledger, time),
+        News::Swept if ledger.swept(node, &now.policy) => remembered(now, ledger, Vec::new(), time),
         News::Resolved(targets) if now.nodes[at].targets != *targets => {
             let mut nodes = now.nodes.to_vec();
             nodes[at].targets = targets.clone();
@@ -92,9 +92,9 @@ pub fn plan(now: &Topology, ledger: &Ledger, (node, news): (NodeId, &News), time
     }
 }
 
-/// What is known of a node's cleaning, or of leftovers, is remembered whether anything comes of it or not.
-fn remembered(now: &Topology, ledger: Ledger, time: Instant) -> Outcome {
-    match go_on(now, ledger.clone(), Vec::new(), time) {
+/// What is known of data is remembered whether anything comes of it now or not.
+fn remembered(now: &Topology, ledger: Ledger, events: Vec<Event>, time: Instant) -> Outcome {
+    match go_on(now, ledger.clone(), events, time) {
         Outcome::Nothing => Outcome::Remember(Box::new(ledger)),
         outcome => outcome,
     }

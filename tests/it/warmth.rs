@@ -119,7 +119,7 @@ fn a_plan_knows_who_is_away() {
     let said = crate::harness::ringway::run(&["plan", "--config", &old, &new, "--admin", &admin]);
     load.stop();
     let out = String::from_utf8_lossy(&said.stdout).into_owned();
-    assert!(said.status.success(), "{out} {}", String::from_utf8_lossy(&said.stderr));
+    assert_eq!(said.status.code(), Some(3), "{out} {}", String::from_utf8_lossy(&said.stderr));
     assert!(out.contains("node b is away now") && !out.contains("b -> d"), "{out}");
     assert!(out.contains("a -> d") && out.contains("c -> d") && out.contains("0.00 % collateral"), "{out}");
     let rate = out.lines().find(|l| l.contains("requests a second now")).expect("a rate");

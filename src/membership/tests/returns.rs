@@ -548,6 +548,25 @@ fn who_is_stripped_is_not_waited_for() {
     assert_eq!(pool.entry("n1").placement, Placement::Owns);
 }
 
+/// That it could not be cleaned is remembered also when something else is due sooner.
+#[test]
+fn who_starts_slowly_is_tried_again() {
+    let prefix =
+        crate::topology::PrefixPolicy { prefix: b"s:".as_slice().into(), on_ejected: OnEjected::Fail };
+    let slowly = |p: &mut Policy| (p.prefixes, p.slow_start) = (vec![prefix], Duration::from_secs(1));
+    let mut pool = Planned::new(&pool(&[1; 3], slowly));
+    pool.eject("n1");
+    pool.restore("n1");
+    pool.news("n1", News::Stripping);
+    pool.news("n1", News::NotCleaned);
+    assert_eq!(pool.entry("n1").placement.admitted(), 0.0);
+    for _ in 0..11 {
+        pool.time += Duration::from_millis(100);
+        pool.budget();
+    }
+    assert!(matches!(pool.entry("n1").placement, Placement::Starting(to) if to.is_fenced()));
+}
+
 /// Where what was written expires, a node of which that is not known is emptied, and comes back within the
 /// budget.
 #[test]
