@@ -498,4 +498,21 @@ mod tests {
             assert_eq!(ward.still_sweeps().len(), expected, "{placement:?}");
         }
     }
+
+    /// What others took while nodes were served as they were is looked for when that ends, and not before.
+    #[tokio::test]
+    async fn what_serve_left_is_looked_for() {
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        let policy = |on_return| Arc::new(crate::topology::Policy { on_return, ..(*one.policy).clone() });
+        let (writer, reader) = channel(Topology { policy: policy(OnReturn::Serve), ..one.clone() });
+        let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+        let noted = write_notes().1;
+        for (revision, on_return, is_looked) in [(2, OnReturn::Serve, false), (3, OnReturn::Flush, true)] {
+            ward.admit(&noted);
+            writer.publish(Topology { revision, policy: policy(on_return), ..one.clone() });
+            ward.admit(&noted);
+            assert_eq!(ward.unswept.is_empty(), !is_looked, "{on_return:?}");
+        }
+    }
 }

@@ -80,12 +80,7 @@ impl Ward {
             self.quarantine.leaves(id);
             let entry = topology.position(id).map(|at| &topology.nodes[at]);
             // The probe that would have seen it in its place may not have been heard yet.
-            let owns = |placement| match placement {
-                Placement::Owns => true,
-                Placement::Starting(to) => to.admitted > 0,
-                Placement::Held | Placement::Away => false,
-            };
-            if entry.is_some_and(|entry| owns(entry.placement)) {
+            if entry.is_some_and(|entry| entry.placement.admitted() > 0.0) {
                 patient.serves_some();
             }
             if entry.and_then(|entry| entry.order).is_some_and(Order::is_out) {

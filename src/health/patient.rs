@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use crate::{
         health::{Lag, Observation, Scene, Ward},
-        topology::{HealthSettings, channel, write_notes},
+        topology::{HealthSettings, Topology, channel, write_notes},
     };
 
     fn life(process: &str, keys: u64) -> Life {
@@ -192,16 +192,22 @@ mod tests {
         assert!(is_known(&restarted, &serve), "where that is not asked");
     }
 
+    /// A pool of one node, and who watches it.
+    fn one_watched() -> (Topology, Ward) {
+        let address = (std::net::Ipv4Addr::LOCALHOST, 1).into();
+        let one =
+            crate::health::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        let (_, reader) = channel(one.clone());
+        let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+        ward.admit(&write_notes().1);
+        (one, ward)
+    }
+
     /// A node that came back with nothing, and has taken some keys since, has these when it is back once
     /// more.
     #[tokio::test]
     async fn who_serves_some_has_some() {
-        let address = (std::net::Ipv4Addr::LOCALHOST, 1).into();
-        let one =
-            crate::health::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
-        let (_writer, reader) = channel(one.clone());
-        let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
-        ward.admit(&write_notes().1);
+        let (one, mut ward) = one_watched();
         let (_, mut patient) = ward.patients.drain().next().expect("there is one");
         for (back, then) in
             [(Data::Empty, Data::Same), (Data::Flushed, Data::Same), (Data::Other, Data::Other)]
@@ -217,12 +223,7 @@ mod tests {
     /// The same when it fails before a probe has seen it in its place.
     #[tokio::test]
     async fn who_fails_at_once_has_some() {
-        let address = (std::net::Ipv4Addr::LOCALHOST, 1).into();
-        let one =
-            crate::health::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
-        let (_writer, reader) = channel(one.clone());
-        let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
-        ward.admit(&write_notes().1);
+        let (one, mut ward) = one_watched();
         let (id, mut patient) = ward.patients.drain().next().expect("there is one");
         patient.meets(Some(&life("a", 0)), &one.policy);
         patient.serves(Some(Data::Empty));

@@ -404,3 +404,30 @@ fn what_waits_is_bounded() {
         late.gets("+OK\r\n").await;
     });
 }
+
+/// A connection whose requests were refused as its node hangs takes little more: that would wait for nothing, and be
+/// memory that others want.
+#[test]
+fn who_hangs_takes_little_more() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], hasty());
+        let value = "v".repeat(100 << 10);
+        let mut clients = [world.client().await, world.client().await, world.client().await];
+        let mut peer = None;
+        for client in &mut clients {
+            client.sends(&["SET", "k", &value]).await;
+            let peer = match &mut peer {
+                None => peer.insert(a.accepts().await),
+                Some(peer) => peer,
+            };
+            peer.gets(&["SET", "k", &value]).await;
+        }
+        for client in &mut clients {
+            client.gets(format!("-ERR {}: no reply within 80 ms{MAYBE}\r\n", a.describe())).await;
+        }
+        let mut late = world.client().await;
+        late.sends(&["GET", "k"]).await;
+        late.gets(format!("-ERR {}: too many requests wait for it\r\n", a.describe())).await;
+    });
+}
