@@ -405,8 +405,8 @@ fn what_waits_is_bounded() {
     });
 }
 
-/// A connection whose requests were refused as its node hangs takes little more: that would wait for nothing, and be
-/// memory that others want.
+/// A connection whose requests were refused as its node hangs takes little more: that would wait for nothing,
+/// and be memory that others want.
 #[test]
 fn who_hangs_takes_little_more() {
     play(async {
