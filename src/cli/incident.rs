@@ -15,6 +15,11 @@ Examples:
   ringway incident 3
   ringway incident --admin 10.0.0.5:9400 --json | jq '.[0]'";
 
+/// Faults that begin within so long of each other are told together, in milliseconds.
+const AT_ONCE_MS: u64 = 5_000;
+/// So many of them are named.
+const BESIDE: usize = 10;
+
 /// Arguments of `incident`.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -45,7 +50,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
         let message = format!("error: {} keeps no incident {id}; it has {}", arguments.admin, all.len());
         return Err(Stop::Failed(message, 1));
     };
-    if arguments.json { Ok(writeln!(out, "{incident:#}")?) } else { timeline(incident, out) }
+    if arguments.json { Ok(writeln!(out, "{incident:#}")?) } else { timeline(incident, &all, out) }
 }
 
 /// One line for each of these.
@@ -94,7 +99,7 @@ fn outcome(incident: &Value) -> &'static str {
     }
 }
 
-fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
+fn timeline(incident: &Value, all: &[&Value], out: &mut impl Write) -> Result<(), Stop> {
     let (pool, node, address) = (text(incident, "pool"), text(incident, "node"), text(incident, "address"));
     let opened = number(incident, "opened_ms");
     let id = number(incident, "id");
@@ -127,6 +132,7 @@ fn timeline(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
         writeln!(out, "  its keys went: {}", parts.join(", "))?;
     }
     located(incident, out)?;
+    beside(incident, all, out)?;
     let steps = incident["timeline"].as_array().into_iter().flatten();
     let begin = steps.clone().next().map_or(opened, |step| number(step, "at_ms"));
     writeln!(out, "  {}", utc(begin))?;
@@ -189,6 +195,30 @@ fn located(incident: &Value, out: &mut impl Write) -> Result<(), Stop> {
     Ok(())
 }
 
+/// What else began at the same time: one cause may have several incidents.
+fn beside(incident: &Value, all: &[&Value], out: &mut impl Write) -> Result<(), Stop> {
+    let began = number(incident, "fault_ms");
+    let is_beside = |other: &&&Value| {
+        other["id"] != incident["id"] && number(other, "fault_ms").abs_diff(began) <= AT_ONCE_MS
+    };
+    let told = |other: &&Value| {
+        let id = number(other, "id");
+        match other["node"].as_str() {
+            Some(node) => format!("{}/{node} ({id})", text(other, "pool")),
+            None => format!("this proxy ({id})"),
+        }
+    };
+    let mut others: Vec<String> = all.iter().rev().filter(is_beside).map(told).collect();
+    let more = others.split_off(others.len().min(BESIDE)).len();
+    if more > 0 {
+        others.push(format!("{more} more"));
+    }
+    if !others.is_empty() {
+        writeln!(out, "  at the same time: {}", others.join(", "))?;
+    }
+    Ok(())
+}
+
 fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_default()
 }
@@ -240,5 +270,22 @@ mod tests {
         for (ms, shown) in [(999, "999 ms"), (12_345, "12.3 s"), (430_000, "7 min"), (12_600_000, "3.5 h")] {
             assert_eq!(span(ms), shown);
         }
+    }
+
+    /// What began within seconds of an incident is told with it, the first of many by name.
+    #[test]
+    fn at_the_same_time() {
+        let of = |id: u64, fault_ms: u64, node: Option<&str>| serde_json::json!({"id": id, "fault_ms": fault_ms, "pool": "cache", "node": node});
+        let told = |incident: &Value, all: &[Value]| {
+            let mut out = Vec::new();
+            assert!(beside(incident, &all.iter().rev().collect::<Vec<_>>(), &mut out).is_ok());
+            String::from_utf8(out).expect("text")
+        };
+        let mut all = vec![of(1, 4_000, Some("a")), of(2, 10_000, Some("b")), of(3, 12_000, None)];
+        all.extend([of(4, 15_000, Some("d")), of(5, 15_001, Some("e"))]);
+        assert_eq!(told(&all[0], &all), "", "it was alone");
+        assert_eq!(told(&all[1], &all), "  at the same time: this proxy (3), cache/d (4)\n");
+        let many: Vec<Value> = (0..13).map(|id| of(id, 0, Some("n"))).collect();
+        assert!(told(&many[0], &many).ends_with("cache/n (10), 2 more\n"), "{}", told(&many[0], &many));
     }
 }

@@ -5,7 +5,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::harness::{Config, Load, Redis, Ringway, SOON, encode, load::Plan, ringway::sum, until};
+use serde_json::Value;
+
+use crate::harness::{
+    Config, Load, Redis, Ringway, SOON, encode, load::Plan, prometheus::Prometheus, ringway::sum, until,
+};
 
 /// A worker that has much to do coalesces, one that has little does not, nor does any that is not to.
 #[test]
@@ -111,6 +115,52 @@ fn alerts_fire() {
     let output = Command::new("promtool").args(["test", "rules"]).arg(tests).output();
     let output = output.expect("promtool is installed (tests/run installs it)");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Prometheus understands each query of the shipped dashboard, each asks for metrics that there are, and after
+/// traffic and a node's death those have an answer that have one at all.
+#[test]
+fn the_dashboard_shows_something() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = std::fs::read_to_string(root.join("docs/metrics.md")).expect("there are docs");
+    let dashboard = std::fs::read_to_string(root.join("deploy/grafana/ringway.json")).expect("it is shipped");
+    let dashboard: Value = serde_json::from_str(&dashboard).expect("it is JSON");
+    let panels = dashboard["panels"].as_array().expect("it has panels").iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let events = dashboard["annotations"]["list"].as_array().expect("a list").iter();
+    let queries: Vec<String> = targets.chain(events).map(query).collect();
+    assert!(queries.len() > 30, "{}", queries.len());
+    let is_part = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+    for name in queries.iter().flat_map(|query| query.split(is_part)) {
+        let name = name.trim_end_matches("_bucket").trim_end_matches("_sum");
+        let is_metric = name.starts_with("ringway_") || name.starts_with("process_");
+        assert!(!is_metric || docs.contains(&format!("`{name}`")), "{name} is not documented");
+    }
+    let mut nodes = Redis::several(3);
+    let (mut ringway, mut client) = Ringway::serve(Config::of(&nodes)).into_client();
+    let prometheus = Prometheus::of(&ringway.admin());
+    nodes[0].kill();
+    ringway.wait_away("a");
+    // A rate takes two samples, and requests between them.
+    let mut unanswered = queries;
+    until(SOON, "queries have an answer", || {
+        client.cmd(&["MSET", "a", "1", "b", "2", "c", "3"]);
+        client.cmd(&["MGET", "a", "b", "c", "d"]);
+        unanswered.retain(|query| {
+            let samples = prometheus.query(query).unwrap_or_else(|why| panic!("{query}: {why}"));
+            let may_be_none = query.contains("> 0") || query.contains("changes(");
+            samples.is_empty() && !may_be_none
+        });
+        unanswered.is_empty()
+    });
+}
+
+/// A panel's query as Grafana would ask it.
+fn query(target: &Value) -> String {
+    let query = target["expr"].as_str().expect("each has a query");
+    [("$__rate_interval", "4s"), ("$__interval", "4s"), ("$instance", ".*"), ("$pool", ".*")]
+        .iter()
+        .fold(query.to_owned(), |query, (name, value)| query.replace(name, value))
 }
 
 /// How long it has been up counts from its start, whoever asks when: exporters tell restarts by it.

@@ -11,6 +11,7 @@ pub(crate) mod memcached;
 pub(crate) mod names;
 pub(crate) mod network;
 pub(crate) mod nginx;
+pub(crate) mod prometheus;
 pub(crate) mod redis;
 pub(crate) mod ringway;
 mod server;

@@ -91,7 +91,7 @@ impl Ringway {
         self.addresses().swap_remove(0)
     }
 
-    fn admin(&mut self) -> String {
+    pub(crate) fn admin(&mut self) -> String {
         self.announced("admin listens on http://", 1).swap_remove(0)
     }
 
