@@ -117,8 +117,8 @@ fn alerts_fire() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Prometheus understands each query of the shipped dashboard, each asks for metrics that there are, and after
-/// traffic and a node's death those have an answer that have one at all.
+/// Prometheus understands each query of the shipped dashboard, each asks for metrics that there are, and
+/// after traffic and a node's death those have an answer that have one at all.
 #[test]
 fn the_dashboard_shows_something() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
