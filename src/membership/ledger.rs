@@ -4,12 +4,11 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::{start::Start, warmth::Spending};
+use super::{debts::Debts, start::Start, warmth::Spending};
 use crate::{
     ring,
     topology::{
@@ -25,14 +24,12 @@ pub struct Ledger {
     pub(super) ring: ring::Settings,
     /// What ringway's own decisions moved lately.
     pub(super) spending: Spending,
+    /// Who may have old copies of whose keys.
+    pub(super) debts: Debts,
     known: HashMap<NodeId, Known>,
     /// What operators want, by the names of nodes.
     orders: BTreeMap<Arc<str>, Order>,
     turn: u64,
-    /// Until then others may have what was written when it was allowed to live longer.
-    longer_until: Option<Instant>,
-    /// Nodes for which the gutter has taken writes since all of its nodes were well, or shortly before.
-    over: HashSet<NodeId>,
 }
 
 /// What is remembered of a node.
@@ -41,12 +38,6 @@ struct Known {
     out: Option<Out>,
     back: Option<Back>,
     start: Option<Start>,
-    /// When it gave its keys up, until it has all of them again.
-    left: Option<Instant>,
-    /// Until then others may have what they took for it.
-    unswept: Option<Instant>,
-    /// Until then nodes that had keys of its before a reload may have them still.
-    moved_in: Option<Instant>,
 }
 
 /// Why a node is ejected, and since which turn.
@@ -77,9 +68,8 @@ pub(super) struct Back {
 
 impl Known {
     fn is_empty(&self) -> bool {
-        let Known { out, back, start, left, unswept, moved_in } = self;
-        let is_owed = unswept.is_some() || moved_in.is_some();
-        out.is_none() && back.is_none() && start.is_none() && left.is_none() && !is_owed
+        let Known { out, back, start } = self;
+        out.is_none() && back.is_none() && start.is_none()
     }
 }
 
@@ -89,11 +79,10 @@ impl Ledger {
         Ledger {
             ring: spec.ring.clone(),
             spending: Spending::default(),
+            debts: Debts::default(),
             known: HashMap::new(),
             orders: BTreeMap::new(),
             turn: 0,
-            longer_until: None,
-            over: HashSet::new(),
         }
     }
 
@@ -102,7 +91,7 @@ impl Ledger {
         for entry in nodes {
             self.order(&entry.node.name, entry.order);
             if entry.placement == Placement::Away {
-                self.gave(entry.node.id, time);
+                self.debts.misses_writes(entry.node.id, time);
             }
         }
     }
@@ -177,68 +166,11 @@ impl Ledger {
         start.map(|start| start.cleaned(below)).is_some()
     }
 
-    /// Others may have what they took for a node, until this time at most.
-    pub(super) fn unswept(&mut self, node: NodeId, until: Instant) {
-        let until = self.longer_until.map_or(until, |longer| longer.max(until));
-        let unswept = &mut self.known.entry(node).or_default().unswept;
-        *unswept = (*unswept).max(Some(until));
-    }
-
-    /// What was written to others before lives until this time at most, and what is from now on not so long.
-    pub(super) fn lives_longer(&mut self, until: Instant) {
-        self.longer_until = self.longer_until.max(Some(until));
-    }
-
     /// What nodes have that are back, and not in their place yet, may live longer than is said from now on.
     pub(super) fn unbounded(&mut self) {
         let backs = self.known.values_mut().filter_map(|known| known.back.as_mut());
         let same = backs.filter(|back| back.with.data == Data::Same);
         same.for_each(|back| back.with.data = Data::Unknown);
-    }
-
-    /// Nodes of the gutter go on that stood still: what lies in their sockets they write now, and it lives
-    /// from now on.
-    pub(super) fn gutter_goes_on(&mut self, ttl_max: Duration, time: Instant) {
-        for node in self.over.clone() {
-            self.unswept(node, time + ttl_max);
-        }
-    }
-
-    /// All nodes of the gutter are well: nothing lies in their sockets.
-    pub(super) fn gutter_is_well(&mut self, nodes: &[Entry]) {
-        let is_over = |id| nodes.iter().any(|e| e.node.id == id && e.placement != Placement::Owns);
-        self.over.retain(|id| is_over(*id));
-    }
-
-    /// A reload gave a node keys of others, who may have them until this time at most.
-    pub(super) fn moved_in(&mut self, node: NodeId, until: Instant) {
-        self.known.entry(node).or_default().moved_in = Some(until);
-    }
-
-    /// Until when others may have old values of a node's keys.
-    pub(super) fn unswept_until(&self, node: NodeId, time: Instant) -> Option<Instant> {
-        let known = self.known.get(&node)?;
-        known.unswept.max(known.moved_in).filter(|until| *until > time)
-    }
-
-    /// Others are looked through for what they took for a node, which may take until this time; whether they
-    /// may have any.
-    pub(super) fn sweeps(&mut self, node: NodeId, policy: &Policy, until: Instant) -> bool {
-        let Some(known) = self.known.get_mut(&node) else { return false };
-        // What is in a gutter is not looked for: it lives for a bounded time.
-        let unswept = known.unswept.as_mut().filter(|_| !policy.fails_over());
-        let mut may_have = unswept.into_iter().chain(&mut known.moved_in).peekable();
-        let is_news = may_have.peek().is_some();
-        may_have.for_each(|end| *end = (*end).max(until));
-        is_news
-    }
-
-    /// Others of the pool have nothing of a node's any more; whether that was not known. What is in a gutter
-    /// is not looked for.
-    pub(super) fn swept(&mut self, node: NodeId, policy: &Policy) -> bool {
-        let Some(known) = self.known.get_mut(&node) else { return false };
-        let was_moved_in = known.moved_in.take().is_some();
-        was_moved_in | (!policy.fails_over() && known.unswept.take().is_some())
     }
 
     /// A node could not be cleaned at this time, and nobody else serves its keys; whether it starts at all.
@@ -311,16 +243,6 @@ impl Ledger {
         self.back(node).is_some_and(|back| back.with.data == Data::Other && !is_expected(back))
     }
 
-    /// A node is taken for one whose keys others have had.
-    pub(super) fn gave(&mut self, node: NodeId, time: Instant) {
-        self.known.entry(node).or_default().left.get_or_insert(time);
-    }
-
-    /// Whether others have had keys of a node since it had all of them.
-    pub(super) fn has_left(&self, node: NodeId) -> bool {
-        self.known.get(&node).is_some_and(|known| known.left.is_some())
-    }
-
     /// Whether a node that is back has nothing, for sure.
     pub(super) fn is_bare(&self, node: NodeId) -> bool {
         let is_bare =
@@ -348,13 +270,6 @@ impl Ledger {
         self.expires(node, policy, time).is_some() || self.is_lost(node, policy)
     }
 
-    /// Until when neighbours may have old values of a node's keys, and would get these if it failed.
-    pub(super) fn leftovers_until(&self, node: NodeId, policy: &Policy, time: Instant) -> Option<Instant> {
-        let known = self.known.get(&node)?;
-        let moved_in = known.moved_in.filter(|_| policy.rehashes());
-        known.unswept.max(moved_in).filter(|until| *until > time)
-    }
-
     /// Until when the keys of an ejected node do not move, whatever the budget says, and why.
     pub(super) fn stays(
         &self,
@@ -364,26 +279,24 @@ impl Ledger {
     ) -> Option<(WaitReason, Instant)> {
         let held = self.out(node).map(|out| out.since + policy.hold_down).filter(|until| *until > time);
         let held = held.map(|until| (WaitReason::HoldDown, until));
-        let left = self.leftovers_until(node, policy, time).map(|until| (WaitReason::Leftovers, until));
+        let left = self.debts.heirs_until(node, policy, time).map(|until| (WaitReason::Leftovers, until));
         held.into_iter().chain(left).max_by_key(|(_, until)| *until)
     }
 
     /// Until when a node that is back has old values that have not expired.
     pub(super) fn expires(&self, node: NodeId, policy: &Policy, time: Instant) -> Option<Instant> {
         let ttl_max = policy.ttl_max.filter(|_| policy.on_return == OnReturn::Ttl && policy.moves_keys())?;
-        let known = self.known.get(&node)?;
-        let has_nothing = known.back.as_ref().is_some_and(|back| back.with.data == Data::Empty);
+        let (since, back) = (self.debts.missed_since(node)?, self.back(node));
+        let has_nothing = back.is_some_and(|back| back.with.data == Data::Empty);
         // One that stood still applies what lay in its socket when it goes on, and those keys live from then
         // on.
-        let since = known.left.map(|left| known.back.as_ref().map_or(left, |back| left.max(back.at)));
-        since.map(|since| since + ttl_max).filter(|until| !has_nothing && *until > time)
+        let since = back.map_or(since, |back| since.max(back.at));
+        Some(since + ttl_max).filter(|until| !has_nothing && *until > time)
     }
 
     /// A node has another identity from now on.
     pub(super) fn renamed(&mut self, before: NodeId, after: NodeId) {
-        if self.over.remove(&before) {
-            self.over.insert(after);
-        }
+        self.debts.renamed(before, after);
         if let Some(known) = self.known.remove(&before) {
             self.known.insert(after, known);
         }
@@ -393,7 +306,7 @@ impl Ledger {
     pub(super) fn retain(&mut self, nodes: &[Entry]) {
         let ids: HashSet<NodeId> = nodes.iter().map(|e| e.node.id).collect();
         self.known.retain(|id, _| ids.contains(id));
-        self.over.retain(|id| ids.contains(id));
+        self.debts.retain(&ids);
         if !self.orders.is_empty() {
             let names: HashSet<&str> = nodes.iter().map(|e| &*e.node.name).collect();
             self.orders.retain(|name, _| names.contains(&**name));
@@ -408,32 +321,21 @@ impl Ledger {
         policy: &Policy,
         time: Instant,
     ) -> (Arc<[Wait]>, Option<Instant>) {
-        for entry in nodes.iter().filter(|e| e.placement == Placement::Away) {
-            self.known.entry(entry.node.id).or_default().left.get_or_insert(time);
-        }
-        if self.known.is_empty() {
+        self.debts.settled(nodes, policy, time);
+        if self.known.is_empty() && self.debts.is_empty() {
             return (Arc::default(), None);
-        }
-        if policy.fails_over() {
-            let is_over = |e: &&Entry| matches!(e.placement, Placement::Away | Placement::Starting(_));
-            self.over.extend(nodes.iter().filter(is_over).map(|e| e.node.id));
         }
         let waits =
             |e: &&Entry| matches!(e.placement, Placement::Away | Placement::Held) && !e.health.is_out();
         let waiting: HashSet<NodeId> = nodes.iter().filter(waits).map(|e| e.node.id).collect();
         let is_starting = |e: &&Entry| matches!(e.placement, Placement::Starting(_));
         let starting: HashSet<NodeId> = nodes.iter().filter(is_starting).map(|e| e.node.id).collect();
-        let owning = |e: &&Entry| e.placement == Placement::Owns;
-        let owning: HashSet<NodeId> = nodes.iter().filter(owning).map(|e| e.node.id).collect();
         let ordered = nodes.iter().filter(|e| e.order.is_some_and(Order::is_out));
         for id in ordered.map(|e| e.node.id) {
             let back = self.known.get_mut(&id).and_then(|known| known.back.as_mut());
             back.into_iter().for_each(|back| back.was_ordered = true);
         }
         for (id, known) in &mut self.known {
-            known.left = known.left.filter(|_| !owning.contains(id));
-            known.unswept = known.unswept.filter(|until| *until > time);
-            known.moved_in = known.moved_in.filter(|until| *until > time);
             if !starting.contains(id) {
                 known.start = None;
                 if !waiting.contains(id) {

@@ -5,12 +5,13 @@
 mod absence;
 mod build;
 mod compare;
-mod debt;
+mod debts;
 mod event;
 mod gutter;
 mod history;
 mod ledger;
 mod order;
+mod owed;
 mod plan;
 mod record;
 mod settle;
@@ -587,7 +588,7 @@ fn newcomers(
             return None;
         }
         // What others took writes for has old values, whoever it is.
-        let was = old.filter(|old| debt::is_in_its_place(old, ledger)).map(|old| old.targets.clone());
+        let was = old.filter(|old| owed::is_in_its_place(old, ledger)).map(|old| old.targets.clone());
         Some(Newcomer { spec: spec.clone(), targets: targets.clone(), was })
     };
     spec.nodes.iter().zip(targets).filter_map(newcomer).collect()

@@ -59,7 +59,7 @@ pub fn order(
     if order == Some(Order::Drain)
         && entry.placement != Placement::Away
         && let Some(until) =
-            ledger.unswept_until(entry.node.id, time).filter(|_| now.policy.minds_old_copies())
+            ledger.debts.copies_until(entry.node.id, time).filter(|_| now.policy.minds_old_copies())
     {
         return Err(format!(
             "node {name}: other nodes may have old values of its keys: drain it when these are deleted, or have expired, \

@@ -15,16 +15,16 @@ use tokio::time::Instant;
 
 use super::{
     build::{Births, Prepared},
-    debt::{examples, gains, not_swept, owed},
     event::{Event, What},
-    gutter::{is_gutter_of, shortens, sweeps_until, unswept_until},
+    gutter::is_gutter_of,
     ledger::Ledger,
     order::mark,
+    owed::{examples, gains, not_swept, owed},
     settle::{Rules, settle},
 };
 use crate::topology::{
-    Admission, Because, Entry, Failed, Health, LEVELS, News, NodeId, OnEjected, Opinion, Order, Placement,
-    Policy, PoolSpec, Topology, WaitReason, WhileHeld,
+    Admission, Because, Entry, Failed, Health, LEVELS, News, NodeId, OnEjected, OnReturn, Opinion, Order,
+    Placement, Policy, PoolSpec, Topology, WaitReason, WhileHeld,
 };
 
 /// What comes of a change.
@@ -65,7 +65,7 @@ pub fn plan(now: &Topology, ledger: &Ledger, (node, news): (NodeId, &News), time
                 return Outcome::Nothing;
             }
             if *leftovers {
-                ledger.unswept(node, unswept_until(&now.policy, time));
+                ledger.debts.others_took(node, &now.policy, time);
             }
             let cleaned = What::Cleaned { how: how.clone(), emptied: *emptied };
             remembered(now, ledger, vec![cleaned.of(&now.nodes[at])], time)
@@ -78,10 +78,10 @@ pub fn plan(now: &Topology, ledger: &Ledger, (node, news): (NodeId, &News), time
             }
         }
         News::Stripping if ledger.strips(node) => remembered(now, ledger, Vec::new(), time),
-        News::Sweeping if ledger.sweeps(node, &now.policy, sweeps_until(&now.policy, time)) => {
+        News::Sweeping if ledger.debts.still_swept(node, &now.policy, time) => {
             remembered(now, ledger, Vec::new(), time)
         }
-        News::Swept if ledger.swept(node, &now.policy) => remembered(now, ledger, Vec::new(), time),
+        News::Swept if ledger.debts.swept(node) => remembered(now, ledger, Vec::new(), time),
         News::Resolved(targets) if now.nodes[at].targets != *targets => {
             let mut nodes = now.nodes.to_vec();
             nodes[at].targets = targets.clone();
@@ -338,7 +338,9 @@ pub fn reload(
     }
     ledger.retain(&nodes);
     gains(now, &mut ledger, (prepared, &nodes), time);
-    shortens(&now.policy, &spec.policy, &mut ledger, time);
+    if ledger.debts.shortens(&now.policy, &spec.policy, time) && spec.policy.on_return == OnReturn::Ttl {
+        ledger.unbounded();
+    }
     mark(&mut nodes, ledger.orders());
     let rules = Rules { eject_max: spec.health.eject_max, policy: &spec.policy, time };
     settle(&mut nodes, &rules, &mut ledger);

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use tokio::time::Instant;
 
-use super::{gutter::unswept_until, ledger::Ledger, start::Start};
+use super::{ledger::Ledger, start::Start};
 use crate::topology::{Admission, Entry, Health, LEVELS, NodeId, OnReturn, Order, Placement, Policy};
 
 /// What placements obey.
@@ -29,7 +29,8 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
     // Others took writes for it, it fails, and can't be cleaned: nobody needs it so much that it would serve
     // that.
     let is_stale = |entry: &Entry, was: Placement, ledger: &Ledger| {
-        let is_out = was == Placement::Away || was == Placement::Held && ledger.has_left(entry.node.id);
+        let is_out =
+            was == Placement::Away || was == Placement::Held && ledger.debts.has_missed(entry.node.id);
         is_out
             && entry.health.is_out()
             && rules.policy.moves_keys()
@@ -90,7 +91,7 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
 fn was_out(id: NodeId, before: Placement, ledger: &Ledger) -> bool {
     match before {
         Placement::Away => true,
-        Placement::Held => ledger.has_left(id),
+        Placement::Held => ledger.debts.has_missed(id),
         // It has none of its keys, and begins only now.
         Placement::Starting(_) => ledger.start(id).is_none(),
         Placement::Owns => false,
@@ -114,7 +115,7 @@ fn last_resort(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
         let id = nodes[i].node.id;
         let is_clean = match ledger.start(id) {
             Some(start) => start.is_clean(),
-            None => !ledger.has_left(id) || rules.policy.on_return == OnReturn::Serve,
+            None => !ledger.debts.has_missed(id) || rules.policy.on_return == OnReturn::Serve,
         };
         nodes[i].placement = match (nodes[i].placement, is_clean) {
             // Nobody can clean it now, and what it has may be old.
@@ -138,7 +139,7 @@ fn last_resort(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
 fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
     let Rules { policy, time, .. } = *rules;
     let stays = ledger.stays(id, policy, time).is_some();
-    let has_leftovers = ledger.leftovers_until(id, policy, time).is_some();
+    let has_leftovers = ledger.debts.heirs_until(id, policy, time).is_some();
     let is_first = ledger.is_first(id);
     let mut fits = |share| ledger.spending.ejects(share, &policy.warmth, time);
     match before {
@@ -163,17 +164,17 @@ fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &
 fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
     let (id, policy) = (entry.node.id, rules.policy);
     let is_back = !entry.health.is_out();
-    let has_leftovers = ledger.leftovers_until(id, policy, rules.time).is_some();
+    let has_leftovers = ledger.debts.heirs_until(id, policy, rules.time).is_some();
     let start = match before {
         // It never gave its keys to anybody.
         Placement::Owns => return Placement::Owns,
         _ if !policy.moves_keys() => return Placement::Owns,
-        Placement::Held if !ledger.has_left(id) => {
+        Placement::Held if !ledger.debts.has_missed(id) => {
             if !is_back || policy.on_return == OnReturn::Serve || !ledger.brings_other(id, policy) {
                 return Placement::Owns;
             }
             // It is received like one whose keys others have had.
-            ledger.gave(id, rules.time);
+            ledger.debts.misses_writes(id, rules.time);
             None
         }
         // It fails, and the guard wants what it serves; the rest of its keys may be old there.
@@ -190,7 +191,7 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
         _ => {
             // Of a quarantine it is said when it is cleaned.
             if matches!(policy.on_return, OnReturn::Flush | OnReturn::Ttl) {
-                ledger.unswept(id, unswept_until(policy, rules.time));
+                ledger.debts.others_took(id, policy, rules.time);
             }
             None
         }

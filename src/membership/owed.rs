@@ -1,13 +1,13 @@
-//! DEBTS. Where keys move, others take writes for a node that is away, and it has old values of what they
-//! took: it is cleaned on its way back. A reload after which these keys stay with it would have it serve them
-//! as they are, so it has to wait for that. And who had keys that a reload moves has them still: should their
-//! new owner fail, or lose them to another reload, these would be read, so they are deleted first. Pure.
+//! WHAT A RELOAD OWES. A node for which others took writes has old values until it is cleaned on its way back:
+//! a reload after which its keys stay with it would have it serve them as they are, so it has to wait for that.
+//! And who had keys that a reload moves has them still: should their new owner fail, or lose them to another
+//! reload, these would be read, so they are deleted first. Pure.
 
 use std::collections::{HashMap, HashSet};
 
 use tokio::time::Instant;
 
-use super::{build::Prepared, gutter::sweep_max, ledger::Ledger};
+use super::{build::Prepared, ledger::Ledger};
 use crate::topology::{Entry, NodeId, OnReturn, Placement, Policy, Topology};
 
 /// Why keys can't stay with their nodes yet, as this policy wants; `None` when they can. The nodes are those
@@ -53,7 +53,7 @@ pub(super) fn not_swept(
     let givers: HashSet<&str> = to_old.filter_map(|m| m.from.as_deref()).collect();
     let gives = now.nodes.iter().filter(|e| givers.contains(&*e.node.name));
     let (name, until) = gives
-        .filter_map(|e| Some((&e.node.name, ledger.unswept_until(e.node.id, time)?)))
+        .filter_map(|e| Some((&e.node.name, ledger.debts.copies_until(e.node.id, time)?)))
         .max_by_key(|(_, u)| *u)?;
     Some(format!(
         "pool {}: other nodes may have old values of keys that are node {name}'s now and would not be any more: reload \
@@ -87,7 +87,7 @@ pub(super) fn gains(
         let of_those = prepared.moves.iter().filter(|m| m.from.as_deref().is_some_and(is_out));
         let takers: HashSet<&str> = of_those.filter_map(|m| m.to.as_deref()).collect();
         let takers = nodes.iter().filter(|e| takers.contains(&*e.node.name));
-        takers.for_each(|e| ledger.unswept(e.node.id, time + over.ttl_max));
+        takers.for_each(|e| ledger.debts.gutter_took(e.node.id, time + over.ttl_max));
     }
     let comes_for = |entry: &Entry| {
         let old = before.get(&*entry.node.name);
@@ -97,14 +97,14 @@ pub(super) fn gains(
     let all = now.policy.on_return == OnReturn::Serve;
     let gaining = nodes.iter().filter(|e| all || takers.contains(&*e.node.name) || comes_for(e));
     let gaining: Vec<NodeId> = gaining.map(|e| e.node.id).collect();
-    gaining.into_iter().for_each(|id| ledger.moved_in(id, time + sweep_max(policy)));
+    gaining.into_iter().for_each(|id| ledger.debts.others_had(id, policy, time));
 }
 
 /// Whether nobody else has taken writes for a node since it had all its keys.
 pub(super) fn is_in_its_place(entry: &Entry, ledger: &Ledger) -> bool {
     match entry.placement {
         Placement::Owns => true,
-        Placement::Held => !ledger.has_left(entry.node.id),
+        Placement::Held => !ledger.debts.has_missed(entry.node.id),
         Placement::Away | Placement::Starting(_) => false,
     }
 }

@@ -1,0 +1,289 @@
+//! THE LEDGER OF DEBTS: who may have old copies of whose keys, since when or until when, and how that ends.
+//! Where keys move others take writes for a node that is away, so it has old copies itself until it is
+//! cleaned; and those that took them have old copies once it is back, as have those from whom a reload took
+//! keys, until these are deleted there, or have expired. Pure.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::topology::{Entry, NodeId, OnReturn, Placement, Policy};
+
+/// What is owed to the nodes of a pool.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Debts {
+    /// By the node whose keys these are.
+    of: HashMap<NodeId, Owed>,
+    /// Until then others may have what was written when it was allowed to live longer.
+    longer_until: Option<Instant>,
+    /// Nodes for which the gutter has taken writes since all of its nodes were well, or shortly before.
+    in_gutter: HashSet<NodeId>,
+}
+
+/// Who may have old copies of one node's keys.
+#[derive(Clone, Debug, Default)]
+struct Owed {
+    /// It has, itself, of what others have taken since then: until it is clean and has all its keys.
+    missed: Option<Instant>,
+    /// Other nodes of the pool have: until these are deleted, or then.
+    others: Option<Instant>,
+    /// The gutter has: nobody looks there, so until they have expired.
+    gutter: Option<Instant>,
+}
+
+/// So long after it was last told that they are looked through others may have what they took for a node:
+/// longer than a node that can't be looked through is tried.
+const SWEEP_MAX: Duration = Duration::from_secs(120);
+
+/// How long nodes of the pool may have what is another's.
+fn sweep_max(policy: &Policy) -> Duration {
+    match policy.on_return {
+        OnReturn::Ttl => policy.ttl_max.unwrap_or(SWEEP_MAX),
+        _ => policy.ttl_max.unwrap_or(SWEEP_MAX).min(SWEEP_MAX),
+    }
+}
+
+impl Debts {
+    /// A node gives up its keys: from now on others take its writes.
+    pub(super) fn misses_writes(&mut self, node: NodeId, time: Instant) {
+        self.of.entry(node).or_default().missed.get_or_insert(time);
+    }
+
+    /// Others took writes for a node that comes back, and it is not known key by key which.
+    pub(super) fn others_took(&mut self, node: NodeId, policy: &Policy, time: Instant) {
+        // Its last keys come back that much later, and others are not looked at before.
+        let time = time + policy.slow_start;
+        if policy.rehashes() {
+            self.others_had(node, policy, time);
+        }
+        if let Some(over) = policy.failover.as_ref().filter(|_| policy.fails_over()) {
+            self.gutter_took(node, time + over.ttl_max);
+        }
+    }
+
+    /// The gutter took writes for a node, or others of what is its own now; these have expired then.
+    pub(super) fn gutter_took(&mut self, node: NodeId, until: Instant) {
+        let until = self.at_least(until);
+        let owed = self.of.entry(node).or_default();
+        owed.gutter = owed.gutter.max(Some(until));
+    }
+
+    /// A reload gave a node keys of others, who have them still.
+    pub(super) fn others_had(&mut self, node: NodeId, policy: &Policy, time: Instant) {
+        let until = self.at_least(time + sweep_max(policy));
+        let owed = self.of.entry(node).or_default();
+        owed.others = owed.others.max(Some(until));
+    }
+
+    fn at_least(&self, until: Instant) -> Instant {
+        self.longer_until.map_or(until, |longer| longer.max(until))
+    }
+
+    /// A reload has what is written, to the gutter or to the pool's own nodes, live for a shorter time than
+    /// what is there; whether that is so of the pool's own.
+    pub(super) fn shortens(&mut self, before: &Policy, after: &Policy, time: Instant) -> bool {
+        let mut lives_until = |longest| self.longer_until = self.longer_until.max(Some(time + longest));
+        if let (Some(before), Some(after)) = (&before.failover, &after.failover)
+            && before.pool == after.pool
+            && before.ttl_max > after.ttl_max
+        {
+            lives_until(before.ttl_max);
+        }
+        let is_shorter =
+            after.ttl_max.is_some_and(|after| before.ttl_max.is_none_or(|before| before > after));
+        let own = is_shorter && after.minds_old_copies();
+        if own {
+            lives_until(sweep_max(before));
+        }
+        own
+    }
+
+    /// Nodes of the gutter go on that stood still: what lies in their sockets they write now, and it lives
+    /// from now on.
+    pub(super) fn gutter_goes_on(&mut self, ttl_max: Duration, time: Instant) {
+        self.in_gutter.clone().into_iter().for_each(|node| self.gutter_took(node, time + ttl_max));
+    }
+
+    /// All nodes of the gutter are well: nothing lies in their sockets.
+    pub(super) fn gutter_is_well(&mut self, nodes: &[Entry]) {
+        let is_over = |id| nodes.iter().any(|e| e.node.id == id && e.placement != Placement::Owns);
+        self.in_gutter.retain(|id| is_over(*id));
+    }
+
+    /// Others of the pool are looked through for copies of a node's keys, however long that takes; whether
+    /// they may have any.
+    pub(super) fn still_swept(&mut self, node: NodeId, policy: &Policy, time: Instant) -> bool {
+        let others = self.of.get_mut(&node).and_then(|owed| owed.others.as_mut());
+        let until = time + sweep_max(policy).min(SWEEP_MAX);
+        others.map(|others| *others = (*others).max(until)).is_some()
+    }
+
+    /// Others of the pool have no copies of a node's keys any more; whether that was not known.
+    pub(super) fn swept(&mut self, node: NodeId) -> bool {
+        self.of.get_mut(&node).and_then(|owed| owed.others.take()).is_some()
+    }
+
+    /// Since when others have taken writes for a node, which has not been clean and in its place since.
+    pub(super) fn missed_since(&self, node: NodeId) -> Option<Instant> {
+        self.of.get(&node)?.missed
+    }
+
+    /// Whether they have.
+    pub(super) fn has_missed(&self, node: NodeId) -> bool {
+        self.missed_since(node).is_some()
+    }
+
+    /// Whether nobody has old copies of anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
+    /// Until when anybody else may have old copies of a node's keys.
+    pub(super) fn copies_until(&self, node: NodeId, time: Instant) -> Option<Instant> {
+        let owed = self.of.get(&node)?;
+        owed.others.max(owed.gutter).filter(|until| *until > time)
+    }
+
+    /// Until when those may who would get its keys if it failed.
+    pub(super) fn heirs_until(&self, node: NodeId, policy: &Policy, time: Instant) -> Option<Instant> {
+        let owed = self.of.get(&node)?;
+        let others = owed.others.filter(|_| policy.rehashes());
+        let gutter = owed.gutter.filter(|_| policy.fails_over());
+        others.max(gutter).filter(|until| *until > time)
+    }
+
+    /// A node has another identity from now on.
+    pub(super) fn renamed(&mut self, before: NodeId, after: NodeId) {
+        if self.in_gutter.remove(&before) {
+            self.in_gutter.insert(after);
+        }
+        if let Some(owed) = self.of.remove(&before) {
+            self.of.insert(after, owed);
+        }
+    }
+
+    /// Nodes that are not among these are gone, with all that they were owed.
+    pub(super) fn retain(&mut self, nodes: &HashSet<NodeId>) {
+        self.of.retain(|id, _| nodes.contains(id));
+        self.in_gutter.retain(|id| nodes.contains(id));
+    }
+
+    /// Nodes are in these places: those that are away miss writes, those that own all their keys have missed
+    /// none any more; and what has expired is nobody's debt.
+    pub(super) fn settled(&mut self, nodes: &[Entry], policy: &Policy, time: Instant) {
+        for entry in nodes.iter().filter(|e| e.placement == Placement::Away) {
+            self.misses_writes(entry.node.id, time);
+        }
+        if self.of.is_empty() {
+            return;
+        }
+        if policy.fails_over() {
+            let is_over = |e: &&Entry| matches!(e.placement, Placement::Away | Placement::Starting(_));
+            self.in_gutter.extend(nodes.iter().filter(is_over).map(|e| e.node.id));
+        }
+        for entry in nodes.iter().filter(|e| e.placement == Placement::Owns) {
+            self.of.get_mut(&entry.node.id).into_iter().for_each(|owed| owed.missed = None);
+        }
+        self.of.retain(|_, Owed { missed, others, gutter }| {
+            *others = others.filter(|until| *until > time);
+            *gutter = gutter.filter(|until| *until > time);
+            missed.is_some() || others.is_some() || gutter.is_some()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::{Failover, OnEjected, PrefixPolicy};
+
+    const NODE: NodeId = NodeId(1);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Keys that go to neighbours, to a gutter for 300 s, or some to each.
+    fn policy(on_ejected: OnEjected, others: Option<OnEjected>) -> Policy {
+        let prefix = |on_ejected| PrefixPolicy { prefix: b"s:".as_slice().into(), on_ejected };
+        Policy {
+            on_ejected,
+            prefixes: others.into_iter().map(prefix).collect(),
+            on_return: OnReturn::Quarantine,
+            failover: Some(Failover { pool: "gutter".into(), ttl_max: 300 * SECOND }),
+            ..Policy::default()
+        }
+    }
+
+    /// What others of the pool took ends when they were looked through, or a while after nobody does that any
+    /// more; what a gutter took when it has expired, and not before. A pool may have both.
+    #[test]
+    fn each_debt_has_its_own_end() {
+        use OnEjected::{Failover, Rehash};
+        let both = policy(Failover, Some(Rehash));
+        for (policy, owed, swept) in [
+            (policy(Rehash, None), Some(120), None),
+            (policy(Failover, None), Some(300), Some(300)),
+            (both.clone(), Some(300), Some(300)),
+        ] {
+            let (mut debts, time) = (Debts::default(), Instant::now());
+            debts.others_took(NODE, &policy, time);
+            let until = |debts: &Debts| {
+                let (copies, heirs) =
+                    (debts.copies_until(NODE, time), debts.heirs_until(NODE, &policy, time));
+                assert_eq!(copies, heirs);
+                copies.map(|until| (until - time).as_secs())
+            };
+            assert_eq!(until(&debts), owed);
+            assert_eq!(debts.swept(NODE), policy.rehashes());
+            assert!(!debts.swept(NODE), "that is known");
+            assert_eq!(until(&debts), swept);
+        }
+        // It is looked for longer than what the gutter has can live.
+        let (mut debts, time) = (Debts::default(), Instant::now());
+        debts.others_took(NODE, &both, time);
+        let later = time + 290 * SECOND;
+        assert!(debts.still_swept(NODE, &both, later));
+        assert_eq!(debts.copies_until(NODE, later), Some(later + SWEEP_MAX));
+        debts.settled(&[], &both, later + SWEEP_MAX);
+        assert!(debts.is_empty(), "nobody says so any more");
+        assert!(!debts.still_swept(NODE, &both, later), "nor is it any news then");
+    }
+
+    /// Who would be asked next if the node failed is all that counts for its keys; for a reload, which may
+    /// give them to anybody, all do.
+    #[test]
+    fn who_is_asked_next() {
+        use OnEjected::{Failover, Rehash};
+        let (mut debts, time) = (Debts::default(), Instant::now());
+        debts.others_had(NODE, &policy(Rehash, None), time);
+        assert!(debts.heirs_until(NODE, &policy(Rehash, None), time).is_some());
+        assert_eq!(debts.heirs_until(NODE, &policy(Failover, None), time), None);
+        assert!(debts.copies_until(NODE, time).is_some());
+    }
+
+    /// What was written when it was allowed to live longer does, whatever is in force since.
+    #[test]
+    fn lives_that_get_shorter() {
+        let long = policy(OnEjected::Failover, None);
+        let mut short = long.clone();
+        short.failover.iter_mut().for_each(|over| over.ttl_max = 10 * SECOND);
+        let (mut debts, time) = (Debts::default(), Instant::now());
+        assert!(!debts.shortens(&short, &long, time) && !debts.shortens(&long, &short, time));
+        debts.others_took(NODE, &short, time + SECOND);
+        assert_eq!(debts.copies_until(NODE, time), Some(time + 300 * SECOND));
+    }
+
+    /// A debt is a node's under whatever identity it has, and goes with the node.
+    #[test]
+    fn debts_follow_their_node() {
+        let (mut debts, time, rehash) = (Debts::default(), Instant::now(), policy(OnEjected::Rehash, None));
+        debts.misses_writes(NODE, time);
+        debts.others_had(NODE, &rehash, time);
+        debts.renamed(NODE, NodeId(2));
+        assert_eq!((debts.missed_since(NODE), debts.missed_since(NodeId(2))), (None, Some(time)));
+        assert!(debts.copies_until(NodeId(2), time).is_some());
+        debts.retain(&HashSet::from([NODE]));
+        assert!(debts.is_empty());
+    }
+}
