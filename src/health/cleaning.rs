@@ -1,27 +1,136 @@
 //! Nodes that are back are cleaned: when their keys are fenced off and nothing is in flight any more, what
 //! is old is deleted, and membership is told.
 
-use tokio::task::{Id, JoinError, JoinSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use tokio::{
+    task::{Id, JoinError, JoinSet},
+    time::sleep_until,
+};
 
 use super::{
-    Patient, Ward,
-    quarantine::{self, Cleaned, Done},
-    sweep::{self, Swept},
+    quarantine::{self, Cleaned, Done, Quarantine},
+    sweep::{self, Sweeping, Swept},
 };
 use crate::topology::{
-    Change, Data, LEVELS, News, NodeId, NotedWrites, OnReturn, Placement, Topology, Wait, WaitReason,
+    Change, Data, LEVELS, News, NodeId, NotedWrites, OnReturn, Placement, Topology, TopologyReader, Wait,
+    WaitReason, Written,
 };
 
-impl Ward {
+/// Cleans the nodes of one pool that are back, and others of what they took for these.
+pub(super) struct Cleaner {
+    reader: TopologyReader,
+    /// What was written elsewhere for nodes that are away.
+    pub(super) quarantine: Quarantine,
+    /// What each worker has in flight.
+    in_flight: Arc<[AtomicU64]>,
+    /// Waits for what is in flight, for nodes that are to be cleaned; false when it took too long.
+    graces: JoinSet<(NodeId, bool)>,
+    cleanings: JoinSet<Cleaned>,
+    /// For whom each of both works.
+    tasks: HashMap<Id, NodeId>,
+    /// Deletes leftovers of the nodes that are back, all at once.
+    sweeps: JoinSet<Swept>,
+    /// Nodes that are back, while others may have what they took for them.
+    unswept: HashSet<NodeId>,
+    /// How far that is.
+    sweeping: Sweeping,
+    /// Those for which it was not done as others were held.
+    postponed: HashSet<NodeId>,
+    /// What was last followed.
+    followed: Option<Arc<Topology>>,
+}
+
+/// What is over, or due.
+pub(super) enum Ended {
+    Grace(Result<(Id, (NodeId, bool)), JoinError>),
+    Cleaning(Result<(Id, Cleaned), JoinError>),
+    Sweep(Result<Swept, JoinError>),
+    /// It is to be told that others are looked through still.
+    Pause,
+}
+
+/// What is to be told of a node that was cleaned, or was not.
+#[derive(Default)]
+pub(super) struct Told {
+    pub(super) node: Option<NodeId>,
+    /// It has nothing now.
+    pub(super) is_emptied: bool,
+    pub(super) changes: Vec<Change>,
+}
+
+impl Cleaner {
+    pub(super) fn new(reader: TopologyReader, in_flight: Arc<[AtomicU64]>) -> Cleaner {
+        Cleaner {
+            reader,
+            quarantine: Quarantine::default(),
+            in_flight,
+            graces: JoinSet::new(),
+            cleanings: JoinSet::new(),
+            tasks: HashMap::new(),
+            sweeps: JoinSet::new(),
+            unswept: HashSet::new(),
+            sweeping: Sweeping::default(),
+            postponed: HashSet::new(),
+            followed: None,
+        }
+    }
+
+    /// What ends next. It loses nothing when it is not waited for to the end.
+    pub(super) async fn next(&mut self) -> Ended {
+        let guards_keys = self.guards_keys();
+        tokio::select! {
+            Some(waited) = self.graces.join_next_with_id() => Ended::Grace(waited),
+            Some(cleaned) = self.cleanings.join_next_with_id() => Ended::Cleaning(cleaned),
+            Some(swept) = self.sweeps.join_next() => Ended::Sweep(swept),
+            () = sleep_until(self.sweeping.told_at()), if guards_keys => Ended::Pause,
+            else => std::future::pending().await,
+        }
+    }
+
+    /// Others took writes for nodes that are away.
+    pub(super) fn remember(&mut self, notes: impl IntoIterator<Item = Written>) {
+        self.quarantine.remember(notes, &self.reader.load());
+    }
+
+    /// Follows the topology, to which a node may have come: nodes behind a fence are cleaned, and what others
+    /// have of keys that moved is looked for.
+    pub(super) fn follow(&mut self, topology: &Arc<Topology>, missed: u64, has_come: bool) -> Vec<Change> {
+        self.quarantine.follow(topology, missed);
+        for node in self.quarantine.due(topology) {
+            let (graces, revision) = (self.in_flight.clone(), topology.revision);
+            let waiter = self.graces.spawn(async move { (node, quarantine::grace(&graces, revision).await) });
+            self.tasks.insert(waiter.id(), node);
+        }
+        // What others took for nodes while these were served as they were was not looked for.
+        let minds = topology.policy.on_return != OnReturn::Serve;
+        let is_other = self.followed.replace(topology.clone()).is_some_and(|before| {
+            has_come
+                || !Arc::ptr_eq(&before.ring, &topology.ring)
+                || minds && before.policy.on_return == OnReturn::Serve
+        });
+        if is_other {
+            self.sweep_all(topology);
+        } else if self.may_go_on(topology) {
+            self.sweep_again();
+        }
+        let waited_for = self.quarantine.waited_for(topology);
+        waited_for.into_iter().map(|node| topology.news(node, News::Stripping)).collect()
+    }
+
     /// Nothing is in flight any more that could write to keys which a node waits for.
     pub(super) fn begin_cleaning(
         &mut self,
         waited: Result<(Id, (NodeId, bool)), JoinError>,
         noted: &mut NotedWrites,
+        brings: impl Fn(NodeId) -> Data,
     ) -> Vec<Change> {
         let (node, is_over) = match waited {
             Ok((id, waited)) => {
-                self.cleaners.remove(&id);
+                self.tasks.remove(&id);
                 waited
             }
             Err(error) => return self.lost(&error),
@@ -41,12 +150,11 @@ impl Ward {
             self.quarantine.dropped(node);
             return vec![topology.news(node, News::NotCleaned)];
         }
-        let data = self.patients.get(&node).map_or(Data::Unknown, Patient::brings);
-        match self.quarantine.plan(&topology, node, data) {
+        match self.quarantine.plan(&topology, node, brings(node)) {
             Some(cleaning) => {
                 let is_long = cleaning.is_long();
                 let cleaner = self.cleanings.spawn(quarantine::clean(cleaning));
-                self.cleaners.insert(cleaner.id(), node);
+                self.tasks.insert(cleaner.id(), node);
                 if is_long {
                     // Nobody writes these keys there before it is told that they are clean, fenced off or
                     // not.
@@ -60,13 +168,13 @@ impl Ward {
     }
 
     /// What came of a cleaning.
-    pub(super) fn end_cleaning(&mut self, ended: Result<(Id, Cleaned), JoinError>) -> Vec<Change> {
+    pub(super) fn end_cleaning(&mut self, ended: Result<(Id, Cleaned), JoinError>) -> Told {
         let mut cleaned = match ended {
             Ok((id, cleaned)) => {
-                self.cleaners.remove(&id);
+                self.tasks.remove(&id);
                 cleaned
             }
-            Err(error) => return self.lost(&error),
+            Err(error) => return Told { changes: self.lost(&error), ..Told::default() },
         };
         let topology = self.reader.load();
         if self.quarantine.has_left(cleaned.node) {
@@ -74,9 +182,8 @@ impl Ward {
         }
         self.quarantine.ended(&topology, &cleaned);
         let (pool, node) = (topology.pool.clone(), cleaned.node);
-        // What is wrong with it is over before it has its keys.
-        let mut changes: Vec<Change> = self.tell(&topology, node).into_iter().collect();
-        match cleaned.done {
+        let mut is_emptied = false;
+        let news = match cleaned.done {
             Ok(done) => {
                 let is_empty = matches!(done, Done::Emptied(_) | Done::Stripped(_) | Done::WasEmpty);
                 let below = if is_empty { LEVELS } else { cleaned.below };
@@ -85,14 +192,10 @@ impl Ward {
                 if leftovers && topology.policy.rehashes() {
                     self.sweep_after(node);
                 }
-                if matches!(done, Done::Emptied(_) | Done::WasEmpty) {
-                    let emptied = self.patients.get_mut(&node);
-                    emptied.into_iter().for_each(|patient| patient.emptied(&topology.policy));
-                }
+                is_emptied = matches!(done, Done::Emptied(_) | Done::WasEmpty);
                 tell_loss(&topology, node, done);
                 let emptied = matches!(done, Done::Emptied(_));
-                let how = done.to_string().into();
-                changes.push(topology.news(node, News::Cleaned { below, leftovers, emptied, how }));
+                News::Cleaned { below, leftovers, emptied, how: done.to_string().into() }
             }
             Err(why) => {
                 // Of one that was given up it is said once what is wrong with it.
@@ -100,15 +203,15 @@ impl Ward {
                     let name = topology.position(node).map(|at| topology.nodes[at].node.name.clone());
                     tracing::warn!(%pool, node = name.as_deref(), why, "a node that is back can't be cleaned now");
                 }
-                changes.push(topology.news(node, News::NotCleaned));
+                News::NotCleaned
             }
-        }
-        changes
+        };
+        Told { node: Some(node), is_emptied, changes: vec![topology.news(node, news)] }
     }
 
     /// A task that cleaned, or was about to, ended in a panic: its node must not wait for it.
     fn lost(&mut self, error: &JoinError) -> Vec<Change> {
-        let Some(node) = self.cleaners.remove(&error.id()) else { return Vec::new() };
+        let Some(node) = self.tasks.remove(&error.id()) else { return Vec::new() };
         tracing::error!(%error, "cleaning a node failed inside ringway; it is tried again");
         self.quarantine.rest(node);
         vec![self.reader.load().news(node, News::NotCleaned)]
@@ -283,7 +386,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        health::{Lag, Scene},
+        health::{Lag, Scene, Ward},
         topology::{
             Admission, Entry, HealthSettings, OnReturn, Placement, Policy, Topology, channel, write_notes,
         },
@@ -305,32 +408,32 @@ mod tests {
         let node = fenced.nodes[0].node.id;
         let (_writer, reader) = channel(fenced.clone());
         let (_, mut noted) = write_notes();
-        let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
-        let is_given_up = |ward: &mut Ward, changes: &[Change]| {
+        let mut cleaner = Cleaner::new(reader, Arc::new([]));
+        let is_given_up = |cleaner: &mut Cleaner, changes: &[Change]| {
             let [Change::News { node: id, news: News::NotCleaned, .. }] = changes else {
                 panic!("{changes:?}")
             };
             assert_eq!(*id, node);
-            assert!(ward.cleaners.is_empty());
+            assert!(cleaner.tasks.is_empty());
         };
 
-        assert_eq!(ward.quarantine.due(&fenced), [node]);
-        let waiter = ward.graces.spawn(fails());
-        ward.cleaners.insert(waiter.id(), node);
-        let waited = ward.graces.join_next_with_id().await.expect("there is one");
-        let changes = ward.begin_cleaning(waited, &mut noted);
-        is_given_up(&mut ward, &changes);
+        assert_eq!(cleaner.quarantine.due(&fenced), [node]);
+        let waiter = cleaner.graces.spawn(fails());
+        cleaner.tasks.insert(waiter.id(), node);
+        let waited = cleaner.graces.join_next_with_id().await.expect("there is one");
+        let changes = cleaner.begin_cleaning(waited, &mut noted, |_| Data::Unknown);
+        is_given_up(&mut cleaner, &changes);
 
-        assert_eq!(ward.quarantine.due(&fenced), [], "not at once");
+        assert_eq!(cleaner.quarantine.due(&fenced), [], "not at once");
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(ward.quarantine.due(&fenced), [node], "it is due again");
-        let cleaner = ward.cleanings.spawn(fails());
-        ward.cleaners.insert(cleaner.id(), node);
-        let cleaned = ward.cleanings.join_next_with_id().await.expect("there is one");
-        let changes = ward.end_cleaning(cleaned);
-        is_given_up(&mut ward, &changes);
+        assert_eq!(cleaner.quarantine.due(&fenced), [node], "it is due again");
+        let cleaning = cleaner.cleanings.spawn(fails());
+        cleaner.tasks.insert(cleaning.id(), node);
+        let cleaned = cleaner.cleanings.join_next_with_id().await.expect("there is one");
+        let changes = cleaner.end_cleaning(cleaned).changes;
+        is_given_up(&mut cleaner, &changes);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(ward.quarantine.due(&fenced), [node], "it is due again");
+        assert_eq!(cleaner.quarantine.due(&fenced), [node], "it is due again");
     }
 
     /// Who was away while leftovers were looked for is emptied on its way back; who is in its place again by
@@ -345,12 +448,12 @@ mod tests {
             let topology = Topology { nodes, ..one };
             let (away, other) = (topology.nodes[0].node.id, NodeId(99));
             let (_writer, reader) = channel(topology.clone());
-            let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+            let mut cleaner = Cleaner::new(reader, Arc::new([]));
             let swept = Swept { nodes: vec![other], skipped: vec![], away: vec![away], waits: false };
-            let told = ward.end_sweep(Ok(swept));
+            let told = cleaner.end_sweep(Ok(swept));
             assert_eq!(told.len(), usize::from(is_cut), "{told:?}");
-            assert_eq!(ward.quarantine.is_cut(away), is_cut);
-            assert_eq!(ward.unswept.contains(&other), !is_cut, "it is looked again");
+            assert_eq!(cleaner.quarantine.is_cut(away), is_cut);
+            assert_eq!(cleaner.unswept.contains(&other), !is_cut, "it is looked again");
         }
     }
 
@@ -361,45 +464,45 @@ mod tests {
         let address = (Ipv4Addr::LOCALHOST, 1).into();
         let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
         let (writer, reader) = channel(one.clone());
-        let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+        let mut cleaner = Cleaner::new(reader, Arc::new([]));
         // Gone from the pool, so that it is not waited for.
         let [first, second] = [NodeId(98), NodeId(99)];
-        ward.sweep_after(first);
+        cleaner.sweep_after(first);
         let begun = async {
-            while !ward.sweeping.is_looking() {
+            while !cleaner.sweeping.is_looking() {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), begun).await.expect("it begins");
-        ward.sweep_after(second);
-        assert_eq!(ward.sweeps.len(), 1, "it goes on");
-        assert_eq!(ward.still_sweeps().len(), 2);
+        cleaner.sweep_after(second);
+        assert_eq!(cleaner.sweeps.len(), 1, "it goes on");
+        assert_eq!(cleaner.still_sweeps().len(), 2);
         let swept = |nodes| Swept { nodes, skipped: vec![], away: vec![], waits: false };
-        let told = ward.end_sweep(Ok(swept(vec![first])));
+        let told = cleaner.end_sweep(Ok(swept(vec![first])));
         assert!(
             matches!(&told[..], [Change::News { node, news: News::Swept, .. }] if *node == first),
             "{told:?}"
         );
-        assert_eq!(ward.unswept.iter().copied().collect::<Vec<_>>(), [second]);
+        assert_eq!(cleaner.unswept.iter().copied().collect::<Vec<_>>(), [second]);
 
         let begun = async {
-            while !ward.sweeping.is_looking() {
+            while !cleaner.sweeping.is_looking() {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), begun).await.expect("it begins");
-        ward.sweep_after(second);
-        assert_eq!(ward.end_sweep(Ok(swept(vec![second]))).len(), 0, "it is back once more");
-        assert!(ward.unswept.contains(&second));
+        cleaner.sweep_after(second);
+        assert_eq!(cleaner.end_sweep(Ok(swept(vec![second]))).len(), 0, "it is back once more");
+        assert!(cleaner.unswept.contains(&second));
 
         // A reload moves keys, and what was found before speaks for the ring that was.
-        let over = ward.sweeps.spawn(async move { swept(vec![second]) });
+        let over = cleaner.sweeps.spawn(async move { swept(vec![second]) });
         while !over.is_finished() {
             tokio::task::yield_now().await;
         }
-        ward.sweeping.ends();
-        ward.sweep();
-        assert_eq!(ward.sweeps.len(), 1, "what is over is not heard any more");
+        cleaner.sweeping.ends();
+        cleaner.sweep();
+        assert_eq!(cleaner.sweeps.len(), 1, "what is over is not heard any more");
         drop(writer);
     }
 
@@ -424,17 +527,23 @@ mod tests {
             (ward, writer)
         };
         let away = placed(Placement::Away, 2, &one);
-        assert!(ward(&away).0.quarantine.is_cut(node), "it was another one before");
+        assert!(ward(&away).0.cleaner.quarantine.is_cut(node), "it was another one before");
 
         let (mut ward, writer) = ward(&placed(Placement::Owns, 1, &one));
         writer.publish(away.clone());
         ward.admit(&write_notes().1);
-        assert!(!ward.quarantine.is_cut(node) && ward.unswept.is_empty(), "it left before its eyes");
+        assert!(
+            !ward.cleaner.quarantine.is_cut(node) && ward.cleaner.unswept.is_empty(),
+            "it left before its eyes"
+        );
         let other =
             super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
         writer.publish(Topology { ring: other.ring, revision: 3, ..away });
         ward.admit(&write_notes().1);
-        assert!(ward.quarantine.is_cut(node) && ward.unswept.contains(&node), "the ring is another one");
+        assert!(
+            ward.cleaner.quarantine.is_cut(node) && ward.cleaner.unswept.contains(&node),
+            "the ring is another one"
+        );
     }
 
     /// What could not be looked through, as keys were held, is told to be open still, also while nobody
@@ -470,13 +579,13 @@ mod tests {
             let waits = waits.filter_map(|(node, reason)| Some(Wait { node, reason: reason?, due: None }));
             let topology = Topology { nodes, waits: waits.collect(), ..one.clone() };
             let (_writer, reader) = channel(topology);
-            let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
-            assert!(!ward.guards_keys());
+            let mut cleaner = Cleaner::new(reader, Arc::new([]));
+            assert!(!cleaner.guards_keys());
             let (skipped, away) = (vec![other_id], vec![]);
-            ward.unswept.insert(first_id);
-            ward.end_sweep(Ok(Swept { nodes: vec![first_id], skipped, away, waits: true }));
-            assert!(ward.guards_keys(), "{placements:?}");
-            assert_eq!(ward.still_sweeps().len(), expected, "{placements:?} {reasons:?}");
+            cleaner.unswept.insert(first_id);
+            cleaner.end_sweep(Ok(Swept { nodes: vec![first_id], skipped, away, waits: true }));
+            assert!(cleaner.guards_keys(), "{placements:?}");
+            assert_eq!(cleaner.still_sweeps().len(), expected, "{placements:?} {reasons:?}");
         }
     }
 
@@ -492,10 +601,10 @@ mod tests {
         for (placement, expected) in [(half, 1), (Placement::Away, 0)] {
             let nodes = one.nodes.iter().map(|entry| Entry { placement, ..entry.clone() }).collect();
             let (_writer, reader) = channel(Topology { nodes, ..one.clone() });
-            let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
-            ward.unswept.insert(id);
-            assert!(ward.guards_keys());
-            assert_eq!(ward.still_sweeps().len(), expected, "{placement:?}");
+            let mut cleaner = Cleaner::new(reader, Arc::new([]));
+            cleaner.unswept.insert(id);
+            assert!(cleaner.guards_keys());
+            assert_eq!(cleaner.still_sweeps().len(), expected, "{placement:?}");
         }
     }
 
@@ -506,13 +615,12 @@ mod tests {
         let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
         let policy = |on_return| Arc::new(crate::topology::Policy { on_return, ..(*one.policy).clone() });
         let (writer, reader) = channel(Topology { policy: policy(OnReturn::Serve), ..one.clone() });
-        let mut ward = Ward::new(reader, Scene::new(Lag::new()), Arc::default(), Arc::new([]));
-        let noted = write_notes().1;
+        let mut cleaner = Cleaner::new(reader, Arc::new([]));
         for (revision, on_return, is_looked) in [(2, OnReturn::Serve, false), (3, OnReturn::Flush, true)] {
-            ward.admit(&noted);
+            cleaner.follow(&cleaner.reader.load(), 0, false);
             writer.publish(Topology { revision, policy: policy(on_return), ..one.clone() });
-            ward.admit(&noted);
-            assert_eq!(ward.unswept.is_empty(), !is_looked, "{on_return:?}");
+            cleaner.follow(&cleaner.reader.load(), 0, false);
+            assert_eq!(cleaner.unswept.is_empty(), !is_looked, "{on_return:?}");
         }
     }
 }

@@ -71,13 +71,13 @@ impl Ward {
             opinion = Opinion { health: Health::Suspect, wrong: opinion.wrong, ..patient.told.clone() };
         }
         // Of what is wrong with its configuration a probe saw more than this.
-        opinion.wrong = opinion.wrong.or_else(|| self.quarantine.refusal(id));
+        opinion.wrong = opinion.wrong.or_else(|| self.cleaner.quarantine.refusal(id));
         if opinion == patient.told {
             return None;
         }
         let (was_out, is_out) = (patient.told.health.is_out(), opinion.health.is_out());
         if is_out && !was_out {
-            self.quarantine.leaves(id);
+            self.cleaner.quarantine.leaves(id);
             let entry = topology.position(id).map(|at| &topology.nodes[at]);
             // The probe that would have seen it in its place may not have been heard yet.
             if entry.is_some_and(|entry| entry.placement.admitted() > 0.0) {
@@ -105,7 +105,7 @@ impl Ward {
     ) {
         let entry = topology.position(id).map(|at| &topology.nodes[at]);
         let owns = entry.is_some_and(|entry| entry.placement == Placement::Owns);
-        let is_inexact = self.quarantine.is_inexact(id);
+        let is_inexact = self.cleaner.quarantine.is_inexact(id);
         // Until it is back it is compared with the one that served, and what it came back with is not
         // forgotten before it has all its keys.
         if back.is_some() || owns {

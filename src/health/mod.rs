@@ -33,7 +33,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, Semaphore},
-    task::{AbortHandle, Id, JoinError, JoinSet},
+    task::{AbortHandle, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -55,13 +55,12 @@ pub use withhold::{
 };
 
 use crate::topology::{
-    Cause, Change, Data, Entry, ErrorReply, Failure, Health, Inbox, News, NodeId, NotedWrites, OnReturn,
-    Placement, Samples, SeenBy, Topology, TopologyReader,
+    Cause, Change, Data, Entry, ErrorReply, Failure, Health, Inbox, NodeId, NotedWrites, OnReturn, Placement,
+    Samples, SeenBy, Topology, TopologyReader,
 };
+use cleaning::{Cleaner, Ended, Told};
 use patient::Patient;
-use quarantine::{Cleaned, Quarantine};
 use slow_log::Slow;
-use sweep::{Sweeping, Swept};
 
 /// Probes of one pool that run at once: the nodes may be thousands, our descriptors are not.
 const PROBES_AT_ONCE: usize = 256;
@@ -113,13 +112,10 @@ async fn watch(mut ward: Ward, told: (NotedWrites, Samples), bell: &Notify, inbo
                 ward.judge(seen)
             }
             Ok(()) = published.changed() => ward.admit(&noted),
-            Some(waited) = ward.graces.join_next_with_id() => ward.begin_cleaning(waited, &mut noted),
-            Some(cleaned) = ward.cleanings.join_next_with_id() => ward.end_cleaning(cleaned),
-            Some(swept) = ward.sweeps.join_next() => ward.end_sweep(swept),
-            () = sleep_until(ward.sweeping.told_at()), if ward.guards_keys() => ward.still_sweeps(),
+            ended = ward.cleaner.next() => ward.clean(ended, &mut noted),
             n = noted.next(&mut notes), if may_note => {
                 may_note = n > 0;
-                ward.quarantine.remember(notes.drain(..), &ward.reader.load());
+                ward.cleaner.remember(notes.drain(..));
                 Vec::new()
             }
             () = inbox.closed() => return,
@@ -170,24 +166,7 @@ struct Ward {
     permits: Arc<Semaphore>,
     patients: HashMap<NodeId, Patient>,
     rounds: JoinSet<Round>,
-    /// Deletes leftovers of the nodes that are back, all at once.
-    sweeps: JoinSet<Swept>,
-    /// Nodes that are back, while others may have what they took for them.
-    unswept: HashSet<NodeId>,
-    /// How far that is.
-    sweeping: Sweeping,
-    /// Those for which it was not done as others were held.
-    postponed: HashSet<NodeId>,
-    /// What was last followed.
-    followed: Option<Arc<Topology>>,
-    quarantine: Quarantine,
-    /// What each worker has in flight.
-    in_flight: Arc<[AtomicU64]>,
-    /// Waits for what is in flight, for nodes that are to be cleaned; false when it took too long.
-    graces: JoinSet<(NodeId, bool)>,
-    cleanings: JoinSet<Cleaned>,
-    /// For whom each of both works.
-    cleaners: HashMap<Id, NodeId>,
+    cleaner: Cleaner,
     /// When the windows are read next, and how long they are.
     looks_at: Instant,
     window: Duration,
@@ -239,6 +218,7 @@ impl Ward {
         resolve_again: Arc<Notify>,
         in_flight: Arc<[AtomicU64]>,
     ) -> Ward {
+        let cleaner = Cleaner::new(reader.clone(), in_flight);
         Ward {
             reader,
             scene,
@@ -248,16 +228,7 @@ impl Ward {
             permits: Arc::new(Semaphore::new(PROBES_AT_ONCE)),
             patients: HashMap::new(),
             rounds: JoinSet::new(),
-            sweeps: JoinSet::new(),
-            unswept: HashSet::new(),
-            sweeping: Sweeping::default(),
-            postponed: HashSet::new(),
-            followed: None,
-            quarantine: Quarantine::default(),
-            in_flight,
-            graces: JoinSet::new(),
-            cleanings: JoinSet::new(),
-            cleaners: HashMap::new(),
+            cleaner,
             looks_at: Instant::now(),
             window: Duration::ZERO,
             looks: JoinSet::new(),
@@ -269,18 +240,7 @@ impl Ward {
     /// Follows the topology: nodes that came are watched, nodes that left are not.
     fn admit(&mut self, noted: &NotedWrites) -> Vec<Change> {
         let topology = self.reader.load();
-        self.quarantine.follow(&topology, noted.missed());
-        for node in self.quarantine.due(&topology) {
-            let (graces, revision) = (self.in_flight.clone(), topology.revision);
-            let waiter = self.graces.spawn(async move { (node, quarantine::grace(&graces, revision).await) });
-            self.cleaners.insert(waiter.id(), node);
-        }
-        let before = self.followed.replace(topology.clone());
-        // What others took for nodes while these were served as they were was not looked for.
-        let minds = topology.policy.on_return != OnReturn::Serve;
-        let mut is_other = before.as_ref().is_some_and(|before| {
-            !Arc::ptr_eq(&before.ring, &topology.ring) || minds && before.policy.on_return == OnReturn::Serve
-        });
+        let mut has_come = false;
         for entry in topology.nodes.iter() {
             match self.patients.get_mut(&entry.node.id) {
                 Some(patient) => {
@@ -295,20 +255,14 @@ impl Ward {
                     }
                 }
                 None => {
-                    is_other |= before.is_some();
+                    has_come = true;
                     self.admit_one(&topology, entry);
                 }
             }
         }
-        if is_other {
-            self.sweep_all(&topology);
-        } else if self.may_go_on(&topology) {
-            self.sweep_again();
-        }
+        let changes = self.cleaner.follow(&topology, noted.missed(), has_come);
         // All nodes of the topology are watched now, so most publishes, which take no node away, need no
         // second look.
-        let waited_for = self.quarantine.waited_for(&topology);
-        let changes = waited_for.into_iter().map(|node| topology.news(node, News::Stripping)).collect();
         if self.patients.len() == topology.nodes.len() {
             return changes;
         }
@@ -352,7 +306,7 @@ impl Ward {
         };
         if entry.placement != Placement::Owns {
             // It was away under another identity.
-            self.quarantine.cut(entry.node.id);
+            self.cleaner.quarantine.cut(entry.node.id);
         }
         self.scene.admit(&topology.pool, entry);
         self.patients.insert(entry.node.id, patient);
@@ -384,6 +338,26 @@ impl Ward {
             }
         }
         seen
+    }
+
+    /// Something of what the cleaner does is over.
+    fn clean(&mut self, ended: Ended, noted: &mut NotedWrites) -> Vec<Change> {
+        let Told { node, is_emptied, changes } = match ended {
+            Ended::Grace(waited) => {
+                let patients = &self.patients;
+                let brings = |node| patients.get(&node).map_or(Data::Unknown, Patient::brings);
+                return self.cleaner.begin_cleaning(waited, noted, brings);
+            }
+            Ended::Cleaning(cleaned) => self.cleaner.end_cleaning(cleaned),
+            Ended::Sweep(swept) => return self.cleaner.end_sweep(swept),
+            Ended::Pause => return self.cleaner.still_sweeps(),
+        };
+        let topology = self.reader.load();
+        // What is wrong with it is over before it has its keys.
+        let told = node.and_then(|node| self.tell(&topology, node));
+        let emptied = node.filter(|_| is_emptied).and_then(|node| self.patients.get_mut(&node));
+        emptied.into_iter().for_each(|patient| patient.emptied(&topology.policy));
+        told.into_iter().chain(changes).collect()
     }
 
     /// What are nodes busy with?
@@ -493,7 +467,7 @@ impl Ward {
                 let is_back = was_out && !patient.detector.health().is_out();
                 self.receive(&topology, (round.id, &mut patient), is_back.then_some(data));
                 if is_back {
-                    self.look_through_others(&topology, round.id);
+                    self.cleaner.look_through_others(&topology, round.id);
                 }
                 pause = patient.detector.pause().max(PROBE_PAUSE_MIN);
                 if self.held.contains_key(&round.id) {
@@ -631,8 +605,8 @@ mod tests {
         net::{Address, Target},
         ring::{self, Ring},
         topology::{
-            Admission, Because, Evidence, HealthSettings, Node, Opinion, Policy, TopologyWriter, channel,
-            write_notes,
+            Admission, Because, Evidence, HealthSettings, News, Node, Opinion, Policy, TopologyWriter,
+            channel, write_notes,
         },
     };
 
