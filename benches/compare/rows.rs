@@ -81,6 +81,12 @@ pub(crate) const ROWS: [Row; 9] = [
     Row::new("64 B, 50 connections, open loop", MIXED, &SMALL, 50, Rhythm::HalfOfTwemproxy),
 ];
 
+/// So much for a worker, by the number of workers.
+pub(crate) const AT_A_RATE: [Row; 2] = [
+    Row::new("64 B, 50 connections and 20,000/s for each worker", MIXED, &SMALL, 50, Rhythm::Rate(20_000.0)),
+    Row::new("64 B, 100 connections, 40,000/s", MIXED, &SMALL, 100, Rhythm::Rate(40_000.0)),
+];
+
 impl Row {
     const fn new(
         name: &'static str,

@@ -8,13 +8,14 @@ use crate::{
     load::Failure,
     options::Options,
     peers::Peer,
-    rows::{ROWS, Row, SMALL},
+    rows::{AT_A_RATE, ROWS, Row, SMALL},
     table::{markdown, median, spread},
     turns::{Sample, fill, measure},
 };
 
-/// The rows of 64 B that are measured: without pipelining, and at depth 16.
-const MEASURED: [&Row; 2] = [&ROWS[0], &ROWS[1]];
+/// What one worker carries and what two do: the same load, without pipelining and at depth 16, and as much for
+/// each of them, at a rate that leaves the cores room.
+const MEASURED: [[&Row; 2]; 3] = [[&ROWS[0]; 2], [&ROWS[1]; 2], [&AT_A_RATE[0], &AT_A_RATE[1]]];
 
 /// Measures both in turn.
 pub(crate) fn run(fleet: &Fleet, options: &Options) -> Result<String, Failure> {
@@ -25,11 +26,12 @@ pub(crate) fn run(fleet: &Fleet, options: &Options) -> Result<String, Failure> {
     let program = Peer::Ringway.program(&options.programs)?;
     let servers = [start(fleet, &program, 1)?, start(fleet, &program, 2)?];
     let mut rows = Vec::new();
-    for row in MEASURED {
+    for pair in MEASURED {
         let mut samples = [Vec::new(), Vec::new()];
         for round in 0..options.rounds as usize {
             for turn in 0..servers.len() {
                 let i = (round + turn) % servers.len();
+                let row = pair[i];
                 let pace = row.pace(0.0);
                 let sample = measure(fleet, &servers[i], Peer::Ringway, row, pace, options.seconds)?;
                 eprintln!(
@@ -43,7 +45,7 @@ pub(crate) fn run(fleet: &Fleet, options: &Options) -> Result<String, Failure> {
                 samples[i].push(sample);
             }
         }
-        rows.push(cells(row, &samples));
+        rows.push(cells(pair[0], &samples));
     }
     let columns = [
         "µs per request, one worker",
