@@ -13,8 +13,8 @@ use crate::{
     turns::{Sample, fill, measure},
 };
 
-/// What one worker carries and what two do: the same load, without pipelining and at depth 16, and as much for
-/// each of them, at a rate that leaves the cores room.
+/// What one worker carries and what two do: the same load, without pipelining and at depth 16, and as much
+/// for each of them, at a rate that leaves the cores room.
 const MEASURED: [[&Row; 2]; 3] = [[&ROWS[0]; 2], [&ROWS[1]; 2], [&AT_A_RATE[0], &AT_A_RATE[1]]];
 
 /// Measures both in turn.

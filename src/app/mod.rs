@@ -31,7 +31,7 @@ use crate::{
     incident::FileSettings,
     membership::{self, Membership},
     metrics,
-    net::{ListenAddress, Listener, Reserve},
+    net::{HandedSockets, ListenAddress, Listener, Reserve},
     proxy::{self, Memory, Order, Workers},
 };
 use embedded::EmbeddedNodes;
@@ -124,6 +124,8 @@ pub struct App {
     scene: Scene,
     run_id: Arc<str>,
     state_file: StateFile,
+    /// Sockets of whoever started the process.
+    handed: HandedSockets,
     /// The pools and the settings that are in force.
     state: Mutex<State>,
 }
@@ -135,11 +137,12 @@ struct State {
 }
 
 impl App {
-    /// Starts everything; when it returns, all listeners listen.
+    /// Starts everything; when it returns, all listeners listen, on sockets that were handed over where there
+    /// are such.
     ///
     /// # Errors
     /// The first [`AppError`]; nothing is left behind.
-    pub fn start(settings: Settings) -> Result<App, AppError> {
+    pub fn start(settings: Settings, handed: HandedSockets) -> Result<App, AppError> {
         // From here on `uptime` counts.
         proxy::started();
         let recorder = metrics::facade();
@@ -173,7 +176,7 @@ impl App {
         let run_id = run_id();
         let mut admin = AdminState::new(Vec::new(), membership.clone(), recorder, run_id.clone());
         admin.keeping = keeping;
-        let listener = bind(&control, "admin", &settings.admin.listen)?;
+        let listener = bind(&control, &handed, "admin", &settings.admin.listen)?;
         let admin_address = listener.address();
         let (admin_stop, admin_ended) = serve_admin(&control, listener, admin.clone());
         let app = App {
@@ -193,6 +196,7 @@ impl App {
             scene,
             run_id,
             state_file,
+            handed,
             state: Mutex::new(State { settings: settings.clone(), pools: Vec::new(), next_pool: 0 }),
         };
         let mut listening = Vec::new();
@@ -205,9 +209,26 @@ impl App {
         }
         // A start that came to nothing has written nothing.
         app.state_file.start()?;
-        app.keep_descriptors();
-        app.show_pools();
+        app.pools_changed();
         Ok(app)
+    }
+
+    /// What follows from other pools, or others of their settings.
+    fn pools_changed(&self) {
+        self.keep_descriptors();
+        self.show_pools();
+        self.warn_of_unused_sockets();
+    }
+
+    /// Says which sockets that were handed over nobody accepts on: clients wait in them.
+    fn warn_of_unused_sockets(&self) {
+        let state = self.lock();
+        let listeners = || state.pools.iter().flat_map(|pool| &pool.listeners);
+        let used: Vec<&ListenAddress> =
+            listeners().flat_map(|l| [&l.asked, &l.address]).chain([&self.admin_address]).collect();
+        for address in self.handed.addresses().filter(|address| !used.contains(address)) {
+            tracing::warn!(%address, "a socket was handed over for it, and no pool listens there: clients wait in vain");
+        }
     }
 
     /// Has clients leave as many descriptors as all else may want.
@@ -336,13 +357,20 @@ fn start_workers(
     Ok((threads, orders))
 }
 
-fn bind(on: &Thread, who: &str, address: &ListenAddress) -> Result<Listener, AppError> {
+/// Listens, on the socket that was handed over for it if there is one.
+fn bind(
+    on: &Thread,
+    handed: &HandedSockets,
+    who: &str,
+    address: &ListenAddress,
+) -> Result<Listener, AppError> {
     let _inside = on.handle().enter();
-    Listener::bind(address).map_err(|error| AppError::Listen {
-        who: who.to_owned(),
-        address: address.clone(),
-        error,
-    })
+    let listener = match handed.listener(address) {
+        Ok(None) => Listener::bind(address),
+        Ok(Some(listener)) => Ok(listener),
+        Err(error) => Err(error),
+    };
+    listener.map_err(|error| AppError::Listen { who: who.to_owned(), address: address.clone(), error })
 }
 
 /// 40 hexadecimal digits, as Redis's run_id has: they tell one start from the next.

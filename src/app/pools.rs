@@ -79,9 +79,10 @@ impl App {
             match spare.and_then(|spare| spare.listener().ok()) {
                 Some(listener) => Ok(listener),
                 None => {
-                    let listener = bind(&self.accepting, &who, asked)?;
-                    let opened =
-                        spec.policy.socket_mode.map_or(Ok(()), |mode| Listener::open_to(asked, mode));
+                    let listener = bind(&self.accepting, &self.handed, &who, asked)?;
+                    // The file of one that was handed over is its owner's.
+                    let mode = spec.policy.socket_mode.filter(|_| !listener.is_handed());
+                    let opened = mode.map_or(Ok(()), |mode| Listener::open_to(asked, mode));
                     let failed = |error| AppError::Listen { who: who.clone(), address: asked.clone(), error };
                     opened.map(|()| listener).map_err(failed)
                 }

@@ -82,8 +82,7 @@ impl App {
         let (admin, buffered_bytes, incidents) = (before.admin, before.buffered_bytes, before.incidents);
         self.lock().settings =
             Settings { workers, coalesce, state_file, admin, buffered_bytes, incidents, pools, ..settings };
-        self.keep_descriptors();
-        self.show_pools();
+        self.pools_changed();
         Ok(done)
     }
 

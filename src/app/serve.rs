@@ -8,6 +8,7 @@ use std::{
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
@@ -22,7 +23,7 @@ use crate::{
     clock,
     config::{Settings, Source},
     metrics::count_reload,
-    net::{Address, ListenAddress},
+    net::{Address, HandedSockets, ListenAddress},
     protocol::Protocol,
     topology::PoolSpec,
 };
@@ -34,6 +35,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 /// Runs until a signal ends it.
 pub fn serve(serve: Serve) -> ExitCode {
     let Serve { loaded, source, log, log_level } = serve;
+    // Before there is a second thread.
+    let handed = HandedSockets::take();
     start_log(log, &log_level);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -49,7 +52,14 @@ pub fn serve(serve: Serve) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let app = match App::start(loaded.settings.clone()) {
+    let handed = match handed {
+        Ok(handed) => handed,
+        Err(error) => {
+            fatal(log, &format!("can't use what was handed over to listen on (LISTEN_FDS): {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let app = match App::start(loaded.settings.clone(), handed) {
         Ok(app) => app,
         Err(error) => {
             fatal(log, &error.to_string());
@@ -58,11 +68,13 @@ pub fn serve(serve: Serve) -> ExitCode {
     };
     // Nobody has to read it.
     let _ = std::io::stdout().write_all(banner(&app, &loaded.settings, &source).as_bytes());
+    tell_supervisor(NotifyState::Ready);
     runtime.block_on(async {
         let mut signals = signals;
         follow(&mut signals, &app, &source).await;
         linger(&mut signals, app.announce_drain()).await;
     });
+    tell_supervisor(NotifyState::Stopping);
     tracing::info!("draining: no new clients, what is in flight is finished");
     if app.stop() {
         tracing::info!("stopped");
@@ -70,6 +82,13 @@ pub fn serve(serve: Serve) -> ExitCode {
         tracing::warn!("stopped at drain_timeout with sessions that were not finished");
     }
     ExitCode::SUCCESS
+}
+
+/// Tells whoever started the process, if it wants to know (sd_notify(3)).
+fn tell_supervisor(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "can't tell who started ringway how it is (NOTIFY_SOCKET)");
+    }
 }
 
 /// Says why ringway does not start, as the log is asked for.

@@ -1,7 +1,7 @@
 //! WHAT A RELOAD OWES. A node for which others took writes has old values until it is cleaned on its way
 //! back: a reload after which its keys stay with it would have it serve them as they are, so it has to wait
-//! for that. And who had keys that a reload moves has them still: should their new owner fail, or lose them to
-//! another reload, these would be read, so they are deleted first. Pure.
+//! for that. And who had keys that a reload moves has them still: should their new owner fail, or lose them
+//! to another reload, these would be read, so they are deleted first. Pure.
 
 use std::collections::{HashMap, HashSet};
 

@@ -52,10 +52,10 @@ pub enum WriteHalf {
 /// A socket that accepts connections.
 #[derive(Debug)]
 pub enum Listener {
-    /// Over TCP.
-    Tcp(TcpListener),
-    /// Over a unix socket; its file is removed when the listener is dropped.
-    Unix(UnixListener, SocketFile),
+    /// Over TCP; whether whoever started the process has the socket, too.
+    Tcp(TcpListener, bool),
+    /// Over a unix socket; its file is removed when the listener is dropped, if it is ours.
+    Unix(UnixListener, Option<SocketFile>),
 }
 
 /// A listening socket that nobody accepts on through this end.
@@ -69,7 +69,7 @@ impl Spare {
     /// The operating system's: out of descriptors.
     pub fn listener(&self) -> io::Result<Listener> {
         let listener = std::net::TcpListener::from(self.0.try_clone()?);
-        TcpListener::from_std(listener).map(Listener::Tcp)
+        TcpListener::from_std(listener).map(|listener| Listener::Tcp(listener, false))
     }
 }
 
@@ -337,13 +337,8 @@ impl Listener {
                 socket.set_reuse_address(true)?;
                 socket.set_nonblocking(true)?;
                 socket.bind(&(*address).into())?;
-                let (time, interval, retries) = CLIENT_KEEPALIVE;
-                let keepalive =
-                    TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
-                // Connections that it accepts take it over.
-                socket.set_tcp_keepalive(&keepalive)?;
                 socket.listen(BACKLOG)?;
-                TcpListener::from_std(socket.into()).map(Listener::Tcp)
+                Listener::over_tcp(socket.into(), false)
             }
             ListenAddress::Unix(path) => {
                 let abandoned = std::os::unix::net::UnixStream::connect(path)
@@ -351,8 +346,30 @@ impl Listener {
                 if abandoned {
                     std::fs::remove_file(path)?;
                 }
-                UnixListener::bind(path).map(|l| Listener::Unix(l, SocketFile(path.clone())))
+                UnixListener::bind(path).map(|l| Listener::Unix(l, Some(SocketFile(path.clone()))))
             }
+        }
+    }
+
+    /// On a socket that listens and does not block; whether another process has it, too.
+    pub(super) fn over_tcp(socket: std::net::TcpListener, is_handed: bool) -> io::Result<Listener> {
+        let (time, interval, retries) = CLIENT_KEEPALIVE;
+        let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+        // Connections that it accepts take it over.
+        SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+        TcpListener::from_std(socket).map(|listener| Listener::Tcp(listener, is_handed))
+    }
+
+    /// On a unix socket of another process that listens and does not block.
+    pub(super) fn over_unix(socket: std::os::unix::net::UnixListener) -> io::Result<Listener> {
+        UnixListener::from_std(socket).map(|listener| Listener::Unix(listener, None))
+    }
+
+    /// Whether another process has the socket, too: who waits in it when this one closes is not lost.
+    pub fn is_handed(&self) -> bool {
+        match self {
+            Listener::Tcp(_, is_handed) => *is_handed,
+            Listener::Unix(_, file) => file.is_none(),
         }
     }
 
@@ -371,7 +388,7 @@ impl Listener {
     /// listener.
     pub fn spare(&self) -> Option<Spare> {
         match self {
-            Listener::Tcp(listener) => listener.as_fd().try_clone_to_owned().ok().map(Spare),
+            Listener::Tcp(listener, _) => listener.as_fd().try_clone_to_owned().ok().map(Spare),
             Listener::Unix(..) => None,
         }
     }
@@ -382,7 +399,7 @@ impl Listener {
     /// The operating system's; out of descriptors is one that passes.
     pub async fn accept(&self) -> io::Result<Stream> {
         match self {
-            Listener::Tcp(listener) => {
+            Listener::Tcp(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 // A client that is gone already is noticed at the first read.
                 let _ = stream.set_nodelay(true);
@@ -395,10 +412,15 @@ impl Listener {
     /// Where it listens: with port 0 in the settings, the port that the kernel chose.
     pub fn address(&self) -> ListenAddress {
         match self {
-            Listener::Tcp(listener) => listener
+            Listener::Tcp(listener, _) => listener
                 .local_addr()
                 .map_or_else(|_| ListenAddress::Tcp(SocketAddr::from(([0, 0, 0, 0], 0))), ListenAddress::Tcp),
-            Listener::Unix(_, file) => ListenAddress::Unix(file.0.clone()),
+            Listener::Unix(_, Some(file)) => ListenAddress::Unix(file.0.clone()),
+            Listener::Unix(listener, None) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                ListenAddress::Unix(path.unwrap_or(std::path::Path::new("")).to_owned())
+            }
         }
     }
 }

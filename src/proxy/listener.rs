@@ -12,7 +12,10 @@ use std::{
 
 use tokio::{
     io::AsyncWriteExt,
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc,
+        oneshot::{self, error::TryRecvError},
+    },
     time::sleep,
 };
 
@@ -70,8 +73,8 @@ impl Workers {
 }
 
 /// Accepts the clients of one pool until it is told to stop; who waits in the kernel's queue then
-/// is taken before the listener closes, since closing it would reset them. Out of descriptors is
-/// met by a pause, and told once.
+/// is taken before the listener closes, since closing it would reset them, or left there for the next
+/// process if the socket is not ours alone. Out of descriptors is met by a pause, and told once.
 pub async fn accept(
     listener: Listener,
     pool: Arc<PoolHandle>,
@@ -81,12 +84,19 @@ pub async fn accept(
     let mut pause = PAUSE.0;
     let mut stopping = false;
     loop {
+        if listener.is_handed() && !matches!(stop.try_recv(), Err(TryRecvError::Empty)) {
+            return;
+        }
         // Accepting is cancel-safe.
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
             () = std::future::ready(()), if stopping => return,
             _ = &mut stop, if !stopping => {
+                // Who waits in a socket that others have, too, is left to them.
+                if listener.is_handed() {
+                    return;
+                }
                 stopping = true;
                 continue;
             }

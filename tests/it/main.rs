@@ -13,6 +13,7 @@ mod embedded;
 mod evidence;
 mod failure;
 mod gutter;
+mod handed;
 mod harness;
 mod http;
 mod http_bad;

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ringway::{app::App, config};
+use ringway::{app::App, config, net::HandedSockets};
 
 use crate::harness::{
     Config, Load, Redis, Ringway, SOON,
@@ -26,7 +26,7 @@ fn a_blocked_control_plane_stops_nobody() {
     let mut nodes = Redis::several(4);
     let text = Config::of(&nodes).to_string();
     let loaded = config::load_str(&text, "a test", Path::new(".")).expect("the configuration is good");
-    let app = App::start(loaded.settings).expect("it starts");
+    let app = App::start(loaded.settings, HandedSockets::default()).expect("it starts");
     let address = app.addresses()[0].1.to_string();
     let load = Load::start(&address, &Plan { clients: 20, ..Plan::default() });
     let map = owners(&nodes);

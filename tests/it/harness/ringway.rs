@@ -48,6 +48,11 @@ impl Ringway {
 
     /// Starts it and does not wait for anything.
     pub(crate) fn spawn(config: impl ToString, command: &[&str]) -> Ringway {
+        Ringway::spawn_with(config, command, Stdio::null())
+    }
+
+    /// The same with something as its standard input.
+    pub(crate) fn spawn_with(config: impl ToString, command: &[&str], stdin: Stdio) -> Ringway {
         let dir = tempfile::tempdir().expect("a directory for the configuration");
         let path = dir.path().join("ringway.yaml");
         std::fs::write(&path, config.to_string()).expect("the configuration can be written");
@@ -55,7 +60,7 @@ impl Ringway {
             .args(&command[1..])
             .args(["serve", "--config"])
             .arg(&path)
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
