@@ -13,8 +13,8 @@ use super::{ListenAddress, Listener};
 pub struct HandedSockets(Vec<(ListenAddress, Socket)>);
 
 impl HandedSockets {
-    /// Takes those that the environment names (`LISTEN_FDS`, `LISTEN_PID`), once for a process. It changes the
-    /// environment: to be called while there is one thread.
+    /// Takes those that the environment names (`LISTEN_FDS`, `LISTEN_PID`), once for a process. It changes
+    /// the environment: to be called while there is one thread.
     ///
     /// # Errors
     /// One of them is no stream socket that listens.
@@ -93,8 +93,8 @@ mod tests {
         Ok(HandedSockets(vec![(bound(&socket)?, socket)]))
     }
 
-    /// A socket is used for what it is bound to, again and again, and goes on when a listener ends; the file of
-    /// a unix socket stays.
+    /// A socket is used for what it is bound to, again and again, and goes on when a listener ends; the file
+    /// of a unix socket stays.
     #[tokio::test]
     async fn a_socket_outlives_its_listeners() {
         let dir = tempfile::tempdir().expect("a directory");

@@ -23,8 +23,8 @@ fn given(socket: &TcpListener, config: &Config) -> Ringway {
     Ringway::spawn_with(config, &["sh", "-c", HAND_OVER, "sh", program()], socket.into())
 }
 
-/// Asks in a new connection each time, until it is told to stop: how many were answered, and how many were cut
-/// off.
+/// Asks in a new connection each time, until it is told to stop: how many were answered, and how many were
+/// cut off.
 fn ask(address: &str, stop: &AtomicBool) -> (usize, usize) {
     let (mut answered, mut cut) = (0, 0);
     while !stop.load(SeqCst) {
