@@ -94,6 +94,7 @@ fn pool() -> Pool {
         nodes.iter().map(|e| Member { name: e.node.name.clone(), weight: 1 }).collect();
     let (writer, reader) = topology::channel(Topology {
         budget_due: None,
+        leftovers: Arc::default(),
         gutter: None,
         waits: Arc::default(),
         pool: "cache".into(),

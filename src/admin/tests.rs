@@ -56,6 +56,7 @@ pub(super) fn topology(pool: &str, names: &[&str]) -> Topology {
     };
     Topology {
         budget_due: None,
+        leftovers: Arc::default(),
         gutter: None,
         waits: Arc::default(),
         pool: pool.into(),

@@ -2,22 +2,22 @@
 //! is old is deleted, and membership is told.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, atomic::AtomicU64},
 };
 
 use tokio::{
     task::{Id, JoinError, JoinSet},
-    time::sleep_until,
+    time::{Instant, sleep_until},
 };
 
 use super::{
     quarantine::{self, Cleaned, Done, Quarantine},
-    sweep::{self, Sweeping, Swept},
+    sweep::{self, Swept, TELL},
 };
 use crate::topology::{
-    Change, Data, LEVELS, News, NodeId, NotedWrites, OnReturn, Placement, Topology, TopologyReader, Wait,
-    WaitReason, Written,
+    Change, Data, LEVELS, Leftovers, News, NodeId, NotedWrites, OnReturn, Placement, Topology,
+    TopologyReader, Wait, WaitReason, Written,
 };
 
 /// Cleans the nodes of one pool that are back, and others of what they took for these.
@@ -34,12 +34,11 @@ pub(super) struct Cleaner {
     tasks: HashMap<Id, NodeId>,
     /// Deletes leftovers of the nodes that are back, all at once.
     sweeps: JoinSet<Swept>,
-    /// Nodes that are back, while others may have what they took for them.
-    unswept: HashSet<NodeId>,
-    /// How far that is.
-    sweeping: Sweeping,
-    /// Those for which it was not done as others were held.
-    postponed: HashSet<NodeId>,
+    /// Of whom, and those of which it was told what came of that.
+    looks_for: Vec<Leftovers>,
+    done: Vec<Leftovers>,
+    /// When it was last told that it goes on.
+    told: Instant,
     /// What was last followed.
     followed: Option<Arc<Topology>>,
 }
@@ -72,21 +71,21 @@ impl Cleaner {
             cleanings: JoinSet::new(),
             tasks: HashMap::new(),
             sweeps: JoinSet::new(),
-            unswept: HashSet::new(),
-            sweeping: Sweeping::default(),
-            postponed: HashSet::new(),
+            looks_for: Vec::new(),
+            done: Vec::new(),
+            told: Instant::now(),
             followed: None,
         }
     }
 
     /// What ends next. It loses nothing when it is not waited for to the end.
     pub(super) async fn next(&mut self) -> Ended {
-        let guards_keys = self.guards_keys();
+        let guards_keys = !self.reader.load().leftovers.is_empty();
         tokio::select! {
             Some(waited) = self.graces.join_next_with_id() => Ended::Grace(waited),
             Some(cleaned) = self.cleanings.join_next_with_id() => Ended::Cleaning(cleaned),
             Some(swept) = self.sweeps.join_next() => Ended::Sweep(swept),
-            () = sleep_until(self.sweeping.told_at()), if guards_keys => Ended::Pause,
+            () = sleep_until(self.told + TELL), if guards_keys => Ended::Pause,
             else => std::future::pending().await,
         }
     }
@@ -96,8 +95,8 @@ impl Cleaner {
         self.quarantine.remember(notes, &self.reader.load());
     }
 
-    /// Follows the topology, to which a node may have come: nodes behind a fence are cleaned, and what others
-    /// have of keys that moved is looked for.
+    /// Follows the topology, to which a node may have come: nodes behind a fence are cleaned, and others of what
+    /// is left over. When keys moved it is not known any more what nodes have that are away.
     pub(super) fn follow(&mut self, topology: &Arc<Topology>, missed: u64, has_come: bool) -> Vec<Change> {
         self.quarantine.follow(topology, missed);
         for node in self.quarantine.due(topology) {
@@ -105,18 +104,18 @@ impl Cleaner {
             let waiter = self.graces.spawn(async move { (node, quarantine::grace(&graces, revision).await) });
             self.tasks.insert(waiter.id(), node);
         }
-        // What others took for nodes while these were served as they were was not looked for.
+        // While nodes were served as they were nothing was noted.
         let minds = topology.policy.on_return != OnReturn::Serve;
         let is_other = self.followed.replace(topology.clone()).is_some_and(|before| {
             has_come
                 || !Arc::ptr_eq(&before.ring, &topology.ring)
                 || minds && before.policy.on_return == OnReturn::Serve
         });
-        if is_other {
-            self.sweep_all(topology);
-        } else if self.may_go_on(topology) {
-            self.sweep_again();
+        if is_other && topology.policy.minds_old_copies() {
+            self.quarantine.forget(topology);
         }
+        self.done.retain(|left| topology.leftovers.contains(left));
+        self.sweep();
         let waited_for = self.quarantine.waited_for(topology);
         waited_for.into_iter().map(|node| topology.news(node, News::Stripping)).collect()
     }
@@ -188,10 +187,6 @@ impl Cleaner {
                 let is_empty = matches!(done, Done::Emptied(_) | Done::Stripped(_) | Done::WasEmpty);
                 let below = if is_empty { LEVELS } else { cleaned.below };
                 let leftovers = is_empty || cleaned.leftovers;
-                // What is in a gutter is not looked for: it lives for a bounded time.
-                if leftovers && topology.policy.rehashes() {
-                    self.sweep_after(node);
-                }
                 is_emptied = matches!(done, Done::Emptied(_) | Done::WasEmpty);
                 tell_loss(&topology, node, done);
                 let emptied = matches!(done, Done::Emptied(_));
@@ -217,98 +212,64 @@ impl Cleaner {
         vec![self.reader.load().news(node, News::NotCleaned)]
     }
 
-    /// A node is back: does anything have to be done about what others took for it, before it is cleaned?
-    pub(super) fn look_through_others(&mut self, topology: &Topology, node: NodeId) {
-        match topology.policy.on_return {
-            OnReturn::Flush => self.sweep_after(node),
-            // What was looked through before says nothing of what they took since.
-            OnReturn::Ttl => self.sweeping.returns(node),
-            OnReturn::Quarantine | OnReturn::Serve => {}
-        }
-    }
-
-    /// Deletes what others took for a node, once it owns its keys.
-    pub(super) fn sweep_after(&mut self, node: NodeId) {
-        self.unswept.insert(node);
-        self.sweeping.returns(node);
-        self.sweep();
-    }
-
-    /// Deletes what nodes have of keys that were theirs before a reload. Who is away is emptied when it is
-    /// back.
-    pub(super) fn sweep_all(&mut self, topology: &Topology) {
-        if !topology.policy.minds_old_copies() {
-            return;
-        }
-        self.quarantine.forget(topology);
-        self.unswept.extend(topology.nodes.iter().map(|entry| entry.node.id));
-        // What is under way is for a ring that was.
-        self.sweeping.ends();
-        self.sweep();
-    }
-
+    /// Looks through others for those of whose keys they may have old copies.
     fn sweep(&mut self) {
-        // Who has returned since is looked for afterwards, or one that flaps would have it begin anew for
-        // ever.
-        if self.sweeping.is_looking() {
+        if !self.sweeps.is_empty() {
             return;
         }
-        // What one that is over has found was found under another ring, maybe.
-        self.sweeps = JoinSet::new();
-        if !self.unswept.is_empty() {
-            let (returned, looks_for) = (self.unswept.iter().copied().collect(), self.sweeping.begins());
-            self.sweeps.spawn(sweep::after_returns(self.reader.clone(), returned, looks_for));
+        let mut due = sweep::due(&self.reader.load());
+        due.retain(|left| !self.done.contains(left));
+        if !due.is_empty() {
+            self.looks_for.clone_from(&due);
+            self.sweeps.spawn(sweep::look_through(self.reader.clone(), due));
         }
-    }
-
-    /// Whether others have to be looked through before keys may be given to them: that is told from time to
-    /// time.
-    pub(super) fn guards_keys(&self) -> bool {
-        self.sweeping.is_looking() || !self.postponed.is_empty() || !self.unswept.is_empty()
     }
 
     /// Others are still looked through, or will be when their keys are not held any more: the keys of those
     /// who are back are not to be given to them, however long it takes.
     pub(super) fn still_sweeps(&mut self) -> Vec<Change> {
-        self.sweeping.tells();
+        self.told = Instant::now();
         let topology = self.reader.load();
-        // That of one which still takes its keys back begins when it has them.
-        let starts = |node: &NodeId| {
-            let entry = topology.position(*node).map(|at| &topology.nodes[at]);
-            entry.is_some_and(|entry| matches!(entry.placement, Placement::Starting(_)))
+        let guards = |left: &&Leftovers| {
+            let placement = topology.position(left.node).map(|at| topology.nodes[at].placement);
+            match placement {
+                // It gave its keys up by an operator's word.
+                None | Some(Placement::Away) => false,
+                // That of one which still takes its keys back begins when it has them.
+                Some(Placement::Starting(_)) => true,
+                // Those that are held for what each may have of the other would wait for ever.
+                Some(Placement::Owns | Placement::Held) => {
+                    !self.sweeps.is_empty() || !is_stuck(&topology, left.node)
+                }
+            }
         };
-        let looked = self.unswept.iter().filter(|node| self.sweeping.is_looking() || starts(node));
-        // Those that are held for what each may have of the other would wait for ever.
-        let is_stuck = |node: &NodeId| is_stuck(&topology, *node);
-        let postponed = self.postponed.iter().filter(|node| !self.unswept.contains(node) && !is_stuck(node));
-        looked.chain(postponed).map(|node| topology.news(*node, News::Sweeping)).collect()
+        let guarded = topology.leftovers.iter().filter(|left| !self.done.contains(left)).filter(guards);
+        guarded.map(|left| topology.news(left.node, News::Sweeping)).collect()
     }
 
     /// Others were looked through for what they took for nodes that are back.
     pub(super) fn end_sweep(&mut self, ended: Result<Swept, JoinError>) -> Vec<Change> {
-        let swept = match ended {
-            Ok(swept) => swept,
+        let topology = self.reader.load();
+        let looked_for = std::mem::take(&mut self.looks_for);
+        let (done, open) = match ended {
+            Ok(swept) => self.looked_through(&topology, swept),
             Err(error) => {
-                // One that was aborted was replaced.
-                if error.is_panic() {
-                    tracing::error!(%error, "deleting leftovers failed inside ringway");
-                    self.unswept.clear();
-                    self.sweeping.ends();
-                }
-                return Vec::new();
+                tracing::error!(%error, "deleting leftovers failed inside ringway");
+                (Vec::new(), looked_for)
             }
         };
-        let Swept { nodes, mut skipped, away, mut waits } = swept;
-        let again = self.sweeping.ends();
-        self.unswept.retain(|node| !nodes.contains(node) || again.contains(node));
-        if nodes.is_empty() {
-            // The pool is gone.
-            return Vec::new();
-        }
-        let topology = self.reader.load();
+        self.done.extend(done.iter().chain(&open));
+        self.sweep();
+        let swept = done.into_iter().map(|Leftovers { node, turn }| (node, News::Swept { turn }));
+        let open = open.into_iter().map(|Leftovers { node, turn }| (node, News::NotSwept { turn }));
+        swept.chain(open).map(|(node, news)| topology.news(node, news)).collect()
+    }
+
+    /// For whom that is done, and for whom it is given up. For all others it is done once more.
+    fn looked_through(&mut self, topology: &Topology, swept: Swept) -> (Vec<Leftovers>, Vec<Leftovers>) {
+        let Swept { leftovers, mut skipped, away, mut waits } = swept;
         for node in away {
-            let placement = topology.position(node).map(|at| topology.nodes[at].placement);
-            match placement {
+            match topology.position(node).map(|at| topology.nodes[at].placement) {
                 None => {}
                 // It was cleaned of what was written elsewhere, and not of this.
                 Some(Placement::Owns | Placement::Held) => {
@@ -321,29 +282,12 @@ impl Cleaner {
         }
         // Of who could not be asked nothing is known: for all others it is waited as long as that takes at
         // most.
-        let is_done = |node: &NodeId| skipped.iter().all(|skipped| skipped == node);
-        let nodes = nodes.into_iter().filter(|node| !again.contains(node));
-        let (done, open): (Vec<NodeId>, Vec<NodeId>) = nodes.partition(is_done);
+        let is_done = |left: &Leftovers| skipped.iter().all(|skipped| *skipped == left.node);
+        let (done, mut open): (Vec<Leftovers>, Vec<Leftovers>) = leftovers.into_iter().partition(is_done);
         if waits {
-            self.postponed.extend(open);
+            open.clear();
         }
-        // Who was held may have been let go while others were looked through.
-        if self.may_go_on(&topology) {
-            self.unswept.extend(self.postponed.drain());
-        }
-        self.sweep();
-        done.into_iter().map(|node| topology.news(node, News::Swept)).collect()
-    }
-
-    /// Whether what was put off as keys were held need not wait any more.
-    pub(super) fn may_go_on(&self, topology: &Topology) -> bool {
-        !self.postponed.is_empty() && !topology.nodes.iter().any(|e| e.placement == Placement::Held)
-    }
-
-    /// What could not be looked through as keys were held can be now.
-    pub(super) fn sweep_again(&mut self) {
-        self.unswept.extend(self.postponed.drain());
-        self.sweep();
+        (done, open)
     }
 }
 
@@ -436,78 +380,75 @@ mod tests {
         assert_eq!(cleaner.quarantine.due(&fenced), [node], "it is due again");
     }
 
+    /// A pool of one node with this placement, of whose keys others may have old copies, as far as it says.
+    fn with_leftovers(placement: Placement, leftovers: &[Leftovers]) -> Topology {
+        let address = (Ipv4Addr::LOCALHOST, 1).into();
+        let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        let nodes = one.nodes.iter().map(|entry| Entry { placement, ..entry.clone() }).collect();
+        Topology { nodes, leftovers: leftovers.into(), ..one }
+    }
+
+    fn left(node: NodeId) -> Leftovers {
+        Leftovers { node, turn: 7 }
+    }
+
     /// Who was away while leftovers were looked for is emptied on its way back; who is in its place again by
-    /// then has what it had, so that for all others it is looked again, at once if nobody's keys are held.
+    /// then has what it had, so that for all others it is looked again: that is not told to be done.
     #[tokio::test]
     async fn who_was_away_meanwhile() {
-        let address = (Ipv4Addr::LOCALHOST, 1).into();
         for (placement, is_cut) in [(Placement::Away, true), (Placement::Owns, false)] {
-            let one =
-                super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
-            let nodes = one.nodes.iter().map(|entry| Entry { placement, ..entry.clone() }).collect();
-            let topology = Topology { nodes, ..one };
+            let topology = with_leftovers(placement, &[]);
             let (away, other) = (topology.nodes[0].node.id, NodeId(99));
             let (_writer, reader) = channel(topology.clone());
             let mut cleaner = Cleaner::new(reader, Arc::new([]));
-            let swept = Swept { nodes: vec![other], skipped: vec![], away: vec![away], waits: false };
+            let leftovers = vec![left(other)];
+            let swept = Swept { leftovers, skipped: vec![], away: vec![away], waits: false };
             let told = cleaner.end_sweep(Ok(swept));
             assert_eq!(told.len(), usize::from(is_cut), "{told:?}");
             assert_eq!(cleaner.quarantine.is_cut(away), is_cut);
-            assert_eq!(cleaner.unswept.contains(&other), !is_cut, "it is looked again");
         }
     }
 
-    /// Whoever returns while others are looked through is looked for afterwards: what was done is not done
-    /// again, and it is told that it goes on. Who returns once more than it is looked for is not done.
+    /// For whom it is due others are looked through, once, until it is due for it anew; and while that goes on
+    /// nobody else has it begin again.
     #[tokio::test]
-    async fn what_was_looked_through_is_done() {
-        let address = (Ipv4Addr::LOCALHOST, 1).into();
-        let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+    async fn what_is_due_is_looked_for() {
+        let one = with_leftovers(Placement::Owns, &[]);
+        let node = one.nodes[0].node.id;
         let (writer, reader) = channel(one.clone());
         let mut cleaner = Cleaner::new(reader, Arc::new([]));
-        // Gone from the pool, so that it is not waited for.
-        let [first, second] = [NodeId(98), NodeId(99)];
-        cleaner.sweep_after(first);
-        let begun = async {
-            while !cleaner.sweeping.is_looking() {
-                tokio::task::yield_now().await;
-            }
+        let follow = |cleaner: &mut Cleaner, revision, leftovers: &[Leftovers]| {
+            writer.publish(Topology { revision, leftovers: leftovers.into(), ..one.clone() });
+            cleaner.follow(&writer.current(), 0, false);
+            cleaner.looks_for.clone()
         };
-        tokio::time::timeout(Duration::from_secs(20), begun).await.expect("it begins");
-        cleaner.sweep_after(second);
-        assert_eq!(cleaner.sweeps.len(), 1, "it goes on");
-        assert_eq!(cleaner.still_sweeps().len(), 2);
-        let swept = |nodes| Swept { nodes, skipped: vec![], away: vec![], waits: false };
-        let told = cleaner.end_sweep(Ok(swept(vec![first])));
-        assert!(
-            matches!(&told[..], [Change::News { node, news: News::Swept, .. }] if *node == first),
-            "{told:?}"
-        );
-        assert_eq!(cleaner.unswept.iter().copied().collect::<Vec<_>>(), [second]);
-
-        let begun = async {
-            while !cleaner.sweeping.is_looking() {
-                tokio::task::yield_now().await;
-            }
+        assert_eq!(follow(&mut cleaner, 2, &[]), []);
+        assert_eq!(follow(&mut cleaner, 3, &[left(node)]), [left(node)]);
+        let anew = Leftovers { turn: 8, ..left(node) };
+        assert_eq!(follow(&mut cleaner, 4, &[anew]), [left(node)], "it goes on");
+        let swept = |left| Swept { leftovers: vec![left], skipped: vec![], away: vec![], waits: false };
+        let ends = |cleaner: &mut Cleaner, left| {
+            cleaner.sweeps = JoinSet::new();
+            let told = cleaner.end_sweep(Ok(swept(left)));
+            let [Change::News { node: of, news: News::Swept { turn }, .. }] = told[..] else {
+                panic!("{told:?}")
+            };
+            assert_eq!(Leftovers { node: of, turn }, left);
+            cleaner.looks_for.clone()
         };
-        tokio::time::timeout(Duration::from_secs(20), begun).await.expect("it begins");
-        cleaner.sweep_after(second);
-        assert_eq!(cleaner.end_sweep(Ok(swept(vec![second]))).len(), 0, "it is back once more");
-        assert!(cleaner.unswept.contains(&second));
-
-        // A reload moves keys, and what was found before speaks for the ring that was.
-        let over = cleaner.sweeps.spawn(async move { swept(vec![second]) });
-        while !over.is_finished() {
-            tokio::task::yield_now().await;
-        }
-        cleaner.sweeping.ends();
-        cleaner.sweep();
-        assert_eq!(cleaner.sweeps.len(), 1, "what is over is not heard any more");
-        drop(writer);
+        assert_eq!(ends(&mut cleaner, left(node)), [anew], "it is due anew");
+        assert_eq!(ends(&mut cleaner, anew), [], "it is done, be it not heard yet");
+        assert_eq!(follow(&mut cleaner, 5, &[anew]), []);
+        assert_eq!(follow(&mut cleaner, 6, &[left(node)]), [left(node)]);
+        cleaner.sweeps = JoinSet::new();
+        cleaner.sweeps.spawn(fails());
+        let ended = cleaner.sweeps.join_next().await.expect("there is one");
+        let told = cleaner.end_sweep(ended);
+        assert!(matches!(told[..], [Change::News { news: News::NotSwept { turn: 7 }, .. }]), "{told:?}");
     }
 
     /// What is known of a node that is away is not known of another identity of it, and not any more when a
-    /// reload moves keys: that has others looked through, too.
+    /// reload moves keys.
     #[tokio::test]
     async fn what_is_not_known_any_more() {
         let address = (Ipv4Addr::LOCALHOST, 1).into();
@@ -532,28 +473,21 @@ mod tests {
         let (mut ward, writer) = ward(&placed(Placement::Owns, 1, &one));
         writer.publish(away.clone());
         ward.admit(&write_notes().1);
-        assert!(
-            !ward.cleaner.quarantine.is_cut(node) && ward.cleaner.unswept.is_empty(),
-            "it left before its eyes"
-        );
+        assert!(!ward.cleaner.quarantine.is_cut(node), "it left before its eyes");
         let other =
             super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
         writer.publish(Topology { ring: other.ring, revision: 3, ..away });
         ward.admit(&write_notes().1);
-        assert!(
-            ward.cleaner.quarantine.is_cut(node) && ward.cleaner.unswept.contains(&node),
-            "the ring is another one"
-        );
+        assert!(ward.cleaner.quarantine.is_cut(node), "the ring is another one");
     }
 
-    /// What could not be looked through, as keys were held, is told to be open still, also while nobody
-    /// looks; but not of those that are held for what each may have of the other, which would never end.
+    /// While keys are held nobody is looked through for others; what is put off for that is told to be open
+    /// still, but not of those that are held for what each may have of the other, which would never end.
     #[tokio::test]
     async fn what_is_put_off_is_told() {
         use Placement::{Held, Owns};
         use WaitReason::{HoldDown, Leftovers};
-        let address = (Ipv4Addr::LOCALHOST, 1).into();
-        let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
+        let one = with_leftovers(Owns, &[]);
         let second = |node: &crate::topology::Node| crate::topology::Node {
             id: NodeId(8),
             name: "n1".into(),
@@ -567,60 +501,39 @@ mod tests {
         let first = one.nodes[0].clone();
         let other = Entry { node: Arc::new(second(&first.node)), ..first.clone() };
         let (first_id, other_id) = (first.node.id, other.node.id);
-        for (placements, reasons, expected) in [
-            ([Owns, Held], [None, Some(HoldDown)], 1),
-            ([Owns, Held], [None, Some(Leftovers)], 1),
-            ([Held, Held], [Some(Leftovers), Some(HoldDown)], 1),
-            ([Held, Held], [Some(Leftovers), Some(Leftovers)], 0),
+        for (placements, reasons, due, guarded) in [
+            ([Owns, Owns], [None, None], 2, 2),
+            ([Owns, Held], [None, Some(HoldDown)], 1, 2),
+            ([Owns, Held], [None, Some(Leftovers)], 1, 1),
+            ([Held, Held], [Some(Leftovers), Some(HoldDown)], 0, 2),
+            ([Held, Held], [Some(Leftovers), Some(Leftovers)], 0, 0),
         ] {
             let nodes = [&first, &other].into_iter().zip(placements);
             let nodes = nodes.map(|(entry, placement)| Entry { placement, ..entry.clone() }).collect();
             let waits = [first_id, other_id].into_iter().zip(reasons);
             let waits = waits.filter_map(|(node, reason)| Some(Wait { node, reason: reason?, due: None }));
-            let topology = Topology { nodes, waits: waits.collect(), ..one.clone() };
+            let leftovers = Arc::new([left(first_id), left(other_id)]);
+            let topology = Topology { nodes, waits: waits.collect(), leftovers, ..one.clone() };
+            assert_eq!(sweep::due(&topology).len(), due, "{placements:?} {reasons:?}");
             let (_writer, reader) = channel(topology);
             let mut cleaner = Cleaner::new(reader, Arc::new([]));
-            assert!(!cleaner.guards_keys());
-            let (skipped, away) = (vec![other_id], vec![]);
-            cleaner.unswept.insert(first_id);
-            cleaner.end_sweep(Ok(Swept { nodes: vec![first_id], skipped, away, waits: true }));
-            assert!(cleaner.guards_keys(), "{placements:?}");
-            assert_eq!(cleaner.still_sweeps().len(), expected, "{placements:?} {reasons:?}");
+            assert_eq!(cleaner.still_sweeps().len(), guarded, "{placements:?} {reasons:?}");
         }
     }
 
     /// While a node takes its keys back nobody is looked through for it yet, and what others have is guarded
-    /// all the same.
+    /// all the same; of one that gave them up by an operator's word it is not.
     #[tokio::test]
     async fn who_starts_is_guarded() {
-        use crate::topology::Admission;
-        let address = (Ipv4Addr::LOCALHOST, 1).into();
-        let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
-        let id = one.nodes[0].node.id;
         let half = Placement::Starting(Admission { admitted: LEVELS / 2, fence: LEVELS / 2 });
         for (placement, expected) in [(half, 1), (Placement::Away, 0)] {
-            let nodes = one.nodes.iter().map(|entry| Entry { placement, ..entry.clone() }).collect();
-            let (_writer, reader) = channel(Topology { nodes, ..one.clone() });
+            let topology = with_leftovers(placement, &[]);
+            let leftovers = Arc::new([left(topology.nodes[0].node.id)]);
+            let topology = Topology { leftovers, ..topology };
+            assert_eq!(sweep::due(&topology), []);
+            let (_writer, reader) = channel(topology);
             let mut cleaner = Cleaner::new(reader, Arc::new([]));
-            cleaner.unswept.insert(id);
-            assert!(cleaner.guards_keys());
             assert_eq!(cleaner.still_sweeps().len(), expected, "{placement:?}");
-        }
-    }
-
-    /// What others took while nodes were served as they were is looked for when that ends, and not before.
-    #[tokio::test]
-    async fn what_serve_left_is_looked_for() {
-        let address = (Ipv4Addr::LOCALHOST, 1).into();
-        let one = super::super::tests::topology(address, HealthSettings::default(), &Arc::new(Notify::new()));
-        let policy = |on_return| Arc::new(crate::topology::Policy { on_return, ..(*one.policy).clone() });
-        let (writer, reader) = channel(Topology { policy: policy(OnReturn::Serve), ..one.clone() });
-        let mut cleaner = Cleaner::new(reader, Arc::new([]));
-        for (revision, on_return, is_looked) in [(2, OnReturn::Serve, false), (3, OnReturn::Flush, true)] {
-            cleaner.follow(&cleaner.reader.load(), 0, false);
-            writer.publish(Topology { revision, policy: policy(on_return), ..one.clone() });
-            cleaner.follow(&cleaner.reader.load(), 0, false);
-            assert_eq!(cleaner.unswept.is_empty(), !is_looked, "{on_return:?}");
         }
     }
 }

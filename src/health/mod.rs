@@ -466,9 +466,6 @@ impl Ward {
                 }
                 let is_back = was_out && !patient.detector.health().is_out();
                 self.receive(&topology, (round.id, &mut patient), is_back.then_some(data));
-                if is_back {
-                    self.cleaner.look_through_others(&topology, round.id);
-                }
                 pause = patient.detector.pause().max(PROBE_PAUSE_MIN);
                 if self.held.contains_key(&round.id) {
                     pause = pause.min(HELD_PAUSE);
@@ -693,6 +690,7 @@ mod tests {
         };
         Topology {
             budget_due: None,
+            leftovers: Arc::default(),
             gutter: None,
             waits: Arc::default(),
             pool: "cache".into(),

@@ -2,25 +2,21 @@
 //! do not serve old data, where it is not known key by key: its next absence would bring it up again. So is
 //! what nodes have of keys that a reload has given to others. A key is left over on a node that does not own
 //! it, whoever is away. Keys are asked for piece by piece, with pauses: the node has other work. Nodes are
-//! looked through side by side, to the end whoever returns meanwhile, and as long as it takes: the keys of
-//! who is back are not given to others before.
+//! looked through side by side, and as long as it takes: the keys of who is back are not given to others
+//! before. For whom that is to be done membership says.
 
-use std::{
-    collections::HashSet,
-    panic::resume_unwind,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::HashSet, panic::resume_unwind, sync::Arc};
 
 use tokio::{
     sync::Semaphore,
     task::JoinSet,
-    time::{Duration, Instant, sleep},
+    time::{Duration, sleep},
 };
 
 use super::probe::{Question, leftovers};
 use crate::{
     metrics::table::{LEFTOVERS, LEFTOVERS_FAILED},
-    topology::{NodeId, OnReturn, Placement, Route, Topology, TopologyReader},
+    topology::{Entry, Leftovers, NodeId, OnReturn, Placement, Route, Topology, TopologyReader},
 };
 
 /// Until a node that may not be asked now is asked once more.
@@ -30,66 +26,12 @@ const TRIES: u32 = 12;
 /// Nodes that are looked through at once.
 const AT_ONCE: usize = 8;
 /// How often it is told that it goes on.
-const TELL: Duration = Duration::from_secs(30);
-
-/// What is under way.
-#[derive(Debug)]
-pub(super) struct Sweeping {
-    /// For whom others are looked through, from when on they are.
-    looks_for: Arc<OnceLock<Vec<NodeId>>>,
-    /// Those of them that have returned once more since: what was looked through before may have something
-    /// again.
-    again: HashSet<NodeId>,
-    told: Instant,
-}
-
-impl Default for Sweeping {
-    fn default() -> Sweeping {
-        Sweeping { looks_for: Arc::default(), again: HashSet::new(), told: Instant::now() }
-    }
-}
-
-impl Sweeping {
-    /// Whether others are being looked through. Until then it is waited for those who are back to have their
-    /// keys.
-    pub(super) fn is_looking(&self) -> bool {
-        self.looks_for.get().is_some()
-    }
-
-    /// When it is told next that it goes on.
-    pub(super) fn told_at(&self) -> Instant {
-        self.told + TELL
-    }
-
-    /// It is told.
-    pub(super) fn tells(&mut self) {
-        self.told = Instant::now();
-    }
-
-    /// It begins.
-    pub(super) fn begins(&mut self) -> Arc<OnceLock<Vec<NodeId>>> {
-        *self = Sweeping { told: self.told, ..Sweeping::default() };
-        self.looks_for.clone()
-    }
-
-    /// A node is back.
-    pub(super) fn returns(&mut self, node: NodeId) {
-        if self.looks_for.get().is_some_and(|nodes| nodes.contains(&node)) {
-            self.again.insert(node);
-        }
-    }
-
-    /// It is over; who has returned meanwhile.
-    pub(super) fn ends(&mut self) -> HashSet<NodeId> {
-        let told = self.told;
-        std::mem::replace(self, Sweeping { told, ..Sweeping::default() }).again
-    }
-}
+pub(super) const TELL: Duration = Duration::from_secs(30);
 
 /// For whom others were looked through.
 #[derive(Debug)]
 pub(super) struct Swept {
-    pub(super) nodes: Vec<NodeId>,
+    pub(super) leftovers: Vec<Leftovers>,
     /// Who could not be looked through.
     pub(super) skipped: Vec<NodeId>,
     /// Who was away.
@@ -109,33 +51,30 @@ enum Skipped {
     Failed(String),
 }
 
-/// Waits until one of these nodes, which are back, has its keys again, then deletes what all have of other
-/// nodes'. Says for which of them that was.
-pub(super) async fn after_returns(
-    reader: TopologyReader,
-    returned: Vec<NodeId>,
-    looks_for: Arc<OnceLock<Vec<NodeId>>>,
-) -> Swept {
-    let mut changes = reader.changes();
-    let nodes = loop {
-        let topology = reader.load();
-        // One that is ejected again and held has its keys: others may not take them before this is done.
-        let has_keys = |node: &NodeId| {
-            let placement = topology.position(*node).map(|at| topology.nodes[at].placement);
-            placement.is_none_or(|placement| matches!(placement, Placement::Owns | Placement::Held))
-        };
-        let ready: Vec<NodeId> = returned.iter().copied().filter(has_keys).collect();
-        if !ready.is_empty() || changes.changed().await.is_err() {
-            break ready;
-        }
+/// For whom others can be looked through now, to the end. It is waited for those who are back to have their
+/// keys: one that is ejected again and held has them, as others may not take them before this is done. And
+/// for those whose keys are held to have, or lose, these: they can't be looked through before.
+pub(super) fn due(topology: &Topology) -> Vec<Leftovers> {
+    if topology.leftovers.is_empty() {
+        return Vec::new();
+    }
+    let at = |is: fn(Placement) -> bool| -> HashSet<NodeId> {
+        topology.nodes.iter().filter(|e| is(e.placement)).map(|e| e.node.id).collect()
     };
-    // From now on it goes on to its end. It is set once: each time has its own.
-    let _ = looks_for.set(nodes.clone());
+    let held = at(|placement| placement == Placement::Held);
+    let have_keys = at(|placement| matches!(placement, Placement::Owns | Placement::Held));
+    let is_due = |left: &&Leftovers| have_keys.contains(&left.node) && held.iter().all(|id| *id == left.node);
+    topology.leftovers.iter().filter(is_due).copied().collect()
+}
+
+/// Deletes what nodes have of others' keys, for these, which are back; to its end, whoever returns meanwhile.
+pub(super) async fn look_through(reader: TopologyReader, leftovers: Vec<Leftovers>) -> Swept {
     // What is in flight may still write there.
     let in_flight = reader.load().policy.request_timeout;
     sleep(in_flight).await;
     let topology = reader.load();
-    let others = topology.nodes.iter().filter(|entry| nodes != [entry.node.id]);
+    let is_other = |entry: &&Entry| leftovers.iter().any(|left| left.node != entry.node.id);
+    let others = topology.nodes.iter().filter(is_other);
     let others: Vec<_> = others.map(|entry| (entry.node.id, entry.node.name.clone())).collect();
     let pool = topology.pool.clone();
     drop(topology);
@@ -167,7 +106,7 @@ pub(super) async fn after_returns(
             }
         }
     }
-    Swept { nodes, skipped, away, waits }
+    Swept { leftovers, skipped, away, waits }
 }
 
 /// Deletes what a node has and does not own, and tries that several times.
@@ -232,7 +171,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::topology::{Entry, Evidence, HealthSettings, Node, Policy, channel};
+    use crate::topology::{Evidence, HealthSettings, Node, Policy, channel};
 
     /// Nodes are looked through side by side: each of these answers when all were asked.
     #[tokio::test]
@@ -268,10 +207,10 @@ mod tests {
         let policy = Policy { on_return: OnReturn::Quarantine, ..(*one.policy).clone() };
         let topology = Topology { nodes: entries.into(), policy: Arc::new(policy), ..one };
         let (_writer, reader) = channel(topology);
-        let gone = NodeId(99);
-        let swept = after_returns(reader, vec![gone], Arc::default());
+        let left = Leftovers { node: NodeId(99), turn: 1 };
+        let swept = look_through(reader, vec![left]);
         let swept = timeout(Duration::from_secs(20), swept).await.expect("all answer");
-        assert_eq!(swept.nodes, [gone]);
+        assert_eq!(swept.leftovers, [left]);
         assert!(swept.skipped.is_empty() && swept.away.is_empty() && !swept.waits, "{swept:?}");
     }
 }

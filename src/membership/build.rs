@@ -69,6 +69,7 @@ pub fn first_topology(
         revision: 1,
         gutter: None,
         budget_due: None,
+        leftovers: Arc::default(),
         waits: Arc::default(),
         ring: Arc::new(Ring::build(&spec.ring, &members(spec))),
         policy: spec.policy.clone(),

@@ -5,12 +5,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use crate::topology::{Entry, NodeId, OnReturn, Placement, Policy};
+use crate::topology::{Entry, Leftovers, NodeId, OnReturn, Placement, Policy};
 
 /// What is owed to the nodes of a pool.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,8 @@ pub(super) struct Debts {
     longer_until: Option<Instant>,
     /// Nodes for which the gutter has taken writes since all of its nodes were well, or shortly before.
     in_gutter: HashSet<NodeId>,
+    /// Counts what others may have.
+    turn: u64,
 }
 
 /// Who may have old copies of one node's keys.
@@ -28,10 +31,29 @@ pub(super) struct Debts {
 struct Owed {
     /// It has, itself, of what others have taken since then: until it is clean and has all its keys.
     missed: Option<Instant>,
-    /// Other nodes of the pool have: until these are deleted, or then.
-    others: Option<Instant>,
+    /// Other nodes of the pool have.
+    others: Option<Others>,
     /// The gutter has: nobody looks there, so until they have expired.
     gutter: Option<Instant>,
+}
+
+/// What other nodes of a pool may have of one node's keys.
+#[derive(Clone, Copy, Debug)]
+struct Others {
+    /// They have none any more then, or nobody knows better.
+    until: Instant,
+    turn: u64,
+    /// They are to be looked through, and nobody has given that up.
+    is_due: bool,
+}
+
+/// How it ends that others have old copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// These are looked for and deleted.
+    Swept,
+    /// In time, by themselves.
+    Expired,
 }
 
 /// So long after it was last told that they are looked through others may have what they took for a node:
@@ -46,18 +68,32 @@ fn sweep_max(policy: &Policy) -> Duration {
     }
 }
 
+impl Owed {
+    fn others_until(&self) -> Option<Instant> {
+        self.others.map(|others| others.until)
+    }
+}
+
 impl Debts {
     /// A node gives up its keys: from now on others take its writes.
     pub(super) fn misses_writes(&mut self, node: NodeId, time: Instant) {
-        self.of.entry(node).or_default().missed.get_or_insert(time);
+        let owed = self.of.entry(node).or_default();
+        if owed.missed.is_none() {
+            owed.missed = Some(time);
+            // What others serve for it from now on is not deleted, be it old or new.
+            if let Some(others) = &mut owed.others {
+                self.turn += 1;
+                others.turn = self.turn;
+            }
+        }
     }
 
     /// Others took writes for a node that comes back, and it is not known key by key which.
-    pub(super) fn others_took(&mut self, node: NodeId, policy: &Policy, time: Instant) {
+    pub(super) fn others_took(&mut self, node: NodeId, policy: &Policy, end: End, time: Instant) {
         // Its last keys come back that much later, and others are not looked at before.
         let time = time + policy.slow_start;
         if policy.rehashes() {
-            self.others_had(node, policy, time);
+            self.others_have(node, end, time + sweep_max(policy));
         }
         if let Some(over) = policy.failover.as_ref().filter(|_| policy.fails_over()) {
             self.gutter_took(node, time + over.ttl_max);
@@ -73,9 +109,19 @@ impl Debts {
 
     /// A reload gave a node keys of others, who have them still.
     pub(super) fn others_had(&mut self, node: NodeId, policy: &Policy, time: Instant) {
-        let until = self.at_least(time + sweep_max(policy));
+        self.others_have(node, End::Swept, time + sweep_max(policy));
+    }
+
+    fn others_have(&mut self, node: NodeId, end: End, until: Instant) {
+        let until = self.at_least(until);
+        self.turn += 1;
         let owed = self.of.entry(node).or_default();
-        owed.others = owed.others.max(Some(until));
+        let before = owed.others;
+        owed.others = Some(Others {
+            until: before.map_or(until, |before| before.until.max(until)),
+            turn: self.turn,
+            is_due: end == End::Swept || before.is_some_and(|before| before.is_due),
+        });
     }
 
     fn at_least(&self, until: Instant) -> Instant {
@@ -118,12 +164,40 @@ impl Debts {
     pub(super) fn still_swept(&mut self, node: NodeId, policy: &Policy, time: Instant) -> bool {
         let others = self.of.get_mut(&node).and_then(|owed| owed.others.as_mut());
         let until = time + sweep_max(policy).min(SWEEP_MAX);
-        others.map(|others| *others = (*others).max(until)).is_some()
+        others.map(|others| others.until = others.until.max(until)).is_some()
     }
 
-    /// Others of the pool have no copies of a node's keys any more; whether that was not known.
-    pub(super) fn swept(&mut self, node: NodeId) -> bool {
-        self.of.get_mut(&node).and_then(|owed| owed.others.take()).is_some()
+    /// Others of the pool have no copies of a node's keys any more, unless they may have some anew since this
+    /// turn; whether that was not known.
+    pub(super) fn swept(&mut self, node: NodeId, turn: u64) -> bool {
+        let others = self.of.get_mut(&node).map(|owed| &mut owed.others);
+        others.and_then(|others| others.take_if(|others| others.turn == turn)).is_some()
+    }
+
+    /// They can't be looked through, and nobody tries that any more: for a while they may have some; whether
+    /// that was not known.
+    pub(super) fn not_swept(&mut self, node: NodeId, turn: u64) -> bool {
+        let others = self.of.get_mut(&node).and_then(|owed| owed.others.as_mut());
+        let others = others.filter(|others| others.turn == turn && others.is_due);
+        others.map(|others| others.is_due = false).is_some()
+    }
+
+    /// Others are other ones than those that were looked through.
+    pub(super) fn look_again(&mut self) {
+        self.turn += 1;
+        let others = self.of.values_mut().filter_map(|owed| owed.others.as_mut());
+        others.for_each(|others| others.turn = self.turn);
+    }
+
+    /// Of whose keys others are to be looked through, if that is something else than before.
+    pub(super) fn leftovers(&self, before: &Arc<[Leftovers]>) -> Arc<[Leftovers]> {
+        let due = |(node, owed): (&NodeId, &Owed)| {
+            let others = owed.others.filter(|others| others.is_due)?;
+            Some(Leftovers { node: *node, turn: others.turn })
+        };
+        let mut leftovers: Vec<Leftovers> = self.of.iter().filter_map(due).collect();
+        leftovers.sort_unstable();
+        if **before == *leftovers { before.clone() } else { leftovers.into() }
     }
 
     /// Since when others have taken writes for a node, which has not been clean and in its place since.
@@ -144,13 +218,13 @@ impl Debts {
     /// Until when anybody else may have old copies of a node's keys.
     pub(super) fn copies_until(&self, node: NodeId, time: Instant) -> Option<Instant> {
         let owed = self.of.get(&node)?;
-        owed.others.max(owed.gutter).filter(|until| *until > time)
+        owed.others_until().max(owed.gutter).filter(|until| *until > time)
     }
 
     /// Until when those may who would get its keys if it failed.
     pub(super) fn heirs_until(&self, node: NodeId, policy: &Policy, time: Instant) -> Option<Instant> {
         let owed = self.of.get(&node)?;
-        let others = owed.others.filter(|_| policy.rehashes());
+        let others = owed.others_until().filter(|_| policy.rehashes());
         let gutter = owed.gutter.filter(|_| policy.fails_over());
         others.max(gutter).filter(|until| *until > time)
     }
@@ -188,7 +262,7 @@ impl Debts {
             self.of.get_mut(&entry.node.id).into_iter().for_each(|owed| owed.missed = None);
         }
         self.of.retain(|_, Owed { missed, others, gutter }| {
-            *others = others.filter(|until| *until > time);
+            *others = others.filter(|others| others.is_due || others.until > time);
             *gutter = gutter.filter(|until| *until > time);
             missed.is_some() || others.is_some() || gutter.is_some()
         });
@@ -227,7 +301,7 @@ mod tests {
             (both.clone(), Some(300), Some(300)),
         ] {
             let (mut debts, time) = (Debts::default(), Instant::now());
-            debts.others_took(NODE, &policy, time);
+            debts.others_took(NODE, &policy, End::Swept, time);
             let until = |debts: &Debts| {
                 let (copies, heirs) =
                     (debts.copies_until(NODE, time), debts.heirs_until(NODE, &policy, time));
@@ -235,19 +309,60 @@ mod tests {
                 copies.map(|until| (until - time).as_secs())
             };
             assert_eq!(until(&debts), owed);
-            assert_eq!(debts.swept(NODE), policy.rehashes());
-            assert!(!debts.swept(NODE), "that is known");
+            let turn = due(&debts).first().map_or(0, |left| left.turn);
+            assert_eq!(debts.swept(NODE, turn), policy.rehashes());
+            assert!(!debts.swept(NODE, turn), "that is known");
             assert_eq!(until(&debts), swept);
         }
         // It is looked for longer than what the gutter has can live.
         let (mut debts, time) = (Debts::default(), Instant::now());
-        debts.others_took(NODE, &both, time);
+        debts.others_took(NODE, &both, End::Swept, time);
         let later = time + 290 * SECOND;
         assert!(debts.still_swept(NODE, &both, later));
         assert_eq!(debts.copies_until(NODE, later), Some(later + SWEEP_MAX));
-        debts.settled(&[], &both, later + SWEEP_MAX);
-        assert!(debts.is_empty(), "nobody says so any more");
-        assert!(!debts.still_swept(NODE, &both, later), "nor is it any news then");
+        let end = later + SWEEP_MAX;
+        debts.settled(&[], &both, end);
+        assert_eq!(debts.copies_until(NODE, end), None, "nobody says so any more");
+        let [left] = due(&debts)[..] else { panic!("it is to be done all the same") };
+        assert!(debts.not_swept(NODE, left.turn) && !debts.not_swept(NODE, left.turn));
+        debts.settled(&[], &both, end);
+        assert!(debts.is_empty() && !debts.still_swept(NODE, &both, end), "it is given up");
+    }
+
+    fn due(debts: &Debts) -> Vec<Leftovers> {
+        debts.leftovers(&Arc::default()).to_vec()
+    }
+
+    /// What was looked through before says nothing of what others have anew: as they took more, as they serve
+    /// the node's keys once more, or as they are others.
+    #[test]
+    fn each_turn_is_looked_for() {
+        let rehash = policy(OnEjected::Rehash, None);
+        let anew: [fn(&mut Debts, &Policy, Instant); 4] = [
+            |debts, policy, time| debts.others_took(NODE, policy, End::Expired, time),
+            |debts, policy, time| debts.others_had(NODE, policy, time),
+            |debts, _, time| debts.misses_writes(NODE, time),
+            |debts, _, _| debts.look_again(),
+        ];
+        for anew in anew {
+            let (mut debts, time) = (Debts::default(), Instant::now());
+            debts.others_took(NODE, &rehash, End::Swept, time);
+            let first = due(&debts);
+            anew(&mut debts, &rehash, time);
+            let second = due(&debts);
+            assert!(first[0].turn < second[0].turn, "{first:?} {second:?}");
+            assert!(!debts.swept(NODE, first[0].turn) && !debts.not_swept(NODE, first[0].turn));
+            assert!(debts.swept(NODE, second[0].turn));
+            assert!(due(&debts).is_empty());
+        }
+    }
+
+    /// What expires is not looked for.
+    #[test]
+    fn what_expires_is_let_expire() {
+        let (mut debts, time) = (Debts::default(), Instant::now());
+        debts.others_took(NODE, &policy(OnEjected::Rehash, None), End::Expired, time);
+        assert!(due(&debts).is_empty() && debts.copies_until(NODE, time).is_some());
     }
 
     /// Who would be asked next if the node failed is all that counts for its keys; for a reload, which may
@@ -270,7 +385,7 @@ mod tests {
         short.failover.iter_mut().for_each(|over| over.ttl_max = 10 * SECOND);
         let (mut debts, time) = (Debts::default(), Instant::now());
         assert!(!debts.shortens(&short, &long, time) && !debts.shortens(&long, &short, time));
-        debts.others_took(NODE, &short, time + SECOND);
+        debts.others_took(NODE, &short, End::Swept, time + SECOND);
         assert_eq!(debts.copies_until(NODE, time), Some(time + 300 * SECOND));
     }
 

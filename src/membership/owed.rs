@@ -220,6 +220,7 @@ mod tests {
         let mut planned = Planned::new(&pool(Rehash, Serve, &[]));
         assert_eq!(refusal(&planned, heavier(Serve)), None);
         planned.reload(pool(Rehash, Quarantine, &[]));
+        assert_eq!(planned.topology.leftovers.len(), 4, "it is to be looked for");
         let why = refusal(&planned, heavier(Quarantine)).expect("nobody has looked yet");
         assert!(why.starts_with("pool cache: other nodes may have old values of keys"), "{why}");
         assert_eq!(refusal(&planned, heavier(Serve)), None);

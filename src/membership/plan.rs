@@ -7,7 +7,7 @@
 //! where it was.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     build::{Births, Prepared},
+    debts::End,
     event::{Event, What},
     gutter::is_gutter_of,
     ledger::Ledger,
@@ -61,14 +62,17 @@ pub fn plan(now: &Topology, ledger: &Ledger, (node, news): (NodeId, &News), time
     match news {
         News::Judged(opinion) => judged(now, ledger, (at, opinion), time),
         News::Cleaned { below, leftovers, emptied, how } => {
-            if !ledger.cleaned(node, *below) {
-                return Outcome::Nothing;
-            }
+            let starts = ledger.cleaned(node, *below);
             if *leftovers {
-                ledger.debts.others_took(node, &now.policy, time);
+                ledger.debts.others_took(node, &now.policy, End::Swept, time);
             }
             let cleaned = What::Cleaned { how: how.clone(), emptied: *emptied };
-            remembered(now, ledger, vec![cleaned.of(&now.nodes[at])], time)
+            match starts {
+                true => remembered(now, ledger, vec![cleaned.of(&now.nodes[at])], time),
+                // It left meanwhile, and what others took for it before they have nevertheless.
+                false if *leftovers => remembered(now, ledger, Vec::new(), time),
+                false => Outcome::Nothing,
+            }
         }
         News::NotCleaned => {
             let is_needed = !now.nodes.iter().any(|entry| entry.placement == Placement::Owns);
@@ -81,14 +85,19 @@ pub fn plan(now: &Topology, ledger: &Ledger, (node, news): (NodeId, &News), time
         News::Sweeping if ledger.debts.still_swept(node, &now.policy, time) => {
             remembered(now, ledger, Vec::new(), time)
         }
-        News::Swept if ledger.debts.swept(node) => remembered(now, ledger, Vec::new(), time),
+        News::Swept { turn } if ledger.debts.swept(node, *turn) => remembered(now, ledger, Vec::new(), time),
+        News::NotSwept { turn } if ledger.debts.not_swept(node, *turn) => {
+            remembered(now, ledger, Vec::new(), time)
+        }
         News::Resolved(targets) if now.nodes[at].targets != *targets => {
             let mut nodes = now.nodes.to_vec();
             nodes[at].targets = targets.clone();
             let next = Topology { revision: now.revision + 1, nodes: nodes.into(), ..now.clone() };
             Outcome::Publish(Box::new(Step { next, ledger, events: Vec::new() }))
         }
-        News::Stripping | News::Sweeping | News::Swept | News::Resolved(_) => Outcome::Nothing,
+        News::Stripping | News::Sweeping | News::Swept { .. } | News::NotSwept { .. } | News::Resolved(_) => {
+            Outcome::Nothing
+        }
     }
 }
 
@@ -185,6 +194,7 @@ pub(super) fn step(
         revision: now.revision + 1,
         waits,
         budget_due,
+        leftovers: ledger.debts.leftovers(&now.leftovers),
         nodes: nodes.into(),
         ..now.clone()
     };
@@ -206,7 +216,8 @@ fn go_on(now: &Topology, mut ledger: Ledger, mut events: Vec<Event>, time: Insta
     settle(&mut nodes, &rules(now, time), &mut ledger);
     events.extend(told(&now.nodes, &nodes, &ledger));
     let step = step(now, nodes, ledger, events, time);
-    if step.next.epoch == now.epoch && step.next.budget_due == now.budget_due {
+    let Topology { epoch, budget_due, leftovers, .. } = &step.next;
+    if (*epoch, *budget_due, leftovers) == (now.epoch, now.budget_due, &now.leftovers) {
         return Outcome::Nothing;
     }
     Outcome::Publish(Box::new(step))
@@ -337,6 +348,10 @@ pub fn reload(
         return Outcome::Refused { why };
     }
     ledger.retain(&nodes);
+    let known: HashSet<NodeId> = now.nodes.iter().map(|e| e.node.id).collect();
+    if nodes.iter().any(|e| !known.contains(&e.node.id)) {
+        ledger.debts.look_again();
+    }
     gains(now, &mut ledger, (prepared, &nodes), time);
     if ledger.debts.shortens(&now.policy, &spec.policy, time) && spec.policy.on_return == OnReturn::Ttl {
         ledger.unbounded();
@@ -367,6 +382,7 @@ pub fn reload(
         gutter: now.gutter.clone().filter(|gutter| is_gutter_of(&spec.policy, gutter)),
         waits,
         budget_due,
+        leftovers: ledger.debts.leftovers(&now.leftovers),
         ring: prepared.ring.clone(),
         ordinals: super::build::ordinals(&now.ordinals, &nodes),
         nodes: nodes.into(),

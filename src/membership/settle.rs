@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use tokio::time::Instant;
 
-use super::{ledger::Ledger, start::Start};
+use super::{debts::End, ledger::Ledger, start::Start};
 use crate::topology::{Admission, Entry, Health, LEVELS, NodeId, OnReturn, Order, Placement, Policy};
 
 /// What placements obey.
@@ -189,10 +189,13 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
         _ if !is_back => return Placement::Owns,
         Placement::Starting(_) if ledger.start(id).is_some() => ledger.start(id).copied(),
         _ => {
-            // Of a quarantine it is said when it is cleaned.
-            if matches!(policy.on_return, OnReturn::Flush | OnReturn::Ttl) {
-                ledger.debts.others_took(id, policy, rules.time);
-            }
+            let end = match policy.on_return {
+                OnReturn::Flush => Some(End::Swept),
+                OnReturn::Ttl => Some(End::Expired),
+                // Of a quarantine it is said when it is cleaned.
+                OnReturn::Quarantine | OnReturn::Serve => None,
+            };
+            end.into_iter().for_each(|end| ledger.debts.others_took(id, policy, end, rules.time));
             None
         }
     };

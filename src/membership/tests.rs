@@ -146,6 +146,14 @@ impl Planned {
         self.news(name, News::Judged(Opinion { health, slow: None, wrong: None, because }))
     }
 
+    /// Others were looked through for old copies of its keys.
+    pub(super) fn swept(&mut self, name: &str) -> Option<Vec<Event>> {
+        let id = self.id(name);
+        let left = self.topology.leftovers.iter().find(|left| left.node == id);
+        let turn = left.expect("others may have some").turn;
+        self.news(name, News::Swept { turn })
+    }
+
     /// The budget is looked at again.
     pub(super) fn budget(&mut self) -> Option<Vec<Event>> {
         self.apply(budget(&self.topology, &self.ledger, self.time))

@@ -125,6 +125,7 @@ pub(super) fn topology(nodes: &[(&str, SocketAddr)], policy: Policy) -> Topology
     let members: Vec<_> = specs.iter().map(NodeSpec::member).collect();
     Topology {
         budget_due: None,
+        leftovers: Arc::default(),
         gutter: None,
         waits: Arc::default(),
         pool: "cache".into(),

@@ -177,10 +177,18 @@ pub enum News {
     NotCleaned,
     /// It is back, and is being cleaned, which takes so long that its keys do not wait for it.
     Stripping,
-    /// Others are still looked through for what they took for it.
+    /// Others are still to be looked through for old copies of its keys, and nobody has given that up.
     Sweeping,
-    /// Others have nothing any more of what they took for it.
-    Swept,
+    /// Others have no old copies of its keys any more.
+    Swept {
+        /// As of this [`turn`](super::Leftovers::turn).
+        turn: u64,
+    },
+    /// Others could not be looked through for these, and that is given up.
+    NotSwept {
+        /// As of this turn.
+        turn: u64,
+    },
     /// Its name resolves to this now.
     Resolved(Arc<[Target]>),
 }

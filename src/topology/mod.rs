@@ -165,6 +165,15 @@ pub struct Wait {
     pub due: Option<Instant>,
 }
 
+/// Other nodes of the pool may have old copies of a node's keys, which are to be deleted there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Leftovers {
+    /// Whose keys.
+    pub node: NodeId,
+    /// Another number each time that others may have some anew: what was deleted before says nothing then.
+    pub turn: u64,
+}
+
 /// One node of a topology: who it is, and what is thought of it in this revision.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -210,6 +219,8 @@ pub struct Topology {
     pub budget_due: Option<Instant>,
     /// Which nodes wait, and for what.
     pub waits: Arc<[Wait]>,
+    /// Of whose keys others are to be looked through for old copies.
+    pub leftovers: Arc<[Leftovers]>,
     /// Node names in the order of their SCAN ordinals; a name keeps its ordinal while the process
     /// lives, also after it left the pool.
     pub ordinals: Arc<[Arc<str>]>,

@@ -66,6 +66,8 @@ enum Event {
     Stripped(NodeId),
     /// Nodes are looked through for what they took for others.
     Sweep,
+    /// It is told that others are looked through still.
+    Guard,
 }
 
 pub(crate) struct World {
@@ -212,6 +214,7 @@ impl World {
             Event::Clean { node, began } => self.clean(node, began),
             Event::Stripped(node) => self.strips_on(node),
             Event::Sweep => self.sweep(),
+            Event::Guard => self.guard(),
         }
     }
 
@@ -376,17 +379,7 @@ impl World {
             self.diagnose(i, failed.cause)?;
             self.cleaners.leaves(id);
         }
-        let is_back = before.is_out() && !opinion.health.is_out();
-        self.hand_over((id, News::Judged(opinion)), None)?;
-        match self.topology.policy.on_return {
-            OnReturn::Flush if is_back => {
-                self.cleaners.sweeps_after(id);
-                self.begin_sweep();
-            }
-            OnReturn::Ttl if is_back => self.cleaners.returns(id),
-            _ => {}
-        }
-        Ok(())
+        self.hand_over((id, News::Judged(opinion)), None)
     }
 
     /// What a node that is back is said to have come back with.

@@ -42,7 +42,7 @@ fn nobody_has_old_values_of_one_that_starts_anew() {
     let mut pool = one_that_starts(|_| {});
     pool.eject("n1");
     pool.restore_with("n1", Data::Other);
-    pool.news("n1", News::Swept);
+    pool.swept("n1");
     pool.news("n1", News::NotCleaned);
     assert_eq!(pool.entry("n1").placement.admitted(), 0.0);
     assert_ne!(
@@ -111,7 +111,7 @@ fn a_shorter_life_is_not_believed_of_who_waits() {
 #[test]
 fn who_was_kept_as_it_started_goes_on_from_there() {
     let mut pool = one_that_starts(|p| p.sole_writer = true);
-    pool.news("n1", News::Swept);
+    pool.swept("n1");
     for name in ["n2", "n3", "n1"] {
         pool.eject(name);
     }

@@ -74,7 +74,7 @@ fn leftovers_of_one_that_starts() {
     assert_eq!(pool.topology.route(hash, key.as_bytes()), Route::Send(1));
     assert_eq!(told(pool.eject("n1")), ["held n1"]);
     assert_eq!(pool.topology.route(hash, key.as_bytes()), Route::Fail(1));
-    assert_eq!(told(pool.news("n1", News::Swept)), ["released n1"]);
+    assert_eq!(told(pool.swept("n1")), ["released n1"]);
 }
 
 /// As long as others are looked through, however long that takes, they may have old values: a node that fails
@@ -120,7 +120,7 @@ fn leftovers_and_orders() {
         why.contains("node n1: other nodes may have old values of its keys") && why.contains("120 s"),
         "{why}"
     );
-    pool.news("n1", News::Swept);
+    pool.swept("n1");
     pool.order("n1", Some(Order::Drain)).expect("nothing is left over");
 }
 
@@ -199,7 +199,7 @@ fn a_reload_of_a_pool_with_a_gutter() {
         reload(&pool.topology, &pool.ledger, &pool.prepare(three.clone()), &pool.births, &permit)
     };
     assert!(matches!(back(&pool), Outcome::Refused { why } if why.contains("node n3's now")));
-    pool.news("n3", News::Swept);
+    pool.swept("n3");
     assert!(matches!(back(&pool), Outcome::Publish(_)));
     let mut fails = Planned {
         ledger: pool.ledger.clone(),
@@ -477,7 +477,7 @@ fn who_had_no_keys_spends_nothing() {
     joined.nodes.retain(|node| &*node.name != "n0");
     assert_eq!(told(pool.reload(joined)), ["reloaded", "released n1"]);
     assert_eq!(pool.entry("n1").placement, Placement::Away);
-    pool.news("n2", News::Swept);
+    pool.swept("n2");
     assert_eq!(told(pool.eject("n2")), ["ejected n2"], "a third of the keys, and the first in this window");
 }
 

@@ -62,7 +62,8 @@ impl World {
                 let policy = &self.topology.policy;
                 let lives = policy.on_return == OnReturn::Ttl || policy.fails_over();
                 // It may bring old values up, as is said.
-                self.book.is_closed |= order == Some(Order::Eject) && (lives || self.cleaners.is_unswept());
+                self.book.is_closed |=
+                    order == Some(Order::Eject) && (lives || !self.topology.leftovers.is_empty());
                 match order {
                     Some(order) => drop(self.orders.insert(name.clone(), order)),
                     None => drop(self.orders.remove(&name)),

@@ -1,6 +1,8 @@
 //! Nodes that are back are cleaned, and others of what they took for them: a model of what health does about
 //! old data (`src/health/cleaning.rs`, `sweep.rs`), on servers that fail meanwhile.
 
+use ringway::topology::{Leftovers, Wait, WaitReason};
+
 use super::*;
 use crate::{keys::text, quarantine::Quarantine};
 
@@ -20,25 +22,22 @@ pub(super) struct Cleaners {
     cleaning: BTreeMap<NodeId, bool>,
     /// Who is being stripped, which takes long.
     stripped: BTreeSet<NodeId>,
-    /// Nodes that are back, while others may have what they took for them.
-    unswept: BTreeSet<NodeId>,
-    /// Those for which it was not done as others were held.
-    postponed: BTreeSet<NodeId>,
     sweep: Option<Sweep>,
+    /// Of whom it was told what came of a sweep.
+    done: Vec<Leftovers>,
+    /// It will be told that others are looked through still.
+    tells: bool,
 }
 
 /// Others are looked through.
 #[derive(Debug)]
 struct Sweep {
-    nodes: Vec<NodeId>,
-    /// Those of them that have returned once more since.
-    again: BTreeSet<NodeId>,
+    leftovers: Vec<Leftovers>,
     /// Who is still to be looked through, when, and how often that was tried.
     left: Vec<(NodeId, Instant, u32)>,
     skipped: Vec<NodeId>,
     away: Vec<NodeId>,
     waits: bool,
-    told: Instant,
 }
 
 /// What has to be done to a node before it may own more of its keys.
@@ -56,24 +55,6 @@ impl Cleaners {
     /// A node is ejected: what is done to it is no matter of the next time that it is back.
     pub(super) fn leaves(&mut self, node: NodeId) {
         self.cleaning.entry(node).and_modify(|left| *left = true);
-    }
-
-    /// A node is back, and others may have what they took for it.
-    pub(super) fn sweeps_after(&mut self, node: NodeId) {
-        self.unswept.insert(node);
-        self.returns(node);
-    }
-
-    /// What was looked through before says nothing of what others took for it since.
-    pub(super) fn returns(&mut self, node: NodeId) {
-        if let Some(sweep) = self.sweep.as_mut().filter(|sweep| sweep.nodes.contains(&node)) {
-            sweep.again.insert(node);
-        }
-    }
-
-    /// Whether others may have what they took for a node.
-    pub(super) fn is_unswept(&self) -> bool {
-        !self.unswept.is_empty() || !self.postponed.is_empty()
     }
 }
 
@@ -105,13 +86,10 @@ impl World {
         self.cleaners.quarantine.follow(&after);
         let is_new = |e: &Entry| before.position(e.node.id).is_none();
         if !Arc::ptr_eq(&before.ring, &after.ring) || after.nodes.iter().any(is_new) {
-            self.sweep_all();
-        }
-        if !after.nodes.iter().any(|e| e.placement == Placement::Held) {
-            let postponed = std::mem::take(&mut self.cleaners.postponed);
-            self.cleaners.unswept.extend(postponed);
+            self.forget();
         }
         self.clean_who_waits();
+        self.cleaners.done.retain(|left| after.leftovers.contains(left));
         self.begin_sweep();
         self.look_for_old()
     }
@@ -197,10 +175,6 @@ impl World {
             self.cleaners.quarantine.failed(node);
             return News::NotCleaned;
         };
-        if leftovers && self.topology.policy.rehashes() {
-            self.cleaners.sweeps_after(node);
-            self.begin_sweep();
-        }
         let below = if work == Work::Delete { fence } else { LEVELS };
         let keys = self.laws.keys.clone();
         match work {
@@ -253,43 +227,71 @@ impl World {
         Some(leftovers)
     }
 
-    /// Nodes may have what was theirs before a reload.
-    fn sweep_all(&mut self) {
+    /// A reload moved keys: it is not known any more what nodes have that are away.
+    fn forget(&mut self) {
         if !self.topology.policy.minds_old_copies() {
             return;
         }
         let topology = self.topology.clone();
         let away = topology.nodes.iter().filter(|e| is_away(e));
         away.for_each(|e| self.cleaners.quarantine.cut(e.node.id));
-        self.cleaners.unswept.extend(topology.nodes.iter().map(|e| e.node.id));
-        self.cleaners.sweep = None;
     }
 
     /// Others are looked through for what they took for nodes that have their keys again.
     pub(super) fn begin_sweep(&mut self) {
-        if self.cleaners.sweep.is_some() || self.cleaners.unswept.is_empty() {
+        let topology = self.topology.clone();
+        if !topology.leftovers.is_empty() && !self.cleaners.tells {
+            self.cleaners.tells = true;
+            self.send(self.now + TELL, Event::Guard);
+        }
+        if self.cleaners.sweep.is_some() {
             return;
         }
-        let topology = self.topology.clone();
-        let has_keys = |node: &&NodeId| {
-            let placement = topology.position(**node).map(|at| topology.nodes[at].placement);
-            placement.is_none_or(|placement| matches!(placement, Placement::Owns | Placement::Held))
+        let at = |id: NodeId| topology.position(id).map(|at| topology.nodes[at].placement);
+        let is_due = |left: &&Leftovers| {
+            let has_keys = matches!(at(left.node), Some(Placement::Owns | Placement::Held));
+            let is_other = |e: &Entry| e.placement == Placement::Held && e.node.id != left.node;
+            has_keys && !topology.nodes.iter().any(is_other) && !self.cleaners.done.contains(left)
         };
-        let nodes: Vec<NodeId> = self.cleaners.unswept.iter().filter(has_keys).copied().collect();
-        if nodes.is_empty() {
+        let leftovers: Vec<Leftovers> = topology.leftovers.iter().filter(is_due).copied().collect();
+        if leftovers.is_empty() {
             return;
         }
         let begins = self.now + topology.policy.request_timeout;
-        let others = topology.nodes.iter().map(|e| e.node.id).filter(|id| nodes != [*id]);
+        let is_other = |id: &NodeId| leftovers.iter().any(|left| left.node != *id);
+        let others = topology.nodes.iter().map(|e| e.node.id).filter(is_other);
         let longest = Duration::from_secs(self.dice.pick(&[0, 1, 20]));
         let mut left: Vec<_> = Vec::new();
         for other in others {
             left.push((other, begins + self.dice.between(Duration::ZERO, longest), 1));
         }
-        let (again, skipped, away, told) = (BTreeSet::new(), Vec::new(), Vec::new(), self.now);
-        let sweep = Sweep { nodes, again, left, skipped, away, waits: false, told };
+        let sweep = Sweep { leftovers, left, skipped: Vec::new(), away: Vec::new(), waits: false };
         self.cleaners.sweep = Some(sweep);
         self.send(begins, Event::Sweep);
+    }
+
+    /// Others are looked through still, or will be.
+    pub(super) fn guard(&mut self) -> Result<(), Breach> {
+        let topology = self.topology.clone();
+        let held = |wait: &&Wait| {
+            topology.position(wait.node).is_some_and(|at| topology.nodes[at].placement == Placement::Held)
+        };
+        let guards = |left: &&Leftovers| {
+            let mut held = topology.waits.iter().filter(held);
+            // Those that are held for what each may have of the other wait for nothing else.
+            let is_stuck = held.clone().any(|wait| wait.node == left.node)
+                && held.all(|wait| wait.reason == WaitReason::Leftovers);
+            let placement = topology.position(left.node).map(|at| topology.nodes[at].placement);
+            placement.is_some_and(|placement| placement != Placement::Away)
+                && (self.cleaners.sweep.is_some() || !is_stuck)
+                && !self.cleaners.done.contains(left)
+        };
+        let guarded: Vec<NodeId> = topology.leftovers.iter().filter(guards).map(|left| left.node).collect();
+        self.cleaners.tells = !topology.leftovers.is_empty();
+        if self.cleaners.tells {
+            self.send(self.now + TELL, Event::Guard);
+        }
+        guarded.into_iter().try_for_each(|node| self.hand_over((node, News::Sweeping), None))
     }
 
     pub(super) fn sweep(&mut self) -> Result<(), Breach> {
@@ -313,12 +315,9 @@ impl World {
             }
         }
         let Some(next) = sweep.left.iter().map(|(_, at, _)| *at).min() else { return self.end_sweep(sweep) };
-        let tells = self.now >= sweep.told + TELL;
-        sweep.told = if tells { self.now } else { sweep.told };
-        self.send(next.min(sweep.told + TELL), Event::Sweep);
+        self.send(next, Event::Sweep);
         self.cleaners.sweep = Some(sweep);
-        let unswept = if tells { self.cleaners.unswept.clone() } else { BTreeSet::new() };
-        unswept.into_iter().try_for_each(|node| self.hand_over((node, News::Sweeping), None))
+        Ok(())
     }
 
     /// Deletes what a node has and does not own.
@@ -347,9 +346,8 @@ impl World {
     }
 
     fn end_sweep(&mut self, sweep: Sweep) -> Result<(), Breach> {
-        let Sweep { nodes, again, mut skipped, away, mut waits, .. } = sweep;
+        let Sweep { leftovers, mut skipped, away, mut waits, .. } = sweep;
         let topology = self.topology.clone();
-        self.cleaners.unswept.retain(|node| !nodes.contains(node) || again.contains(node));
         for node in away {
             match topology.position(node).map(|at| topology.nodes[at].placement) {
                 None => {}
@@ -362,18 +360,16 @@ impl World {
                 Some(Placement::Away | Placement::Starting(_)) => self.cleaners.quarantine.cut(node),
             }
         }
-        let is_done = |node: &NodeId| skipped.iter().all(|skipped| skipped == node);
-        let nodes = nodes.into_iter().filter(|node| !again.contains(node));
-        let (done, open): (Vec<NodeId>, Vec<NodeId>) = nodes.partition(is_done);
+        let is_done = |left: &Leftovers| skipped.iter().all(|skipped| *skipped == left.node);
+        let (done, mut open): (Vec<Leftovers>, Vec<Leftovers>) = leftovers.into_iter().partition(is_done);
         if waits {
-            self.cleaners.postponed.extend(open);
+            open.clear();
         }
-        if !topology.nodes.iter().any(|e| e.placement == Placement::Held) {
-            let postponed = std::mem::take(&mut self.cleaners.postponed);
-            self.cleaners.unswept.extend(postponed);
-        }
+        self.cleaners.done.extend(done.iter().chain(&open));
         self.begin_sweep();
-        done.into_iter().try_for_each(|node| self.hand_over((node, News::Swept), Some(self.now)))
+        let done = done.into_iter().map(|Leftovers { node, turn }| (node, News::Swept { turn }));
+        let open = open.into_iter().map(|Leftovers { node, turn }| (node, News::NotSwept { turn }));
+        done.chain(open).try_for_each(|news| self.hand_over(news, Some(self.now)))
     }
 }
 

@@ -51,7 +51,8 @@ impl World {
     fn is_settled(&self) -> bool {
         let is_in_place = |e: &Entry| e.placement == Placement::Owns || e.order.is_some_and(Order::is_out);
         let nodes = &self.topology.nodes;
-        let of_leftovers = |news: &News| matches!(news, News::Sweeping | News::Swept);
+        let of_leftovers =
+            |news: &News| matches!(news, News::Sweeping | News::Swept { .. } | News::NotSwept { .. });
         self.gutter.as_ref().is_none_or(|gutter| gutter.is_settled())
             && self.inbox.iter().all(|(_, (_, news), _)| of_leftovers(news))
             && self.prepared.is_none()
