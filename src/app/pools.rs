@@ -108,7 +108,11 @@ impl App {
         let absences = self.state_file.begin(&spec.name, id);
         if !absences.is_empty() {
             let nodes = names(&absences);
-            tracing::info!(pool = &*spec.name, nodes, "not in their place when ringway ended, or ordered so");
+            tracing::info!(
+                pool = &*spec.name,
+                nodes,
+                "not in their place when ringway ended, or ordered so, or others had old copies of their keys"
+            );
         }
         recall(&mut first, &absences);
         let (writer, reader) = topology::channel(first);
@@ -163,7 +167,7 @@ impl App {
                 tracing::warn!(
                     pool,
                     nodes,
-                    "not in their place, or ordered so, and the next ringway will not know it: set state_file"
+                    "not in their place, or ordered so, or others have old copies of their keys, and the next ringway will not know it: set state_file"
                 );
             }
         }

@@ -262,7 +262,7 @@ mod tests {
     use crate::membership::Absence;
 
     fn away(i: usize) -> Absences {
-        [(format!("n{i}").into(), Absence { away: true, order: None })].into()
+        [(format!("n{i}").into(), Absence { away: true, ..Absence::default() })].into()
     }
 
     fn started(path: &Path) -> StateFile {

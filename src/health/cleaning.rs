@@ -95,8 +95,8 @@ impl Cleaner {
         self.quarantine.remember(notes, &self.reader.load());
     }
 
-    /// Follows the topology, to which a node may have come: nodes behind a fence are cleaned, and others of what
-    /// is left over. When keys moved it is not known any more what nodes have that are away.
+    /// Follows the topology, to which a node may have come: nodes behind a fence are cleaned, and others of
+    /// what is left over. When keys moved it is not known any more what nodes have that are away.
     pub(super) fn follow(&mut self, topology: &Arc<Topology>, missed: u64, has_come: bool) -> Vec<Change> {
         self.quarantine.follow(topology, missed);
         for node in self.quarantine.due(topology) {
@@ -409,8 +409,8 @@ mod tests {
         }
     }
 
-    /// For whom it is due others are looked through, once, until it is due for it anew; and while that goes on
-    /// nobody else has it begin again.
+    /// For whom it is due others are looked through, once, until it is due for it anew; and while that goes
+    /// on nobody else has it begin again.
     #[tokio::test]
     async fn what_is_due_is_looked_for() {
         let one = with_leftovers(Placement::Owns, &[]);

@@ -2,11 +2,16 @@
 //! been in its place all along. So what is not is said here, in a form that a file can keep: a pool that
 //! begins with it holds such nodes off until they are clean, and operators' orders are obeyed on. Pure.
 
-use std::{collections::BTreeMap, io, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    path::Path,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::topology::{Entry, Health, Order, Placement, Topology};
+use crate::topology::{Entry, Health, Leftovers, NodeId, Order, Placement, Topology};
 
 /// What is to be remembered of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +20,9 @@ pub struct Absence {
     /// Others have had its keys, or some of them, and it has not been cleaned since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub away: bool,
+    /// Others may have old copies of its keys, and have not been looked through since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leftovers: bool,
     /// What an operator wants of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<Order>,
@@ -69,6 +77,7 @@ pub fn unreadable(path: &Path, error: &io::Error) -> String {
 
 /// What is to be remembered of a pool, of which this was before. Where no keys move nobody else has any.
 pub fn absences(topology: &Topology, before: &Absences) -> Absences {
+    let left: HashSet<NodeId> = topology.leftovers.iter().map(|left| left.node).collect();
     let of = |entry: &Entry| {
         let away = match entry.placement {
             Placement::Owns => false,
@@ -76,14 +85,19 @@ pub fn absences(topology: &Topology, before: &Absences) -> Absences {
             // One that had its keys keeps them; one that was not clean is no cleaner for it.
             Placement::Held => before.get(&entry.node.name).is_some_and(|absence| absence.away),
         };
-        Absence { away: away && topology.policy.moves_keys(), order: entry.order }
+        Absence {
+            away: away && topology.policy.moves_keys(),
+            leftovers: left.contains(&entry.node.id) && topology.policy.minds_old_copies(),
+            order: entry.order,
+        }
     };
     let all = topology.nodes.iter().map(|entry| (entry.node.name.clone(), of(entry)));
     all.filter(|(_, absence)| *absence != Absence::default()).collect()
 }
 
 /// Puts nodes where they were: those that were away are out until they have proved themselves, and are then
-/// received like any that was away.
+/// received like any that was away. For those of whose keys others may have old copies these are looked
+/// through.
 pub fn recall(topology: &mut Topology, absences: &Absences) {
     if absences.is_empty() {
         return;
@@ -102,6 +116,11 @@ pub fn recall(topology: &mut Topology, absences: &Absences) {
         entry
     };
     topology.nodes = topology.nodes.iter().map(recalled).collect();
+    let is_left = |e: &&Entry| absences.get(&e.node.name).is_some_and(|absence| absence.leftovers);
+    let left = topology.nodes.iter().filter(|_| topology.policy.minds_old_copies()).filter(is_left);
+    let mut left: Vec<Leftovers> = left.map(|e| Leftovers { node: e.node.id, turn: 0 }).collect();
+    left.sort_unstable();
+    topology.leftovers = left.into();
 }
 
 #[cfg(test)]
@@ -121,12 +140,12 @@ mod tests {
         let absences = known.iter().map(|(node, absence)| (Arc::from(*node), *absence)).collect();
         recall(&mut pool.topology, &absences);
         let time = pool.time;
-        pool.ledger.recall(&pool.topology.nodes, time);
+        pool.ledger.recall(&pool.topology, time);
         pool.budget();
         pool
     }
 
-    const AWAY: Absence = Absence { away: true, order: None };
+    const AWAY: Absence = Absence { away: true, leftovers: false, order: None };
 
     fn serves(pool: &Planned, node: &str) -> bool {
         owners(&pool.topology).iter().any(|owner| owner.as_deref() == Some(node))
@@ -153,14 +172,33 @@ mod tests {
         }
     }
 
+    /// What others may have of a node's keys is looked for by the next process, too, and until that is done
+    /// they are not given to these. What is looked for no more, or minded no more, is not remembered.
+    #[test]
+    fn leftovers_are_looked_for_on() {
+        let left = Absence { leftovers: true, ..Absence::default() };
+        let mut pool = recalled(&[1, 1, 1], &[("n1", left)]);
+        let known: Absences = [("n1".into(), left)].into();
+        assert_eq!(absences(&pool.topology, &Absences::new()), known);
+        assert!(serves(&pool, "n1"));
+        let serve = Arc::new(Policy { on_return: OnReturn::Serve, ..(*pool.topology.policy).clone() });
+        let minds_none = Topology { policy: serve, ..pool.topology.clone() };
+        assert_eq!(absences(&minds_none, &known), Absences::new());
+        pool.eject("n1");
+        assert_eq!(pool.entry("n1").placement, Placement::Held);
+        pool.swept("n1");
+        assert_eq!(pool.entry("n1").placement, Placement::Away);
+        assert_eq!(absences(&pool.topology, &known), [("n1".into(), AWAY)].into());
+    }
+
     /// An order is carried out without anybody telling something; of the last node it can't be.
     #[test]
     fn orders_are_carried_out() {
-        let drained = Absence { away: true, order: Some(Order::Drain) };
+        let drained = Absence { order: Some(Order::Drain), ..AWAY };
         let pool = recalled(&[1, 1, 1], &[("n1", drained)]);
         assert_eq!(pool.entry("n1").placement, Placement::Away);
         assert_eq!(absences(&pool.topology, &Absences::new()), [("n1".into(), drained)].into());
-        let ordered = Absence { away: false, order: Some(Order::Drain) };
+        let ordered = Absence { away: false, ..drained };
         assert_eq!(recalled(&[1, 1], &[("n1", ordered)]).entry("n1").placement, Placement::Away);
         let mut pool = recalled(&[1], &[("n0", drained)]);
         assert!(

@@ -75,6 +75,14 @@ impl Owed {
 }
 
 impl Debts {
+    /// The process before this one did not come to look through others for these.
+    pub(super) fn recall(&mut self, leftovers: &[Leftovers], policy: &Policy, time: Instant) {
+        for Leftovers { node, turn } in leftovers {
+            let others = Others { until: time + sweep_max(policy), turn: *turn, is_due: true };
+            self.of.entry(*node).or_default().others = Some(others);
+        }
+    }
+
     /// A node gives up its keys: from now on others take its writes.
     pub(super) fn misses_writes(&mut self, node: NodeId, time: Instant) {
         let owed = self.of.entry(node).or_default();

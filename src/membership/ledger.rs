@@ -12,8 +12,8 @@ use super::{debts::Debts, start::Start, warmth::Spending};
 use crate::{
     ring,
     topology::{
-        Data, Entry, Failed, NodeId, OnReturn, Order, Placement, Policy, PoolSpec, Returned, Rule, Wait,
-        WaitReason,
+        Data, Entry, Failed, NodeId, OnReturn, Order, Placement, Policy, PoolSpec, Returned, Rule, Topology,
+        Wait, WaitReason,
     },
 };
 
@@ -86,9 +86,11 @@ impl Ledger {
         }
     }
 
-    /// The pool begins with nodes that are not in their place: what the process before this one knew of them.
-    pub fn recall(&mut self, nodes: &[Entry], time: Instant) {
-        for entry in nodes {
+    /// The pool begins with nodes that are not in their place, and with others that may have old copies of a
+    /// node's keys: what the process before this one knew.
+    pub fn recall(&mut self, first: &Topology, time: Instant) {
+        self.debts.recall(&first.leftovers, &first.policy, time);
+        for entry in first.nodes.iter() {
             self.order(&entry.node.name, entry.order);
             if entry.placement == Placement::Away {
                 self.debts.misses_writes(entry.node.id, time);
@@ -166,8 +168,12 @@ impl Ledger {
         start.map(|start| start.cleaned(below)).is_some()
     }
 
-    /// What nodes have that are back, and not in their place yet, may live longer than is said from now on.
-    pub(super) fn unbounded(&mut self) {
+    /// A reload puts one policy in the place of another. When what is written lives for a shorter time than
+    /// what is there nothing is known any more of the age of what nodes have that wait for it to expire.
+    pub(super) fn shortens(&mut self, before: &Policy, after: &Policy, time: Instant) {
+        if !self.debts.shortens(before, after, time) || after.on_return != OnReturn::Ttl {
+            return;
+        }
         let backs = self.known.values_mut().filter_map(|known| known.back.as_mut());
         let same = backs.filter(|back| back.with.data == Data::Same);
         same.for_each(|back| back.with.data = Data::Unknown);
@@ -302,9 +308,13 @@ impl Ledger {
         }
     }
 
-    /// Forgets nodes that are not among these.
-    pub(super) fn retain(&mut self, nodes: &[Entry]) {
-        let ids: HashSet<NodeId> = nodes.iter().map(|e| e.node.id).collect();
+    /// A reload puts these in the place of those: forgets who is gone.
+    pub(super) fn retain(&mut self, before: &[Entry], nodes: &[Entry]) {
+        let ids = |nodes: &[Entry]| -> HashSet<NodeId> { nodes.iter().map(|e| e.node.id).collect() };
+        let (known, ids) = (ids(before), ids(nodes));
+        if !ids.is_subset(&known) {
+            self.debts.look_again();
+        }
         self.known.retain(|id, _| ids.contains(id));
         self.debts.retain(&ids);
         if !self.orders.is_empty() {

@@ -316,7 +316,7 @@ impl Membership {
                 let births = Births { ids, workers, bell };
                 let (mut ledger, time) = (Ledger::new(&spec), Instant::now());
                 let first = writer.current();
-                ledger.recall(&first.nodes, time);
+                ledger.recall(&first, time);
                 let mut governed = Governed { writer, ledger, births, preparing: None };
                 // Not all that is recalled fits what there is now.
                 let settled = match budget(&first, &governed.ledger, time) {

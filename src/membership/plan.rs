@@ -7,7 +7,7 @@
 //! where it was.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -24,8 +24,8 @@ use super::{
     settle::{Rules, settle},
 };
 use crate::topology::{
-    Admission, Because, Entry, Failed, Health, LEVELS, News, NodeId, OnEjected, OnReturn, Opinion, Order,
-    Placement, Policy, PoolSpec, Topology, WaitReason, WhileHeld,
+    Admission, Because, Entry, Failed, Health, LEVELS, News, NodeId, OnEjected, Opinion, Order, Placement,
+    Policy, PoolSpec, Topology, WaitReason, WhileHeld,
 };
 
 /// What comes of a change.
@@ -347,15 +347,9 @@ pub fn reload(
     if let Some(why) = not_swept(now, &ledger, prepared, time) {
         return Outcome::Refused { why };
     }
-    ledger.retain(&nodes);
-    let known: HashSet<NodeId> = now.nodes.iter().map(|e| e.node.id).collect();
-    if nodes.iter().any(|e| !known.contains(&e.node.id)) {
-        ledger.debts.look_again();
-    }
+    ledger.retain(&now.nodes, &nodes);
     gains(now, &mut ledger, (prepared, &nodes), time);
-    if ledger.debts.shortens(&now.policy, &spec.policy, time) && spec.policy.on_return == OnReturn::Ttl {
-        ledger.unbounded();
-    }
+    ledger.shortens(&now.policy, &spec.policy, time);
     mark(&mut nodes, ledger.orders());
     let rules = Rules { eject_max: spec.health.eject_max, policy: &spec.policy, time };
     settle(&mut nodes, &rules, &mut ledger);

@@ -78,6 +78,42 @@ fn memcached() {
     }
 }
 
+/// What others took for a node that is back was not deleted there yet when ringway was killed: the next one
+/// looks for it, and when the node fails before that is done its keys are held, so that nobody reads it.
+#[test]
+fn leftovers_are_looked_for_by_the_next_one() {
+    let nodes: Vec<Node> = Redis::several(3).into_iter().map(Node::Redis).collect();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("state.json");
+    // So long others are not looked through, as a write may still be under way.
+    let config = config(&nodes, "redis", WAYS[0]).pool("request_timeout: 5s");
+    let config = config.top(&format!("state_file: {}", file.display()));
+    let mut ringway = Ringway::serve(&config);
+    let mut asker = Asker::of(&nodes, &mut ringway);
+    let mut last = vec![0; KEYS];
+    write(&mut asker, &mut last, 1);
+    nodes[1].stop();
+    ringway.wait_away("b");
+    write(&mut asker, &mut last, 1);
+    nodes[1].cont();
+    until(SOON, "it is back", || ringway.owns("b"));
+    write(&mut asker, &mut last, 1);
+    until(SOON, "what is left is kept", || {
+        std::fs::read_to_string(&file).is_ok_and(|text| text.contains(r#""b":{"leftovers":true}"#))
+    });
+    ringway = again(ringway, &config, true);
+    ringway.wait_probed(&["a", "b", "c"]);
+    assert_eq!(ringway.metric("ringway_leftovers_deleted_total", &[]), 0.0);
+    let mut asker = Asker::of(&nodes, &mut ringway);
+    nodes[1].stop();
+    until(SOON, "it is found", || ringway.node("b")["health"] == "ejected");
+    assert_eq!(ringway.node("b")["placement"], "held");
+    read(&mut asker, &last, "when it has failed again");
+    assert_eq!(ringway.node("b")["placement"], "away", "nobody has any more of it");
+    assert!(ringway.metric("ringway_leftovers_deleted_total", &[]) > 10.0);
+    nodes[1].cont();
+}
+
 /// What an order would do, as it is said without `--yes`.
 fn preview(ringway: &mut Ringway, order: &str) -> String {
     let admin = ringway.announced("admin listens on http://", 1).swap_remove(0);
@@ -137,6 +173,8 @@ fn orders_last() {
     read(&mut asker, &last, "when it is back");
     tell(&mut ringway, "unpin", "c");
     wait_kept(&file, "c", false);
+    // Until others were looked through for what they took for it.
+    wait_kept(&file, "b", false);
     assert_eq!(std::fs::read_to_string(&file).expect("it is there"), "{\"version\":1,\"pools\":{}}");
 }
 
