@@ -32,7 +32,12 @@ const HELP: &[&str] = &[
     "    Their names.",
 ];
 
-/// Answers one `COMMAND` request.
+/// Bytes of a reply. That to `COMMAND` is the largest that is of use; names can be asked for many times over.
+const REPLY_BYTES_MAX: usize = 512 << 10;
+
+const TOO_MUCH: &str = "ERR the reply would be larger than 512 KiB: ask for fewer commands at once";
+
+/// Answers one `COMMAND` request into an empty buffer.
 pub fn answer(table: &Table, request: &Request<'_>, version: Version, out: &mut Vec<u8>) {
     let reply = Reply { table, version };
     let names = || request.args().skip(2);
@@ -40,7 +45,11 @@ pub fn answer(table: &Table, request: &Request<'_>, version: Version, out: &mut 
         b"" => reply.info_all(out),
         b"count" => write::integer(out, table.offered().count() as i64),
         b"docs" if request.len() == 2 => reply.docs(out, &table.offered().collect::<Vec<_>>()),
-        b"docs" => reply.docs(out, &names().filter_map(|name| reply.offered(name)).collect::<Vec<_>>()),
+        b"docs" => {
+            let commands: Vec<_> = names().filter_map(|name| reply.offered(name)).collect();
+            write::map(out, version, commands.len());
+            bounded(out, &commands, |out, command| reply.doc(out, command));
+        }
         // Redis 7.0 asks for a whole request here, newer servers for its first word.
         sub @ (b"getkeys" | b"getkeysandflags") if request.len() < 4 => {
             let name = String::from_utf8_lossy(sub);
@@ -54,16 +63,26 @@ pub fn answer(table: &Table, request: &Request<'_>, version: Version, out: &mut 
         }
         b"info" if request.len() == 2 => reply.info_all(out),
         b"info" => {
-            write::array(out, request.len() - 2);
-            for name in names() {
-                match reply.offered(name) {
-                    Some(command) => reply.info(out, command),
-                    None => write::null(out, version),
-                }
-            }
+            let commands: Vec<_> = names().map(|name| reply.offered(name)).collect();
+            write::array(out, commands.len());
+            bounded(out, &commands, |out, command| match command {
+                Some(command) => reply.info(out, command),
+                None => write::null(out, version),
+            });
         }
         b"list" => reply.list(out, request),
         _ => write::error(out, &Refusal::unknown_subcommand(request).text),
+    }
+}
+
+/// Appends what was asked for to the head of the reply, or makes of all of it an error once it is too much.
+fn bounded<T>(out: &mut Vec<u8>, asked: &[T], write: impl Fn(&mut Vec<u8>, &T)) {
+    for item in asked {
+        write(out, item);
+        if out.len() > REPLY_BYTES_MAX {
+            out.clear();
+            return write::error(out, TOO_MUCH);
+        }
     }
 }
 
@@ -155,20 +174,22 @@ impl<'t> Reply<'t> {
 
     fn docs(&self, out: &mut Vec<u8>, commands: &[&Command]) {
         write::map(out, self.version, commands.len());
-        for command in commands {
-            let subcommands: Vec<_> = self.table.subcommands(command).collect();
-            write::bulk(out, command.name.as_bytes());
-            write::map(out, self.version, 3 + usize::from(!subcommands.is_empty()));
-            for (field, text) in
-                [("summary", summary(command)), ("since", command.row.since), ("group", command.row.group)]
-            {
-                write::bulk(out, field.as_bytes());
-                write::bulk(out, text.as_bytes());
-            }
-            if !subcommands.is_empty() {
-                write::bulk(out, b"subcommands");
-                self.docs(out, &subcommands);
-            }
+        commands.iter().for_each(|command| self.doc(out, command));
+    }
+
+    fn doc(&self, out: &mut Vec<u8>, command: &Command) {
+        let subcommands: Vec<_> = self.table.subcommands(command).collect();
+        write::bulk(out, command.name.as_bytes());
+        write::map(out, self.version, 3 + usize::from(!subcommands.is_empty()));
+        for (field, text) in
+            [("summary", summary(command)), ("since", command.row.since), ("group", command.row.group)]
+        {
+            write::bulk(out, field.as_bytes());
+            write::bulk(out, text.as_bytes());
+        }
+        if !subcommands.is_empty() {
+            write::bulk(out, b"subcommands");
+            self.docs(out, &subcommands);
         }
     }
 
@@ -187,6 +208,8 @@ impl<'t> Reply<'t> {
         } else if by("aclcat") {
             let is_category = |category: &&str| category.as_bytes()[1..].eq_ignore_ascii_case(what);
             self.filtered(out, |command| command.row.categories.iter().any(&is_category));
+        } else if by("pattern") && what.len() > glob::BYTES_MAX {
+            write::error(out, glob::TOO_LONG);
         } else if by("pattern") {
             self.filtered(out, |command| glob::matches(what, command.name.as_bytes(), true));
         } else {

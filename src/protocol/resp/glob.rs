@@ -1,5 +1,11 @@
 //! Redis's glob patterns: `*`, `?`, `[a-z]`, `[^a]` and `\` before a byte that stands for itself.
 
+/// Bytes of a pattern for names that ringway knows, the longest of which has 32.
+pub(super) const BYTES_MAX: usize = 256;
+
+/// What is said to a longer one.
+pub(super) const TOO_LONG: &str = "ERR a pattern has at most 256 bytes here";
+
 /// Whether the text matches the pattern. Commands for which `*` alone means everything, as `KEYS`,
 /// look at that themselves. Takes at most pattern x text steps, whatever the pattern.
 pub fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
@@ -11,7 +17,11 @@ pub fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
     // Where to go on after the last star: behind it, with one byte more of the text under it.
     let mut retry: Option<(&[u8], &[u8])> = None;
     loop {
-        if let Some((b'*', after)) = p.split_first() {
+        if let Some((b'*', mut after)) = p.split_first() {
+            // Several are one.
+            while let Some((b'*', further)) = after.split_first() {
+                after = further;
+            }
             retry = Some((after, t));
             p = after;
             continue;

@@ -27,6 +27,9 @@ fn table(settings: &Settings) -> [(&'static str, String); 12] {
 pub(super) fn answer(request: &Request<'_>, version: Version, settings: &Settings, out: &mut Vec<u8>) {
     let table = table(settings);
     let patterns: Vec<&[u8]> = request.args().skip(2).collect();
+    if patterns.iter().any(|pattern| pattern.len() > glob::BYTES_MAX) {
+        return write::error(out, glob::TOO_LONG);
+    }
     let found: Vec<(&[u8], &str)> =
         table.iter().filter_map(|(name, value)| Some((asked(name, &patterns)?, value.as_str()))).collect();
     write::map(out, version, found.len());

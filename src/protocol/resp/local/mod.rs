@@ -18,6 +18,11 @@ use super::{Version, write};
 /// What is said to a client that must authenticate first.
 pub const NOAUTH: &str = "NOAUTH Authentication required.";
 
+/// Arguments of a request that ringway answers itself, and its bytes: nobody asks for more, and the worker
+/// serves nobody else while it answers.
+const ARGS_MAX: usize = 1024;
+const BYTES_MAX: usize = 64 << 10;
+
 /// Answers that differ from a Redis server's, and why.
 pub const EXCEPTIONS: &[(&str, &str)] = &[
     ("ACL", "ringway knows one user, default; subcommands other than WHOAMI have no meaning here"),
@@ -31,8 +36,8 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
     ("CLIENT SETINFO", "accepted as newer servers do, since clients send it at connect"),
     ("CLIENT SETNAME", "a name is bounded"),
     ("CLIENT TRACKING", "only OFF: invalidations of a shared connection would reach the wrong client"),
-    ("COMMAND", "lists what ringway offers, with its own flags"),
-    ("CONFIG GET", "ringway's own settings, one database, nothing saved"),
+    ("COMMAND", "lists what ringway offers, with its own flags; requests and replies are bounded"),
+    ("CONFIG GET", "ringway's own settings, one database, nothing saved; patterns are bounded"),
     ("HELLO", "id is the session's, version that of the Redis whose commands the table holds"),
     ("INFO", "ringway's own numbers"),
     ("RESET", "ends NO-EVICT and NO-TOUCH too, as newer servers do"),
@@ -91,6 +96,10 @@ pub fn answer(
     facts: &dyn Facts,
     out: &mut Vec<u8>,
 ) -> After {
+    if exceeds(kind, request) {
+        too_large(request, out);
+        return After::Continue;
+    }
     match (kind, request.len()) {
         (Local::Ping, 1) => write::simple(out, "PONG"),
         (Local::Ping | Local::Echo, 2) => write::bulk(out, request.arg(1)),
@@ -123,6 +132,19 @@ pub fn answer(
         (Local::AclWhoami, _) => wrong_arity(out, "acl|whoami"),
     }
     After::Continue
+}
+
+/// Whether a request is larger than any that has a meaning. What is only said back may be as large as it likes.
+fn exceeds(kind: Local, request: &Request<'_>) -> bool {
+    let is_said_back = matches!(kind, Local::Ping | Local::Echo);
+    !is_said_back && (request.len() > ARGS_MAX || request.frame.len() > BYTES_MAX)
+}
+
+#[cold]
+fn too_large(request: &Request<'_>, out: &mut Vec<u8>) {
+    let name = String::from_utf8_lossy(request.arg(0)).to_ascii_uppercase();
+    let text = format!("ERR {name} takes at most {ARGS_MAX} arguments and {BYTES_MAX} bytes here");
+    write::error(out, text);
 }
 
 fn wrong_arity(out: &mut Vec<u8>, command: &str) {

@@ -1,5 +1,11 @@
 use super::*;
+use std::{sync::LazyLock, time::Instant};
+
+use crate::protocol::resp::command_reply;
 use crate::protocol::resp::frame::{FrameLimits, RequestDecoder, Step};
+use crate::protocol::resp::table::Table;
+
+static TABLE: LazyLock<Table> = LazyLock::new(|| Table::new(&[], &[""; 0]).expect("the built-in table"));
 
 #[derive(Default)]
 struct World {
@@ -24,8 +30,8 @@ impl Facts for World {
         Numbers { pool: "cache".into(), ..Numbers::default() }
     }
 
-    fn command(&self, request: &Request<'_>, _: Version, out: &mut Vec<u8>) {
-        write::integer(out, request.len() as i64);
+    fn command(&self, request: &Request<'_>, version: Version, out: &mut Vec<u8>) {
+        command_reply::answer(&TABLE, request, version, out);
     }
 }
 
@@ -64,7 +70,7 @@ fn kind(name: &str) -> Local {
 fn ask(world: &World, client: &mut ClientState, args: &[&str]) -> (String, After) {
     let mut bytes = Vec::new();
     write::request(&mut bytes, args);
-    let limits = FrameLimits { bulk_bytes: 1 << 20, request_bytes: 1 << 20, args_max: 100 };
+    let limits = FrameLimits { bulk_bytes: 1 << 25, request_bytes: 1 << 25, args_max: 1 << 20 };
     let mut decoder = RequestDecoder::default();
     assert_eq!(decoder.decode(&bytes, &limits), Ok(Step::Request(bytes.len())));
     let mut out = Vec::new();
@@ -94,7 +100,7 @@ fn a_table_of_answers() {
         ("SELECT 0", "+OK\r\n", ""),
         ("SELECT 1", "-ERR DB index is out of range\r\n", ""),
         ("SELECT", &arity("select"), ""),
-        ("COMMAND COUNT", ":2\r\n", ""),
+        ("COMMAND GETKEYS GET k", "*1\r\n$1\r\nk\r\n", ""),
         ("CLIENT", &arity("client"), ""),
         ("CLIENT ID", ":7\r\n", ""),
         ("CLIENT GETNAME", "$-1\r\n", "_\r\n"),
@@ -148,6 +154,78 @@ fn a_table_of_answers() {
         let resp3 = if resp3.is_empty() { resp2 } else { resp3 };
         assert_eq!(said(&world, &mut three, line), *resp3, "{line}, RESP3");
     }
+}
+
+/// However a request that is answered here is made, its reply is not much larger than it, or than what
+/// `COMMAND` alone is answered, and it is there at once.
+#[test]
+fn what_is_answered_here_is_bounded() {
+    const FACTOR: usize = 64;
+    const LEAST: usize = 256 << 10;
+    let world = world(None);
+    let long = |unit: &str, n: usize| unit.repeat(n);
+    let mut asked: Vec<Vec<String>> = Vec::new();
+    let mut ask_many = |head: &str, word: &str, n: usize| {
+        let head = head.split(' ').map(str::to_owned);
+        asked.push(head.chain(std::iter::repeat_n(word.to_owned(), n)).collect());
+    };
+    for n in [1, 10, 50, 100, 200, 500, 1000, 5000, 200_000] {
+        for command in ["client", "get", "config", "client|list", "xinfo", "nothing"] {
+            ask_many("COMMAND INFO", command, n);
+            ask_many("COMMAND DOCS", command, n);
+        }
+        ask_many("COMMAND GETKEYS MGET", "k", n);
+        ask_many("COMMAND GETKEYSANDFLAGS MSET", "k", n * 2);
+        ask_many("COMMAND GETKEYSANDFLAGS SORT k GET", "#", n);
+        ask_many("CONFIG GET", "*", n);
+        ask_many("CONFIG GET", "*[abc]*[xyz]*?*?*?*0", n);
+        ask_many("INFO", "all", n);
+        ask_many("CLIENT LIST ID", "7", n);
+        ask_many("HELLO 3", "SETNAME", n);
+    }
+    for n in [10, 200, 256, 10_000, 1 << 22] {
+        for unit in ["*", "*?", "a*", "[a-z]*", "*[", "\\"] {
+            let pattern = long(unit, n / unit.len());
+            asked.push(["COMMAND", "LIST", "FILTERBY", "PATTERN", &pattern].map(str::to_owned).to_vec());
+            asked.push(["CONFIG", "GET", &pattern].map(str::to_owned).to_vec());
+            asked.push(vec!["CONFIG".into(), "GET".into(), pattern.clone(), pattern]);
+        }
+    }
+    for args in &asked {
+        let bytes: usize = args.iter().map(|arg| arg.len() + 5).sum();
+        for version in [Version::Resp2, Version::Resp3] {
+            let mut client = stranger(&world);
+            client.version = version;
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let began = Instant::now();
+            let (reply, after) = ask(&world, &mut client, &args);
+            let shown = (&args[..args.len().min(3)], args.len(), bytes);
+            assert!(reply.len() <= bytes * FACTOR + LEAST, "{shown:?}: {} bytes", reply.len());
+            assert_eq!(after, After::Continue);
+            // Decoded and answered: with every bound gone these take minutes.
+            assert!(began.elapsed() < Duration::from_secs(5), "{shown:?}: {:?}", began.elapsed());
+        }
+    }
+}
+
+/// What is larger than any request of use is refused by name; what is said back is not.
+#[test]
+fn large_requests_are_refused_by_name() {
+    let world = world(None);
+    let many = |head: &str, word: &str, n: usize| format!("{head}{}", format!(" {word}").repeat(n));
+    let mut client = stranger(&world);
+    let refused = |name: &str| format!("-ERR {name} takes at most 1024 arguments and 65536 bytes here\r\n");
+    assert_eq!(said(&world, &mut client, &many("COMMAND info", "client", 1023)), refused("COMMAND"));
+    assert_eq!(said(&world, &mut client, &format!("INFO {}", "x".repeat(65536))), refused("INFO"));
+    let too_much = "-ERR the reply would be larger than 512 KiB: ask for fewer commands at once\r\n";
+    assert_eq!(said(&world, &mut client, &many("COMMAND INFO", "client", 1000)), too_much);
+    assert_eq!(said(&world, &mut client, &many("COMMAND DOCS", "client", 1000)), too_much);
+    let too_long = "-ERR a pattern has at most 256 bytes here\r\n";
+    assert_eq!(said(&world, &mut client, &format!("CONFIG GET save {}", "*".repeat(257))), too_long);
+    let list = "COMMAND LIST FILTERBY PATTERN ";
+    assert_eq!(said(&world, &mut client, &format!("{list}{}", "*".repeat(257))), too_long);
+    assert_eq!(said(&world, &mut client, &format!("{list}{}", "*".repeat(256))).find("*"), Some(0));
+    assert_eq!(said(&world, &mut client, &format!("ECHO {}", "x".repeat(100_000))).len(), 100_011);
 }
 
 /// QUIT alone closes.
