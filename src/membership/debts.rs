@@ -208,6 +208,11 @@ impl Debts {
         if **before == *leftovers { before.clone() } else { leftovers.into() }
     }
 
+    /// Whether others of the pool may have old copies of a node's keys, as far as anybody looked.
+    pub(super) fn others_have_some(&self, node: NodeId) -> bool {
+        self.of.get(&node).is_some_and(|owed| owed.others.is_some())
+    }
+
     /// Since when others have taken writes for a node, which has not been clean and in its place since.
     pub(super) fn missed_since(&self, node: NodeId) -> Option<Instant> {
         self.of.get(&node)?.missed

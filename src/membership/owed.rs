@@ -76,11 +76,12 @@ pub(super) fn gains(
         return;
     }
     let stays: HashSet<&str> = nodes.iter().map(|e| &*e.node.name).collect();
-    // Who leaves takes what it has along.
-    let of_those =
-        prepared.moves.iter().filter(|m| m.from.as_deref().is_some_and(|from| stays.contains(from)));
-    let takers: HashSet<&str> = of_those.filter_map(|m| m.to.as_deref()).collect();
     let before: HashMap<&str, &Entry> = now.nodes.iter().map(|e| (&*e.node.name, e)).collect();
+    // Who leaves takes what it has along, and not what others have of its keys.
+    let leaves_some = |name: &str| before.get(name).is_some_and(|e| ledger.debts.others_have_some(e.node.id));
+    let is_left = |name: &str| stays.contains(name) || leaves_some(name);
+    let of_those = prepared.moves.iter().filter(|m| m.from.as_deref().is_some_and(is_left));
+    let takers: HashSet<&str> = of_those.filter_map(|m| m.to.as_deref()).collect();
     if let Some(over) = now.policy.failover.as_ref().filter(|_| now.policy.fails_over()) {
         // The gutter has what it took for those whose keys these were, be they there still or not.
         let is_out = |name: &str| before.get(name).is_some_and(|e| e.placement != Placement::Owns);

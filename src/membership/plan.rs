@@ -216,11 +216,19 @@ fn go_on(now: &Topology, mut ledger: Ledger, mut events: Vec<Event>, time: Insta
     settle(&mut nodes, &rules(now, time), &mut ledger);
     events.extend(told(&now.nodes, &nodes, &ledger));
     let step = step(now, nodes, ledger, events, time);
-    let Topology { epoch, budget_due, leftovers, .. } = &step.next;
-    if (*epoch, *budget_due, leftovers) == (now.epoch, now.budget_due, &now.leftovers) {
+    let is_same = (step.next.epoch, step.next.budget_due) == (now.epoch, now.budget_due);
+    if is_same && !is_to_be_looked_for(&step.next, now) {
         return Outcome::Nothing;
     }
     Outcome::Publish(Box::new(step))
+}
+
+/// Whether others are to be looked through for a node, and that is news; or for none any more. That it is done
+/// for some can wait: of thousands it is told one by one.
+fn is_to_be_looked_for(next: &Topology, now: &Topology) -> bool {
+    let mut left = next.leftovers.iter();
+    left.any(|left| now.leftovers.binary_search(left).is_err())
+        || next.leftovers.is_empty() && !now.leftovers.is_empty()
 }
 
 /// Who went away, who waits, and who owns again. Only who does not serve now or did not before can be
@@ -347,8 +355,8 @@ pub fn reload(
     if let Some(why) = not_swept(now, &ledger, prepared, time) {
         return Outcome::Refused { why };
     }
-    ledger.retain(&now.nodes, &nodes);
     gains(now, &mut ledger, (prepared, &nodes), time);
+    ledger.retain(&now.nodes, &nodes);
     ledger.shortens(&now.policy, &spec.policy, time);
     mark(&mut nodes, ledger.orders());
     let rules = Rules { eject_max: spec.health.eject_max, policy: &spec.policy, time };

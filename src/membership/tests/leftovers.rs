@@ -205,3 +205,38 @@ fn a_reload_takes_keys_from_a_gutter() {
     pool.reload(without);
     assert_eq!(told(pool.eject("n2")), ["held n2"]);
 }
+
+/// What others have of the keys of a node that leaves the pool are old copies of its heirs' keys.
+#[test]
+fn who_leaves_leaves_it_to_its_heirs() {
+    for has_leftovers in [true, false] {
+        let mut pool = Planned::new(&pool(&[1; 4], |_| {}));
+        pool.eject("n1");
+        pool.restore("n1");
+        cleaned(&mut pool, "n1", has_leftovers);
+        // Nobody says that it is looked for, so that it may leave.
+        pool.time += Duration::from_secs(121);
+        let mut without = super::returns::pool(&[1; 4], |_| {});
+        without.nodes.retain(|node| &*node.name != "n1");
+        pool.reload(without);
+        assert_eq!(pool.topology.leftovers.is_empty(), !has_leftovers);
+        assert_eq!(told(pool.eject("n2")), [if has_leftovers { "held n2" } else { "ejected n2" }]);
+    }
+}
+
+/// For whom others are to be looked through is published when that is news; for whom it is done is told with
+/// the next publish, or when it is done for all.
+#[test]
+fn what_is_to_be_looked_for_is_published() {
+    let mut pool = Planned::new(&pool(&[1; 3], |_| {}));
+    let joined = super::returns::pool(&[1, 1, 1, 1], |_| {});
+    pool.reload(joined);
+    pool.eject("n1");
+    pool.restore("n1");
+    cleaned(&mut pool, "n1", true);
+    assert_eq!(pool.topology.leftovers.len(), 2);
+    assert!(pool.swept("n1").is_none());
+    assert_eq!(pool.topology.leftovers.len(), 2);
+    assert!(pool.swept("n3").is_some());
+    assert!(pool.topology.leftovers.is_empty());
+}
