@@ -17,8 +17,8 @@ use crate::{
     net::{Address, Target},
     ring::{CharSign, HashKind, Member, Placement as RingPlacement, Ring, Settings},
     topology::{
-        Entry, ErrorReply, Evidence, Failure, Health, Node, NodeId, OnEjected, Placement, Policy, Topology,
-        TopologyWriter, channel,
+        Entry, ErrorReply, Evidence, Failure, Health, Leftovers, Node, NodeId, OnEjected, Placement, Policy,
+        Topology, TopologyWriter, channel,
     },
 };
 
@@ -219,6 +219,10 @@ async fn topology_is_shown_whole() {
     node.blocks[1].in_flight.add(5);
     node.blocks[1].connections.add(1);
     send_away(&writers[0], &[1], OnEjected::Rehash);
+    let mut next = (*writers[0].current()).clone();
+    next.revision += 1;
+    next.leftovers = Arc::new([Leftovers { node: next.nodes[1].node.id, turn: 1 }]);
+    writers[0].publish(next);
     let (status, page) = json_of(&state, "/v1/topology").await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!((&page["boot_id"], &page["draining"]), (&json!("boot-1"), &json!(false)));
@@ -226,7 +230,7 @@ async fn topology_is_shown_whole() {
     for (key, value) in [
         ("name", json!("p1")),
         ("epoch", json!(42)),
-        ("revision", json!(51)),
+        ("revision", json!(52)),
         ("placement", json!("vnode")),
         ("hash", json!("xxh3_64")),
         (
@@ -255,7 +259,7 @@ async fn topology_is_shown_whole() {
     assert!(refuses.ends_with(" s ago: it is out of memory and evicts nothing"), "{refuses}");
     let expected = json!({
         "name": "b", "address": "127.0.0.1:7001", "zone": "z1", "weight": 1,
-        "health": "ejected", "placement": "away", "admitted": 0.0, "order": null, "share": 0.0, "wait": null, "misconfigured": null,
+        "health": "ejected", "placement": "away", "admitted": 0.0, "order": null, "share": 0.0, "wait": null, "leftovers": true, "misconfigured": null,
         "slow": null, "refuses_writes": refuses,
         "targets": ["127.0.0.1:7001"],
         "evidence": {"streak": 3, "failures": failures, "error_replies": replies},

@@ -84,6 +84,8 @@ struct NodePart<'a> {
     share: f64,
     /// What it waits for, or its keys.
     wait: Option<WaitPart>,
+    /// Others still have to be rid of old copies of its keys: if it fails before, its keys are held.
+    leftovers: bool,
     misconfigured: Option<&'a str>,
     slow: Option<String>,
     /// Why it takes no writes, if it said so within the last minute.
@@ -233,6 +235,7 @@ fn node_part<'a>(
         order: entry.order,
         share,
         wait: wait.map(|(reason, due)| WaitPart { reason, due_s: due.map(seconds_until) }),
+        leftovers: topology.leftovers.binary_search_by_key(&node.id, |left| left.node).is_ok(),
         misconfigured: entry.misconfigured.as_deref(),
         slow: entry.slow.map(|slow| slow.to_string()),
         refuses_writes: refuses_writes(&node.evidence),

@@ -154,6 +154,9 @@ fn remarks(pool: &str, node: &Value) -> String {
         all.push(format!("{what}{due}"));
         all.extend(way_out(pool, node));
     }
+    if node["leftovers"] == true && node["wait"]["reason"] != "leftovers" {
+        all.push("old copies of its keys are still to be deleted on others".to_owned());
+    }
     // A replica is told by its probe, too.
     let wrong = ["misconfigured", "refuses_writes"].iter().find_map(|key| node[key].as_str());
     all.extend(wrong.into_iter().chain(node["slow"].as_str()).map(str::to_owned));
@@ -213,12 +216,12 @@ mod tests {
             json!({"health": "ejected", "placement": "away", "wait": {"reason": "flaps", "due_s": 33.9}});
         let page = json!({"name": "cache", "epoch": 7, "on_ejected": "rehash", "serves": true,
             "degraded": "c fails and stays in the ring",
-            "nodes": [node("a", json!({})), node("bb", held), node("c", json!({"order": "drain"})), node("d", flaps)]});
+            "nodes": [node("a", json!({"leftovers": true})), node("bb", held), node("c", json!({"order": "drain"})), node("d", flaps)]});
         let (mut unwell, mut out) = (Vec::new(), Vec::new());
         assert!(pool(&page, &mut unwell, &mut out).is_ok());
         let expected = "\npool cache: epoch 7, 1 of 4 nodes serve as they should, on_ejected rehash\n  \
             degraded: c fails and stays in the ring\n  \
-            a   healthy    owns       25.00 %  10.0.0.1:6379\n  \
+            a   healthy    owns       25.00 %  10.0.0.1:6379  (old copies of its keys are still to be deleted on others)\n  \
             bb  ejected    held       25.00 %  10.0.0.1:6379  (held by the warmth budget, next in 34 s; `ringway eject bb --pool cache --yes` moves its keys at once)\n  \
             c   healthy    owns       25.00 %  10.0.0.1:6379  (by order: drain)\n  \
             d   ejected    away       25.00 %  10.0.0.1:6379  (flaps, tried again in 34 s)\n";
