@@ -482,6 +482,16 @@ impl WorkerPool {
         }
     }
 
+    /// Takes so much more into the account of what waits for nodes, so that others meet it at once. The next
+    /// tick says what came of it.
+    #[cold]
+    pub(crate) fn charge(&self, bytes: usize) {
+        let mut accounted = self.accounted.get();
+        let held = accounted.bytes.saturating_add(bytes);
+        let _ = self.worker.memory.settle(&mut accounted.bytes, held);
+        self.accounted.set(accounted);
+    }
+
     /// Brings the account of what waits for nodes up to date.
     fn account(&self, queued: Queued) {
         let mut accounted = self.accounted.get();

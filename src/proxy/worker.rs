@@ -97,6 +97,11 @@ impl Memory {
         self.used.load(Relaxed) > self.limit
     }
 
+    /// Whether so much more would be more than may be held.
+    pub(crate) fn would_pass(&self, bytes: usize) -> bool {
+        self.used.load(Relaxed).saturating_add(bytes) > self.limit
+    }
+
     /// A session is closed for it.
     pub(crate) fn close_one(&self) {
         self.closed.fetch_add(1, Relaxed);

@@ -405,6 +405,29 @@ fn ctrl_c_ends_it() {
     assert_eq!(ringway.wait().0.code(), Some(0));
 }
 
+/// One request takes no multiple of its size: not by asking for an answer of ringway's own many times over, nor
+/// by going to many nodes.
+#[test]
+fn a_request_is_not_held_many_times() {
+    let node = Redis::start();
+    let mut config = Config::of([&node]).top("buffered_bytes: 64MiB").top("workers: 1");
+    for n in 0..9 {
+        config = config.node(&format!("n{n}"), &node.address());
+    }
+    let (ringway, mut client) = Ringway::serve(config).into_client();
+    let names = [&["COMMAND", "INFO"][..], &["client"; 500_000]].concat();
+    assert_eq!(client.cmd(&names), "-ERR COMMAND takes at most 1024 arguments and 65536 bytes here\r\n");
+    let large = "z".repeat(40 << 20);
+    for (words, why) in [(["SCRIPT", "EXISTS"], "all nodes"), (["SCRIPT", "LOAD"], "buffered_bytes")] {
+        let reply = client.cmd(&[words[0], words[1], &large]);
+        assert!(reply.starts_with("-ERR") && reply.contains(why), "{words:?}: {reply}");
+    }
+    assert_eq!(client.cmd(&["SET", "k", "v"]), "+OK\r\n");
+    // The request, in a buffer that has grown by doubling.
+    let peak = peak_memory(ringway.pid());
+    assert!(peak < 200 * MIB, "{} MiB", peak / MIB);
+}
+
 /// What all sessions hold together is bounded: the one that would pass `buffered_bytes` is closed,
 /// the others are served, and an incident of the process says so until there is room.
 #[test]

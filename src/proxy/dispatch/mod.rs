@@ -14,7 +14,7 @@ use super::{
     dialect::{Begun, Decoder, is_silent},
     line::Own,
     link::Link,
-    pipeline::{Content, Expect, Full, Pipeline},
+    pipeline::{BYTES_MIN, Content, Expect, Full, Pipeline},
     pool::Bound,
     session::{Session, State},
     window::{Joint, JointKind, Part, Reply, Slot},
@@ -316,6 +316,14 @@ impl Sending<'_> {
     fn forward(&self, state: &mut State, frame: &[u8], index: usize) -> Result<(), Refused> {
         let seq = state.window.push(self.slot());
         self.append(state, index, self.expect(seq, 0, false), frame).inspect_err(|_| state.window.unpush())
+    }
+
+    /// Whether there is room for so many bytes beside those of the request, if they are worth asking for.
+    fn has_room(&self, bytes: usize) -> Result<(), Refused> {
+        if bytes > BYTES_MIN && self.session.pool.worker.memory.would_pass(bytes) {
+            return Err(Refused::new(Reason::Overload, format!("ERR {}", Full::USED_UP)));
+        }
+        Ok(())
     }
 
     /// Sends several parts and opens a slot for them. A part that can't be sent fails by itself.

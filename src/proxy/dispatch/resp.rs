@@ -53,6 +53,11 @@ pub(crate) fn table(policy: &Policy) -> Arc<Table> {
     })
 }
 
+/// Bytes of a request that goes to all nodes, as each gets one of its own, and those that have a reason to be
+/// larger.
+const ALL_BYTES_MAX: usize = 1 << 20;
+const MAY_BE_LARGE: [&str; 3] = ["script|load", "function|load", "function|restore"];
+
 /// Sends a request on its way.
 #[inline]
 fn dispatch(
@@ -259,27 +264,28 @@ impl Asked<'_> {
                 let write = |positions: &[u32], out: &mut Vec<u8>| frame(request, kind, positions, out);
                 let version = state.client.version;
                 let nothing = |p: &[u32]| miss::nothing(&self.command.name, request, p.len(), version);
-                self.to.joint(
-                    state,
-                    Several { kind: JointKind::Split(kind), keys: count, parts, pinned: false },
-                    write,
-                    nothing,
-                )
+                let several = Several { kind: JointKind::Split(kind), keys: count, parts, pinned: false };
+                self.to.joint(state, several, write, nothing)
             }
         };
         sent.inspect(|()| self.limit_parts(state.client.version, request))
     }
 
     fn all(&self, state: &mut State, request: &Request<'_>, kind: Gather) -> Result<(), Refused> {
+        let len = request.frame.len();
+        if len > ALL_BYTES_MAX && !MAY_BE_LARGE.contains(&&*self.command.name) {
+            let name = &self.command.name;
+            let text =
+                format!("ERR {name} goes to all nodes, so it takes at most {ALL_BYTES_MAX} bytes here");
+            return Err(Refused::new(Reason::Command, text));
+        }
         let serving = self.to.serving(kind.needs_all(), &self.command.name)?;
-        let parts = serving.into_iter().map(PartPlan::of).collect();
+        let parts: Parts = serving.into_iter().map(PartPlan::of).collect();
         let write = |_: &[u32], out: &mut Vec<u8>| out.extend_from_slice(request.frame);
-        self.to.joint(
-            state,
-            Several { kind: JointKind::Gather(kind), keys: 0, parts, pinned: true },
-            write,
-            |_| None,
-        )?;
+        // A copy for each node, one to make them from, and the one that is remembered.
+        self.to.has_room(len.saturating_mul(parts.len() + 2))?;
+        let kind = JointKind::Gather(kind);
+        self.to.joint(state, Several { kind, keys: 0, parts, pinned: true }, write, |_| None)?;
         if Scripts::concerns(request)
             && let Some(Reply::Joint(joint)) = state.window.last().map(|slot| &mut slot.reply)
         {
@@ -316,6 +322,11 @@ impl Asked<'_> {
         if matches!(kind, Local::Hello | Local::Reset) && !state.window.is_empty() {
             // A change of version changes connections: what is under way comes first.
             return Dispatched::DrainFirst;
+        }
+        // It may be said back, and stands there twice before it goes out.
+        if let Err(refused) = self.to.has_room(request.frame.len() * 2) {
+            refuse(self.to.session, state, Class::Local, refused);
+            return Dispatched::Done;
         }
         let mut reply = Vec::new();
         let after = facts::answer(self.to.session, state, self.to.bound, request, kind, &mut reply);

@@ -67,11 +67,14 @@ pub(crate) enum Full {
 }
 
 impl Full {
+    /// What is said when the account has no room.
+    pub(crate) const USED_UP: &str = "buffered_bytes is used up by what waits for nodes and clients";
+
     /// Why, as a refusal says it.
     pub(crate) fn why(self, link: &Link) -> &'static str {
         match self {
             Full::Overload => "too many requests wait for it",
-            Full::Memory => "buffered_bytes is used up by what waits for nodes and clients",
+            Full::Memory => Full::USED_UP,
             Full::Crowded => "too many large requests are on their way to it",
             Full::Unreachable => link.why_unreachable(),
         }

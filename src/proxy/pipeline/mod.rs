@@ -53,8 +53,8 @@ pub(crate) const MAYBE: &str = "; the command may have been applied";
 const REQUESTS_MAX: usize = 1 << 16;
 /// Bytes that one pipeline may hold; more are refused.
 const BYTES_MAX: usize = 64 << 20;
-/// So many it may hold whatever others do.
-const BYTES_MIN: usize = 256 << 10;
+/// So many it may hold whatever others do. For more the account is asked before it is copied.
+pub(crate) const BYTES_MIN: usize = 256 << 10;
 /// Reads in a row before other tasks get their turn.
 const READS_MAX: usize = 8;
 
@@ -201,7 +201,7 @@ impl Pipeline {
             return Err(Full::Overload);
         }
         // What bounds the life of a key that was written is taken whatever waits.
-        if core.queue.bytes() > BYTES_MIN && expect.seq != NOBODY {
+        if core.queue.bytes() + bytes.len() > BYTES_MIN && expect.seq != NOBODY {
             if core.refused > 0 {
                 // It hangs, and its clients were told: more would wait for nothing, and take memory from
                 // others.
@@ -209,6 +209,10 @@ impl Pipeline {
             }
             if self.worker.memory.is_used_up() {
                 return Err(Full::Memory);
+            }
+            if bytes.len() > BYTES_MIN {
+                // Others are not to wait for the next tick to hear of it.
+                expect.session.pool.charge(bytes.len());
             }
         }
         if core.state == State::Ready {

@@ -405,6 +405,50 @@ fn what_waits_is_bounded() {
     });
 }
 
+/// Of a large request for all nodes there is a copy for each: it is refused by name where it has no reason to
+/// be large, and before any is made where they have no room together. What is large and for one node, or
+/// divided among them, is held once.
+#[test]
+fn copies_for_all_nodes_are_bounded() {
+    play(async {
+        const MIB: usize = 1 << 20;
+        let (a, b) = (ScriptedNode::new("a").await, ScriptedNode::new("b").await);
+        let world = World::with_memory(&[&a, &b], patient(), 8 * MIB);
+        let mut client = world.client().await;
+        let most =
+            |name: &str| format!("-ERR {name} goes to all nodes, so it takes at most 1048576 bytes here\r\n");
+        let long = "x".repeat(2 * MIB);
+        client.sends(&["KEYS", &long]).await;
+        client.gets(most("keys")).await;
+        client.sends(&["SCRIPT", "EXISTS", &long]).await;
+        client.gets(most("script|exists")).await;
+        let used_up = "-ERR buffered_bytes is used up by what waits for nodes and clients\r\n";
+        for load in [["SCRIPT", "LOAD"], ["FUNCTION", "LOAD"], ["FUNCTION", "RESTORE"]] {
+            client.sends(&[load[0], load[1], &long]).await;
+            client.gets(used_up).await;
+        }
+        client.sends(&["ECHO", &"x".repeat(3 * MIB)]).await;
+        client.gets(used_up).await;
+        until("nothing is held", || world.memory.used().0 == 0).await;
+        assert_eq!(world.node("a").blocks[0].connects.value(), 0, "nobody was asked");
+        // One megabyte for each, and the two that they are made from.
+        let script = "x".repeat(MIB);
+        client.sends(&["SCRIPT", "LOAD", &script]).await;
+        let mut peers = [a.accepts().await, b.accepts().await];
+        for peer in &mut peers {
+            peer.gets(&["SCRIPT", "LOAD", &script]).await;
+            peer.says("-ERR no\r\n").await;
+        }
+        client.gets("-ERR no\r\n").await;
+        let (long, key) = ("x".repeat(6 * MIB), world.key("a"));
+        client.sends(&["EVAL", &long, "1", &key]).await;
+        peers[0].gets(&["EVAL", &long, "1", &key]).await;
+        peers[0].says(":1\r\n").await;
+        client.gets(":1\r\n").await;
+        client.ends().await;
+    });
+}
+
 /// A connection whose requests were refused as its node hangs takes little more: that would wait for nothing,
 /// and be memory that others want.
 #[test]
