@@ -103,6 +103,17 @@ pub(crate) trait Dialect {
     /// Cuts one request from the start of the bytes, and dispatches it.
     fn cut(&mut self, session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, bytes: &[u8]) -> Cut;
 
+    /// Sends plain requests at the start of the bytes on, as long as one follows the other and there is
+    /// room for them in the window; gives how many bytes are done.
+    fn send_plain(
+        &mut self,
+        session: &Rc<Session>,
+        state: &mut State,
+        bound: &Rc<Bound>,
+        bytes: &[u8],
+        depth: usize,
+    ) -> usize;
+
     /// Begins to stream a large request whose owner is known already.
     fn begin(&mut self, session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, bytes: &[u8]) -> Begun;
 
@@ -204,6 +215,16 @@ impl Replies {
                 Ok(scan) => Ok(Scan { used: scan.used, done: scan.done }),
                 Err(error) => Err(error.to_string()),
             },
+        }
+    }
+
+    /// The end of the reply to what `awaits` says at the start of these bytes, if it is there whole, no
+    /// error, and one that its client wants to hear: what nearly all are. Nothing is read with that.
+    #[inline(always)]
+    pub(crate) fn plain(&self, bytes: &[u8], awaits: Awaits) -> Option<usize> {
+        match self {
+            Replies::Resp(scanner) => scanner.plain(bytes),
+            Replies::Memcached(scanner) => scanner.plain(bytes, awaits),
         }
     }
 

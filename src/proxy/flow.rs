@@ -4,10 +4,11 @@
 use std::rc::Rc;
 
 use super::{
-    pipeline::Pipeline,
+    pipeline::{Expect, Pipeline},
     pool::Bounds,
-    session::{Session, State},
+    session::{LARGE_REPLY, Session, State},
 };
+use crate::metrics::{Outcome, Reason};
 
 /// Replies that a client has not read beyond which no more of its requests are dispatched.
 pub(super) const OUT_HIGH: usize = 1 << 20;
@@ -90,6 +91,80 @@ impl State {
 }
 
 impl Session {
+    /// A piece of a reply, of which `left` bytes are known to follow.
+    pub(crate) fn deliver(
+        self: &Rc<Self>,
+        expect: &Expect,
+        piece: &[u8],
+        done: Option<Outcome>,
+        left: u64,
+    ) -> Flow {
+        let state = &mut *self.state.borrow_mut();
+        if state.broken {
+            return Flow::Ok;
+        }
+        self.furnish(state, piece.len().saturating_add(left as usize));
+        self.receive(state, expect, piece, done);
+        self.received(state, expect.seq, left)
+    }
+
+    /// Sees to it that there is a buffer for what is written to the client, and about so many bytes come.
+    #[inline]
+    pub(super) fn furnish(&self, state: &mut State, bytes: usize) {
+        if state.out.capacity() == 0 {
+            state.out = self.pool.worker.spare_buffer(bytes);
+        }
+    }
+
+    /// Takes a piece of a reply in.
+    #[inline(always)]
+    pub(super) fn receive(&self, state: &mut State, expect: &Expect, piece: &[u8], done: Option<Outcome>) {
+        state.piece_bytes = state.piece_bytes.saturating_add(piece.len() as u32);
+        let ended = state.window.deliver(expect.seq, expect.part, piece, done, &mut state.out);
+        let Some(outcome) = done else { return };
+        state.learn_reply();
+        if let Some(class) = ended {
+            self.pool.block().requests[class as usize][outcome as usize].add(1);
+        }
+        // What is behind the head can't be written, whatever has come of it.
+        if state.window.head_seq() >= expect.seq && state.window.is_ripe() {
+            self.settle(state);
+        }
+    }
+
+    /// Pieces were taken in, the last of them of the reply to `seq`, of which `left` bytes follow.
+    #[inline]
+    pub(super) fn received(self: &Rc<Self>, state: &mut State, seq: u64, left: u64) -> Flow {
+        self.mark_dirty();
+        if state.held() <= self.pool.bounds().calm { Flow::Ok } else { self.press(state, seq, left) }
+    }
+
+    /// The client holds much after a piece of the reply to `seq`, of which `left` bytes follow.
+    #[cold]
+    fn press(&self, state: &mut State, seq: u64, left: u64) -> Flow {
+        self.bound_merge(state, seq);
+        let held = self.pool.bounds().held;
+        // What is left of a large reply does not fit anyway.
+        let limit = if left > LARGE_REPLY { OUT_HIGH } else { held };
+        let behind = Behind { seq, unread: limit, aside: limit.min(held / 2) };
+        if state.is_behind(behind) { Flow::Pause(behind) } else { Flow::Ok }
+    }
+
+    /// A merge needs all its parts, so nobody can be made to wait for the client: one that would
+    /// hold more than the session may is refused.
+    fn bound_merge(&self, state: &mut State, seq: u64) {
+        let limit = self.pool.bounds().held;
+        if state.window.aside() <= limit || state.window.head_seq() != seq {
+            return;
+        }
+        let line =
+            self.error_line(&format!("ERR the reply is larger than limits.session_bytes_max, {limit} bytes"));
+        if state.window.replace(seq, &line, Outcome::Refused) {
+            self.pool.block().refuse(Reason::Overload);
+            self.settle(state);
+        }
+    }
+
     /// Makes `pipeline` wait until this client has read; false when it need not.
     pub(crate) fn block(self: &Rc<Self>, pipeline: &Rc<Pipeline>, behind: Behind) -> bool {
         self.flush();

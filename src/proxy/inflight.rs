@@ -98,6 +98,16 @@ impl<T> InFlight<T> {
         self.entries.front().filter(|e| self.start + e.len <= self.written).map(|e| (&e.tag, e.len))
     }
 
+    /// The requests that were written whole, in order, with the bytes that each has.
+    #[inline]
+    pub(crate) fn written(&self) -> impl Iterator<Item = (&T, usize)> {
+        let (mut end, written) = (self.start, self.written);
+        self.entries.iter().map_while(move |entry| {
+            end += entry.len;
+            (end <= written).then_some((&entry.tag, entry.len))
+        })
+    }
+
     /// The bytes of that request; none when some of it was forgotten.
     pub(crate) fn front_bytes(&self) -> Option<&[u8]> {
         let entry = self.entries.front().filter(|_| !self.forgot)?;
@@ -108,9 +118,26 @@ impl<T> InFlight<T> {
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<T> {
         let entry = self.entries.pop_front()?;
-        self.start += entry.len;
+        self.popped(1, entry.len);
+        Some(entry.tag)
+    }
+
+    /// So many requests at the head, of so many bytes in all, whose replies came are done.
+    #[inline]
+    pub(crate) fn pop_many(&mut self, count: usize, bytes: usize) {
+        match count {
+            0 => return,
+            1 => drop(self.entries.pop_front()),
+            _ => drop(self.entries.drain(..count)),
+        }
+        self.popped(count, bytes);
+    }
+
+    #[inline(always)]
+    fn popped(&mut self, count: usize, bytes: usize) {
+        self.start += bytes;
         self.forgot = false;
-        self.done += 1;
+        self.done += count as u64;
         if self.entries.is_empty() {
             self.log.clear();
             self.start = 0;
@@ -123,7 +150,6 @@ impl<T> InFlight<T> {
             self.written -= self.start;
             self.start = 0;
         }
-        Some(entry.tag)
     }
 
     /// Whether the head was written whole.

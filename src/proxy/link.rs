@@ -132,13 +132,17 @@ impl Link {
         version: Version,
         lane: u64,
     ) -> Ref<'_, Rc<Pipeline>> {
-        let lanes = &self.lanes[version as usize];
         let lane =
             if policy.connections_per_node == 1 { 0 } else { lane as usize % policy.connections_per_node };
-        Ref::filter_map(lanes.borrow(), |lanes| lanes.get(lane)).unwrap_or_else(|found| {
-            drop(found);
-            self.open_lanes(lanes, lane, || Pipeline::new(self, worker, version))
+        self.lane(version, lane).unwrap_or_else(|| {
+            self.open_lanes(&self.lanes[version as usize], lane, || Pipeline::new(self, worker, version))
         })
+    }
+
+    /// The pipeline of a lane, if there is one.
+    #[inline(always)]
+    pub(crate) fn lane(&self, version: Version, lane: usize) -> Option<Ref<'_, Rc<Pipeline>>> {
+        Ref::filter_map(self.lanes[version as usize].borrow(), |lanes| lanes.get(lane)).ok()
     }
 
     /// The pipeline of a lane that has none yet.

@@ -148,6 +148,8 @@ pub(crate) struct Terms {
     pub(crate) tries: u8,
     /// Whether every node serves all of its keys.
     pub(crate) is_whole: bool,
+    /// The same, and a request that is plain breaks no limit.
+    pub(crate) is_plain: bool,
     /// Whether writes that a node takes for another are noted: somebody is away, and will be cleaned of
     /// them.
     pub(crate) notes_writes: bool,
@@ -168,13 +170,15 @@ impl Terms {
         let policy = &*topology.policy;
         let is_exact = policy.on_return == OnReturn::Quarantine && policy.sole_writer;
         let patience_us = Class::ALL.map(|class| us(patience(policy, class)));
+        let is_whole = topology.nodes.iter().all(|e| e.placement == Placement::Owns);
+        let frame = FrameLimits {
+            bulk_bytes: policy.limits.bulk_bytes,
+            request_bytes: policy.limits.request_bytes,
+            args_max: policy.limits.args_max,
+        };
         Terms {
             guarded: policy.client_auth.is_some(),
-            frame: FrameLimits {
-                bulk_bytes: policy.limits.bulk_bytes,
-                request_bytes: policy.limits.request_bytes,
-                args_max: policy.limits.args_max,
-            },
+            frame,
             memcache: memcache::Limits {
                 value_bytes: policy.limits.bulk_bytes,
                 line_bytes: memcache::Limits::LINE_BYTES,
@@ -183,7 +187,8 @@ impl Terms {
             },
             patience_us,
             tries: policy.retries.min(u32::from(u8::MAX)) as u8,
-            is_whole: topology.nodes.iter().all(|e| e.placement == Placement::Owns),
+            is_whole,
+            is_plain: is_whole && frame.permit_plain(),
             notes_writes: is_exact,
             bounds_life: policy.ttl_max.is_some() || policy.fails_over(),
         }

@@ -76,6 +76,16 @@ impl Countdown {
         left < 0
     }
 
+    /// The same, but one that is hit is not counted yet: it is to be looked at more closely.
+    #[inline(always)]
+    pub(crate) fn passes(&self, bytes: usize, extra: i64) -> bool {
+        let left = self.left.get() - (REQUEST + bytes as i64 + extra);
+        if left >= 0 {
+            self.left.set(left);
+        }
+        left >= 0
+    }
+
     /// What the request that was hit stands for; counts down anew.
     fn take(&self, cost: Cost) -> Weight {
         let mut left = self.left.get();

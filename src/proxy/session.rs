@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{
     clock::{FAR_US, us},
     dialect::{Begun, Broke, Cut, Decoder, Dialect},
-    flow::{Behind, Flow, OUT_HIGH, REPLY_GUESS},
+    flow::{OUT_HIGH, REPLY_GUESS},
     input::{Input, Waiting},
     pipeline::{Expect, Pipeline},
     pool::{Bound, WorkerPool},
@@ -303,6 +303,13 @@ impl Session {
                 break;
             }
             let rest = &bytes[used..];
+            match decoder.send_plain(self, &mut state, bound, rest, depth) {
+                0 => {}
+                sent => {
+                    used += sent;
+                    continue;
+                }
+            }
             match decoder.cut(self, &mut state, bound, rest) {
                 Cut::Done(n) => used += n,
                 Cut::Skip(n, beyond) => used += n + input.skip(beyond, rest.len() - n),
@@ -371,7 +378,7 @@ impl Session {
         self.watch(&mut state, deadline_us);
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_full(&self, state: &mut State, depth: usize) -> bool {
         state.drain &= !state.window.is_empty();
         if state.window.len() >= depth {
@@ -400,65 +407,6 @@ impl Session {
             self.pool.block().refuse(Reason::Overload);
             tracing::debug!(pool = %self.pool.handle.name, session = self.id, "closed: buffered_bytes is used up");
             state.broken = true;
-        }
-    }
-
-    /// A piece of a reply, of which `left` bytes are known to follow.
-    #[inline]
-    pub(crate) fn deliver(
-        self: &Rc<Self>,
-        expect: &Expect,
-        piece: &[u8],
-        done: Option<Outcome>,
-        left: u64,
-    ) -> Flow {
-        let mut state = self.state.borrow_mut();
-        let state = &mut *state;
-        if state.broken {
-            return Flow::Ok;
-        }
-        if state.out.capacity() == 0 {
-            state.out = self.pool.worker.spare_buffer(piece.len().saturating_add(left as usize));
-        }
-        state.piece_bytes = state.piece_bytes.saturating_add(piece.len() as u32);
-        let ended = state.window.deliver(expect.seq, expect.part, piece, done, &mut state.out);
-        if let Some(outcome) = done {
-            state.learn_reply();
-            if let Some(class) = ended {
-                self.pool.block().requests[class as usize][outcome as usize].add(1);
-            }
-            if state.window.is_ripe() {
-                self.settle(state);
-            }
-        }
-        self.mark_dirty();
-        let bounds = self.pool.bounds();
-        if state.held() <= bounds.calm { Flow::Ok } else { self.press(state, expect.seq, left) }
-    }
-
-    /// The client holds much after a piece of the reply to `seq`, of which `left` bytes follow.
-    #[cold]
-    fn press(&self, state: &mut State, seq: u64, left: u64) -> Flow {
-        self.bound_merge(state, seq);
-        let held = self.pool.bounds().held;
-        // What is left of a large reply does not fit anyway.
-        let limit = if left > LARGE_REPLY { OUT_HIGH } else { held };
-        let behind = Behind { seq, unread: limit, aside: limit.min(held / 2) };
-        if state.is_behind(behind) { Flow::Pause(behind) } else { Flow::Ok }
-    }
-
-    /// A merge needs all its parts, so nobody can be made to wait for the client: one that would
-    /// hold more than the session may is refused.
-    fn bound_merge(&self, state: &mut State, seq: u64) {
-        let limit = self.pool.bounds().held;
-        if state.window.aside() <= limit || state.window.head_seq() != seq {
-            return;
-        }
-        let line =
-            self.error_line(&format!("ERR the reply is larger than limits.session_bytes_max, {limit} bytes"));
-        if state.window.replace(seq, &line, Outcome::Refused) {
-            self.pool.block().refuse(Reason::Overload);
-            self.settle(state);
         }
     }
 

@@ -1,7 +1,11 @@
 //! The replies that one session is owed, in the order of its requests: pure. The head's reply
 //! goes straight to the client's buffer; one that overtakes it is kept aside.
 
-use std::{cell::Cell, rc::Rc};
+use std::{
+    cell::Cell,
+    mem::{forget, replace},
+    rc::Rc,
+};
 
 use super::{link::Link, pool::Bound};
 use crate::{
@@ -205,8 +209,10 @@ impl Window {
             space.grow(base, seq);
         }
         if let Some(vacant) = space.at(seq) {
-            // Nothing is forgotten with what stood there: it is done, and has given its bytes up.
-            *vacant = slot;
+            let Slot { class, due_us, silent, reply } = slot;
+            (vacant.class, vacant.due_us, vacant.silent) = (class, due_us, silent);
+            // Nothing is lost with what stood there: it is done, and has given its bytes up.
+            forget(replace(&mut vacant.reply, reply));
         }
         self.next += 1;
         seq
@@ -273,7 +279,7 @@ impl Window {
 
     /// A piece of a node's reply came; `done` is set with its last piece. What is nobody's any
     /// more is dropped. Gives the class of the request if that was all of it, and it is done.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn deliver(
         &mut self,
         seq: u64,
@@ -298,7 +304,8 @@ impl Window {
                 Some(class)
             }
             (Some(outcome), Reply::Waiting) if shelf + piece.len() <= SHELF_BYTES => {
-                slot.reply = Reply::Shelved { at: shelf as u32, len: piece.len() as u32, outcome };
+                let known = Reply::Shelved { at: shelf as u32, len: piece.len() as u32, outcome };
+                forget(replace(&mut slot.reply, known));
                 space.shelf.extend_from_slice(piece);
                 self.shelved += 1;
                 self.aside += piece.len();
@@ -311,6 +318,7 @@ impl Window {
         }
     }
 
+    #[inline(never)]
     fn deliver_piece(&mut self, seq: u64, part: u32, piece: &[u8], done: Option<Outcome>, out: &mut Vec<u8>) {
         let (is_head, hold) = (seq == self.base, self.hold as usize);
         let Some(slot) = self.slot(seq) else { return };
@@ -411,26 +419,27 @@ impl Window {
         out: &mut Vec<u8>,
         mut count: impl FnMut(Class, Outcome),
     ) {
+        let Some(space) = &mut self.space else { return };
         while self.base != self.next {
-            let Some(space) = &mut self.space else { return };
-            let Some(slot) = space.at(self.base) else { return };
+            let mask = space.slots.len().wrapping_sub(1);
+            let Some(slot) = space.slots.get_mut(self.base as usize & mask) else { return };
+            if let Reply::Shelved { at, len, outcome } = slot.reply {
+                let (at, len) = (at as usize, len as usize);
+                count(slot.class, outcome);
+                out.extend_from_slice(&space.shelf[at..at + len]);
+                self.aside -= len;
+                self.shelved -= 1;
+                if self.shelved == 0 {
+                    space.shelf.clear();
+                }
+                self.base += 1;
+                continue;
+            }
             if !slot.reply.is_ripe(self.hold as usize) {
                 return;
             }
             let outcome = match &mut slot.reply {
-                Reply::Waiting => return,
-                Reply::Shelved { at, len, outcome } => {
-                    let (at, len, outcome) = (*at as usize, *len as usize, *outcome);
-                    count(slot.class, outcome);
-                    out.extend_from_slice(&space.shelf[at..at + len]);
-                    self.aside -= len;
-                    self.shelved -= 1;
-                    if self.shelved == 0 {
-                        space.shelf.clear();
-                    }
-                    self.base += 1;
-                    continue;
-                }
+                Reply::Waiting | Reply::Shelved { .. } => return,
                 Reply::Pieces(pieces) => {
                     self.aside -= pieces.aside.len();
                     out.append(&mut pieces.aside);

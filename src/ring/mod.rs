@@ -38,6 +38,7 @@ pub use walk::Candidates;
 use std::sync::Arc;
 
 use table::Table;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// After this many members refused in a row, a walk asks whether any member is accepted at all, so
 /// that a pool of which nobody serves does not cost a walk round the whole ring.
@@ -89,7 +90,7 @@ impl Ring {
     #[inline(always)]
     pub fn hash(&self, key: &[u8]) -> u64 {
         let key = tagged(key, self.settings.hash_tag);
-        if self.is_plain { HashKind::Xxh3_64.hash(key, CharSign::X86) } else { self.hash_as_set(key) }
+        if self.is_plain { xxh3_64(key) } else { self.hash_as_set(key) }
     }
 
     /// The same as the settings say, of what is hashed of a key.
@@ -118,7 +119,7 @@ impl Ring {
     /// When the ring has no members: such a pool is refused by the configuration.
     #[inline]
     pub fn first(&self, hash: u64) -> usize {
-        self.table.owner(self.table.locate(hash))
+        self.table.first(hash)
     }
 
     /// The first candidate that `accept`s: the walk goes clockwise past the others, once round.

@@ -43,6 +43,20 @@ impl Table {
         }
     }
 
+    /// The owner of the position that a hash falls on.
+    ///
+    /// # Panics
+    /// When there is no position.
+    #[inline]
+    pub(super) fn first(&self, hash: u64) -> usize {
+        match self {
+            Table::Circle(circle) => {
+                circle.find(hash).map_or(circle.points[0], |(_, point)| point).owner as usize
+            }
+            Table::Slots(slots) => slots.owners[slots.locate(hash)] as usize,
+        }
+    }
+
     /// How many positions there are.
     #[inline]
     pub(super) fn len(&self) -> usize {
@@ -192,16 +206,22 @@ impl Circle {
 
     #[inline]
     fn locate(&self, hash: u64) -> usize {
+        self.find(hash).map_or(0, |(p, _)| p)
+    }
+
+    /// The first point at or after a hash, with its position; none when only the first of all is.
+    #[inline(always)]
+    fn find(&self, hash: u64) -> Option<(usize, Point)> {
         let hash = hash << (64 - self.bits);
         let (high, low) = ((hash >> 32) as u32, hash as u32);
         let mut p = self.starts[(hash >> self.narrow) as usize] as usize;
         while let Some(point) = self.points.get(p) {
             if point.high > high || point.high == high && self.low(p) >= low {
-                return p;
+                return Some((p, *point));
             }
             p += 1;
         }
-        0
+        None
     }
 
     #[inline]

@@ -147,6 +147,14 @@ impl ReplyScanner {
         self.read_on(chunk, awaits.grammar)
     }
 
+    /// The end of the reply at the start of these bytes, if it is there whole, no error, and one that its
+    /// client wants to hear; nothing is read with that.
+    #[inline]
+    pub fn plain(&self, bytes: &[u8], awaits: Awaits) -> Option<usize> {
+        let (end, code) = whole(bytes, awaits.grammar).filter(|_| self.between)?;
+        (!awaits.swallows(code)).then_some(end)
+    }
+
     fn read_on(&mut self, chunk: &[u8], grammar: Grammar) -> Result<Scan, ReplyError> {
         if self.between && !chunk.is_empty() {
             *self = ReplyScanner { between: false, ..ReplyScanner::default() };

@@ -136,6 +136,22 @@ enum Framing {
 /// memcached reads this many words of a line; only a `get` goes on behind them.
 const WORDS_MAX: usize = 23;
 
+/// What a [`plain_get`] begins with.
+pub const PLAIN_GET: &[u8; 4] = b"get ";
+
+/// The key of a `get` of one key at the start of these bytes, if all of it is there and nothing stands
+/// beside it; two bytes more end it.
+#[inline(always)]
+pub fn plain_get(bytes: &[u8]) -> Option<&[u8]> {
+    if bytes.first_chunk() != Some(PLAIN_GET) {
+        return None;
+    }
+    let end = search::word_end(bytes, PLAIN_GET.len());
+    let key = &bytes[PLAIN_GET.len()..end];
+    let is_plain = bytes[end..].first_chunk() == Some(b"\r\n") && (1..=KEY_BYTES_MAX).contains(&key.len());
+    is_plain.then_some(key)
+}
+
 /// Cuts requests. Between [`Step::Partial`] and the next call, the same bytes must be given again
 /// with more behind them.
 #[derive(Debug, Default)]
@@ -192,15 +208,9 @@ impl RequestDecoder {
     /// The length of a `get` of one key that is whole, as nearly all requests are.
     #[inline]
     fn small_get(&mut self, bytes: &[u8]) -> Option<usize> {
-        if bytes.first_chunk() != Some(b"get ") {
-            return None;
-        }
-        let end = search::word_end(bytes, 4);
-        if bytes.get(end..end + 2) != Some(b"\r\n") || !(5..=4 + KEY_BYTES_MAX).contains(&end) {
-            return None;
-        }
-        (self.verb, self.small) = (Verb::Get, end - 4);
-        Some(end + 2)
+        let key = plain_get(bytes)?;
+        (self.verb, self.small) = (Verb::Get, key.len());
+        Some(PLAIN_GET.len() + key.len() + 2)
     }
 
     fn step(&mut self, bytes: &[u8], limits: &Limits) -> Result<Step, DecodeError> {

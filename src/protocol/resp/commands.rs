@@ -109,8 +109,7 @@ impl Command {
 
     #[inline]
     pub(super) fn accepts(&self, args: usize) -> bool {
-        let least = self.arity.unsigned_abs() as usize;
-        args == least || (self.arity < 0 && args > least)
+        accepts(self.arity, args)
     }
 
     /// Calls `found` with the position and the flags of each key; tells whether all keys that
@@ -208,6 +207,13 @@ impl Command {
             }),
         }
     }
+}
+
+/// Whether a command of this arity takes so many arguments, its name included.
+#[inline(always)]
+pub(super) fn accepts(arity: i32, args: usize) -> bool {
+    let least = arity.unsigned_abs() as usize;
+    args == least || (arity < 0 && args > least)
 }
 
 fn only_key(keys: &[KeySpec], hand: Option<Hand>) -> Option<usize> {

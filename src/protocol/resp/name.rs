@@ -33,28 +33,37 @@ impl Name {
 
 /// Names of up to eight bytes, which nearly all are, by one word each: open addressing, at most
 /// half full.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Shorts(Vec<Short>);
+#[derive(Clone, Debug)]
+pub(super) struct Shorts<T>(Vec<Short<T>>);
 
 /// A short name in lower case, its length (0 when the place is free) and what it stands for.
 #[derive(Clone, Copy, Debug, Default)]
-struct Short {
+struct Short<T> {
     word: u64,
+    /// Bits in which a name may not differ: all but the one that makes a letter a capital.
+    fixed: u64,
     len: u32,
-    at: u32,
+    what: T,
 }
 
-impl Shorts {
+impl<T> Default for Shorts<T> {
+    fn default() -> Shorts<T> {
+        Shorts(Vec::new())
+    }
+}
+
+impl<T: Copy + Default> Shorts<T> {
     /// The short ones of these names in lower case, each with what it stands for.
-    pub(super) fn new<'a>(names: impl ExactSizeIterator<Item = (usize, &'a [u8])>) -> Shorts {
+    pub(super) fn new<'a>(names: impl ExactSizeIterator<Item = (T, &'a [u8])>) -> Shorts<T> {
         let mut places = vec![Short::default(); (names.len() * 2).next_power_of_two()];
-        for (at, name) in names.filter(|(_, name)| (1..=8).contains(&name.len())) {
+        for (what, name) in names.filter(|(_, name)| (1..=8).contains(&name.len())) {
             let word = load(name);
-            let mut place = spread(word) & (places.len() - 1);
+            let capitals = word ^ load(&name.to_ascii_uppercase());
+            let mut place = spread(word | CASE) & (places.len() - 1);
             while places[place].len != 0 {
                 place = (place + 1) & (places.len() - 1);
             }
-            places[place] = Short { word, len: name.len() as u32, at: at as u32 };
+            places[place] = Short { word, fixed: !capitals, len: name.len() as u32, what };
         }
         Shorts(places)
     }
@@ -62,13 +71,12 @@ impl Shorts {
     /// What a name in any case stands for: its bytes as one word, the first one lowest, and how many
     /// they are.
     #[inline(always)]
-    pub(super) fn find(&self, (word, len): (u64, u32)) -> Option<usize> {
-        let word = lower(word);
-        let mut place = spread(word);
+    pub(super) fn find(&self, (word, len): (u64, u32)) -> Option<T> {
+        let mut place = spread(word | CASE);
         loop {
             let short = self.0.get(place & self.0.len().wrapping_sub(1))?;
-            if short.word == word && short.len == len {
-                return Some(short.at as usize);
+            if (short.word ^ word) & short.fixed == 0 && short.len == len {
+                return Some(short.what);
             }
             if short.len == 0 {
                 return None;
@@ -77,6 +85,9 @@ impl Shorts {
         }
     }
 }
+
+/// The bit that makes a letter small, in each byte.
+const CASE: u64 = 0x2020_2020_2020_2020;
 
 /// Fibonacci hashing (Knuth, TAOCP 3, 6.4): the high bits of a product with the golden ratio.
 #[inline]

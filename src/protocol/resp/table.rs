@@ -1,9 +1,11 @@
 //! The command table: from the name that a client sends to the command, in one look-up that
 //! allocates nothing; and what is refused by name, in the words of Redis.
 
+use std::sync::Arc;
+
 use super::{
-    commands::{BUILT_IN, Command},
-    frame::Request,
+    commands::{BUILT_IN, Class, Command, accepts},
+    frame::{Request, Start},
     name::{Name, Shorts},
     rule::Rule,
 };
@@ -76,7 +78,17 @@ pub struct Table {
     slots: Vec<u32>,
     /// The same for names of up to eight bytes that stand for a command a client may use: most of
     /// what is ever asked.
-    short: Shorts,
+    short: Shorts<u32>,
+    /// Of these the commands that are about one key, their first argument, and on which no more depends than
+    /// where they go: what a request of them has to look like.
+    plain: Shorts<Shape>,
+}
+
+/// What a request of a command looks like.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shape {
+    arity: i32,
+    read_only: bool,
 }
 
 impl Table {
@@ -91,6 +103,7 @@ impl Table {
             names: Vec::new(),
             slots: Vec::new(),
             short: Shorts::default(),
+            plain: Shorts::default(),
         };
         for command in custom {
             if Name::new(None, command.name.as_bytes()).is_none() || !is_word(&command.name) {
@@ -121,10 +134,22 @@ impl Table {
     /// The refusal to answer with; the session goes on, but for [`RefusalKind::Http`].
     #[inline(always)]
     pub fn lookup<'t>(&'t self, request: &Request<'_>) -> Result<&'t Command, Refusal> {
-        match request.name().and_then(|name| self.short.find(name)).and_then(|at| self.commands.get(at)) {
+        match request
+            .name()
+            .and_then(|name| self.short.find(name))
+            .and_then(|at| self.commands.get(at as usize))
+        {
             Some(command) if command.accepts(request.len()) => Ok(command),
             _ => self.lookup_head(request, request.len()),
         }
+    }
+
+    /// Whether a request that begins so is of a command that is about one key, its first argument, and that a
+    /// client may use so, with nothing to do but to pass it on; if so, whether it only reads.
+    #[inline]
+    pub fn plain(&self, start: &Start) -> Option<bool> {
+        let Shape { arity, read_only } = self.plain.find(start.name)?;
+        accepts(arity, start.args).then_some(read_only)
     }
 
     /// The same for a request of `args` arguments of which only the head has arrived: its first
@@ -199,7 +224,10 @@ impl Table {
             is_own.then(|| (at, command.name.clone()))
         };
         let offered: Vec<_> = self.commands.iter().enumerate().filter_map(offered).collect();
-        self.short = Shorts::new(offered.iter().map(|(at, name)| (*at, name.as_bytes())));
+        self.short = Shorts::new(offered.iter().map(|(at, name)| (*at as u32, name.as_bytes())));
+        let plain = |(at, name): &(usize, Arc<str>)| Some((Shape::of(&self.commands[*at])?, name.clone()));
+        let plain: Vec<_> = offered.iter().filter_map(plain).collect();
+        self.plain = Shorts::new(plain.iter().map(|(shape, name)| (*shape, name.as_bytes())));
         for (at, command) in self.commands.iter().enumerate() {
             let word = command.name.rsplit('|').next().unwrap_or_default();
             let name = Name::new(command.parent, word.as_bytes()).expect("names in the table are short");
@@ -223,6 +251,15 @@ impl Table {
                 _ => slot = (slot + 1) & (self.slots.len() - 1),
             }
         }
+    }
+}
+
+impl Shape {
+    fn of(command: &Command) -> Option<Shape> {
+        let is_plain = command.rule == Rule::Keyed
+            && command.only_key() == Some(1)
+            && matches!(command.class, Class::Read | Class::Write);
+        is_plain.then(|| Shape { arity: command.arity(), read_only: command.read_only })
     }
 }
 

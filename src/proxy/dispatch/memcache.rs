@@ -14,6 +14,7 @@ use super::{
         window::JointKind,
     },
     Again, Dispatched, PartPlan, Refused, Sending, Several, append, keep_small,
+    plain::Batch,
     retrieve::{self, write_part},
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
         All, Awaits, DecodeError, Limits, Local, One, Plan, Request, RequestDecoder, Step, life,
         login::{Login, login},
         plan::Gather,
+        request::{PLAIN_GET, plain_get},
     },
     topology::SampledKey,
 };
@@ -39,7 +41,7 @@ const UNLIMITED: Limits = Limits {
 pub(super) const NOTHING: &[u8] = b"END\r\n";
 
 impl Dialect for RequestDecoder {
-    #[inline]
+    #[inline(never)]
     fn cut(&mut self, session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, bytes: &[u8]) -> Cut {
         let is_stranger = state.is_stranger(bound);
         let limits = if is_stranger { &Limits::UNAUTHENTICATED } else { &bound.terms.memcache };
@@ -59,6 +61,31 @@ impl Dialect for RequestDecoder {
             Ok(Step::Partial(needed)) => Cut::Partial(needed),
             Err(error @ (DecodeError::Binary | DecodeError::Line(_))) => Cut::Broken(error.line().to_vec()),
         }
+    }
+
+    #[inline(never)]
+    fn send_plain(
+        &mut self,
+        session: &Rc<Session>,
+        state: &mut State,
+        bound: &Rc<Bound>,
+        bytes: &[u8],
+        depth: usize,
+    ) -> usize {
+        let Some(batch) = Batch::new(session, state, bound).filter(|_| !self.is_partial()) else { return 0 };
+        let mut done = 0;
+        while state.window.len() < depth
+            && let rest = &bytes[done..]
+            && let Some(key) = plain_get(rest)
+            && let frame = &rest[..PLAIN_GET.len() + key.len() + 2]
+            && batch.send(&mut state.window, key, true, Awaits::GET, frame)
+        {
+            done += frame.len();
+        }
+        if done > 0 {
+            batch.watch(state);
+        }
+        done
     }
 
     fn begin(&mut self, session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, bytes: &[u8]) -> Begun {

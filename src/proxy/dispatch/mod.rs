@@ -3,6 +3,7 @@
 //! the same for each.
 
 mod memcache;
+mod plain;
 mod resp;
 mod retrieve;
 

@@ -17,7 +17,9 @@ use super::{
         session::{Session, State},
         window::{JointKind, Reply},
     },
-    Again, Dispatched, PartPlan, Parts, Refused, Sending, Several, append, refuse,
+    Again, Dispatched, PartPlan, Parts, Refused, Sending, Several, append,
+    plain::Batch,
+    refuse,
 };
 use crate::{
     metrics::{Class, Outcome, Reason},
@@ -25,7 +27,7 @@ use crate::{
     protocol::resp::{
         Version,
         commands::{self, Command},
-        frame::{FrameLimits, Request, RequestDecoder, Scanner, Step},
+        frame::{FrameLimits, Plain, Request, RequestDecoder, Scanner, Start, Step},
         local::{self, After},
         miss,
         rule::{Gather, Local, Rule, Split},
@@ -368,7 +370,7 @@ fn frame(request: &Request<'_>, kind: Split, positions: &[u32], out: &mut Vec<u8
 }
 
 impl Dialect for RequestDecoder {
-    #[inline]
+    #[inline(never)]
     fn cut(&mut self, session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, bytes: &[u8]) -> Cut {
         let stranger = bound.terms.guarded && !state.client.authenticated;
         let limits = if stranger { &FrameLimits::UNAUTHENTICATED } else { &bound.terms.frame };
@@ -384,6 +386,40 @@ impl Dialect for RequestDecoder {
             Dispatched::DrainFirst => Cut::DrainFirst,
             Dispatched::Wait => Cut::Wait,
         }
+    }
+
+    #[inline(never)]
+    fn send_plain(
+        &mut self,
+        session: &Rc<Session>,
+        state: &mut State,
+        bound: &Rc<Bound>,
+        bytes: &[u8],
+        depth: usize,
+    ) -> usize {
+        let Some(batch) = Batch::new(session, state, bound).filter(|_| !self.is_partial()) else { return 0 };
+        let known = |bytes: &[u8]| {
+            let start = Start::of(bytes)?;
+            Some((start, bound.table.plain(&start)?))
+        };
+        let Some((mut start, mut read_only)) = known(bytes) else { return 0 };
+        let mut done = 0;
+        while state.window.len() < depth {
+            let rest = &bytes[done..];
+            if !start.begins(rest) {
+                let Some(other) = known(rest) else { break };
+                (start, read_only) = other;
+            }
+            let Some(Plain { key, frame }) = start.request(rest) else { break };
+            if !batch.send(&mut state.window, key, read_only, Awaits::default(), frame) {
+                break;
+            }
+            done += frame.len();
+        }
+        if done > 0 {
+            batch.watch(state);
+        }
+        done
     }
 
     fn begin(&mut self, session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, bytes: &[u8]) -> Begun {

@@ -137,19 +137,15 @@ impl Core {
         // The first reply is what was waited for.
         let mut first = std::mem::take(&mut self.begun);
         first.held_us = first.held_us.saturating_add(held_us);
-        while !rest.is_empty() {
+        loop {
+            let (left, done) = self.hand_out_plain(rest, now_us, first.unless(*answered).extra(), link, slow);
+            rest = left;
+            *answered |= done > 0;
+            if rest.is_empty() {
+                return Ok(());
+            }
             let Some((expect, len)) = self.queue.written_front() else {
-                if self.scanner.may_be_early()
-                    && self.queue.head_has_begun()
-                    && self.early.len() + rest.len() <= EARLY_BYTES_MAX
-                {
-                    self.early.extend_from_slice(rest);
-                    return Ok(());
-                }
-                return Err(format!(
-                    "bytes without a request: {}",
-                    rest[..rest.len().min(32)].escape_ascii()
-                ));
+                return self.keep_early(rest);
             };
             let awaits = expect.awaits;
             let scan = self.scanner.advance(rest, awaits)?;
@@ -190,7 +186,84 @@ impl Core {
             }
             self.queue.pop();
         }
-        Ok(())
+    }
+
+    /// Bytes that came before a request was written to which they could be the reply.
+    #[cold]
+    fn keep_early(&mut self, bytes: &[u8]) -> Result<(), String> {
+        if self.scanner.may_be_early()
+            && self.queue.head_has_begun()
+            && self.early.len() + bytes.len() <= EARLY_BYTES_MAX
+        {
+            self.early.extend_from_slice(bytes);
+            return Ok(());
+        }
+        Err(format!("bytes without a request: {}", bytes[..bytes.len().min(32)].escape_ascii()))
+    }
+
+    /// Gives whole replies that are no errors to those who wait for them, as long as one follows the other:
+    /// nearly all are such. What is the same for all that go to one session is done once for them. `extra` is
+    /// what the first has cost beside its bytes. Gives what is left of the chunk, and how many there were.
+    #[inline(never)]
+    fn hand_out_plain<'c>(
+        &mut self,
+        chunk: &'c [u8],
+        now_us: u32,
+        mut extra: i64,
+        link: &Link,
+        slow: &mut Option<(Rc<Session>, Behind)>,
+    ) -> (&'c [u8], usize) {
+        // What is overdue is counted already.
+        if self.overdue > 0 {
+            return (chunk, 0);
+        }
+        let block = link.block();
+        let (mut rest, mut done, mut asked) = (chunk, 0, 0);
+        // How many were sent at one time.
+        let (mut sent_us, mut count) = (0, 0);
+        let mut written = self.queue.written();
+        let mut next = written.next();
+        while !rest.is_empty()
+            && let Some((head, _)) = next
+        {
+            let (session, before) = (&head.session, done);
+            let state = &mut *session.state.borrow_mut();
+            if state.broken {
+                break;
+            }
+            session.furnish(state, rest.len());
+            let mut seq = head.seq;
+            while let Some((expect, len)) = next
+                && Rc::ptr_eq(session, &expect.session)
+                && let Some(end) = self.scanner.plain(rest, expect.awaits)
+                && link.countdown.passes(len + end, extra)
+            {
+                let (piece, behind) = rest.split_at(end);
+                (rest, extra, seq) = (behind, 0, expect.seq);
+                block.requests[expect.class as usize][Outcome::Ok as usize].add(1);
+                if expect.class == Class::Read && self.scanner.found_nothing(piece) {
+                    block.misses.add(1);
+                }
+                if expect.sent_us != sent_us {
+                    block.latency.record_many(now_us.wrapping_sub(sent_us), count);
+                    (sent_us, count) = (expect.sent_us, 0);
+                }
+                count += 1;
+                session.receive(state, expect, piece, Some(Outcome::Ok));
+                (done, asked) = (done + 1, asked + len);
+                next = written.next();
+            }
+            if done == before {
+                break;
+            }
+            if let Flow::Pause(behind) = session.received(state, seq, 0) {
+                *slow = Some((session.clone(), behind));
+            }
+        }
+        drop(written);
+        block.latency.record_many(now_us.wrapping_sub(sent_us), count);
+        self.queue.pop_many(done, asked);
+        (rest, done)
     }
 
     /// An error reply: does the node say something of itself? Not in what a script returns, which says

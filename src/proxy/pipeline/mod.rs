@@ -9,7 +9,7 @@ mod leave;
 mod upload;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     future::Future,
     pin::{Pin, pin},
     rc::{Rc, Weak},
@@ -225,6 +225,22 @@ impl Pipeline {
         }
         core.queue.push(expect, bytes);
         Ok(())
+    }
+
+    /// Its queue, for one more request, where nothing stands in the way of that: it is connected, and not full.
+    /// What is appended is written when its task runs.
+    #[inline(always)]
+    pub(crate) fn open_queue(&self, now_us: u32) -> Option<RefMut<'_, InFlight<Expect>>> {
+        let mut core = self.core.borrow_mut();
+        let queue = &core.queue;
+        if core.state != State::Ready || queue.len() >= REQUESTS_MAX || queue.bytes() > BYTES_MIN {
+            return None;
+        }
+        self.wake();
+        if queue.is_empty() {
+            core.progress_us = now_us;
+        }
+        Some(RefMut::map(core, |core| &mut core.queue))
     }
 
     /// Sees to it that there will be a connection.

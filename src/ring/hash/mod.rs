@@ -88,31 +88,39 @@ pub(super) use twemproxy::md5 as ketama_point;
 #[inline(always)]
 pub fn tagged(key: &[u8], tag: Option<(u8, u8)>) -> &[u8] {
     let Some((open, close)) = tag else { return key };
-    match find(key, open) {
-        None => key,
-        Some(start) => inside(key, start, close),
+    if !holds(key, open) {
+        return key;
     }
+    key.iter().position(|b| *b == open).map_or(key, |start| inside(key, start, close))
 }
 
 /// What stands between the opening byte at `start` and the next closing one.
 fn inside(key: &[u8], start: usize, close: u8) -> &[u8] {
     let rest = &key[start + 1..];
-    match find(rest, close) {
+    match rest.iter().position(|b| *b == close) {
         None | Some(0) => key,
         Some(end) => &rest[..end],
     }
 }
 
-/// Where a byte stands first; eight bytes at a time, since most keys have none.
+/// Whether a byte is among these, sixteen at a time where there are so many. Most keys have no hash tag.
 #[inline(always)]
-fn find(bytes: &[u8], byte: u8) -> Option<usize> {
-    const EACH: u64 = 0x0101_0101_0101_0101;
-    let (words, tail) = bytes.as_chunks::<8>();
-    // A byte is zero when taking one away borrows from its top bit, unless that was set already.
-    let has_zero = |word: u64| word.wrapping_sub(EACH) & !word & (EACH * 0x80) != 0;
-    let word = words.iter().position(|word| has_zero(u64::from_le_bytes(*word) ^ (EACH * u64::from(byte))));
-    let from = word.map_or(bytes.len() - tail.len(), |word| word * 8);
-    bytes[from..].iter().position(|b| *b == byte).map(|at| from + at)
+fn holds(bytes: &[u8], byte: u8) -> bool {
+    // Where pieces overlap they say the same.
+    if let Some(last) = bytes.last_chunk::<16>() {
+        let others = || bytes.as_chunks::<16>().0.iter().any(|sixteen| any(sixteen, byte));
+        return any(last, byte) || bytes.len() > 16 && others();
+    }
+    match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        (Some(first), Some(last)) => any(first, byte) || any(last, byte),
+        _ => bytes.contains(&byte),
+    }
+}
+
+/// The same of so few that they are compared at once.
+#[inline(always)]
+fn any<const N: usize>(bytes: &[u8; N], byte: u8) -> bool {
+    bytes.iter().fold(false, |any, b| any | (*b == byte))
 }
 
 /// Spreads a hash of fewer than 64 bits over 64 before `vnode` and `maglev`: the output step of

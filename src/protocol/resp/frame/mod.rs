@@ -6,10 +6,12 @@
 //! its error texts too. Replies follow the RESP3 specification, of which RESP2 is a part.
 
 mod inline;
+mod plain;
 mod scanner;
 
 use super::write;
 use inline::split_inline;
+pub use plain::{Plain, Start};
 pub(super) use scanner::strings;
 pub use scanner::{Scan, Scanner, holds_nothing};
 
@@ -445,6 +447,9 @@ fn short_header(kind: u8, bytes: &[u8]) -> Option<(usize, usize)> {
     if word as u8 != kind {
         return None;
     }
+    if let Some(len) = two_digits((word >> 8) as u32) {
+        return Some((len, 5));
+    }
     let digit = |at: u32| ((word >> (8 * at)) as u8).wrapping_sub(b'0') as usize;
     let ends = |at: u32| (word >> (8 * at)) as u16 == LINE_BREAK;
     let [a, b, c, d] = [digit(1), digit(2), digit(3), digit(4)];
@@ -465,6 +470,14 @@ fn short_header(kind: u8, bytes: &[u8]) -> Option<(usize, usize)> {
     } else {
         None
     }
+}
+
+/// A number of two digits with a line break behind it, as most lengths are.
+#[inline(always)]
+fn two_digits(line: u32) -> Option<usize> {
+    const SHAPE: u32 = u32::from_le_bytes(*b"00\r\n");
+    let (a, b) = (line & 0xf, line >> 8 & 0xf);
+    (line & !0x0f0f == SHAPE && a.wrapping_sub(1) < 9 && b < 10).then_some((a * 10 + b) as usize)
 }
 
 /// A decimal number as Redis reads it: no sign but `-`, no leading zeros.

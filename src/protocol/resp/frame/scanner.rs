@@ -36,6 +36,16 @@ fn whole_string(chunk: &[u8]) -> Option<usize> {
     }
 }
 
+/// The end of a value of another kind; none of an error.
+#[inline(never)]
+fn whole_other(chunk: &[u8], kind: u8) -> Option<usize> {
+    match kind {
+        b'*' => strings(chunk, |_, _| Some(())),
+        b'-' => None,
+        _ => whole_value(chunk),
+    }
+}
+
 /// Some bytes of a string, of which `left` are to come: its last two must be a line break. Redis's own
 /// clients do not look; but a reader that does not either would take a shifted stream for replies.
 fn breaks_behind(bytes: &[u8], left: u64) -> Result<(), FrameError> {
@@ -158,6 +168,20 @@ impl Scanner {
                 Ok(Scan { used, done: true })
             }
             _ => self.advance_slowly(chunk),
+        }
+    }
+
+    /// The end of the value at the start of these bytes, if it is there whole, no error, and none with parts
+    /// but strings; nothing is read with that.
+    #[inline(always)]
+    pub fn plain(&self, bytes: &[u8]) -> Option<usize> {
+        if !self.between {
+            return None;
+        }
+        // Most are strings, and what begins as one can be nothing else.
+        match bytes.first()? {
+            b'$' => whole_string(bytes),
+            kind => whole_other(bytes, *kind),
         }
     }
 
