@@ -213,6 +213,11 @@ impl Debts {
         self.of.get(&node).is_some_and(|owed| owed.others.is_some())
     }
 
+    /// Whether others are to be looked through for any node.
+    pub(super) fn is_any_due(&self) -> bool {
+        self.of.values().any(|owed| owed.others.is_some_and(|others| others.is_due))
+    }
+
     /// Since when others have taken writes for a node, which has not been clean and in its place since.
     pub(super) fn missed_since(&self, node: NodeId) -> Option<Instant> {
         self.of.get(&node)?.missed

@@ -83,12 +83,10 @@ pub fn plan(now: &Topology, ledger: &Ledger, (node, news): (NodeId, &News), time
         }
         News::Stripping if ledger.strips(node) => remembered(now, ledger, Vec::new(), time),
         News::Sweeping if ledger.debts.still_swept(node, &now.policy, time) => {
-            remembered(now, ledger, Vec::new(), time)
+            looked_for(now, ledger, at, time)
         }
-        News::Swept { turn } if ledger.debts.swept(node, *turn) => remembered(now, ledger, Vec::new(), time),
-        News::NotSwept { turn } if ledger.debts.not_swept(node, *turn) => {
-            remembered(now, ledger, Vec::new(), time)
-        }
+        News::Swept { turn } if ledger.debts.swept(node, *turn) => looked_for(now, ledger, at, time),
+        News::NotSwept { turn } if ledger.debts.not_swept(node, *turn) => looked_for(now, ledger, at, time),
         News::Resolved(targets) if now.nodes[at].targets != *targets => {
             let mut nodes = now.nodes.to_vec();
             nodes[at].targets = targets.clone();
@@ -107,6 +105,15 @@ fn remembered(now: &Topology, ledger: Ledger, events: Vec<Event>, time: Instant)
         Outcome::Nothing => Outcome::Remember(Box::new(ledger)),
         outcome => outcome,
     }
+}
+
+/// More is known of what others have of a node's keys. While it has them all itself that moves nothing; that
+/// it is done for some can wait to be published until it is for all: of thousands it is told one by one.
+fn looked_for(now: &Topology, ledger: Ledger, at: usize, time: Instant) -> Outcome {
+    if now.nodes[at].placement == Placement::Owns && ledger.debts.is_any_due() {
+        return Outcome::Remember(Box::new(ledger));
+    }
+    remembered(now, ledger, Vec::new(), time)
 }
 
 /// What is thought of a node is put in force, whatever was thought before; placements follow.
@@ -216,19 +223,11 @@ fn go_on(now: &Topology, mut ledger: Ledger, mut events: Vec<Event>, time: Insta
     settle(&mut nodes, &rules(now, time), &mut ledger);
     events.extend(told(&now.nodes, &nodes, &ledger));
     let step = step(now, nodes, ledger, events, time);
-    let is_same = (step.next.epoch, step.next.budget_due) == (now.epoch, now.budget_due);
-    if is_same && !is_to_be_looked_for(&step.next, now) {
+    let Topology { epoch, budget_due, leftovers, .. } = &step.next;
+    if (*epoch, *budget_due, leftovers) == (now.epoch, now.budget_due, &now.leftovers) {
         return Outcome::Nothing;
     }
     Outcome::Publish(Box::new(step))
-}
-
-/// Whether others are to be looked through for a node, and that is news; or for none any more. That it is done
-/// for some can wait: of thousands it is told one by one.
-fn is_to_be_looked_for(next: &Topology, now: &Topology) -> bool {
-    let mut left = next.leftovers.iter();
-    left.any(|left| now.leftovers.binary_search(left).is_err())
-        || next.leftovers.is_empty() && !now.leftovers.is_empty()
 }
 
 /// Who went away, who waits, and who owns again. Only who does not serve now or did not before can be

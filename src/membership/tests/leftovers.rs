@@ -224,6 +224,20 @@ fn who_leaves_leaves_it_to_its_heirs() {
     }
 }
 
+/// A node that leaves while it is emptied is not heard to be clean, but what others took for it before they
+/// have nevertheless: nothing else would tell of it any more.
+#[test]
+fn what_others_took_for_one_that_leaves_again() {
+    let mut pool = Planned::new(&pool(&[1; 4], |_| {}));
+    pool.eject("n1");
+    pool.restore("n1");
+    pool.eject("n1");
+    assert!(pool.topology.leftovers.is_empty());
+    cleaned(&mut pool, "n1", true);
+    assert_eq!(pool.topology.leftovers.len(), 1);
+    assert_eq!(pool.entry("n1").placement, Placement::Away);
+}
+
 /// For whom others are to be looked through is published when that is news; for whom it is done is told with
 /// the next publish, or when it is done for all.
 #[test]
