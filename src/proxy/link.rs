@@ -305,6 +305,7 @@ impl Link {
         if !self.leaving.borrow().is_empty() {
             let due: Vec<_> = self.leaving.borrow().iter().filter(|p| p.may_release()).cloned().collect();
             due.iter().for_each(|pipeline| pipeline.release());
+            self.leaving.borrow().iter().for_each(|pipeline| pipeline.drop_unwanted(self.node.id));
             self.leaving.borrow_mut().retain(|p| !p.is_over());
         }
         let lines = self.lines.iter().filter(|line| !line.is_empty());

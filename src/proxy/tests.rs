@@ -311,6 +311,15 @@ impl Client {
         read_exactly(&mut self.0, expected.as_ref(), "client").await;
     }
 
+    /// The next line.
+    async fn line(&mut self) -> String {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            line.push(soon("a line for the client", self.0.read_u8()).await.expect("a line goes on"));
+        }
+        String::from_utf8(line).expect("text")
+    }
+
     /// The next reply, whole.
     async fn reply(&mut self) -> String {
         let mut scanner = Scanner::default();

@@ -9,8 +9,9 @@ use std::{
 
 use crate::{
     harness::{
-        Ringway,
+        Ringway, SOON,
         memcached::{Memcached, Wire},
+        until,
     },
     memcached::pool,
 };
@@ -122,4 +123,30 @@ fn a_line_of_too_many_keys_is_refused() {
         let said = wire.ask([line(100 - words), line(101 - words), line(100_000), line(1)].concat());
         assert_eq!(said, format!("END\r\n{refusal}{refusal}END\r\n"), "{verb}");
     }
+}
+
+/// A retrieval that is refused, as its reply is larger than a session may hold, has its node send no more: not
+/// the gigabytes that it asked for, be its client there or gone.
+#[test]
+fn a_refused_retrieval_ends_at_the_node() {
+    let nodes = Memcached::several(2);
+    let mut ringway = Ringway::serve(pool(&nodes).pool("limits: {session_bytes_max: 8MiB}"));
+    let mut wire = Wire::connect(&ringway.address());
+    let size = 1_000_000;
+    assert_eq!(wire.ask(format!("set k 0 0 {size}\r\n{}\r\n", "x".repeat(size))), "STORED\r\n");
+    for leaves in [false, true] {
+        let mut greedy = Wire::connect(&ringway.address());
+        greedy.send(format!("get{}\r\n", " k".repeat(20_000)));
+        let said = greedy.line();
+        assert!(said.contains("limits.session_bytes_max"), "{said}");
+        if leaves {
+            drop(greedy);
+        }
+        until(SOON, "nothing is in flight", || ringway.metric("ringway_node_in_flight", &[]) == 0.0);
+        // Within a tick, and what the sockets hold: of twenty gigabytes.
+        let came = ringway.metric("ringway_node_received_bytes_total", &[]);
+        assert!(came < 3e9, "{came} bytes");
+    }
+    assert_eq!(ringway.metric("ringway_node_failures_total", &[]), 0.0);
+    assert_eq!(wire.ask("get none\r\n"), "END\r\n");
 }

@@ -2,7 +2,13 @@
 //! waits for it.
 
 use super::{Expect, Pipeline, State};
-use crate::proxy::dispatch;
+use crate::{
+    proxy::{
+        dispatch::{self, NOBODY},
+        line::Own,
+    },
+    topology::NodeId,
+};
 
 impl Pipeline {
     /// Takes no new requests; closes when the last one is answered.
@@ -45,6 +51,27 @@ impl Pipeline {
             moved.extend(self.aside.take());
         }
         moved
+    }
+
+    /// Resets the connection if nobody wants any more what it still brings, as a client is gone or was refused,
+    /// and nothing in it is a write: else the node would send all of it, be it gigabytes. That says nothing of
+    /// the node.
+    pub(crate) fn drop_unwanted(&self, node: NodeId) {
+        let is_unwanted = |expect: &Expect| {
+            let only_asks = expect.read_only || self.own == Some(Own::Retrieval);
+            only_asks && expect.seq != NOBODY && !expect.session.awaits(expect)
+        };
+        let is_wanted = {
+            let queue = &self.core.borrow().queue;
+            queue.is_empty() || !self.aside.borrow().is_empty() || !queue.tags().all(is_unwanted)
+        };
+        if is_wanted {
+            return;
+        }
+        for (expect, fate, bytes) in self.close() {
+            // A `gat` is not only read.
+            self.note_in_doubt(&expect, fate, &bytes, node);
+        }
     }
 
     /// Whether nobody waits any more for what it still owes, be it that it hangs, and something stayed aside.

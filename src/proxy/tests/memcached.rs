@@ -284,6 +284,50 @@ fn many_large_retrievals() {
     });
 }
 
+/// What a large retrieval has to itself ends with it: when its client leaves, when it is refused as its reply is
+/// larger than a session may hold, and when its time is over. The node sends no more, and is not to blame.
+#[test]
+fn a_large_retrieval_that_nobody_waits_for() {
+    play(async {
+        let node = ScriptedNode::new("a").await;
+        let mut policy = memcached();
+        policy.limits.session_bytes_max = 2 << 20;
+        policy.deadline = Duration::from_millis(1500);
+        let world = World::new(&[&node], policy);
+        let keys = numbered(5000);
+        for verb in ["get", "gat 0"] {
+            let line = format!("{verb} {}\r\n", keys.join(" "));
+            let mut client = world.client().await;
+            client.sends_raw(line.as_bytes()).await;
+            let mut private = node.accepts().await;
+            short_lines(&mut private, verb, &keys).await;
+            private.says(b"VALUE key:0 0 1\r\nv\r\nEND\r\nVALUE ").await;
+            drop(client);
+            private.sees_the_end().await;
+
+            let mut client = world.client().await;
+            client.sends_raw(line.as_bytes()).await;
+            let mut private = node.accepts().await;
+            short_lines(&mut private, verb, &keys).await;
+            let value = format!("VALUE key:0 0 {}\r\n{}\r\nEND\r\n", 3 << 20, "v".repeat(3 << 20));
+            private.says(value).await;
+            let why = "the reply is larger than limits.session_bytes_max";
+            client.gets(format!("SERVER_ERROR {why}, {} bytes\r\n", 2 << 20)).await;
+            private.sees_the_end().await;
+
+            client.sends_raw(line.as_bytes()).await;
+            let mut private = node.accepts().await;
+            short_lines(&mut private, verb, &keys).await;
+            let said = client.line().await;
+            assert!(said.starts_with("SERVER_ERROR no reply within the deadline of 1500 ms"), "{said}");
+            private.sees_the_end().await;
+            client.ends().await;
+        }
+        assert!(world.is_innocent("a"));
+        until("nothing is in flight", || world.node("a").blocks[0].in_flight.value() == 0).await;
+    });
+}
+
 /// A `gat` that memcached would take for no line is cut, and one that is long without many keys is written
 /// anew.
 #[test]
