@@ -282,10 +282,27 @@ impl Replies {
         }
     }
 
-    /// Whether a node may answer before it has read the whole request: memcached does when a value
-    /// is too large for it.
-    pub(crate) fn may_be_early(&self) -> bool {
-        matches!(self, Replies::Memcached(_))
+    /// Whether bytes that begin with this one may be an answer to a request that the node has not read whole:
+    /// memcached gives one when a value is too large for it, Redis an error when anything is.
+    pub(crate) fn may_be_early(&self, first: u8) -> bool {
+        match self {
+            Replies::Resp(_) => first == b'-',
+            Replies::Memcached(_) => true,
+        }
+    }
+
+    /// Where such an answer ends, if the node reads no further behind it. memcached takes the rest of the
+    /// request all the same.
+    pub(crate) fn early_end(&self, early: &[u8]) -> Option<usize> {
+        match self {
+            Replies::Resp(_) => early.windows(2).position(|end| end == b"\r\n").map(|at| at + 2),
+            Replies::Memcached(_) => None,
+        }
+    }
+
+    /// Whether an error reply says that its request was no request to the node, which then closes.
+    pub(crate) fn ends_connection(&self, reply: &[u8]) -> bool {
+        matches!(self, Replies::Resp(_)) && reply.starts_with(b"-ERR Protocol error")
     }
 }
 

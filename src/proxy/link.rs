@@ -41,6 +41,9 @@ const CONNECTS: (u32, Duration) = (16, Duration::from_millis(10));
 const UPLOADS_MAX: usize = 32;
 const RETRIEVALS_MAX: usize = 32;
 
+/// How often a request is sent again whose connection ended while it was being written.
+const BROKEN_OFF_MAX: u8 = 2;
+
 /// What the topology in force says of a node and of how it is spoken to, as far as its pipelines care. Nobody
 /// else keeps any of it, so that a reload reaches connections that exist. A node that left keeps what was
 /// said last.
@@ -341,7 +344,13 @@ pub(crate) fn count_unbounded(taken: &[(Expect, Fate, Vec<u8>)], block: &NodeBlo
 
 /// What the refusal of a request that is lost adds.
 pub(crate) fn in_doubt(expect: &Expect, fate: Fate) -> &'static str {
-    if expect.read_only || fate != Fate::MaybeApplied { "" } else { MAYBE }
+    match fate {
+        Fate::MaybeApplied if !expect.read_only => MAYBE,
+        Fate::Unsent if expect.broken_off > BROKEN_OFF_MAX => {
+            " in the middle of it, as before; it was not applied"
+        }
+        _ => "",
+    }
 }
 
 /// Which requests stand before a write of the same session that may have been applied: a read among
@@ -367,7 +376,8 @@ pub(crate) fn overtaken<B>(taken: &[(Expect, Fate, B)]) -> Vec<bool> {
 /// `free`.
 pub(crate) fn repeatable(expect: &mut Expect, fate: Fate, free: bool) -> bool {
     match fate {
-        Fate::Unsent => true,
+        // What ends each connection to which it is written is not to go round all nodes.
+        Fate::Unsent => expect.broken_off <= BROKEN_OFF_MAX,
         Fate::MaybeApplied if expect.read_only && free => true,
         Fate::MaybeApplied if expect.read_only && expect.tries > 0 => {
             expect.tries -= 1;

@@ -7,6 +7,7 @@ mod listener;
 mod lost;
 mod memcached;
 mod plan;
+mod poison;
 mod replies;
 mod session;
 mod window;
@@ -25,7 +26,7 @@ use std::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     runtime::{Builder, LocalOptions},
     sync::mpsc,
     task::{JoinHandle, spawn_local},
@@ -36,7 +37,7 @@ use super::{
     Memory, Order, Place, PoolHandle, Registry, dispatch, link::Link, pipeline::MAYBE, pool::Bound, run,
 };
 use crate::{
-    metrics::NodeBlock,
+    metrics::{Class, NodeBlock, Outcome},
     net::{Stream, Target},
     protocol::{
         Protocol,
@@ -356,6 +357,14 @@ struct ScriptedNode {
 impl ScriptedNode {
     async fn new(name: &'static str) -> ScriptedNode {
         ScriptedNode { name, listener: TcpListener::bind("127.0.0.1:0").await.expect("a port") }
+    }
+
+    /// One that takes little before it is read from.
+    async fn narrow(name: &'static str) -> ScriptedNode {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("an option");
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+        ScriptedNode { name, listener: socket.listen(16).expect("a listener") }
     }
 
     fn address(&self) -> SocketAddr {

@@ -33,6 +33,7 @@ mod metrics;
 mod miss;
 mod names;
 mod orders;
+mod poison;
 mod process;
 mod promises;
 mod proof;

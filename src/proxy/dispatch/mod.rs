@@ -261,6 +261,7 @@ impl Sending<'_> {
             pinned,
             awaits: self.awaits,
             tries: self.bound.terms.tries,
+            broken_off: 0,
         }
     }
 

@@ -72,6 +72,7 @@ impl<'a> Batch<'a> {
             pinned: false,
             awaits,
             tries: terms.tries,
+            broken_off: 0,
         };
         queue.push(expect, frame);
         true

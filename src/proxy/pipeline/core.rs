@@ -1,7 +1,7 @@
 //! The state of a pipeline and what follows from it without a socket: handing out replies, and
 //! which requests are overdue or may go another way.
 
-use std::{collections::HashSet, rc::Rc, time::Duration};
+use std::{cell::Cell, collections::HashSet, rc::Rc, time::Duration};
 
 use super::{
     super::{
@@ -13,7 +13,7 @@ use super::{
         sampler::{self, Cost},
         session::{LARGE_REPLY, Session},
     },
-    Expect, State,
+    End, Expect, State,
 };
 use crate::{
     metrics::{Class, NodeBlock, Outcome},
@@ -90,6 +90,10 @@ pub(super) struct Core {
     pub(super) begun: Cost,
     /// A reply that came before its request was written whole: it waits until that is.
     pub(super) early: Vec<u8>,
+    /// Why nothing can be written any more, while what the node said last is still to be heard.
+    pub(super) unwritable: Option<End>,
+    /// How many requests were done when the node said that it reads no further.
+    pub(super) renounced: Cell<u64>,
     /// Requests that stand in the gauge of those in flight.
     pub(super) counted: usize,
     /// Last byte from the node, or when it began to owe a reply.
@@ -131,7 +135,7 @@ impl Core {
         link: &Link,
         answered: &mut bool,
         slow: &mut Option<(Rc<Session>, Behind)>,
-    ) -> Result<(), String> {
+    ) -> Result<(), End> {
         let block = link.block();
         let mut rest = chunk;
         // The first reply is what was waited for.
@@ -145,15 +149,15 @@ impl Core {
                 return Ok(());
             }
             let Some((expect, len)) = self.queue.written_front() else {
-                return self.keep_early(rest);
+                return self.unasked(rest);
             };
             let awaits = expect.awaits;
-            let scan = self.scanner.advance(rest, awaits)?;
+            let scan = self.scanner.advance(rest, awaits).map_err(End::Protocol)?;
             let (piece, behind) = rest.split_at(scan.used);
             rest = behind;
             if !scan.done {
                 self.begun = first.unless(*answered).and(piece.len());
-                return self.hand_out_piece(piece, slow);
+                return self.hand_out_piece(piece, slow).map_err(End::Protocol);
             }
             let outcome = if self.scanner.is_error() {
                 self.complained(expect, piece, link, now_us);
@@ -186,19 +190,6 @@ impl Core {
             }
             self.queue.pop();
         }
-    }
-
-    /// Bytes that came before a request was written to which they could be the reply.
-    #[cold]
-    fn keep_early(&mut self, bytes: &[u8]) -> Result<(), String> {
-        if self.scanner.may_be_early()
-            && self.queue.head_has_begun()
-            && self.early.len() + bytes.len() <= EARLY_BYTES_MAX
-        {
-            self.early.extend_from_slice(bytes);
-            return Ok(());
-        }
-        Err(format!("bytes without a request: {}", bytes[..bytes.len().min(32)].escape_ascii()))
     }
 
     /// Gives whole replies that are no errors to those who wait for them, as long as one follows the other:
@@ -266,10 +257,32 @@ impl Core {
         (rest, done)
     }
 
+    /// Bytes that no request awaits which was written whole. They may be what the node says to the one that
+    /// it has read the beginning of.
+    #[cold]
+    fn unasked(&mut self, rest: &[u8]) -> Result<(), End> {
+        let first = self.early.first().unwrap_or(&rest[0]);
+        let is_early = self.queue.head_has_begun()
+            && self.scanner.may_be_early(*first)
+            && self.early.len() + rest.len() <= EARLY_BYTES_MAX;
+        if !is_early {
+            let text = rest[..rest.len().min(32)].escape_ascii();
+            return Err(End::Protocol(format!("bytes without a request: {text}")));
+        }
+        self.early.extend_from_slice(rest);
+        match self.scanner.early_end(&self.early) {
+            Some(len) => Err(End::Refused(self.early[..len].to_vec())),
+            None => Ok(()),
+        }
+    }
+
     /// An error reply: does the node say something of itself? Not in what a script returns, which says
     /// what its author wants.
     #[cold]
     fn complained(&self, expect: &Expect, reply: &[u8], link: &Link, now_us: u32) {
+        if self.scanner.ends_connection(reply) {
+            self.renounced.set(self.queue.done() + 1);
+        }
         if expect.seq == NOBODY {
             link.block().unbounded.add(1);
             if link.may_warn(now_us) {
@@ -310,6 +323,32 @@ impl Core {
         let is_parked = self.state != State::Ready || self.stalled_us.is_some();
         let parked = if is_parked { self.queue.len().saturating_sub(self.refused) } else { 0 };
         Queued { bytes: self.queue.bytes(), parked }
+    }
+
+    /// The node has refused the head before it had read it: that is its reply, whoever repeats it.
+    #[cold]
+    pub(super) fn refuse_head(
+        &mut self,
+        taken: &mut Vec<(Expect, Fate, Vec<u8>)>,
+        line: &[u8],
+        block: &NodeBlock,
+    ) {
+        if taken.is_empty() {
+            return;
+        }
+        let (head, _, _) = taken.remove(0);
+        if head.seq == NOBODY {
+            block.unbounded.add(1);
+            return;
+        }
+        if self.overdue > 0 {
+            // It was counted when its time was over.
+            self.overdue -= 1;
+        } else {
+            block.requests[head.class as usize][Outcome::Error as usize].add(1);
+        }
+        // Nothing is read any more that would have to wait for its client.
+        let _ = head.session.deliver(&head, line, Some(Outcome::Error), 0);
     }
 
     /// Counts requests that were sent and will get no reply; those that are overdue are counted already.

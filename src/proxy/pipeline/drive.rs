@@ -66,9 +66,11 @@ async fn serve(pipeline: &Rc<Pipeline>, link: &Rc<Link>, mut io: Connection) {
     let end = std::future::poll_fn(|cx| pipeline.poll(cx, &mut io, link)).await;
     link.block().connections.add(-1);
     tracing::debug!(node = %link.node.name, ?end, "connection ended");
-    if matches!(end, End::Evicted) {
+    if matches!(end, End::Evicted | End::Protocol(_) | End::Refused(_)) {
+        // The node is still there: what it has not read yet must not be executed behind what is sent again.
         io.write.reset_on_close();
-    } else {
+    }
+    if !matches!(end, End::Evicted) {
         pipeline.ended(&end, link);
         pipeline.worker.flush_dirty();
     }

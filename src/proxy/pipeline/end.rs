@@ -11,6 +11,8 @@ pub(super) enum End {
     Reset,
     /// The node sent something that is not a reply.
     Protocol(String),
+    /// The node sent this error in the middle of the head: it reads no further, and closes.
+    Refused(Vec<u8>),
     /// It was retired and has nothing left to do.
     Retired,
     /// It was reset by an eviction.

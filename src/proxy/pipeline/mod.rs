@@ -57,6 +57,8 @@ const BYTES_MAX: usize = 64 << 20;
 pub(crate) const BYTES_MIN: usize = 256 << 10;
 /// Reads in a row before other tasks get their turn.
 const READS_MAX: usize = 8;
+/// Reads of what a node said that takes nothing any more.
+const LAST_READS_MAX: usize = 256;
 
 /// Who waits for a reply, and what may be done when it does not come.
 #[derive(Clone, Debug)]
@@ -75,6 +77,8 @@ pub(crate) struct Expect {
     pub(crate) awaits: Awaits,
     /// How often it may still be repeated.
     pub(crate) tries: u8,
+    /// How often its connection ended while it was being written.
+    pub(crate) broken_off: u8,
 }
 
 /// What is known of a request in flight.
@@ -149,6 +153,8 @@ impl Pipeline {
             scanner: Replies::of(protocol),
             begun: Cost::default(),
             early: Vec::new(),
+            unwritable: None,
+            renounced: Cell::new(u64::MAX),
             counted: 0,
             progress_us: 0,
             overdue: 0,
@@ -429,7 +435,7 @@ impl Pipeline {
             return Poll::Ready(End::Evicted);
         }
         if let Err(end) = self.poll_write(cx, io, link) {
-            return Poll::Ready(end);
+            return self.hear_out(cx, io, link, end);
         }
         if let Err(end) = self.early(link) {
             return Poll::Ready(end);
@@ -494,7 +500,42 @@ impl Pipeline {
             }
             std::mem::take(&mut core.early)
         };
-        self.received(&early, link).map_err(End::Protocol)
+        self.received(&early, link)
+    }
+
+    /// Nothing can be written any more. A node that does not want what is written says so and closes: that may
+    /// lie there unread, and is seen after one more look at the sockets.
+    #[cold]
+    fn hear_out(
+        self: &Rc<Self>,
+        cx: &mut Context<'_>,
+        io: &mut Connection,
+        link: &Rc<Link>,
+        end: End,
+    ) -> Poll<End> {
+        let before = self.core.borrow_mut().unwritable.take();
+        let Some(end) = before else {
+            self.core.borrow_mut().unwritable = Some(end);
+            let _ = pin!(yield_now()).poll(cx);
+            return Poll::Pending;
+        };
+        let mut scratch = self.worker.scratch.borrow_mut();
+        for _ in 0..LAST_READS_MAX {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            if self.core.borrow().blocked_by.is_some() {
+                break;
+            }
+            match Pin::new(&mut io.read).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    link.block().bytes_in.add(buffer.filled().len() as u64);
+                    if let Err(end) = self.received(buffer.filled(), link) {
+                        return Poll::Ready(end);
+                    }
+                }
+                _ => break,
+            }
+        }
+        Poll::Ready(end)
     }
 
     fn poll_reads(
@@ -515,8 +556,8 @@ impl Pipeline {
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Some(End::Lost),
                 Poll::Ready(Ok(())) => {
                     link.block().bytes_in.add(buffer.filled().len() as u64);
-                    if let Err(text) = self.received(buffer.filled(), link) {
-                        return Some(End::Protocol(text));
+                    if let Err(end) = self.received(buffer.filled(), link) {
+                        return Some(end);
                     }
                 }
             }
@@ -526,7 +567,7 @@ impl Pipeline {
     }
 
     /// Cuts replies from a chunk and gives each to its session.
-    fn received(self: &Rc<Self>, chunk: &[u8], link: &Rc<Link>) -> Result<(), String> {
+    fn received(self: &Rc<Self>, chunk: &[u8], link: &Rc<Link>) -> Result<(), End> {
         let now_us = self.worker.clock.now_us();
         let mut answered = false;
         let mut slow = None;
@@ -579,19 +620,22 @@ impl Pipeline {
 
     /// The connection is gone: what may be repeated waits for the next one, the rest is refused.
     fn ended(&self, end: &End, link: &Link) {
-        let taken = {
+        let (taken, free, is_renounced) = {
             let mut core = self.core.borrow_mut();
             core.scanner = Replies::of(self.protocol);
-            (core.early, core.begun) = (Vec::new(), Cost::default());
-            let taken = self.take_queue(&mut core);
+            (core.early, core.begun, core.unwritable) = (Vec::new(), Cost::default(), None);
+            let mut taken = self.take_queue(&mut core);
+            if let End::Refused(line) = end {
+                core.refuse_head(&mut taken, line, link.block());
+            }
             core.count_lost(&taken, link.block());
             (core.overdue, core.refused, core.stalled_us) = (0, 0, None);
             if let Some(session) = core.blocked_by.take() {
                 session.release(self);
             }
-            (taken, self.is_patient(&mut core, link))
+            let is_renounced = core.renounced.replace(u64::MAX) == core.queue.done();
+            (taken, self.is_patient(&mut core, link), is_renounced)
         };
-        let (taken, free) = taken;
         let (word, kind) = match end {
             End::Protocol(text) => {
                 (format!("sent something that is not a reply ({text})"), Failure::Protocol)
@@ -599,7 +643,9 @@ impl Pipeline {
             End::Reset => ("connection lost".to_owned(), Failure::Reset),
             _ => ("connection lost".to_owned(), Failure::Lost),
         };
-        if taken.iter().any(|t| t.1 != Fate::Unsent) || kind == Failure::Protocol {
+        // A node that closes because of what it was asked does nothing wrong.
+        let is_blamed = !is_renounced && !matches!(end, End::Refused(_));
+        if is_blamed && (taken.iter().any(|t| t.1 != Fate::Unsent) || kind == Failure::Protocol) {
             link.node.evidence.failed(kind, 1);
         }
         let overtaken = overtaken(&taken);

@@ -40,7 +40,11 @@ impl Pipeline {
 
     /// Empties the queue.
     pub(super) fn take_queue(&self, core: &mut Core) -> Vec<(Expect, Fate, Vec<u8>)> {
+        let has_begun = core.queue.head_has_begun();
         let mut taken = core.queue.take();
+        if let Some((expect, Fate::Unsent, _)) = taken.first_mut().filter(|_| has_begun) {
+            expect.broken_off = expect.broken_off.saturating_add(1);
+        }
         // Of a streamed request the written bytes are forgotten: without its end it may look as if all were
         // written.
         if self.feeder.borrow().is_some() {

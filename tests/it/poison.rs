@@ -1,0 +1,55 @@
+//! Requests that the nodes do not want: larger than their own limit, which is below the pool's. They say so
+//! before they have read them, and close the connection. Whoever asks hears it; nobody else notices.
+
+use crate::harness::{Client, Config, Redis, Ringway, client::text, encode};
+
+/// Nodes that take no argument above 1 MiB, which the pool does not know.
+fn small_nodes(count: usize) -> Vec<Redis> {
+    (0..count).map(|_| Redis::with(&["--proto-max-bulk-len", "1mb"])).collect()
+}
+
+/// A script with an argument of so many bytes.
+fn script(key: &str, bytes: usize) -> Vec<u8> {
+    encode(&[&b"EVAL"[..], b"return 1", b"1", key.as_bytes(), &vec![b'x'; bytes]])
+}
+
+/// What the client hears of one.
+fn told(client: &mut Client, request: &[u8]) -> String {
+    client.send(request).expect("all of it is taken");
+    client.reply().map(|reply| text(&reply)).expect("a reply")
+}
+
+/// Nobody was ejected, and nothing is thought of any node, nor was any blamed.
+fn all_are_well(ringway: &mut Ringway) {
+    let nodes = ringway.pool()["nodes"].as_array().expect("nodes").clone();
+    for node in nodes {
+        let name = node["name"].as_str().expect("a name");
+        assert_eq!((&node["health"], &node["placement"]), (&"healthy".into(), &"owns".into()), "{node}");
+        let failures = node["evidence"]["failures"].as_object().expect("failures");
+        assert!(failures.values().all(|n| n == 0), "{name}: {failures:?}");
+    }
+    assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
+}
+
+/// Scripts and values far above the limit of the nodes of a quiet pool: each client hears the node's own words,
+/// no node is blamed, and all keys are where they were.
+#[test]
+fn what_nodes_refuse_costs_them_nothing() {
+    let nodes = small_nodes(4);
+    let (mut ringway, mut other) = Ringway::serve(Config::of(&nodes)).into_client();
+    let keys: Vec<String> = (0..400).map(|i| format!("key:{i}")).collect();
+    keys.iter().for_each(|key| assert_eq!(other.cmd(&["SET", key, "v"]), "+OK\r\n"));
+    for key in &keys[..4] {
+        let large = vec![b'x'; 30 << 20];
+        for request in [script(key, 30 << 20), encode(&[&b"SET"[..], key.as_bytes(), &large])] {
+            let mut client = ringway.client();
+            let told = told(&mut client, &request);
+            assert_eq!(told, "-ERR Protocol error: invalid bulk length\r\n");
+            assert_eq!(client.cmd(&["GET", key]), "$1\r\nv\r\n", "its session goes on");
+        }
+    }
+    all_are_well(&mut ringway);
+    for key in &keys {
+        assert_eq!(other.cmd(&["GET", key]), "$1\r\nv\r\n");
+    }
+}
