@@ -1,14 +1,15 @@
 //! The admin port's connections. Whoever connects may be slow or hostile: connections, headers
-//! and the time of an exchange are bounded.
+//! and the time of an exchange are bounded, and when there are many, who stands still makes room.
 
 use std::{
     collections::VecDeque,
     io,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -21,16 +22,20 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     task::{AbortHandle, JoinSet, yield_now},
+    time::{Instant, sleep},
 };
 
 use super::{AdminState, router};
 use crate::net::Listener;
 
-/// Connections at once. For one more, the oldest that has not asked for anything has to go; when all have, it
-/// waits in the kernel's queue.
+/// Connections at once. For one more, the oldest that stands still has to go; while none does, it waits in the
+/// kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
+/// Who has asked, and has taken nothing of the answer for so long, stands still. A page of many nodes takes
+/// most of a second to make.
+const STALL: Duration = Duration::from_secs(2);
 /// From accept until the request's headers are there.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
 /// From accept until the answer is written: a client that reads slowly is cut off.
@@ -54,12 +59,13 @@ pub async fn serve(listener: Listener, state: AdminState, shutdown: impl Future<
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => guests.retain(|guest: &Guest| !guest.task.is_finished()),
+            () = sleep(STALL), if !has_room(&guests) => {}
             accepted = listener.accept(), if has_room(&guests) => match accepted {
                 Ok(stream) => {
                     make_room(&mut guests);
-                    let asked = Arc::default();
-                    let task = connections.spawn(exchange(stream, service.clone(), Arc::clone(&asked)));
-                    guests.push_back(Guest { task, asked });
+                    let progress = Arc::new(Progress::new());
+                    let task = connections.spawn(exchange(stream, service.clone(), progress.clone()));
+                    guests.push_back(Guest { task, progress });
                     // What it has sent by now is read before somebody takes its place.
                     yield_now().await;
                 }
@@ -76,18 +82,43 @@ pub async fn serve(listener: Listener, state: AdminState, shutdown: impl Future<
 /// One connection.
 struct Guest {
     task: AbortHandle,
-    /// Whether a whole request has come.
-    asked: Arc<AtomicBool>,
+    progress: Arc<Progress>,
+}
+
+/// How far an exchange is.
+struct Progress {
+    began: Instant,
+    /// When the request was whole, or something of the answer was written, last: milliseconds from the
+    /// beginning, and one more. 0 before there is a request.
+    moved: AtomicU64,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress { began: Instant::now(), moved: AtomicU64::new(0) }
+    }
+
+    fn moves(&self) {
+        let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
+        self.moved.store(ms + 1, Relaxed);
+    }
+
+    fn stands_still(&self) -> bool {
+        match self.moved.load(Relaxed) {
+            0 => true,
+            moved => self.began.elapsed() > Duration::from_millis(moved) + STALL,
+        }
+    }
 }
 
 fn has_room(guests: &VecDeque<Guest>) -> bool {
-    guests.len() < CONNECTIONS_MAX || guests.iter().any(|guest| !guest.asked.load(Relaxed))
+    guests.len() < CONNECTIONS_MAX || guests.iter().any(|guest| guest.progress.stands_still())
 }
 
-/// Whoever connects and says nothing must not keep a liveness probe from its answer.
+/// Whoever says nothing, or does not read, must not keep a liveness probe from its answer.
 fn make_room(guests: &mut VecDeque<Guest>) {
     if guests.len() >= CONNECTIONS_MAX
-        && let Some(at) = guests.iter().position(|guest| !guest.asked.load(Relaxed))
+        && let Some(at) = guests.iter().position(|guest| guest.progress.stands_still())
         && let Some(guest) = guests.remove(at)
     {
         guest.task.abort();
@@ -99,10 +130,11 @@ fn make_room(guests: &mut VecDeque<Guest>) {
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     service: TowerToHyperService<axum::Router>,
-    asked: Arc<AtomicBool>,
+    progress: Arc<Progress>,
 ) {
+    let stream = Watched { stream, progress: progress.clone() };
     let service = service_fn(move |request| {
-        asked.store(true, Relaxed);
+        progress.moves();
         service.call(request)
     });
     let connection = http1::Builder::new()
@@ -115,6 +147,38 @@ async fn exchange(
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "an exchange on the admin port broke"),
         Err(_) => tracing::debug!("a client of the admin port was too slow"),
+    }
+}
+
+/// A connection whose writes are noted.
+struct Watched<S> {
+    stream: S,
+    progress: Arc<Progress>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.progress.moves();
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -134,7 +198,6 @@ mod tests {
         io::{AsyncReadExt, AsyncWriteExt},
         sync::oneshot,
         task::JoinHandle,
-        time::Instant,
     };
 
     use super::{super::tests::state, *};
@@ -144,11 +207,16 @@ mod tests {
 
     /// A server on a port of its own, what stops it, and its task.
     fn start() -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+        start_with(1)
+    }
+
+    /// The same with so many nodes to tell of.
+    fn start_with(nodes: usize) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
         let any = ListenAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         let listener = Listener::bind(&any).expect("loopback has a free port");
         let ListenAddress::Tcp(address) = listener.address() else { panic!("it is TCP") };
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(serve(listener, state(1), async {
+        let task = tokio::spawn(serve(listener, state(nodes), async {
             let _ = stopped.await;
         }));
         (address, stop, task)
@@ -203,13 +271,32 @@ mod tests {
         drop(silent);
     }
 
+    /// Nor do clients that ask for something long and do not read it: they have a few seconds.
+    #[tokio::test]
+    async fn clients_that_do_not_read_make_room() {
+        let (address, _stop, _task) = start_with(200);
+        let asking = |_| -> io::Result<socket2::Socket> {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            socket.set_recv_buffer_size(2048)?;
+            socket.connect(&address.into())?;
+            socket.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")?;
+            Ok(socket)
+        };
+        let deaf: io::Result<Vec<_>> = (0..CONNECTIONS_MAX).map(asking).collect();
+        let deaf = deaf.expect("the kernel accepts");
+        let answer = tokio::time::timeout(EXCHANGE_TIMEOUT / 2, all(connect(address, ASK))).await;
+        assert!(answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 OK")));
+        drop(deaf);
+    }
+
     /// A client that does not read a long answer is cut off.
     #[tokio::test(start_paused = true)]
     async fn slow_readers_are_cut_off() {
         let (mut client, server) = tokio::io::duplex(256);
         client.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("it fits");
         let start = Instant::now();
-        let served = exchange(server, TowerToHyperService::new(router(state(1))), Arc::default());
+        let progress = Arc::new(Progress::new());
+        let served = exchange(server, TowerToHyperService::new(router(state(1))), progress);
         tokio::time::timeout(EXCHANGE_TIMEOUT * 2, served).await.expect("the time of an exchange is bounded");
         assert!(start.elapsed() >= EXCHANGE_TIMEOUT);
         let mut got = Vec::new();

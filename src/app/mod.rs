@@ -14,7 +14,7 @@ mod thread;
 use std::{
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -271,8 +271,8 @@ impl App {
     }
 
     /// Stops: no new clients, what is in flight is answered, all is closed. Gives whether that was
-    /// done within `drain_timeout`.
-    pub fn stop(mut self) -> bool {
+    /// done within `drain_timeout`, and before somebody was in a hurry.
+    pub fn stop(mut self, is_urged: &AtomicBool) -> bool {
         self.admin.drain();
         let deadline = Instant::now() + self.lock().settings.drain_timeout;
         // Clients that wait to be accepted are taken first: closing a listener resets them.
@@ -281,7 +281,8 @@ impl App {
             listening.stop();
         }
         self.workers.tell(|| Order::Drain);
-        let joined: Vec<bool> = self.worker_threads.drain(..).map(|t| t.join_until(deadline)).collect();
+        let joined: Vec<bool> =
+            self.worker_threads.drain(..).map(|t| t.join_until(deadline, is_urged)).collect();
         let in_time = joined.iter().all(|in_time| *in_time);
         self.warn_of_absences();
         self.settle();

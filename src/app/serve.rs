@@ -4,6 +4,10 @@ use std::{
     io::{IsTerminal, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -12,6 +16,7 @@ use sd_notify::NotifyState;
 use tokio::{
     runtime::Builder,
     signal::unix::{Signal, SignalKind, signal},
+    task::spawn_blocking,
     time::{interval, sleep},
 };
 use tracing_subscriber::EnvFilter;
@@ -69,17 +74,16 @@ pub fn serve(serve: Serve) -> ExitCode {
     // Nobody has to read it.
     let _ = std::io::stdout().write_all(banner(&app, &loaded.settings, &source).as_bytes());
     tell_supervisor(NotifyState::Ready);
-    runtime.block_on(async {
+    let is_finished = runtime.block_on(async {
         let mut signals = signals;
         follow(&mut signals, &app, &source).await;
         linger(&mut signals, app.announce_drain()).await;
+        drain(&mut signals, app).await
     });
-    tell_supervisor(NotifyState::Stopping);
-    tracing::info!("draining: no new clients, what is in flight is finished");
-    if app.stop() {
+    if is_finished {
         tracing::info!("stopped");
     } else {
-        tracing::warn!("stopped at drain_timeout with sessions that were not finished");
+        tracing::warn!("stopped at drain_timeout, or a further signal, with sessions that were not finished");
     }
     ExitCode::SUCCESS
 }
@@ -182,6 +186,14 @@ impl Signals {
             _ignored: [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?],
         })
     }
+
+    /// Waits for one that ends the process.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// Returns when it is time to stop.
@@ -205,6 +217,24 @@ async fn follow(signals: &mut Signals, app: &App, source: &Source) {
     }
 }
 
+/// Ends; whether what was in flight was finished. A further signal does not wait for that.
+async fn drain(signals: &mut Signals, app: App) -> bool {
+    tell_supervisor(NotifyState::Stopping);
+    tracing::info!("draining: no new clients, what is in flight is finished");
+    let is_urged = Arc::new(AtomicBool::new(false));
+    let urged = is_urged.clone();
+    let mut stopping = spawn_blocking(move || app.stop(&urged));
+    loop {
+        tokio::select! {
+            ended = &mut stopping => return ended.unwrap_or(false),
+            () = signals.end() => {
+                tracing::info!("a further signal: what is in flight is not waited for");
+                is_urged.store(true, Relaxed);
+            }
+        }
+    }
+}
+
 /// Serves on for a while, in which whoever asks `/readyz` learns to send clients elsewhere; a second signal
 /// ends it.
 async fn linger(signals: &mut Signals, delay: Duration) {
@@ -217,8 +247,7 @@ async fn linger(signals: &mut Signals, delay: Duration) {
     );
     tokio::select! {
         () = sleep(delay) => {}
-        _ = signals.interrupt.recv() => {}
-        _ = signals.terminate.recv() => {}
+        () = signals.end() => {}
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::{
     future::Future,
-    sync::{Arc, mpsc as std_mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc as std_mpsc,
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -86,10 +90,17 @@ impl Thread {
         self.handle.spawn(proxy::essential(task));
     }
 
-    /// Waits for the thread to end by itself; false when it did not in time.
-    pub(super) fn join_until(mut self, deadline: Instant) -> bool {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let in_time = !matches!(self.ended.recv_timeout(left), Err(std_mpsc::RecvTimeoutError::Timeout));
+    /// Waits for the thread to end by itself; false when it did not in time, or before that is not waited for
+    /// any more.
+    pub(super) fn join_until(mut self, deadline: Instant, is_urged: &AtomicBool) -> bool {
+        let in_time = loop {
+            let left = deadline.saturating_duration_since(Instant::now()).min(URGE_LOOK);
+            match self.ended.recv_timeout(left) {
+                Ok(()) | Err(std_mpsc::RecvTimeoutError::Disconnected) => break true,
+                Err(_) if left.is_zero() || is_urged.load(Relaxed) => break false,
+                Err(_) => {}
+            }
+        };
         if in_time && let Some(thread) = self.thread.take() {
             // A panic was reported where it happened.
             let _ = thread.join();
@@ -105,5 +116,7 @@ impl Thread {
     }
 }
 
+/// How often somebody who waits for a thread looks whether he still may.
+const URGE_LOOK: Duration = Duration::from_millis(20);
 /// How long blocking work may go on after a runtime was told to stop.
 const SHUTDOWN: Duration = Duration::from_millis(200);

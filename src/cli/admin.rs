@@ -33,13 +33,24 @@ fn call(address: &str, method: &str, path: &str) -> Result<String, Stop> {
         let message = format!("error: --admin {address}: write {rest}, an address without `http://`");
         return Err(Stop::Failed(message, EXIT_USAGE));
     }
-    let mut targets = address
+    let targets = address
         .to_socket_addrs()
         .map_err(|e| Stop::Failed(format!("error: --admin {address}: {e}; write ip:port"), EXIT_USAGE))?;
-    let target = targets.next().ok_or_else(|| failed("the name has no address".to_owned()))?;
-    let mut stream = TcpStream::connect_timeout(&target, PATIENCE)
-        .map_err(|e| failed(format!("{e}; --admin says where a ringway has it")))?;
-    let answer = ask(&mut stream, address, method, path).map_err(|e| failed(e.to_string()))?;
+    // A name may have addresses at which nobody listens, such as localhost's ::1.
+    let mut last = None;
+    let connected =
+        targets.into_iter().find_map(|target| match TcpStream::connect_timeout(&target, PATIENCE) {
+            Ok(stream) => Some((stream, target)),
+            Err(error) => {
+                last = Some(format!("{error}; --admin says where a ringway has it"));
+                None
+            }
+        });
+    let Some((mut stream, target)) = connected else {
+        return Err(failed(last.unwrap_or_else(|| "the name has no address".to_owned())));
+    };
+    // Orders are not taken by name: that is how pages in a browser would come.
+    let answer = ask(&mut stream, &target.to_string(), method, path).map_err(|e| failed(e.to_string()))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let mut words = head.split(' ');
     let status = words.next().filter(|version| version.starts_with("HTTP/")).and_then(|_| words.next());
@@ -70,12 +81,12 @@ fn json(address: &str, path: &str, text: &str) -> Result<Value, Stop> {
     serde_json::from_str(text).map_err(message)
 }
 
-fn ask(stream: &mut TcpStream, address: &str, method: &str, path: &str) -> std::io::Result<String> {
+fn ask(stream: &mut TcpStream, host: &str, method: &str, path: &str) -> std::io::Result<String> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     )?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;

@@ -32,6 +32,11 @@ const TIMEOUT: RangeInclusive<u64> = 1..=HOUR;
 /// How long a client may wait: a worker's clock tells no longer times from those that are past.
 const WAIT: RangeInclusive<u64> = 1..=15 * 60 * SECOND;
 const COUNT: RangeInclusive<u32> = 1..=1_000;
+/// Most commands have no more arguments.
+const ARGS_MIN: usize = 8;
+/// What a redis-server takes by default: `proto-max-bulk-len`, and arguments of a request.
+const REDIS_BULK: usize = 512 << 20;
+const REDIS_ARGS: usize = 1 << 20;
 const NODES_MAX: usize = 65_536;
 const WEIGHT_MAX: u32 = 65_535;
 const LISTENERS_MAX: usize = 16;
@@ -209,17 +214,27 @@ fn limits(mut section: Section<'_>) -> Limits {
     section.read("clients", &mut l.clients, number(1..=1_000_000));
     section.read("bulk_bytes", &mut l.bulk_bytes, size(1 << 10..=4 << 30));
     section.read("request_bytes", &mut l.request_bytes, size(1 << 10..=16 << 30));
-    section.read("args_max", &mut l.args_max, number(1..=1 << 24));
+    section.read("args_max", &mut l.args_max, number(ARGS_MIN..=1 << 24));
     section.read("pipeline_depth", &mut l.pipeline_depth, number(1..=1_000_000));
     section.read("session_bytes_max", &mut l.session_bytes_max, size(64 << 10..=64 << 30));
     section.read("stall_timeout", &mut l.stall_timeout, duration(SECOND..=600 * SECOND));
-    section.read("idle_timeout", &mut l.idle_timeout, duration(0..=HOUR));
+    section.read("idle_timeout", &mut l.idle_timeout, idle);
     if l.request_bytes < l.bulk_bytes {
         let place = section.place_of("request_bytes");
         section.report().warn(&place, "is below bulk_bytes, which can then never be reached");
     }
     section.finish();
     l
+}
+
+/// How long a client may ask for nothing: not so short that it is cut off between two requests.
+fn idle(text: &str) -> Result<Duration, String> {
+    match duration(0..=HOUR)(text)? {
+        idle if idle < Duration::from_secs(1) && !idle.is_zero() => {
+            Err(format!("`{text}` is outside 1s to 1h; 0s lets clients stay"))
+        }
+        idle => Ok(idle),
+    }
 }
 
 fn warmth(mut section: Section<'_>) -> Warmth {
@@ -341,10 +356,17 @@ fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings)
     if policy.deadline < policy.connect_timeout {
         warn("deadline", "is below connect_timeout: clients give up before a connection has failed");
     }
+    if policy.slow_timeout < policy.request_timeout && policy.protocol != Protocol::Http {
+        let text = "is below request_timeout: scripts and commands for all nodes fail where a GET does not";
+        warn("slow_timeout", text);
+    }
     if policy.durable {
         check_durable(section, policy);
     }
     check_lives(section, policy);
+    if policy.protocol == Protocol::Redis {
+        check_redis(section, policy);
+    }
     if !policy.slow_start.is_zero() && !policy.moves_keys() {
         warn("slow_start", "has no effect: keys of this pool do not move");
     }
@@ -375,6 +397,27 @@ fn check_policy(section: &Section<'_>, policy: &Policy, health: &HealthSettings)
     }
     if health.interval > Duration::from_millis(60 * SECOND) {
         warn("health", "interval is above 1m: a node that is back waits long for its keys");
+    }
+}
+
+/// What clients of a Redis pool need to get in, and what its nodes would refuse.
+fn check_redis(section: &Section<'_>, policy: &Policy) {
+    let is_denied = |command: &str| policy.deny.iter().any(|denied| denied == command);
+    if policy.client_auth.is_some() && is_denied("AUTH") && is_denied("HELLO") {
+        let text = "has AUTH and HELLO, and there is client_auth: no client could log in";
+        section.report().error(&section.place_of("deny_commands"), text);
+    }
+    let warn = |what: &str| {
+        let text = format!(
+            "{what} is above what a redis-server takes unless it is told otherwise: it would close connections that              others use, too"
+        );
+        section.report().warn(&section.place_of("limits"), text);
+    };
+    if policy.limits.bulk_bytes > REDIS_BULK {
+        warn("bulk_bytes");
+    }
+    if policy.limits.args_max > REDIS_ARGS {
+        warn("args_max");
     }
 }
 
@@ -441,17 +484,17 @@ fn check_nodes(nodes: &[NodeRead<'_>], listen: &[Placed<ListenAddress>], policy:
 
 /// Whether a node is asked where a pool listens. One that listens on all addresses listens on each of this
 /// machine's.
-fn is_at(node: &Address, listener: &ListenAddress) -> bool {
+pub(super) fn is_at(node: &Address, listener: &ListenAddress) -> bool {
     match (node, listener) {
         (Address::Unix(node), ListenAddress::Unix(own)) => node == own,
-        (Address::Tcp { host, port }, ListenAddress::Tcp(own)) => {
+        (Address::Tcp { host, port }, ListenAddress::Tcp(own)) if *port == own.port() => {
             let localhost = IpAddr::from(Ipv4Addr::LOCALHOST);
             let node = if host == "localhost" { Some(localhost) } else { host.parse().ok() };
             let is_same_kind = |ip: IpAddr| own.is_ipv6() || ip.is_ipv4();
             let is_ours = |ip: IpAddr| ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok();
             let is_here =
                 |ip: IpAddr| ip == own.ip() || own.ip().is_unspecified() && is_same_kind(ip) && is_ours(ip);
-            *port == own.port() && node.is_some_and(is_here)
+            node.is_some_and(is_here)
         }
         _ => false,
     }

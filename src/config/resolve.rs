@@ -62,6 +62,7 @@ fn settings(mut root: Section<'_>, around: &Surroundings<'_>) -> Settings {
     check_gutters(&root, &settings.pools);
     check_shared_gutters(&root, &settings.pools);
     check_flushed(&root, &settings.pools);
+    check_circles(&root, &settings.pools);
     root.finish();
     settings
 }
@@ -226,6 +227,36 @@ fn check_flushed(root: &Section<'_>, pools: &[PoolSpec]) {
                 pool.name
             );
             root.report().error(&place, text);
+        }
+    }
+}
+
+/// A pool may have another pool as its node, but requests must come to an end somewhere.
+fn check_circles(root: &Section<'_>, pools: &[PoolSpec]) {
+    let asks = |from: &PoolSpec, to: &PoolSpec| {
+        let at = |node: &NodeSpec| to.listen.iter().any(|listen| pool::is_at(&node.address, listen));
+        from.nodes.iter().any(at)
+    };
+    let onward: Vec<Vec<usize>> = pools
+        .iter()
+        .map(|from| {
+            (0..pools.len()).filter(|to| pools[*to].name != from.name && asks(from, &pools[*to])).collect()
+        })
+        .collect();
+    for (start, pool) in pools.iter().enumerate() {
+        let (mut seen, mut next) = (vec![false; pools.len()], onward[start].clone());
+        while let Some(at) = next.pop() {
+            if !std::mem::replace(&mut seen[at], true) {
+                next.extend(&onward[at]);
+            }
+        }
+        if seen[start] {
+            let text = format!(
+                "pool {} has a node that is another pool, and that comes back to it: requests would go round",
+                pool.name
+            );
+            root.report().error(&root.place_of("pools"), text);
+            return;
         }
     }
 }

@@ -611,6 +611,42 @@ fn nobody_asks_itself() {
     }
 }
 
+/// A pool may have another one as its node, as long as requests come to an end.
+#[test]
+fn nobody_asks_in_a_circle() {
+    let pools = |ends: &[(&str, &str)]| {
+        let pool = |(i, (listen, node)): (usize, &(&str, &str))| {
+            format!(
+                "  p{i}: {{listen: '127.0.0.1:{listen}', on_return: serve, nodes: [{{name: a, address: \
+                 'localhost:{node}'}}, {{name: b, address: 'h:1'}}]}}\n"
+            )
+        };
+        resolved(&format!("pools:\n{}", ends.iter().enumerate().map(pool).collect::<String>()))
+    };
+    assert!(pools(&[("1", "2"), ("2", "3"), ("3", "9")]).is_ok());
+    for ends in [&[("1", "2"), ("2", "1")][..], &[("7", "1"), ("1", "2"), ("2", "3"), ("3", "1")]] {
+        let errors = pools(ends).expect_err("it is a circle");
+        assert!(errors.contains("requests would go round"), "{errors}");
+    }
+}
+
+/// Bounds that nobody could live with are refused.
+#[test]
+fn bounds_leave_room() {
+    for (line, want) in [
+        ("limits: {args_max: 1}", "limits.args_max: `1` is outside 8 to"),
+        ("limits: {idle_timeout: 1ms}", "limits.idle_timeout: `1ms` is outside 1s to 1h"),
+        (
+            "client_auth: {password_env: CARGO_PKG_NAME}\n    deny_commands: [AUTH, HELLO]",
+            "no client could log in",
+        ),
+    ] {
+        let errors = resolved(&pool_with(&format!("    {line}\n"))).expect_err(want);
+        assert!(errors.contains(want), "{errors}");
+    }
+    assert!(resolved(&pool_with("    limits: {idle_timeout: 0s}\n")).is_ok());
+}
+
 /// What can be obeyed and is perhaps not meant is a warning, with its place.
 #[test]
 fn warnings() {
@@ -619,6 +655,12 @@ fn warnings() {
         (pool_with("    socket_mode: 0660\n"), "pools.p.socket_mode: is the mode of a unix socket's file"),
         (pool_with("    connect_timeout: 3s\n"), "pools.p.deadline: is below connect_timeout"),
         (pool_with("    db: 16\n"), "pools.p.db: is above 15"),
+        (pool_with("    slow_timeout: 50ms\n"), "pools.p.slow_timeout: is below request_timeout"),
+        (
+            pool_with("    limits: {bulk_bytes: 1GiB, request_bytes: 1GiB}\n"),
+            "pools.p.limits: bulk_bytes is above what a redis-server takes",
+        ),
+        (pool_with("    limits: {args_max: 2000000}\n"), "pools.p.limits: args_max is above"),
         (
             pool_with("    ring: {placement: ketama, hash: crc32}\n"),
             "warning: pools.p.ring: PRACTICALLY ALL KEYS GO TO ONE NODE",

@@ -41,6 +41,24 @@ fn signals_of_others_end_nothing() {
     assert!(ringway.terminate().0.success(), "it ends when it is told to");
 }
 
+/// A drain waits for who has sent half a request; a further signal does not.
+#[test]
+fn a_further_signal_ends_a_drain() {
+    let node = Redis::start();
+    let (mut ringway, mut client) =
+        Ringway::serve(Config::of([&node]).top("drain_timeout: 30s")).into_client();
+    assert_eq!(client.cmd(&["PING"]), "+PONG\r\n");
+    client.send(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$10\r\nabc").expect("it is sent");
+    until(SOON, "half of it is there", || ringway.metric("ringway_client_received_bytes_total", &[]) > 40.0);
+    let start = Instant::now();
+    signal("TERM", ringway.pid());
+    until(SOON, "it drains", || ringway.said().contains("draining"));
+    signal("TERM", ringway.pid());
+    assert!(ringway.wait().0.success());
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    assert!(ringway.said().contains("a further signal"), "{}", ringway.said());
+}
+
 /// An idle ringway that is told to end has nothing to wait for.
 #[test]
 fn an_idle_process_ends_at_once() {

@@ -4,7 +4,7 @@
 use std::{
     io::Write,
     path::Path,
-    sync::{Arc, OnceLock, mpsc},
+    sync::{Arc, OnceLock, atomic::AtomicBool, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -48,7 +48,7 @@ fn a_blocked_control_plane_stops_nobody() {
     for (key, _) in map.iter().filter(|(_, node)| **node == 1) {
         assert_eq!(probe.cmd(&["SET", key, "moved"]), "+OK\r\n", "the node is ejected");
     }
-    assert!(app.stop(), "it ends in time");
+    assert!(app.stop(&AtomicBool::new(false)), "it ends in time");
 
     report.assert_nothing_wrong();
     let failed: Vec<_> = [report.failed(true), report.failed(false)].concat();
