@@ -30,8 +30,8 @@ use tokio::{
 use super::{AdminState, router};
 use crate::net::Listener;
 
-/// Connections at once. For one more, the oldest that stands still has to go; while none does, it waits in the
-/// kernel's queue.
+/// Connections at once. For one more, the oldest that stands still has to go; while none does, it waits in
+/// the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
 /// Who has asked, and has taken nothing of the answer for so long, stands still. A page of many nodes takes
 /// most of a second to make.
