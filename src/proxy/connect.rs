@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::dialect::Replies;
+use super::{dialect::Replies, scripts::Scripts};
 use crate::{
     net::{ReadHalf, Stream, Target, WriteHalf, dial, is_ours},
     protocol::{
@@ -17,7 +17,7 @@ use crate::{
         memcache::{self, Awaits},
         resp::{Version, write},
     },
-    topology::{Failure, Policy},
+    topology::{Failure, NodeId, Policy},
 };
 
 /// A connection that is ready for requests.
@@ -38,15 +38,26 @@ pub(crate) struct ConnectError {
 /// Replies to a handshake that are larger than this are none.
 const HANDSHAKE_BYTES_MAX: usize = 1 << 20;
 
-/// Connects to the first target that answers, for a pipeline.
+/// What a node is taught again that clients loaded while it was taught.
+const LESSONS_MAX: usize = 3;
+
+/// Connects to the first target that answers, for a pipeline. With what clients loaded, and for whom, that is
+/// taught first.
 pub(crate) async fn connect(
     targets: &Arc<[Target]>,
     policy: &Policy,
     version: Version,
-    lessons: &(Vec<u8>, usize),
+    lessons: Option<(&Scripts, NodeId)>,
 ) -> Result<Connection, ConnectError> {
-    let stream = reach(targets, policy, version).await?;
-    teach(stream, lessons, policy.slow_timeout).await
+    let mut stream = reach(targets, policy, version).await?;
+    if let Some((scripts, node)) = lessons {
+        let text = || "it takes too long to load the scripts that clients loaded".to_owned();
+        timeout(policy.slow_timeout, teach(&mut stream, scripts, node))
+            .await
+            .unwrap_or_else(|_| Err(ConnectError { kind: Some(Failure::ConnectTimeout), text: text() }))?;
+    }
+    let (read, write) = stream.into_split();
+    Ok(Connection { read, write })
 }
 
 /// Connects to the first target that answers and takes our credentials.
@@ -135,17 +146,15 @@ pub(crate) fn greeting(policy: &Policy, version: Version) -> (Vec<u8>, usize) {
 
 /// Gives a new connection what clients loaded; that may take as long as a script may. A script that
 /// the node refuses is the business of who calls it.
-async fn teach(
-    mut stream: Stream,
-    (bytes, count): &(Vec<u8>, usize),
-    patience: Duration,
-) -> Result<Connection, ConnectError> {
-    let text = || "it takes too long to load the scripts that clients loaded".to_owned();
-    timeout(patience, converse(&mut stream, bytes, *count, Replies::of(Protocol::Redis), false))
-        .await
-        .unwrap_or_else(|_| Err(ConnectError { kind: Some(Failure::ConnectTimeout), text: text() }))?;
-    let (read, write) = stream.into_split();
-    Ok(Connection { read, write })
+async fn teach(stream: &mut Stream, scripts: &Scripts, node: NodeId) -> Result<(), ConnectError> {
+    for _ in 0..LESSONS_MAX {
+        let lessons = scripts.lessons(node);
+        converse(stream, &lessons.bytes, lessons.count, Replies::of(Protocol::Redis), false).await?;
+        if scripts.taught(node, &lessons) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Sends `count` requests and reads as many replies; with `strict` the first error ends it.

@@ -19,6 +19,7 @@ use crate::{
         memcache,
         merge::{self, Merged},
     },
+    topology::NodeId,
 };
 
 /// One request and what is known of its reply.
@@ -631,7 +632,9 @@ impl Joint {
             && let (JointKind::Gather(_), Some(lesson), Some(link)) =
                 (self.kind, &self.request, self.bound.links.first())
         {
-            link.scripts.note(lesson);
+            let was_asked = |id: NodeId| self.parts.iter().any(|part| part.link.node.id == id);
+            let nodes = self.bound.topology.entries().map(|entry| entry.node.id);
+            link.scripts.note(lesson, nodes.filter(|id| !was_asked(*id)).collect());
         }
         match merged {
             Merged::Failed => failed.unwrap_or(Outcome::Error),

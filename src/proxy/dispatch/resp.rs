@@ -288,10 +288,12 @@ impl Asked<'_> {
         self.to.has_room(len.saturating_mul(parts.len() + 2))?;
         let kind = JointKind::Gather(kind);
         self.to.joint(state, Several { kind, keys: 0, parts, pinned: true }, write, |_| None)?;
-        if Scripts::concerns(request)
-            && let Some(Reply::Joint(joint)) = state.window.last().map(|slot| &mut slot.reply)
-        {
-            joint.request = Some(request.frame.into());
+        if Scripts::concerns(request) {
+            // Nothing of it is written before this turn is over.
+            self.to.session.pool.handle.scripts.forget(request);
+            if let Some(Reply::Joint(joint)) = state.window.last().map(|slot| &mut slot.reply) {
+                joint.request = Some(request.frame.into());
+            }
         }
         Ok(())
     }

@@ -21,7 +21,7 @@ pub(super) async fn drive(pipeline: Rc<Pipeline>, link: Rc<Link>) {
     loop {
         let standing = link.standing.borrow().clone();
         // One large request runs no script.
-        let lessons = if pipeline.is_streamed() { Default::default() } else { link.scripts.lessons() };
+        let lessons = (!pipeline.is_streamed()).then_some((&*link.scripts, link.node.id));
         // A large request has its connection to itself: it is not held up by others that connect, nor holds
         // them up.
         let wait = if pipeline.own().is_some() { Duration::ZERO } else { link.gate.pass(Instant::now()) };
@@ -34,7 +34,7 @@ pub(super) async fn drive(pipeline: Rc<Pipeline>, link: Rc<Link>) {
                 () = pipeline.given_up() => return,
             }
         }
-        let attempt = connect::connect(&standing.targets, &standing.policy, pipeline.version, &lessons);
+        let attempt = connect::connect(&standing.targets, &standing.policy, pipeline.version, lessons);
         let connected = tokio::select! {
             connected = attempt => connected,
             () = pipeline.given_up() => return,
