@@ -5,6 +5,7 @@
 //! embedded nodes if there are any. If control stops, clients are still accepted and served.
 
 mod embedded;
+mod log;
 mod pools;
 mod reload;
 mod serve;

@@ -1,7 +1,7 @@
 //! `ringway serve`: start, say where, follow signals, stop.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::Write,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
     sync::{
@@ -19,12 +19,15 @@ use tokio::{
     task::spawn_blocking,
     time::{interval, sleep},
 };
-use tracing_subscriber::EnvFilter;
 
-use super::{App, reload::Reloaded};
+use super::{
+    App,
+    log::{Log, fatal},
+    reload::Reloaded,
+};
 use crate::{
     admin::LastReload,
-    cli::{LogFormat, Serve},
+    cli::Serve,
     clock,
     config::{Settings, Source},
     metrics::count_reload,
@@ -39,10 +42,10 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Runs until a signal ends it.
 pub fn serve(serve: Serve) -> ExitCode {
-    let Serve { loaded, source, log, log_level } = serve;
+    let Serve { loaded, source, log: format, log_level } = serve;
     // Before there is a second thread.
     let handed = HandedSockets::take();
-    start_log(log, &log_level);
+    let mut log = Log::start(format, &log_level);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -53,21 +56,21 @@ pub fn serve(serve: Serve) -> ExitCode {
     {
         Ok(started) => started,
         Err(error) => {
-            fatal(log, &format!("can't follow signals: {error}"));
+            fatal(format, &format!("can't follow signals: {error}"));
             return ExitCode::FAILURE;
         }
     };
     let handed = match handed {
         Ok(handed) => handed,
         Err(error) => {
-            fatal(log, &format!("can't use what was handed over to listen on (LISTEN_FDS): {error}"));
+            fatal(format, &format!("can't use what was handed over to listen on (LISTEN_FDS): {error}"));
             return ExitCode::FAILURE;
         }
     };
     let app = match App::start(loaded.settings.clone(), handed) {
         Ok(app) => app,
         Err(error) => {
-            fatal(log, &error.to_string());
+            fatal(format, &error.to_string());
             return ExitCode::FAILURE;
         }
     };
@@ -76,7 +79,7 @@ pub fn serve(serve: Serve) -> ExitCode {
     tell_supervisor(NotifyState::Ready);
     let is_finished = runtime.block_on(async {
         let mut signals = signals;
-        follow(&mut signals, &app, &source).await;
+        follow(&mut signals, &app, &source, &mut log).await;
         linger(&mut signals, app.announce_drain()).await;
         drain(&mut signals, app).await
     });
@@ -93,27 +96,6 @@ fn tell_supervisor(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
         tracing::warn!(%error, "can't tell who started ringway how it is (NOTIFY_SOCKET)");
     }
-}
-
-/// Says why ringway does not start, as the log is asked for.
-fn fatal(log: LogFormat, why: &str) {
-    match log {
-        LogFormat::Human => eprintln!("ringway: {why}"),
-        LogFormat::Json => tracing::error!("{why}"),
-    }
-}
-
-fn start_log(format: LogFormat, level: &str) {
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    // A second start in one process keeps the first one's log.
-    let _ = match format {
-        LogFormat::Human => log.with_target(false).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).try_init(),
-    };
 }
 
 /// Takes as many descriptors as the process may have: the soft limit is there for programs that use `select`.
@@ -197,7 +179,7 @@ impl Signals {
 }
 
 /// Returns when it is time to stop.
-async fn follow(signals: &mut Signals, app: &App, source: &Source) {
+async fn follow(signals: &mut Signals, app: &App, source: &Source, log: &mut Log) {
     let mut looks = interval(WATCH_INTERVAL);
     let mut seen = source.fingerprint().ok();
     loop {
@@ -207,6 +189,7 @@ async fn follow(signals: &mut Signals, app: &App, source: &Source) {
             _ = signals.terminate.recv() => return,
             _ = signals.hangup.recv() => reload(app, source).await,
             _ = looks.tick() => {
+                log.tell_dropped();
                 let now = source.fingerprint().ok();
                 if app.watches() && now.is_some() && now != seen {
                     reload(app, source).await;

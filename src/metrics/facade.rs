@@ -6,7 +6,9 @@ use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::table::{INCIDENTS_UNWRITTEN, Kind, MOVED_SHARE, RELOADS, STATE_UNWRITTEN, Source, TABLE};
+use super::table::{
+    INCIDENTS_UNWRITTEN, Kind, LOG_DROPPED, MOVED_SHARE, RELOADS, STATE_UNWRITTEN, Source, TABLE,
+};
 
 /// Upper bounds of the share that an epoch moved.
 const SHARE_BOUNDS: [f64; 8] = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0];
@@ -41,6 +43,11 @@ pub fn tell_state_file(is_unwritten: bool) {
     ::metrics::gauge!(STATE_UNWRITTEN.name).set(f64::from(u8::from(is_unwritten)));
 }
 
+/// Says how many lines of the log were dropped in all.
+pub fn lines_dropped(lines: u64) {
+    ::metrics::counter!(LOG_DROPPED.name).absolute(lines);
+}
+
 /// A recorder that knows the table.
 fn recorder() -> PrometheusRecorder {
     let recorder = PrometheusBuilder::new()
@@ -64,6 +71,7 @@ fn describe() {
         ::metrics::counter!(RELOADS.name, "outcome" => outcome).increment(0);
     }
     ::metrics::counter!(INCIDENTS_UNWRITTEN.name).increment(0);
+    ::metrics::counter!(LOG_DROPPED.name).increment(0);
     tell_state_file(false);
 }
 

@@ -9,6 +9,6 @@ mod render;
 pub mod table;
 
 pub use block::{Class, Count, Histogram, Level, NodeBlock, Outcome, PoolBlock, Reason};
-pub use facade::{RELOAD_OUTCOMES, count_reload, facade, tell_state_file};
+pub use facade::{RELOAD_OUTCOMES, count_reload, facade, lines_dropped, tell_state_file};
 pub use process::{Footprint, Process};
 pub use render::{NodeView, PoolView, ProcessView, render};

@@ -151,6 +151,8 @@ table! {
         "1 while the state file can't be written: a ringway that is started now would not know which nodes were away";
     INCIDENTS_UNWRITTEN = Facade Counter "ringway_incidents_unwritten_total" [] "incidents":
         "Incidents that were not written to incidents.file: the disk took nothing, or too many waited for it";
+    LOG_DROPPED = Facade Counter "ringway_log_lines_dropped_total" [] "lines":
+        "Lines of the log that were dropped, as too many waited for whoever reads it";
     LEFTOVERS = Facade Counter "ringway_leftovers_deleted_total" ["pool" "node"] "keys":
         "Keys deleted on a node that held them for one that was away, in pools that do not serve old data";
     LEFTOVERS_FAILED = Facade Counter "ringway_leftovers_failed_total" ["pool" "node"] "tries":

@@ -4,6 +4,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    io::Write,
     mem::forget,
     pin::pin,
 };
@@ -13,8 +14,9 @@ struct Fatal;
 
 impl Drop for Fatal {
     fn drop(&mut self) {
-        // The log may be what panicked.
-        eprintln!(
+        // The log may be what panicked, and nobody may be there to hear it.
+        let _ = writeln!(
+            std::io::stderr(),
             "ringway: a task that it can't do without ended in a panic, which is a bug: the process ends"
         );
         std::process::abort();

@@ -2,8 +2,10 @@
 //! blame.
 
 use std::{
-    io::Write,
+    fs::OpenOptions,
+    io::{Read, Write},
     path::Path,
+    process::Command,
     sync::{Arc, OnceLock, atomic::AtomicBool, mpsc},
     thread,
     time::{Duration, Instant},
@@ -14,9 +16,52 @@ use ringway::{app::App, config, net::HandedSockets};
 use crate::harness::{
     Config, Load, Redis, Ringway, SOON,
     load::{Plan, describe_all},
-    owners, signal, until,
+    owners,
+    ringway::program,
+    signal, until,
     web::{Actor, Browser, Stage},
 };
+
+/// Nobody reads the log, and its pipe is full: nodes are ejected and taken back, the admin port answers, and a
+/// signal ends the process.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let mut nodes = Redis::several(3);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("log");
+    let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo is there");
+    assert!(made.success());
+    // Somebody has it open, and does not read.
+    let mut pipe = OpenOptions::new().read(true).write(true).open(&path).expect("a pipe");
+    let mut ends = pipe.try_clone().expect("a descriptor");
+    let filled = thread::spawn(move || drop(ends.write_all(&[b'x'; 1 << 20])));
+    let log = format!("exec \"$@\" 2>{}", path.display());
+    let mut ringway = Ringway::serve_through(Config::of(&nodes), &["sh", "-c", &log, "sh", program()]);
+    let names = ["a", "b"];
+    for (name, node) in names.iter().zip(&mut nodes) {
+        node.kill();
+        ringway.wait_away(name);
+        node.restart_empty();
+        ringway.wait_back(name);
+    }
+    assert_eq!(ringway.http("/healthz").0, 200);
+    let (status, took) = ringway.terminate();
+    assert!(status.success() && took < Duration::from_secs(8), "{status} {took:?}");
+    // Lets the thread that filled it end.
+    let mut rest = vec![0; 1 << 20];
+    pipe.read_exact(&mut rest).expect("it is full");
+    filled.join().expect("it ends");
+}
+
+/// A log that can't be written is no reason not to serve.
+#[test]
+fn a_full_disk_for_the_log_is_no_reason() {
+    let node = Redis::start();
+    let to_full = ["sh", "-c", "exec \"$@\" 2>/dev/full", "sh", program()];
+    let mut ringway = Ringway::serve_through(Config::of([&node]), &to_full);
+    assert_eq!(ringway.client().cmd(&["PING"]), "+PONG\r\n");
+    assert!(ringway.terminate().0.success());
+}
 
 /// With the control plane blocked for ten seconds while a node is killed, requests to the other
 /// nodes all succeed and those to the dead node end within their deadline; when control goes on,
