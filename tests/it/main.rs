@@ -27,6 +27,7 @@ mod keys;
 mod limits;
 mod local;
 mod memcached;
+mod memcached_odd;
 mod memcached_scripts;
 mod memcached_sessions;
 mod metrics;

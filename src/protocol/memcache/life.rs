@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::number::signed;
+use super::{Limits, number::signed, request::META_WORDS_MAX};
 
 /// Above this an expiration time is a time since 1970, as in memcached (`REALTIME_MAXDELTA`).
 const RELATIVE_MAX_S: i64 = 60 * 60 * 24 * 30;
@@ -10,7 +10,9 @@ const RELATIVE_MAX_S: i64 = 60 * 60 * 24 * 30;
 /// A request whose items live at most `ttl_s` seconds; `now_s` is the time since 1970. A request that says
 /// nothing about how long items live is given back as it is.
 pub fn bounded(frame: &[u8], ttl_s: u32, now_s: u64) -> Cow<'_, [u8]> {
-    let end = frame.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(frame.len());
+    let line_feed = frame.iter().position(|b| *b == b'\n').unwrap_or(frame.len());
+    // Another carriage return may be part of a word.
+    let end = line_feed - usize::from(frame[..line_feed].ends_with(b"\r"));
     let (line, rest) = frame.split_at(end);
     let life = Life { ttl_s: i64::from(ttl_s), now_s: i64::try_from(now_s).unwrap_or(i64::MAX) };
     let mut words = line.split(|b| *b == b' ').filter(|word| !word.is_empty());
@@ -24,8 +26,12 @@ pub fn bounded(frame: &[u8], ttl_s: u32, now_s: u64) -> Cow<'_, [u8]> {
         _ => return Cow::Borrowed(frame),
     };
     let mut out = verb.to_vec();
-    let mut is_said = false;
+    let (mut is_said, mut count, mut head_bytes) = (false, 1, 0);
     for (at, word) in words.enumerate().map(|(at, word)| (at + 1, word)) {
+        count += 1;
+        if flags_at == Some(at) {
+            head_bytes = out.len();
+        }
         out.push(b' ');
         let flag = word.first().filter(|_| flags_at.is_some_and(|first| at >= first));
         match flag {
@@ -42,6 +48,13 @@ pub fn bounded(frame: &[u8], ttl_s: u32, now_s: u64) -> Cow<'_, [u8]> {
     if verb == b"ms" && !is_said {
         out.extend_from_slice(b" T");
         out.extend_from_slice(&life.bound(b"0"));
+        count += 1;
+    }
+    // Of a line that is too long the node would not take the value, but read it as commands: a doubled flag
+    // it refuses with its value.
+    if verb == b"ms" && (count > META_WORDS_MAX || out.len() > Limits::LINE_BYTES - 2) && head_bytes > 0 {
+        out.truncate(head_bytes);
+        out.extend_from_slice(b" T1 T1");
     }
     out.extend_from_slice(rest);
     Cow::Owned(out)
@@ -86,6 +99,13 @@ mod tests {
             ("set k 0 61 1\r\nx\r\n", "set k 0 60 1\r\nx\r\n"),
             ("set k 0 -1 1\r\nx\r\n", "set k 0 -1 1\r\nx\r\n"),
             ("add k 0 2592000 1\r\nx\r\n", "add k 0 60 1\r\nx\r\n"),
+            ("set k\rl 0 0 1\r\nx\r\n", "set k\rl 0 60 1\r\nx\r\n"),
+            ("ms k\rl 1\r\nx\r\n", "ms k\rl 1 T60\r\nx\r\n"),
+            (
+                "ms k 1 a b c d e f g h i j k l m n o\r\nx\r\n",
+                "ms k 1 a b c d e f g h i j k l m n o T60\r\nx\r\n",
+            ),
+            ("ms k 1 a b c d e f g h i j k l m n o p\r\nx\r\n", "ms k 1 T1 T1\r\nx\r\n"),
             ("replace k 0 1800000030 1\r\nx\r\n", "replace k 0 1800000030 1\r\nx\r\n"),
             ("cas k 0 1800000061 1 77\r\nx\r\n", "cas k 0 60 1 77\r\nx\r\n"),
             ("set k 0 2592001 1\r\nx\r\n", "set k 0 2592001 1\r\nx\r\n"),

@@ -4,15 +4,16 @@
 //!
 //! The mechanism that all of it serves: *every request that goes to a node gets exactly one reply
 //! there.* So the text protocol's `noreply` and the meta flag `q` are cut out of the bytes that go
-//! to a node ([`plan::One::pieces`]), and what memcached would not have said is swallowed when it
+//! to a node ([`Sent`]), and what memcached would not have said is swallowed when it
 //! arrives ([`Awaits::swallows`]). Since a session's replies are in the order of its requests, `mn`
 //! needs no node: it is a fence by its place.
 //!
 //! Text replies do not describe themselves, so each request tells what it [`Awaits`]. A reply that
 //! can't be an answer to it is an error of the connection, never an answer.
 //!
-//! A request whose framing memcached and a newer memcached might read differently never reaches a
-//! node; [`DIFFERENCES`] lists where ringway says something else than memcached 1.6.18, and why.
+//! A line that memcached and a newer memcached might read differently never reaches a node: it is refused, or
+//! written anew ([`sent`]). [`DIFFERENCES`] lists where ringway says something else than memcached 1.6.18,
+//! and why.
 
 pub mod awaits;
 pub mod base64;
@@ -27,6 +28,7 @@ pub(crate) mod recorded;
 pub mod reply;
 pub mod request;
 mod search;
+pub mod sent;
 mod verb;
 pub mod write;
 
@@ -34,6 +36,7 @@ pub use awaits::{Awaits, Code};
 pub use plan::{All, Keys, Local, One, Plan};
 pub use reply::{ReplyError, ReplyScanner, Scan};
 pub use request::{DecodeError, Limits, Request, RequestDecoder, Step};
+pub use sent::Sent;
 
 /// The memcached whose commands and answers ringway follows.
 pub const MEMCACHED_VERSION: &str = "1.6.18";
@@ -59,7 +62,7 @@ pub const DIFFERENCES: &[(&str, &str)] = &[
     ("ma q", "an item that N creates is not announced: newer servers hide it too, 1.6.18 did not"),
     (
         "odd numbers",
-        "a sign, a blank, more than 32 bits or 250 digits are refused: newer servers read them differently",
+        "of a line with a value, a sign, a blank, more than 32 bits (of a time 31) or ten digits (of a cas id 20) are refused: newer servers read them differently",
     ),
     (
         "long lines",

@@ -1,10 +1,12 @@
 //! Numbers as memcached 1.6.18 reads them, with C's `strtol`; and the plain ones that every version
 //! reads alike.
 
-/// A number from 0 to `max` in decimal digits, leading zeros allowed.
+/// A number from 0 to `max` in decimal digits. Leading zeros are allowed in ten digits, and in 20 for 64
+/// bits: newer servers read no more.
 #[inline]
 pub(super) fn plain(text: &[u8], max: u64) -> Option<u64> {
-    if text.is_empty() || text.len() > 20 {
+    let digits_max = if max > u64::from(u32::MAX) { 20 } else { 10 };
+    if text.is_empty() || text.len() > digits_max {
         return None;
     }
     let (head, tail) = text.split_at(text.len().min(19));

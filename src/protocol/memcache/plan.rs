@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::{
     Awaits, KEY_BYTES_MAX, Limits, Request, base64, number,
     request::{Fault, META_WORDS_MAX, Span},
+    sent::Sent,
     verb::{STATS, Verb, why_not},
     write::{
         BAD_DELETE, BAD_DELTA, BAD_EXPTIME, BAD_FORMAT, DUPLICATE_FLAG, END, ERROR, FLAGS_ARE_TOO_LONG,
@@ -46,16 +47,15 @@ pub struct One<'a> {
     pub read_only: bool,
     /// What the reply may be, and what of it is swallowed.
     pub awaits: Awaits,
-    /// What goes to the node: the request without what would silence the reply.
-    pub pieces: [&'a [u8]; 2],
-    request: Request<'a>,
+    /// What goes to the node.
+    pub sent: Sent<'a>,
 }
 
 impl<'a> One<'a> {
     /// What memcached says when nothing is there, as bytes for the client: empty when it asked for
     /// silence, `None` for what is no retrieval.
     pub fn miss(&self) -> Option<Cow<'static, [u8]>> {
-        miss(&self.request)
+        miss(self.sent.request())
     }
 }
 
@@ -88,18 +88,21 @@ impl<'a> Keys<'a> {
     /// Appends the request for the keys at these positions: with the same command, and the same
     /// expiration time.
     pub fn write(&self, positions: &[u32], out: &mut Vec<u8>) {
-        out.extend_from_slice(self.request.word(0));
-        let head = (1..self.head).map(|i| self.request.word(i));
-        for word in head.chain(positions.iter().map(|i| self.key(*i as usize))) {
+        for i in 0..self.head {
+            out.extend_from_slice(&self.request.spelled(i));
             out.push(b' ');
-            out.extend_from_slice(word);
         }
+        for i in positions {
+            out.extend_from_slice(self.key(*i as usize));
+            out.push(b' ');
+        }
+        out.pop();
         out.extend_from_slice(b"\r\n");
     }
 
     /// How long the line is that [`Keys::write`] writes for these positions.
     pub fn line_bytes(&self, positions: &[u32]) -> usize {
-        let head: usize = (0..self.head).map(|i| self.request.word(i).len() + 1).sum();
+        let head: usize = (0..self.head).map(|i| self.request.spelled(i).len() + 1).sum();
         let keys: usize = positions.iter().map(|at| self.key(*at as usize).len() + 1).sum();
         head + keys + 1
     }
@@ -123,7 +126,7 @@ pub struct All<'a> {
     /// What the reply of each node may be; whether the client wants the merged one.
     pub awaits: Awaits,
     /// What goes to each node.
-    pub pieces: [&'a [u8]; 2],
+    pub sent: Sent<'a>,
 }
 
 /// How the replies of all nodes become one.
@@ -172,7 +175,13 @@ impl<'a> Request<'a> {
     #[inline]
     pub fn plan(&self) -> Plan<'a> {
         if self.decoder.small > 0 {
-            return self.one(Cow::Borrowed(self.word(1)), true, Awaits::GET, None);
+            let sent = Sent::as_it_came(*self);
+            return Plan::One(One {
+                key: Cow::Borrowed(self.word(1)),
+                read_only: true,
+                awaits: Awaits::GET,
+                sent,
+            });
         }
         self.other()
     }
@@ -232,21 +241,12 @@ impl<'a> Request<'a> {
 
     #[inline]
     fn one(&self, key: Cow<'a, [u8]>, read_only: bool, awaits: Awaits, cut: Option<Span>) -> Plan<'a> {
-        Plan::One(One { key, read_only, awaits, pieces: self.without(cut), request: *self })
+        Plan::One(One { key, read_only, awaits, sent: self.sent(cut) })
     }
 
-    /// The frame without a word and the blank in front of it.
-    #[inline]
-    fn without(&self, cut: Option<Span>) -> [&'a [u8]; 2] {
-        match cut {
-            None => [self.frame, &[]],
-            Some(Span { start, len }) => {
-                // A key may end with a carriage return: the blank keeps it from becoming part of the
-                // line's end.
-                let blank = if self.frame[..start as usize].ends_with(b"\r ") { 0 } else { 1 };
-                [&self.frame[..start as usize - blank], &self.frame[(start + len) as usize..]]
-            }
-        }
+    /// A request of one key that is always written anew.
+    fn rewritten(&self, key: Cow<'a, [u8]>, read_only: bool, awaits: Awaits, cut: Option<Span>) -> Plan<'a> {
+        Plan::One(One { key, read_only, awaits, sent: Sent::anew(*self, cut) })
     }
 
     /// A text command with its key checked and its `noreply` cut out.
@@ -291,10 +291,15 @@ impl<'a> Request<'a> {
         match self.decoder.words.len() {
             2 if self.word(1).len() > KEY_BYTES_MAX => refuse(BAD_FORMAT),
             // Its key may be spelled like the word for silence.
+            2 if noreply => self.rewritten(Cow::Borrowed(self.word(1)), false, Awaits::DELETE, None),
             2 => self.one(Cow::Borrowed(self.word(1)), false, Awaits::DELETE, None),
             3 if !held && !noreply => refuse(BAD_DELETE),
             4 if !(held && noreply) => self.hushed(BAD_DELETE),
             3 | 4 if self.word(1).len() > KEY_BYTES_MAX => self.hushed(BAD_FORMAT),
+            3 if noreply && self.word(1) == b"noreply" => {
+                let (key, cut) = (Cow::Borrowed(self.word(1)), self.decoder.words.last().copied());
+                self.rewritten(key, false, Awaits::DELETE.quiet(true), cut)
+            }
             3 | 4 => self.text(Awaits::DELETE),
             _ => refuse(ERROR),
         }
@@ -328,7 +333,8 @@ impl<'a> Request<'a> {
             return self.hushed(BAD_EXPTIME);
         }
         let cut = if quiet { self.decoder.words.last().copied() } else { None };
-        Plan::All(All { gather: Gather::Flush, awaits: Awaits::OK.quiet(quiet), pieces: self.without(cut) })
+        let sent = Sent::anew(*self, cut);
+        Plan::All(All { gather: Gather::Flush, awaits: Awaits::OK.quiet(quiet), sent })
     }
 
     fn verbosity(&self) -> Plan<'a> {
@@ -346,7 +352,8 @@ impl<'a> Request<'a> {
         }
         let of = self.word(1);
         if of == b"nodes" {
-            Plan::All(All { gather: Gather::Stats, awaits: Awaits::STATS, pieces: [b"stats\r\n", b""] })
+            let sent = Sent::anew(*self, None);
+            Plan::All(All { gather: Gather::Stats, awaits: Awaits::STATS, sent })
         } else if STATS.iter().any(|known| known.as_bytes() == of) {
             not_offered(&[b"stats", of], "it concerns one server, ask the node itself")
         } else {
@@ -361,8 +368,9 @@ impl<'a> Request<'a> {
         if http { Plan::Quit } else { refuse(ERROR) }
     }
 
-    /// `mg`, `ms`, `md`, `ma`. Flags are the node's to judge, but for what changes whether it
-    /// answers.
+    /// `mg`, `ms`, `md`, `ma`. Flags are the node's to judge, but for what changes whether it answers, and
+    /// for what begins as no flag does: newer servers give up a line with one, and read its value as
+    /// commands.
     fn meta(&self, awaits: Awaits) -> Plan<'a> {
         let words = self.decoder.words.len();
         let first_flag = if awaits == Awaits::MS { 3 } else { 2 };
@@ -381,12 +389,13 @@ impl<'a> Request<'a> {
         let (mut cut, mut binary, mut read_only) = (None, false, awaits == Awaits::MG);
         for span in self.decoder.words.get(first_flag..).unwrap_or(&[]) {
             match self.frame[span.start as usize] {
-                b'q' if cut.is_some() => return self.doubled(awaits, first_flag),
+                b'q' if cut.is_some() => return self.wrong_flags(awaits, first_flag),
                 b'q' => cut = Some(*span),
                 b'b' => binary = true,
                 // These change the item, or who is told to fill it again.
                 b'N' | b'T' | b'R' | b'E' => read_only = false,
-                _ => {}
+                b'0'..=b'9' | b'A'..=b'z' => {}
+                _ => return self.wrong_flags(awaits, first_flag),
             }
         }
         if self.decoder.fault == Fault::Chunk {
@@ -395,10 +404,10 @@ impl<'a> Request<'a> {
         self.one(self.meta_key(binary), read_only, awaits.quiet(cut.is_some()), cut)
     }
 
-    /// A doubled `q`: what was cut out once would silence the node the second time. memcached stops
-    /// at the first flag that it does not know.
+    /// A doubled `q`, of which what was cut out once would silence the node the second time, or what is no
+    /// flag. memcached stops at the first flag that it does not know.
     #[cold]
-    fn doubled(&self, awaits: Awaits, first_flag: usize) -> Plan<'a> {
+    fn wrong_flags(&self, awaits: Awaits, first_flag: usize) -> Plan<'a> {
         if matches!(awaits, Awaits::MD | Awaits::MA) {
             return refuse(INVALID_OR_DUPLICATE_FLAG);
         }
@@ -430,7 +439,11 @@ impl<'a> Request<'a> {
         if self.decoder.words.len() < 2 || self.word(1).len() > KEY_BYTES_MAX {
             return refuse(BAD_FORMAT);
         }
-        self.one(self.meta_key(self.word(2) == b"b"), true, Awaits::ME, None)
+        let key = self.meta_key(self.word(2) == b"b");
+        if self.decoder.words.len() == 2 {
+            return self.one(key, true, Awaits::ME, None);
+        }
+        self.rewritten(key, true, Awaits::ME, None)
     }
 }
 
@@ -474,6 +487,13 @@ mod tests {
     const LIMITS: Limits =
         Limits { value_bytes: 1000, line_bytes: 2048, request_bytes: 10_000, args_max: 40 };
 
+    fn written(sent: &Sent<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        sent.write(&mut out);
+        assert!(sent.as_it_is().is_none_or(|same| same == out));
+        out
+    }
+
     /// What a plan comes to, as one line.
     fn shown(bytes: &str) -> String {
         let mut decoder = RequestDecoder::default();
@@ -487,7 +507,7 @@ mod tests {
                 text(&one.key),
                 if one.read_only { " read" } else { "" },
                 if one.awaits.is_quiet() { " quiet" } else { "" },
-                text(&one.pieces.concat()),
+                text(&written(&one.sent)),
                 one.miss().map_or("-".to_owned(), |miss| text(&miss)),
             ),
             Plan::Keys(keys) => {
@@ -497,7 +517,7 @@ mod tests {
                 format!("{}{} {}", keys.len(), if keys.read_only { " read" } else { "" }, text(&out))
             }
             Plan::All(all) => {
-                format!("{:?} {} {}", all.gather, all.awaits.is_quiet(), text(&all.pieces.concat()))
+                format!("{:?} {} {}", all.gather, all.awaits.is_quiet(), text(&written(&all.sent)))
             }
             Plan::Local(local) => format!("{local:?}"),
             Plan::Refuse { line, close } => format!("{}{}", text(&line), if close { " close" } else { "" }),
@@ -577,26 +597,26 @@ mod tests {
     fn a_table_of_plans() {
         for (request, expected) in [
             ("get a\r\n", "a read get a\\r\\n [END\\r\\n]"),
-            ("  gets   a \n", "a read   gets   a \\n [END\\r\\n]"),
+            ("  gets   a \n", "a read gets a\\n [END\\r\\n]"),
             ("gat 5 a\r\n", "a gat 5 a\\r\\n [END\\r\\n]"),
             ("get a b c\r\n", "3 read get c b\\r\\n"),
             ("gats  7  a b c\r\n", "3 gats 7 c b\\r\\n"),
-            ("get a\0b c\r\n", "a read get a\\x00b c\\r\\n [END\\r\\n]"),
+            ("get a\0b c\r\n", "a read get a\\r\\n [END\\r\\n]"),
             ("set a 0 0 1\r\nx\r\n", "a set a 0 0 1\\r\\nx\\r\\n [-]"),
             ("set a 0 0 1 noreply\r\nx\r\n", "a quiet set a 0 0 1\\r\\nx\\r\\n [-]"),
-            ("set a 0 0 1 noreply \0z\nx\r\n", "a quiet set a 0 0 1 \\x00z\\nx\\r\\n [-]"),
+            ("set a 0 0 1 noreply \0z\nx\r\n", "a quiet set a 0 0 1\\nx\\r\\n [-]"),
             ("set a 0 0 1 other\r\nx\r\n", "a set a 0 0 1 other\\r\\nx\\r\\n [-]"),
             ("cas a 0 0 1 5 noreply\r\nx\r\n", "a quiet cas a 0 0 1 5\\r\\nx\\r\\n [-]"),
             ("delete a noreply\r\n", "a quiet delete a\\r\\n [-]"),
-            ("delete noreply\r\n", "noreply delete noreply\\r\\n [-]"),
+            ("delete noreply\r\n", "noreply delete noreply 0\\r\\n [-]"),
             ("delete a 0 noreply\r\n", "a quiet delete a 0\\r\\n [-]"),
             ("incr a 1 noreply\r\n", "a quiet incr a 1\\r\\n [-]"),
             ("touch a 1 noreply\r\n", "a quiet touch a 1\\r\\n [-]"),
             ("mg a\r\n", "a read mg a\\r\\n [EN\\r\\n]"),
             ("mg a v q k\r\n", "a read quiet mg a v k\\r\\n []"),
             ("mg a q\r\n", "a read quiet mg a\\r\\n []"),
-            ("mg a  qq v\r\n", "a read quiet mg a  v\\r\\n []"),
-            ("md a\r q\n", "a\\r quiet md a\\r \\n [-]"),
+            ("mg a  qq v\r\n", "a read quiet mg a v\\r\\n []"),
+            ("md a\r q\n", "a\\r quiet md a\\r\\r\\n [-]"),
             ("mg a N5 v\r\n", "a mg a N5 v\\r\\n [EN\\r\\n]"),
             ("mg Zm9v k O1 b v\r\n", "foo read mg Zm9v k O1 b v\\r\\n [EN kZm9v b O1\\r\\n]"),
             ("mg !!!! b\r\n", "!!!! read mg !!!! b\\r\\n [EN\\r\\n]"),
@@ -607,7 +627,7 @@ mod tests {
             ("ms a 1 q q\r\nxyz", "CLIENT_ERROR duplicate flag\\r\\n"),
             ("md a q\r\n", "a quiet md a\\r\\n [-]"),
             ("ma a q q\r\n", "CLIENT_ERROR invalid or duplicate flag\\r\\n"),
-            ("me Zm9v b\r\n", "foo read me Zm9v b\\r\\n [EN\\r\\n]"),
+            ("me Zm9v b\r\n", "foo read me Zm9v b b\\r\\n [EN\\r\\n]"),
             ("mn\r\n", "Fence"),
             ("gat 0\r\n", "End"),
             ("flush_all\r\n", "Flush false flush_all\\r\\n"),

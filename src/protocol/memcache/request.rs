@@ -164,6 +164,9 @@ pub struct RequestDecoder {
     pub(super) fault: Fault,
     /// The length of the key of a `get` that needs no words; 0 otherwise.
     pub(super) small: usize,
+    /// Whether the line is nothing but its words with one blank between them, and each memcached knows the
+    /// first.
+    pub(super) plain: bool,
     pub(super) words: Vec<Span>,
 }
 
@@ -249,6 +252,7 @@ impl RequestDecoder {
         let line = line_feed + 1;
         self.verb = self.words.first().map_or(Verb::Unknown, |span| Verb::of(span.of(bytes)));
         (self.fault, self.small) = (Fault::None, 0);
+        self.plain &= self.words.first().is_none_or(|span| span.of(bytes) != b"bget");
         if self.words.len() > limits.args_max && matches!(self.verb, Verb::Get | Verb::Gat) {
             self.fault = Fault::Many;
         }
@@ -280,6 +284,7 @@ impl RequestDecoder {
     /// have, one word more.
     fn split(&mut self, bytes: &[u8], args_max: usize) -> Option<usize> {
         self.words.clear();
+        self.plain = true;
         let mut words_max = WORDS_MAX;
         let (mut start, mut at) = (0, 0);
         loop {
@@ -288,7 +293,10 @@ impl RequestDecoder {
                 b' ' => None,
                 b'\n' => Some(at),
                 b'\r' if at > 0 && *bytes.get(at + 1)? == b'\n' => Some(at + 1),
-                0 => Some(search::line_feed(bytes, at)?),
+                0 => {
+                    self.plain = false;
+                    Some(search::line_feed(bytes, at)?)
+                }
                 // Other control characters are part of a word.
                 _ => {
                     at += 1;
@@ -300,10 +308,13 @@ impl RequestDecoder {
                 if self.words.len() >= words_max {
                     let is_many = self.words.len() > args_max;
                     if is_many || !matches!(Verb::of(self.words[0].of(bytes)), Verb::Get | Verb::Gat) {
+                        self.plain = false;
                         return line_feed.or_else(|| search::line_feed(bytes, at));
                     }
                     words_max = args_max.saturating_add(1);
                 }
+            } else {
+                self.plain = false;
             }
             if line_feed.is_some() {
                 return line_feed;

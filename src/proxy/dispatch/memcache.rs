@@ -111,7 +111,8 @@ impl Dialect for RequestDecoder {
         if to.ttl_max(index).is_some() {
             return Begun::No;
         }
-        let first = one.pieces.concat();
+        let mut first = Vec::new();
+        one.sent.write(&mut first);
         let end = [bytes[bytes.len() - 2], bytes[bytes.len() - 1]];
         let pipeline = match to.stream(state, index, &one.key, &first) {
             Ok(pipeline) => pipeline,
@@ -173,17 +174,13 @@ pub(super) fn due_us(session: &Session, bound: &Bound, class: Class) -> u32 {
 fn one(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, one: &One<'_>) -> Dispatched {
     let class = if one.read_only { Class::Read } else { Class::Write };
     let to = sending(session, bound, one.read_only, due_us(session, bound, class), one.awaits);
-    let sent = to.owner(&one.key).and_then(|index| match one.pieces {
-        pieces if to.ttl_max(index).is_some() => {
-            to.forward(state, &bounded(&to, index, &pieces.concat()), index)
-        }
-        [whole, []] => to.forward(state, whole, index),
-        [before, behind] => {
+    let sent = to.owner(&one.key).and_then(|index| match one.sent.as_it_is() {
+        Some(whole) if to.ttl_max(index).is_none() => to.forward(state, whole, index),
+        _ => {
             let frame = &mut *session.pool.worker.frame.borrow_mut();
             frame.clear();
-            frame.extend_from_slice(before);
-            frame.extend_from_slice(behind);
-            let sent = to.forward(state, frame, index);
+            one.sent.write(frame);
+            let sent = to.forward(state, &bounded(&to, index, frame), index);
             keep_small(frame);
             sent
         }
@@ -234,7 +231,7 @@ fn all(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, all: All<'_>
     };
     let sent = to.serving(all.gather == Gather::Flush, command).and_then(|serving| {
         let parts = serving.into_iter().map(PartPlan::of).collect();
-        let write = |_: &[u32], out: &mut Vec<u8>| all.pieces.iter().for_each(|p| out.extend_from_slice(p));
+        let write = |_: &[u32], out: &mut Vec<u8>| all.sent.write(out);
         let kind = JointKind::Everywhere(all.gather, is_silent(all.awaits));
         // Each node's own reply is merged, whatever the client wants of it.
         let to = Sending { awaits: all.awaits.quiet(false), ..to };

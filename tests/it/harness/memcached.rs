@@ -33,9 +33,20 @@ impl Memcached {
 
     /// One with further arguments, as on its command line.
     pub(crate) fn with(extra: &[&str]) -> Memcached {
+        Memcached::of("memcached", extra)
+    }
+
+    /// The one that `RINGWAY_TEST_MEMCACHED` names: a newer one than is installed, perhaps.
+    pub(crate) fn other() -> Option<Memcached> {
+        let program = std::env::var("RINGWAY_TEST_MEMCACHED").ok().filter(|program| !program.is_empty())?;
+        Some(Memcached::of(&program, &[]))
+    }
+
+    fn of(program: &str, extra: &[&str]) -> Memcached {
+        let program = program.to_owned();
         let extra: Vec<String> = extra.iter().map(|&a| a.to_owned()).collect();
         let command = move |ip: &str, port: u16| {
-            let mut command = Command::new("memcached");
+            let mut command = Command::new(&program);
             command
                 .args(["-l", ip, "-p", &port.to_string(), "-U", "0", "-u", "nobody", "-t", "1"])
                 .args(&extra);
