@@ -102,7 +102,7 @@ impl Countdown {
     }
 
     /// A number from 0 to below this: xorshift64, whose seed is never 0.
-    fn below(&self, bound: i64) -> i64 {
+    pub(crate) fn below(&self, bound: i64) -> i64 {
         let mut random = self.random.get();
         random ^= random << 13;
         random ^= random >> 7;

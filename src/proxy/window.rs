@@ -608,7 +608,8 @@ impl Joint {
                 resp::merge::split(kind, self.keys, &parts, context.per_key_errors, out)
             }
             JointKind::Gather(kind) => {
-                let pick = self.parts.first().map_or(0, |p| p.reply.as_ptr() as u64 >> 4);
+                let first = self.parts.first().filter(|_| kind == Gather::Random);
+                let pick = first.map_or(0, |part| part.link.countdown.below(i64::MAX) as u64);
                 resp::merge::gather(kind, &parts, context.version, &owns, pick, out)
             }
             JointKind::Values => {

@@ -301,6 +301,29 @@ fn both_protocols_side_by_side() {
     assert_eq!(two.cmd(&["MGET", "n1", "n2", "n3"]), "*3\r\n$-1\r\n$-1\r\n$-1\r\n");
 }
 
+/// Of several STORE and STOREDIST the last one is where GEORADIUS writes: its owner has to be the source's.
+#[test]
+fn georadius_stores_where_the_last_one_says() {
+    let (nodes, _ringway, mut client) = four();
+    let by_node = keys_by_node(&mut client, &nodes);
+    let ([source, near, ..], far) = (&by_node[0][..], &by_node[1][0]) else { panic!("it has five") };
+    [source, near, far].iter().for_each(|key| assert_eq!(client.cmd(&["DEL", key]), ":1\r\n"));
+    assert_eq!(client.cmd(&["GEOADD", source, "13.361389", "38.115556", "x"]), ":1\r\n");
+    let mut radius = |options: &[&str]| {
+        let one = client.cmd(&[&["GEORADIUS", source, "15", "37", "200", "km"], options].concat());
+        let member = client.cmd(&[&["GEORADIUSBYMEMBER", source, "x", "200", "km"], options].concat());
+        assert_eq!(one, member.replace("georadiusbymember", "georadius"));
+        one
+    };
+    for (word, other) in [("STORE", "STORE"), ("STORE", "STOREDIST"), ("STOREDIST", "STORE")] {
+        assert_eq!(radius(&[word, far, other, near]), ":1\r\n", "{word} {other}");
+        let refusal = radius(&[word, near, other, far]);
+        assert!(refusal.starts_with("-CROSSSLOT"), "{word} {other}: {refusal}");
+    }
+    let owners = owners(&nodes);
+    assert_eq!((owners.get(near), owners.get(far)), (Some(&0), None));
+}
+
 /// DBSIZE, KEYS, RANDOMKEY, FLUSHALL and SCRIPT LOAD are for all nodes, and EVALSHA works wherever
 /// its key lives.
 #[test]
@@ -314,7 +337,13 @@ fn whole_keyspace_commands_ask_every_node() {
     expected.sort();
     assert_eq!(keys, expected);
     assert_eq!(client.list(&["KEYS", "key:7"]), ["key:7"]);
-    assert!(expected.contains(&client.list(&["RANDOMKEY"])[0]));
+    // Each node's turn comes: of 400 dice of four sides.
+    let mut turns = [0; 4];
+    for _ in 0..400 {
+        let key = client.list(&["RANDOMKEY"]).swap_remove(0);
+        turns[by_node.iter().position(|keys| keys.contains(&key)).expect("a key that is there")] += 1;
+    }
+    assert!(turns.iter().all(|n| *n > 40), "{turns:?}");
     let sha = client.list(&["SCRIPT", "LOAD", "return KEYS[1]"]).swap_remove(0);
     for keys in &by_node {
         assert_eq!(client.cmd(&["EVALSHA", &sha, "1", &keys[0]]), bulk(&keys[0]));

@@ -405,8 +405,8 @@ fn ctrl_c_ends_it() {
     assert_eq!(ringway.wait().0.code(), Some(0));
 }
 
-/// One request takes no multiple of its size: not by asking for an answer of ringway's own many times over, nor
-/// by going to many nodes.
+/// One request takes no multiple of its size: not by asking for an answer of ringway's own many times over,
+/// nor by going to many nodes.
 #[test]
 fn a_request_is_not_held_many_times() {
     let node = Redis::start();

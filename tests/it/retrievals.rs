@@ -125,8 +125,8 @@ fn a_line_of_too_many_keys_is_refused() {
     }
 }
 
-/// A retrieval that is refused, as its reply is larger than a session may hold, has its node send no more: not
-/// the gigabytes that it asked for, be its client there or gone.
+/// A retrieval that is refused, as its reply is larger than a session may hold, has its node send no more:
+/// not the gigabytes that it asked for, be its client there or gone.
 #[test]
 fn a_refused_retrieval_ends_at_the_node() {
     let nodes = Memcached::several(2);

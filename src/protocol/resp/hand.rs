@@ -16,6 +16,9 @@ pub(super) enum Hand {
     SortRo,
     /// `MIGRATE`: the third argument, or all behind `KEYS` when that is empty.
     Migrate,
+    /// `GEORADIUS`, `GEORADIUSBYMEMBER`: the last of `STORE` and `STOREDIST`, among the options that begin
+    /// here.
+    Geo(usize),
     /// `XREAD`, `XREADGROUP`: the first half of what stands behind `STREAMS`; no `BLOCK`.
     Streams,
 }
@@ -42,6 +45,8 @@ impl Hand {
             "sort" => Some(Hand::Sort),
             "sort_ro" => Some(Hand::SortRo),
             "migrate" => Some(Hand::Migrate),
+            "georadius" => Some(Hand::Geo(6)),
+            "georadiusbymember" => Some(Hand::Geo(5)),
             "xread" | "xreadgroup" => Some(Hand::Streams),
             _ => None,
         }
@@ -49,7 +54,7 @@ impl Hand {
 
     /// Whether it finds the keys too, not the specifications of the command.
     pub(super) fn finds_keys(self) -> bool {
-        matches!(self, Hand::Sort | Hand::SortRo | Hand::Migrate | Hand::Streams)
+        matches!(self, Hand::Sort | Hand::SortRo | Hand::Migrate | Hand::Geo(_) | Hand::Streams)
     }
 
     /// Refuses what a proxy can't do right, in a pool of so many nodes.
@@ -87,6 +92,7 @@ impl Hand {
             Hand::Sort => sort(request),
             Hand::SortRo => Options { store: None, ..sort(request) },
             Hand::Migrate => migrate(request),
+            Hand::Geo(options) => geo(request, options),
             Hand::Streams => streams(request),
             Hand::Pairs | Hand::Copy => Options::default(),
         };
@@ -122,6 +128,21 @@ fn sort(request: &Request<'_>) -> Options {
         } else {
             1
         };
+    }
+    options
+}
+
+/// `GEORADIUS key x y radius unit [option ...] [STORE key|STOREDIST key]`: the last one counts, whichever of
+/// both it is.
+fn geo(request: &Request<'_>, from: usize) -> Options {
+    let mut options = Options { keys: (1, 2.min(request.len())), ..Options::default() };
+    let mut at = from;
+    while at + 1 < request.len() {
+        let stores = is(request, at, "STORE") || is(request, at, "STOREDIST");
+        if stores {
+            options.store = Some(at + 1);
+        }
+        at += if stores { 2 } else { 1 };
     }
     options
 }
@@ -164,4 +185,37 @@ fn streams(request: &Request<'_>) -> Options {
         };
     }
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::resp::table::tests::with_request;
+
+    /// Of several `STORE` and `STOREDIST` the last one counts, and only where options stand.
+    #[test]
+    fn the_last_store_of_georadius() {
+        for (request, store) in [
+            ("georadius k 1 2 3 km store a count 1 store b", Some("b")),
+            ("georadius k 1 2 3 km STOREDIST a store b", Some("b")),
+            ("georadius k 1 2 3 km store a storedist b store", Some("b")),
+            ("georadius k 1 2 3 km store store", Some("store")),
+            ("georadius k 1 2 3 km store", None),
+            ("georadiusbymember k store 3 km storedist a storedist b", Some("b")),
+            ("georadiusbymember k store 3 km asc", None),
+        ] {
+            let words: Vec<&[u8]> = request.split(' ').map(str::as_bytes).collect();
+            let hand = request.split(' ').next().and_then(Hand::of);
+            let mut found = Vec::new();
+            with_request(&words, |request| {
+                let note = |at, is_store| found.push((request.arg(at).to_vec(), is_store));
+                assert!(hand.is_some_and(|hand| hand.keys(request, note)));
+            });
+            let store = store.map(|key| (key.as_bytes().to_vec(), true));
+            assert_eq!(
+                found,
+                [Some((b"k".to_vec(), false)), store].into_iter().flatten().collect::<Vec<_>>()
+            );
+        }
+    }
 }

@@ -53,9 +53,9 @@ impl Pipeline {
         moved
     }
 
-    /// Resets the connection if nobody wants any more what it still brings, as a client is gone or was refused,
-    /// and nothing in it is a write: else the node would send all of it, be it gigabytes. That says nothing of
-    /// the node.
+    /// Resets the connection if nobody wants any more what it still brings, as a client is gone or was
+    /// refused, and nothing in it is a write: else the node would send all of it, be it gigabytes. That says
+    /// nothing of the node.
     pub(crate) fn drop_unwanted(&self, node: NodeId) {
         let is_unwanted = |expect: &Expect| {
             let only_asks = expect.read_only || self.own == Some(Own::Retrieval);

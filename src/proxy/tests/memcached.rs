@@ -284,8 +284,8 @@ fn many_large_retrievals() {
     });
 }
 
-/// What a large retrieval has to itself ends with it: when its client leaves, when it is refused as its reply is
-/// larger than a session may hold, and when its time is over. The node sends no more, and is not to blame.
+/// What a large retrieval has to itself ends with it: when its client leaves, when it is refused as its reply
+/// is larger than a session may hold, and when its time is over. The node sends no more, and is not to blame.
 #[test]
 fn a_large_retrieval_that_nobody_waits_for() {
     play(async {

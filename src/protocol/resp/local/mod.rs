@@ -134,7 +134,8 @@ pub fn answer(
     After::Continue
 }
 
-/// Whether a request is larger than any that has a meaning. What is only said back may be as large as it likes.
+/// Whether a request is larger than any that has a meaning. What is only said back may be as large as it
+/// likes.
 fn exceeds(kind: Local, request: &Request<'_>) -> bool {
     let is_said_back = matches!(kind, Local::Ping | Local::Echo);
     !is_said_back && (request.len() > ARGS_MAX || request.frame.len() > BYTES_MAX)
