@@ -50,8 +50,8 @@ impl<T> InFlight<T> {
     /// Appends a request.
     #[inline(always)]
     pub(crate) fn push(&mut self, tag: T, bytes: &[u8]) {
-        self.log.extend_from_slice(bytes);
         self.entries.push_back(Entry { tag, len: bytes.len() });
+        self.log.extend_from_slice(bytes);
     }
 
     /// Appends bytes to the last request.

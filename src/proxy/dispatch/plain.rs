@@ -5,17 +5,21 @@
 use std::rc::Rc;
 
 use super::super::{
+    link::Link,
     pipeline::Expect,
     pool::Bound,
     session::{Session, State},
     window::{Reply, Slot, Window},
 };
-use crate::{metrics::Class, protocol::memcache::Awaits, protocol::resp::Version};
+use crate::{metrics::Class, protocol::memcache::Awaits, protocol::resp::Version, topology::Topology};
 
 /// What the requests of a batch have in common.
 pub(super) struct Batch<'a> {
     session: &'a Rc<Session>,
-    bound: &'a Bound,
+    topology: &'a Topology,
+    links: &'a [Rc<Link>],
+    bounds_life: bool,
+    tries: u8,
     version: Version,
     lane: usize,
     now_us: u32,
@@ -33,7 +37,10 @@ impl<'a> Batch<'a> {
         let connections = bound.topology.policy.connections_per_node;
         Some(Batch {
             session,
-            bound,
+            topology: &bound.topology,
+            links: &bound.links,
+            bounds_life: bound.terms.bounds_life,
+            tries: bound.terms.tries,
             version: state.client.version,
             lane: if connections == 1 { 0 } else { session.id as usize % connections },
             now_us,
@@ -52,12 +59,11 @@ impl<'a> Batch<'a> {
         awaits: Awaits,
         frame: &[u8],
     ) -> bool {
-        let terms = &self.bound.terms;
-        if terms.bounds_life && !read_only {
+        if self.bounds_life && !read_only {
             return false;
         }
-        let ring = &self.bound.topology.ring;
-        let Some(link) = self.bound.links.get(ring.first(ring.hash(key))) else { return false };
+        let ring = &self.topology.ring;
+        let Some(link) = self.links.get(ring.first(ring.hash(key))) else { return false };
         let Some(pipeline) = link.lane(self.version, self.lane) else { return false };
         let Some(mut queue) = pipeline.open_queue(self.now_us) else { return false };
         let class = if read_only { Class::Read } else { Class::Write };
@@ -71,7 +77,7 @@ impl<'a> Batch<'a> {
             read_only,
             pinned: false,
             awaits,
-            tries: terms.tries,
+            tries: self.tries,
             broken_off: 0,
         };
         queue.push(expect, frame);

@@ -405,19 +405,19 @@ impl Dialect for RequestDecoder {
             Some((start, bound.table.plain(&start)?))
         };
         let Some((mut start, mut read_only)) = known(bytes) else { return 0 };
-        let mut done = 0;
-        while state.window.len() < depth {
-            let rest = &bytes[done..];
+        let mut rest = bytes;
+        for _ in state.window.len()..depth {
             if !start.begins(rest) {
                 let Some(other) = known(rest) else { break };
                 (start, read_only) = other;
             }
-            let Some(Plain { key, frame }) = start.request(rest) else { break };
+            let Some(Plain { key, frame, rest: behind }) = start.request(rest) else { break };
             if !batch.send(&mut state.window, key, read_only, Awaits::default(), frame) {
                 break;
             }
-            done += frame.len();
+            rest = behind;
         }
+        let done = bytes.len() - rest.len();
         if done > 0 {
             batch.watch(state);
         }

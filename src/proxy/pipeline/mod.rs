@@ -233,8 +233,8 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Its queue, for one more request, where nothing stands in the way of that: it is connected, and not full.
-    /// What is appended is written when its task runs.
+    /// Its queue, for one more request, where nothing stands in the way of that: it is connected, and not
+    /// full. What is appended is written when its task runs.
     #[inline(always)]
     pub(crate) fn open_queue(&self, now_us: u32) -> Option<RefMut<'_, InFlight<Expect>>> {
         let mut core = self.core.borrow_mut();

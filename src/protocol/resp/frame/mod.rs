@@ -475,9 +475,12 @@ fn short_header(kind: u8, bytes: &[u8]) -> Option<(usize, usize)> {
 /// A number of two digits with a line break behind it, as most lengths are.
 #[inline(always)]
 fn two_digits(line: u32) -> Option<usize> {
-    const SHAPE: u32 = u32::from_le_bytes(*b"00\r\n");
-    let (a, b) = (line & 0xf, line >> 8 & 0xf);
-    (line & !0x0f0f == SHAPE && a.wrapping_sub(1) < 9 && b < 10).then_some((a * 10 + b) as usize)
+    // What is left are the digits' values, if they are digits and nothing else is different.
+    let digits = line ^ u32::from_le_bytes(*b"00\r\n");
+    // Six more than a digit has no more than four bits; six more than ten has.
+    let are_digits = (digits | digits.wrapping_add(0x0606)) & !0x0f0f == 0;
+    let (tens, ones) = (digits & 0xf, digits >> 8);
+    (are_digits && tens != 0).then_some((tens * 10 + ones) as usize)
 }
 
 /// A decimal number as Redis reads it: no sign but `-`, no leading zeros.

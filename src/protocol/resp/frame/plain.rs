@@ -10,6 +10,8 @@ use super::{FrameLimits, short_header, two_digits};
 pub struct Start {
     /// The first eight bytes: how many arguments there are, and how long the name is.
     word: u64,
+    /// The part of the next eight that is the name.
+    mask: u64,
     /// The name, as one word with the first byte lowest, and its length of up to eight.
     pub(in crate::protocol::resp) name: (u64, u32),
     /// How many arguments the request has, the name included; two at least.
@@ -23,6 +25,8 @@ pub struct Plain<'a> {
     pub key: &'a [u8],
     /// All of it.
     pub frame: &'a [u8],
+    /// What follows it.
+    pub rest: &'a [u8],
 }
 
 /// More arguments, and longer ones, than a plain request has, and more bytes than these are.
@@ -52,7 +56,11 @@ impl Start {
             && (2..=ARGS as u8).contains(&args)
             && (1..=8).contains(&len);
         let name = u64::from_le_bytes(*bytes.get(NAME_AT..)?.first_chunk()?);
-        is_plain.then(|| Start { word, name: (first(name, len.into()), len.into()), args: args.into() })
+        if !is_plain {
+            return None;
+        }
+        let mask = u64::MAX >> (64 - 8 * u32::from(len));
+        Some(Start { word, mask, name: (name & mask, len.into()), args: args.into() })
     }
 
     /// Whether these bytes begin so.
@@ -60,7 +68,7 @@ impl Start {
     pub fn begins(&self, bytes: &[u8]) -> bool {
         bytes.first_chunk().is_some_and(|words| {
             let words = u128::from_le_bytes(*words);
-            words as u64 == self.word && first((words >> 64) as u64, self.name.1) == self.name.0
+            words as u64 == self.word && (words >> 64) as u64 & self.mask == self.name.0
         })
     }
 
@@ -73,15 +81,12 @@ impl Start {
             let (at, len) = next_argument(bytes, end)?;
             end = at + len;
         }
-        let frame = bytes.get(..end + 2).filter(|frame| frame.ends_with(b"\r\n"))?;
-        Some(Plain { key: frame.get(at..at + key_len)?, frame })
+        let (frame, rest) = bytes.split_at_checked(end + 2)?;
+        if !frame.ends_with(b"\r\n") {
+            return None;
+        }
+        Some(Plain { key: frame.get(at..at + key_len)?, frame, rest })
     }
-}
-
-/// The first bytes of a word, of one to eight.
-#[inline(always)]
-fn first(word: u64, bytes: u32) -> u64 {
-    word & u64::MAX >> (64 - 8 * bytes)
 }
 
 /// Where the argument begins that follows one which ends here, and its length.
@@ -124,7 +129,8 @@ mod tests {
         let (len, args) = decoded(bytes).expect("it is a request");
         let mut name = [0; 8];
         name[..args[0].len()].copy_from_slice(&args[0]);
-        assert_eq!((plain.frame, start.args, plain.key), (&bytes[..len], args.len(), &args[1][..]));
+        assert_eq!((plain.frame, plain.rest), bytes.split_at(len));
+        assert_eq!((start.args, plain.key), (args.len(), &args[1][..]));
         assert_eq!(start.name, (u64::from_le_bytes(name), args[0].len() as u32));
         assert!(len <= REQUEST_BYTES && args.len() <= ARGS);
         assert!(args.iter().all(|arg| arg.len() <= BULK_BYTES));
