@@ -1,7 +1,13 @@
 //! Requests that the nodes do not want: larger than their own limit, which is below the pool's. They say so
 //! before they have read them, and close the connection. Whoever asks hears it; nobody else notices.
 
-use crate::harness::{Client, Config, Redis, Ringway, client::text, encode};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
+
+use crate::harness::{Client, Config, Redis, Ringway, SOON, client::text, encode, until};
 
 /// Nodes that take no argument above 1 MiB, which the pool does not know.
 fn small_nodes(count: usize) -> Vec<Redis> {
@@ -31,8 +37,8 @@ fn all_are_well(ringway: &mut Ringway) {
     assert_eq!(ringway.metric("ringway_ejections_total", &[]), 0.0);
 }
 
-/// Scripts and values far above the limit of the nodes of a quiet pool: each client hears the node's own words,
-/// no node is blamed, and all keys are where they were.
+/// Scripts and values far above the limit of the nodes of a quiet pool: each client hears the node's own
+/// words, no node is blamed, and all keys are where they were.
 #[test]
 fn what_nodes_refuse_costs_them_nothing() {
     let nodes = small_nodes(4);
@@ -52,4 +58,49 @@ fn what_nodes_refuse_costs_them_nothing() {
     for key in &keys {
         assert_eq!(other.cmd(&["GET", key]), "$1\r\nv\r\n");
     }
+}
+
+/// One client sends scripts that are a little above the limit of the nodes, while six others pipeline writes
+/// over the connections that all share: not one of these is refused.
+#[test]
+fn what_nodes_refuse_breaks_nobody_elses_writes() {
+    let nodes = small_nodes(2);
+    let (mut ringway, mut client) = Ringway::serve(Config::of(&nodes).top("workers: 1")).into_client();
+    let (written, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let mut others: Vec<Client> = (0..6).map(|_| ringway.client()).collect();
+    thread::scope(|scope| {
+        for (n, other) in others.iter_mut().enumerate() {
+            let (written, over) = (&written, &over);
+            let batch: Vec<u8> =
+                (0..100).flat_map(|i| encode(&["SET", &format!("other:{n}:{i}"), "v"])).collect();
+            scope.spawn(move || {
+                while !over.load(Relaxed) {
+                    other.send(&batch).expect("sent");
+                    for _ in 0..100 {
+                        assert_eq!(other.reply().map(|r| text(&r)).expect("a reply"), "+OK\r\n");
+                    }
+                    written.fetch_add(100, Relaxed);
+                    thread::sleep(Duration::from_millis(2));
+                }
+            });
+        }
+        let large = vec![b'x'; 1_200_000];
+        for i in 0..10 {
+            let before = written.load(Relaxed);
+            until(SOON, "others write", || written.load(Relaxed) > before + 600);
+            let key = format!("key:{i}");
+            let requests = [
+                script(&key, 1_200_000),
+                encode(&[&b"MSET"[..], key.as_bytes(), &large, b"other", &large]),
+                encode(&[&b"SCRIPT"[..], b"LOAD", &large]),
+            ];
+            for request in requests {
+                // Where the whole of it was written before the node said so, there is nobody else to tell.
+                let told = told(&mut client, &request);
+                assert!(told.contains("Protocol error: invalid bulk length"), "{told}");
+            }
+        }
+        over.store(true, Relaxed);
+    });
+    all_are_well(&mut ringway);
 }

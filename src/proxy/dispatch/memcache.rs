@@ -13,7 +13,9 @@ use super::{
         session::{Session, State},
         window::JointKind,
     },
-    Again, Dispatched, PartPlan, Refused, Sending, Several, append, keep_small,
+    Dispatched, PartPlan, Refused, Sending, Several,
+    again::Again,
+    append, keep_small,
     plain::Batch,
     retrieve::{self, write_part},
 };
@@ -233,7 +235,7 @@ fn all(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, all: All<'_>
         let kind = JointKind::Everywhere(all.gather, is_silent(all.awaits));
         // Each node's own reply is merged, whatever the client wants of it.
         let to = Sending { awaits: all.awaits.quiet(false), ..to };
-        to.joint(state, Several { kind, keys: 0, parts, pinned: true }, write, |_| None)
+        to.joint(state, Several { kind, keys: 0, parts, pinned: true }, write, |_| None).map(drop)
     });
     match sent {
         Ok(()) => session.watch_until(state, due_us),
@@ -316,7 +318,7 @@ pub(super) fn reroute(
             let write = |positions: &[u32], out: &mut Vec<u8>| write_part(&to, &keys, positions, out);
             let kind = JointKind::Values;
             let again = Again { kind, keys: keys.len(), parts, frame: bytes, write: &write };
-            (to.redirect(expect, again), Some(Cow::Borrowed(NOTHING)))
+            (to.redirect(expect, again).map(drop), Some(Cow::Borrowed(NOTHING)))
         }
         _ => return Err(unreadable()),
     };

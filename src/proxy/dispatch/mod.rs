@@ -2,6 +2,8 @@
 //! goes. What a request means is the business of its protocol's file; where it goes is decided here,
 //! the same for each.
 
+mod again;
+mod large;
 mod memcache;
 mod plain;
 mod resp;
@@ -110,6 +112,9 @@ impl PartPlan {
 }
 
 type Parts = Vec<PartPlan>;
+
+/// Connections that a request has to itself, each with the index of its node.
+type Privates = Vec<(usize, Rc<Pipeline>)>;
 
 /// A request that goes out in parts.
 struct Several {
@@ -278,12 +283,14 @@ impl Sending<'_> {
         index: usize,
         expect: Expect,
         frame: &[u8],
-        privates: &mut Vec<(usize, Rc<Pipeline>)>,
+        privates: &mut Privates,
     ) -> Result<(), Refused> {
         let link = &self.bound.links[index];
         let at = privates.iter().position(|(of, _)| *of == index).unwrap_or_else(|| {
-            let worker = &self.session.pool.worker;
-            privates.push((index, link.private(worker, state.client.version, Own::Retrieval)));
+            let pool = &self.session.pool;
+            // Only memcached has requests that are large for what they ask; Redis's are for what they bring.
+            let own = if pool.handle.protocol == Protocol::Memcached { Own::Retrieval } else { Own::Upload };
+            privates.push((index, link.private(&pool.worker, state.client.version, own)));
             privates.len() - 1
         });
         privates[at].1.append(expect, frame, link).map_err(|full| not_taken(link, full))
@@ -330,14 +337,14 @@ impl Sending<'_> {
 
     /// Sends several parts and opens a slot for them. A part that can't be sent fails by itself.
     /// `write` writes the request of a part, by the positions of its keys; `miss` gives its reply when
-    /// they find nothing because their node is away.
+    /// they find nothing because their node is away. Gives the connections that parts have to themselves.
     fn joint(
         &self,
         state: &mut State,
         Several { kind, keys, parts, pinned }: Several,
         write: impl Fn(&[u32], &mut Vec<u8>),
         miss: impl Fn(&[u32]) -> Option<Vec<u8>>,
-    ) -> Result<(), Refused> {
+    ) -> Result<Privates, Refused> {
         // Each part is answered, and the client may want to hear nothing all the same.
         let silent = matches!(kind, JointKind::Everywhere(_, true));
         let seq = state.window.push(Slot { silent, ..self.slot() });
@@ -350,7 +357,7 @@ impl Sending<'_> {
             request: None,
             done: Default::default(),
         };
-        let mut privates = Vec::new();
+        let mut privates = Privates::new();
         for (part, PartPlan { index, positions, may_miss, lane }) in parts.into_iter().enumerate() {
             frame.clear();
             write(&positions, frame);
@@ -380,7 +387,7 @@ impl Sending<'_> {
         }
         keep_small(frame);
         state.window.join(seq, joint);
-        Ok(())
+        Ok(privates)
     }
 
     /// The nodes that serve; refused when all are needed, for this command, and one is away.
@@ -409,13 +416,23 @@ impl Sending<'_> {
 
     /// Bounds how long a key lives that was just written to the node at this index: on the same
     /// connection, right behind the write. Keys that expire sooner, or are not there, stay as they are.
-    fn limit_life(&self, version: Version, index: usize, key: &[u8], ttl_max: Duration) {
+    fn limit_life(
+        &self,
+        version: Version,
+        index: usize,
+        (key, ttl_max): (&[u8], Duration),
+        privates: &[(usize, Rc<Pipeline>)],
+    ) {
         let mut frame = Vec::new();
         let ms = ttl_max.as_millis().to_string();
         write::request(&mut frame, &[b"PEXPIRE", key, ms.as_bytes(), b"LT"]);
         // It may be sent twice: it only shortens a life.
         let expect = Expect { class: Class::Write, read_only: true, ..self.expect(NOBODY, 0, true) };
-        if append(self.bound, index, version, expect, &frame).is_err() {
+        let sent = match privates.iter().find(|(of, _)| *of == index) {
+            Some((_, private)) => private.append(expect, &frame, &self.bound.links[index]).is_ok(),
+            None => append(self.bound, index, version, expect, &frame).is_ok(),
+        };
+        if !sent {
             self.bound.links[index].block().unbounded.add(1);
         }
     }
@@ -454,62 +471,6 @@ impl Sending<'_> {
         state.drain = true;
         Ok(pipeline)
     }
-
-    /// The owners of the keys of `expect` are these now: it goes to the one, or is divided.
-    fn redirect(&self, expect: &Expect, again: Again<'_>) -> Result<(), Refused> {
-        let version = self.session.state.borrow().client.version;
-        // Values that are there are given, whatever became of the others.
-        let is_one = again.parts.len() == 1 || !matches!(again.kind, JointKind::Values);
-        let refused =
-            |part: &PartPlan| self.refuse_away(part.index).map(|r| Refused { may_miss: part.may_miss, ..r });
-        if let Some(refused) = again.parts.iter().filter(|_| is_one).find_map(refused) {
-            return Err(refused);
-        }
-        if let [part] = again.parts.as_slice() {
-            return append(self.bound, part.index, version, expect.clone(), again.frame);
-        }
-        let frames: Vec<_> = again
-            .parts
-            .iter()
-            .map(|part| {
-                let mut bytes = Vec::new();
-                (again.write)(&part.positions, &mut bytes);
-                bytes
-            })
-            .collect();
-        let misses: Vec<bool> = again.parts.iter().map(|part| part.may_miss).collect();
-        let parts = again.parts.into_iter().map(|part| (part.index, part.positions)).collect();
-        let joined = {
-            let window = &mut self.session.state.borrow_mut().window;
-            window.divide((expect.seq, expect.part), again.kind, self.bound, again.keys, parts, again.frame)
-        };
-        for (((part, index), frame), may_miss) in joined.into_iter().zip(frames).zip(misses) {
-            let expect = Expect { part, ..expect.clone() };
-            let sent = match self.refuse_away(index) {
-                Some(refused) => Err(refused),
-                None => append(self.bound, index, version, expect.clone(), &frame),
-            };
-            if let Err(refused) = sent {
-                if may_miss {
-                    self.session.pool.block().misses.add(1);
-                    self.session.deliver(&expect, memcache::NOTHING, Some(Outcome::Ok), 0);
-                    continue;
-                }
-                self.session.fail(&expect, &refused.text, refused.reason, Outcome::Refused);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A request of several keys that is sent once more.
-struct Again<'a> {
-    kind: JointKind,
-    keys: usize,
-    parts: Parts,
-    /// The whole of it, and how a part of it is written.
-    frame: &'a [u8],
-    write: &'a dyn Fn(&[u32], &mut Vec<u8>),
 }
 
 #[inline(always)]

@@ -11,13 +11,16 @@ use super::{
         clock::FAR_US,
         dialect::{Begun, Cut, Dialect, Rest},
         facts,
-        pipeline::Expect,
+        input::BULK_LANE,
+        pipeline::{Expect, Pipeline},
         pool::Bound,
         scripts::Scripts,
         session::{Session, State},
         window::{JointKind, Reply},
     },
-    Again, Dispatched, PartPlan, Parts, Refused, Sending, Several, append,
+    Dispatched, Lane, PartPlan, Parts, Privates, Refused, Sending, Several,
+    again::{Again, append_again},
+    large,
     plain::Batch,
     refuse,
 };
@@ -85,7 +88,12 @@ fn dispatch(
     let to =
         Sending { session, bound, class, read_only: command.read_only, due_us, awaits: Awaits::default() };
     let asked = Asked { to, command };
+    let is_large = request.frame.len() > BULK_LANE;
+    if is_large && let Some(instead) = asked.is_held_up(state, request) {
+        return instead;
+    }
     let sent = match command.rule {
+        Rule::Keyed if is_large => asked.keyed_alone(state, request),
         Rule::Keyed => asked.keyed(state, request),
         Rule::Split(kind) => asked.split(state, request, kind),
         Rule::All(kind) => asked.all(state, request, kind),
@@ -139,13 +147,13 @@ fn class(command: &Command) -> Class {
 }
 
 /// A command that has to be sent.
-struct Asked<'a> {
-    to: Sending<'a>,
-    command: &'a Command,
+pub(super) struct Asked<'a> {
+    pub(super) to: Sending<'a>,
+    pub(super) command: &'a Command,
 }
 
 impl Asked<'_> {
-    fn keys(&self, request: &Request<'_>, keys: &mut Vec<u32>) -> Result<(), Refused> {
+    pub(super) fn keys(&self, request: &Request<'_>, keys: &mut Vec<u32>) -> Result<(), Refused> {
         keys.clear();
         self.command
             .keys(request, self.to.bound.topology.nodes.len(), keys)
@@ -154,13 +162,19 @@ impl Asked<'_> {
 
     #[inline]
     fn keyed(&self, state: &mut State, request: &Request<'_>) -> Result<(), Refused> {
-        let index = match self.command.only_key() {
-            Some(at) => self.to.owner(request.arg(at))?,
-            None => self.common_owner(request)?,
-        };
+        let index = self.one_owner(request)?;
         match self.to.ttl_max(index) {
             None => self.to.forward(state, request.frame, index),
             Some(ttl_max) => self.forward_bounded(state, request, index, ttl_max),
+        }
+    }
+
+    /// The node of a request that goes to one.
+    #[inline(always)]
+    pub(super) fn one_owner(&self, request: &Request<'_>) -> Result<usize, Refused> {
+        match self.command.only_key() {
+            Some(at) => self.to.owner(request.arg(at)),
+            None => self.common_owner(request),
         }
     }
 
@@ -177,22 +191,28 @@ impl Asked<'_> {
             return self.to.forward(state, &frame, index);
         }
         self.to.forward(state, request.frame, index)?;
-        self.limit_lives(state.client.version, index, request, ttl_max);
+        self.limit_lives(state.client.version, index, (request, ttl_max), &[]);
         Ok(())
     }
 
     /// Bounds how long the keys live that a request just wrote to the node at this index.
     #[cold]
-    fn limit_lives(&self, version: Version, index: usize, request: &Request<'_>, ttl_max: Duration) {
+    pub(super) fn limit_lives(
+        &self,
+        version: Version,
+        index: usize,
+        (request, ttl_max): (&Request<'_>, Duration),
+        privates: &[(usize, Rc<Pipeline>)],
+    ) {
         let mut keys = Vec::new();
         if self.keys(request, &mut keys).is_ok() {
             let keys = keys.iter().map(|key| request.arg(*key as usize));
-            keys.for_each(|key| self.to.limit_life(version, index, key, ttl_max));
+            keys.for_each(|key| self.to.limit_life(version, index, (key, ttl_max), privates));
         }
     }
 
     /// The same for the keys of a request that went out in parts.
-    fn limit_parts(&self, version: Version, request: &Request<'_>) {
+    fn limit_parts(&self, version: Version, request: &Request<'_>, privates: &[(usize, Rc<Pipeline>)]) {
         let mut keys = Vec::new();
         if !self.to.bound.terms.bounds_life || self.to.read_only || self.keys(request, &mut keys).is_err() {
             return;
@@ -202,7 +222,7 @@ impl Asked<'_> {
             if let Route::Send(index) = topology.route(topology.ring.hash(key), key)
                 && let Some(ttl_max) = self.to.ttl_max(index)
             {
-                self.to.limit_life(version, index, key, ttl_max);
+                self.to.limit_life(version, index, (key, ttl_max), privates);
             }
         }
     }
@@ -242,13 +262,17 @@ impl Asked<'_> {
         miss::nothing(&self.command.name, request, keys, state.client.version)
     }
 
-    fn parts(&self, request: &Request<'_>, keys: &[u32]) -> Result<Parts, Refused> {
-        self.to.parts(keys.iter().map(|key| request.arg(*key as usize)))
+    pub(super) fn parts(&self, request: &Request<'_>, keys: &[u32], kind: Split) -> Result<Parts, Refused> {
+        let mut parts = self.to.parts(keys.iter().map(|key| request.arg(*key as usize)))?;
+        if request.frame.len() > BULK_LANE {
+            large::part_lanes(request, kind, &mut parts);
+        }
+        Ok(parts)
     }
 
     fn split(&self, state: &mut State, request: &Request<'_>, kind: Split) -> Result<(), Refused> {
         let mut keys = std::mem::take(&mut *self.to.session.pool.worker.keys.borrow_mut());
-        let planned = self.keys(request, &mut keys).and_then(|()| self.parts(request, &keys));
+        let planned = self.keys(request, &mut keys).and_then(|()| self.parts(request, &keys, kind));
         let count = keys.len();
         *self.to.session.pool.worker.keys.borrow_mut() = keys;
         let parts = planned?;
@@ -261,7 +285,9 @@ impl Asked<'_> {
         });
         let sent = match (parts.as_slice(), refused) {
             (_, Some(refused)) => Err(refused),
-            ([part], None) if away.is_none() => self.to.forward(state, request.frame, part.index),
+            ([part], None) if away.is_none() && part.lane == Lane::Shared => {
+                self.to.forward(state, request.frame, part.index).map(|()| Privates::new())
+            }
             _ => {
                 let write = |positions: &[u32], out: &mut Vec<u8>| frame(request, kind, positions, out);
                 let version = state.client.version;
@@ -270,7 +296,10 @@ impl Asked<'_> {
                 self.to.joint(state, several, write, nothing)
             }
         };
-        sent.inspect(|()| self.limit_parts(state.client.version, request))
+        let privates = sent?;
+        state.drain |= !privates.is_empty();
+        self.limit_parts(state.client.version, request, &privates);
+        Ok(())
     }
 
     fn all(&self, state: &mut State, request: &Request<'_>, kind: Gather) -> Result<(), Refused> {
@@ -282,12 +311,16 @@ impl Asked<'_> {
             return Err(Refused::new(Reason::Command, text));
         }
         let serving = self.to.serving(kind.needs_all(), &self.command.name)?;
-        let parts: Parts = serving.into_iter().map(PartPlan::of).collect();
+        let lane = if len > BULK_LANE { Lane::Private } else { Lane::Shared };
+        let parts: Parts =
+            serving.into_iter().map(|index| PartPlan { lane, ..PartPlan::of(index) }).collect();
         let write = |_: &[u32], out: &mut Vec<u8>| out.extend_from_slice(request.frame);
         // A copy for each node, one to make them from, and the one that is remembered.
         self.to.has_room(len.saturating_mul(parts.len() + 2))?;
         let kind = JointKind::Gather(kind);
-        self.to.joint(state, Several { kind, keys: 0, parts, pinned: true }, write, |_| None)?;
+        let several = Several { kind, keys: 0, parts, pinned: true };
+        let privates = self.to.joint(state, several, write, |_| None)?;
+        state.drain |= !privates.is_empty();
         if Scripts::concerns(request) {
             // Nothing of it is written before this turn is over.
             self.to.session.pool.handle.scripts.forget(request);
@@ -319,7 +352,7 @@ impl Asked<'_> {
         let kind = JointKind::Scan { ordinal, next: from(ordinal + 1) };
         let write = |_: &[u32], out: &mut Vec<u8>| scan::request(request, cursor.inner, out);
         let parts = vec![PartPlan::of(index)];
-        self.to.joint(state, Several { kind, keys: 0, parts, pinned: true }, write, |_| None)
+        self.to.joint(state, Several { kind, keys: 0, parts, pinned: true }, write, |_| None).map(drop)
     }
 
     fn local(&self, state: &mut State, request: &Request<'_>, kind: Local) -> Dispatched {
@@ -344,7 +377,7 @@ impl Asked<'_> {
 }
 
 /// A `SET` that says nothing of how long its key lives, with a bound; none of other commands.
-fn bounded_set(request: &Request<'_>, ttl_max: Duration) -> Option<Vec<u8>> {
+pub(super) fn bounded_set(request: &Request<'_>, ttl_max: Duration) -> Option<Vec<u8>> {
     const SAYS: [&[u8]; 5] = [b"EX", b"PX", b"EXAT", b"PXAT", b"KEEPTTL"];
     let is_said = |arg: &[u8]| SAYS.iter().any(|word| arg.eq_ignore_ascii_case(word));
     if request.len() < 3
@@ -548,29 +581,29 @@ pub(super) fn reroute(
     if let Rule::Split(kind) = command.rule {
         let mut keys = Vec::new();
         asked.keys(&request, &mut keys)?;
-        let parts = asked.parts(&request, &keys)?;
+        let parts = asked.parts(&request, &keys, kind)?;
         let write = |positions: &[u32], out: &mut Vec<u8>| frame(&request, kind, positions, out);
         let (kind, is_one) = (JointKind::Split(kind), parts.len() == 1);
         let again = Again { kind, keys: keys.len(), parts, frame: bytes, write: &write };
         let sent = to.redirect(expect, again);
-        if sent.is_ok() {
-            asked.limit_parts(version, &request);
-        }
-        return if is_one { sent.or_else(|refused| nothing(refused, keys.len())) } else { sent };
+        return match sent {
+            Ok(privates) => {
+                asked.limit_parts(version, &request, &privates);
+                Ok(())
+            }
+            Err(refused) if is_one => nothing(refused, keys.len()),
+            Err(refused) => Err(refused),
+        };
     }
-    let owner = match command.only_key() {
-        Some(at) => to.owner(request.arg(at)),
-        None => asked.common_owner(&request),
-    };
-    match owner {
+    match asked.one_owner(&request) {
         Ok(index) => {
             let ttl_max = to.ttl_max(index);
             if let Some(frame) = ttl_max.and_then(|ttl_max| bounded_set(&request, ttl_max)) {
-                return append(bound, index, version, expect.clone(), &frame);
+                return append_again(bound, index, version, expect.clone(), &frame).map(drop);
             }
-            append(bound, index, version, expect.clone(), bytes)?;
+            let privates = append_again(bound, index, version, expect.clone(), bytes)?;
             if let Some(ttl_max) = ttl_max {
-                asked.limit_lives(version, index, &request, ttl_max);
+                asked.limit_lives(version, index, (&request, ttl_max), &privates);
             }
             Ok(())
         }

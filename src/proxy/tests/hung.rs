@@ -442,8 +442,9 @@ fn copies_for_all_nodes_are_bounded() {
         client.gets("-ERR no\r\n").await;
         let (long, key) = ("x".repeat(6 * MIB), world.key("a"));
         client.sends(&["EVAL", &long, "1", &key]).await;
-        peers[0].gets(&["EVAL", &long, "1", &key]).await;
-        peers[0].says(":1\r\n").await;
+        let mut own = a.accepts().await;
+        own.gets(&["EVAL", &long, "1", &key]).await;
+        own.says(":1\r\n").await;
         client.gets(":1\r\n").await;
         client.ends().await;
     });

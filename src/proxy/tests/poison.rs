@@ -11,8 +11,8 @@ fn script() -> Vec<u8> {
     frame(&[b"EVAL", b"return 1", b"1", b"k", &[b'x'; 900_000]])
 }
 
-/// The client whose request is written in part to a node that reads nothing, those that stand behind it on the
-/// same connection, and the replies to all before it.
+/// The client whose request is written in part to a node that reads nothing, those that stand behind it on
+/// the same connection, and the replies to all before it.
 struct Jam {
     half: Client,
     behind: Vec<Client>,
@@ -39,8 +39,8 @@ async fn jam(world: &World, node: &ScriptedNode) -> Jam {
     Jam { half, behind, peer, replies: ":1\r\n".repeat(whole) }
 }
 
-/// A node that has read the beginning of a request and refuses it there is not blamed: its words are the reply,
-/// no other connection gets the request, and whoever waited behind it is served.
+/// A node that has read the beginning of a request and refuses it there is not blamed: its words are the
+/// reply, no other connection gets the request, and whoever waited behind it is served.
 #[test]
 fn what_a_node_refuses_half_read_is_its_reply() {
     play(async {
@@ -162,5 +162,70 @@ fn only_errors_come_early() {
         peer.says(replies + "+OK\r\n").await;
         let _again = a.accepts().await;
         assert_eq!(world.failures("a", Failure::Protocol), 1);
+    });
+}
+
+/// A script above 1 MiB has a connection to itself: others are answered meanwhile, and nothing of its own
+/// session overtakes it.
+#[test]
+fn a_large_script_has_its_own_connection() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let world = World::new(&[&a], patient());
+        let (mut one, mut two) = (world.client().await, world.client().await);
+        let request = frame(&[b"EVAL", b"return 1", b"1", b"k", &vec![b'x'; 2 << 20]]);
+        one.sends(&["SET", "k", "1"]).await;
+        let mut shared = a.accepts().await;
+        shared.gets(&["SET", "k", "1"]).await;
+        one.sends_raw(&request).await;
+        one.sends(&["SET", "k", "2"]).await;
+        two.sends(&["GET", "k"]).await;
+        shared.gets(&["GET", "k"]).await;
+        shared.says("+OK\r\n$1\r\n1\r\n").await;
+        two.gets("$1\r\n1\r\n").await;
+        one.gets("+OK\r\n").await;
+        let mut own = a.accepts().await;
+        own.gets_raw(&request).await;
+        two.sends(&["GET", "k"]).await;
+        shared.gets(&["GET", "k"]).await;
+        own.says(UNWANTED).await;
+        drop(own);
+        one.gets(UNWANTED).await;
+        shared.says("$1\r\n1\r\n").await;
+        two.gets("$1\r\n1\r\n").await;
+        shared.gets(&["SET", "k", "2"]).await;
+        shared.says("+OK\r\n").await;
+        one.gets("+OK\r\n").await;
+        assert!(world.is_innocent("a"));
+        one.ends().await;
+        two.ends().await;
+    });
+}
+
+/// What bounds the lives of keys that a large `MSET` writes follows it over the same connection.
+#[test]
+fn a_large_split_takes_its_bounds_with_it() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let b = ScriptedNode::new("b").await;
+        let policy = Policy { ttl_max: Some(Duration::from_secs(1)), ..patient() };
+        let world = World::new(&[&a, &b], policy);
+        let (of_a, of_b) = (world.key("a"), world.key("b"));
+        let mut client = world.client().await;
+        let large = vec![b'x'; 2 << 20];
+        client.sends_raw(&frame(&[b"MSET", of_a.as_bytes(), &large, of_b.as_bytes(), b"small"])).await;
+        let (mut to_a, mut to_b) = (a.accepts().await, b.accepts().await);
+        to_a.gets_raw(&frame(&[b"MSET", of_a.as_bytes(), &large])).await;
+        to_b.gets(&["MSET", &of_b, "small"]).await;
+        for (peer, key) in [(&mut to_a, &of_a), (&mut to_b, &of_b)] {
+            peer.gets(&["PEXPIRE", key, "1000", "LT"]).await;
+            peer.says("+OK\r\n:1\r\n").await;
+        }
+        client.gets("+OK\r\n").await;
+        to_a.sees_the_end().await;
+        client.sends(&["GET", &of_b]).await;
+        to_b.gets(&["GET", &of_b]).await;
+        to_b.says("$-1\r\n").await;
+        client.gets("$-1\r\n").await;
     });
 }
