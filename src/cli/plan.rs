@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     config::{Source, share},
-    membership::{Compared, compare, moved},
+    membership::{Compared, compare, leaves_too_much, moved},
     protocol::http::{KeyRule, KeySource},
-    topology::{HttpSettings, Move, OnReturn, Placement, Policy, PoolSpec, Topology, Transition},
+    topology::{Entry, HttpSettings, Move, OnReturn, Placement, Policy, PoolSpec, Topology, Transition},
 };
 
 /// The exit code when more would move than may, or than a reload moves.
@@ -103,7 +103,11 @@ pub(super) fn run(arguments: &Arguments, out: &mut impl Write) -> Result<(), Sto
             }
             Some(new) => {
                 let moved = pool(running, (new, loaded.reload.flush_new), old.rates.as_ref(), out)?;
-                if is_refused(moved, reload_max, out)? {
+                let left = leaves_too_much(&topology(&running.spec, &running.placements), new, reload_max);
+                if let Some(why) = &left {
+                    writeln!(out, "  a reload refuses this: {why}")?;
+                }
+                if is_refused(moved, reload_max, out)? || left.is_some() {
                     refused.push(&*running.name);
                 }
                 if moved > arguments.max_share {
@@ -201,7 +205,8 @@ fn pool(
     out: &mut impl Write,
 ) -> Result<f64, Stop> {
     writeln!(out, "\npool {}: {}", old.name, nodes(&old.spec, new))?;
-    let (before, mut after) = (topology(&old.spec, &old.placements), topology(new, &remaining(old, new)));
+    // One that is away is received by the reload when it answers, at whatever address.
+    let (before, mut after) = (topology(&old.spec, &old.placements), topology(new, &old.placements));
     states(old, new, out)?;
     if old.http_key != http_key(&new.policy) {
         // As both rules are only told by their words, any other one stands for the old.
@@ -269,6 +274,9 @@ fn states(old: &Running, new: &PoolSpec, out: &mut impl Write) -> Result<(), Sto
             Placement::Starting(to) => format!("starts now, with {:.0} % of its keys", to.share() * 100.0),
         };
         let then = match (stay.contains_key(name), placement) {
+            (false, _) if new.nodes.iter().any(|node| node.name == *name) => {
+                ", and its server at the new address has its keys when it answers"
+            }
             (false, _) => "",
             (true, Placement::Away) => ", and is taken for away afterwards, too",
             (true, Placement::Held) => ", and is taken for held afterwards, too",
@@ -292,7 +300,8 @@ fn servers(
         (false, true) => "what its server has is deleted (reload.flush_new)",
         (false, false) => "a reload refuses it if its server has keys or does not answer (reload.flush_new)",
     };
-    for (entry, share) in after.nodes.iter().zip(after.shares()) {
+    let whole = topology(new, &HashMap::new());
+    for (entry, share) in after.nodes.iter().zip(whole.shares()) {
         let (name, address) = (&entry.node.name, &entry.node.address);
         match before.nodes.iter().find(|e| e.node.name == *name).map(|e| &e.node.address) {
             None => writeln!(out, "  node {name} comes: {keys}")?,
@@ -356,7 +365,13 @@ fn extra_misses(
         let share = shares.get(from).copied().filter(|share| *share > 0.0)?;
         Some(hits(from) * (m.share / share).min(1.0))
     };
-    served.filter_map(of).fold(0.0, |a, b| a + b)
+    // Another server has nothing of what its node had.
+    let is_left = |e: &&Entry| {
+        let then = after.nodes.iter().find(|then| then.node.name == e.node.name);
+        e.placement != Placement::Away && then.is_some_and(|then| then.node.address != e.node.address)
+    };
+    let left = before.nodes.iter().filter(is_left).map(|e| hits(&e.node.name));
+    served.filter_map(of).chain(left).fold(0.0, |a, b| a + b)
 }
 
 fn percent(share: f64) -> String {

@@ -39,7 +39,7 @@ pub use gutter::{follow, is_gutter_of};
 pub use history::{History, Lived, Record};
 pub use ledger::Ledger;
 pub use order::order;
-pub use plan::{Outcome, Permit, Step, budget, plan, reload};
+pub use plan::{Outcome, Permit, Step, budget, leaves_too_much, plan, reload};
 
 use crate::{
     clock,

@@ -322,6 +322,31 @@ pub struct Permit {
     pub time: Instant,
 }
 
+/// Why so many nodes can't be at other addresses at once: no key moves, but what their servers have is left
+/// behind. The first one is, whatever its share, as servers are replaced one by one; and one that fails leaves
+/// nothing behind that is served.
+pub fn leaves_too_much(now: &Topology, spec: &PoolSpec, max_share: f64) -> Option<String> {
+    let addresses: HashMap<_, _> = spec.nodes.iter().map(|node| (&node.name, &node.address)).collect();
+    let is_left = |e: &Entry| {
+        let serves = matches!(e.placement, Placement::Owns | Placement::Starting(_)) && !e.health.is_out();
+        serves && addresses.get(&e.node.name).is_some_and(|address| **address != e.node.address)
+    };
+    let left: Vec<f64> =
+        now.nodes.iter().zip(now.shares()).filter(|(e, _)| is_left(e)).map(|(_, share)| share).collect();
+    let share = left.iter().sum::<f64>();
+    (left.len() > 1 && share > max_share).then(|| {
+        format!(
+            "pool {}: {} nodes that serve would be at other addresses, and leave {:.1} % of the key space behind at \
+             once, more than reload.max_share ({:.1} %): change them one by one, or raise reload.max_share for this \
+             reload",
+            now.pool,
+            left.len(),
+            share * 100.0,
+            max_share * 100.0
+        )
+    })
+}
+
 /// Plans a reload. Nodes whose name, address, weight and zone stay the same stay the same nodes:
 /// their connections, states and evidence are not touched.
 pub fn reload(
@@ -343,6 +368,9 @@ pub fn reload(
         return Outcome::Refused { why };
     }
     let spec = &prepared.spec;
+    if let Some(why) = leaves_too_much(now, spec, max_share).filter(|_| !yes) {
+        return Outcome::Refused { why };
+    }
     let mut ledger = ledger.clone();
     ledger.ring = spec.ring.clone();
     let mut nodes = births.carry(&now.nodes, prepared, &mut |before, after| {

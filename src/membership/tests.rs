@@ -510,6 +510,33 @@ fn a_reload_in_another_order_tells_nothing_twice() {
     assert_eq!(["n7", "n3", "n2", "n1", "n0"].map(away), [false, false, true, false, true]);
 }
 
+/// Servers are replaced one by one: all of them at once would leave what they have behind, though no key
+/// moves. Who is away has left it behind.
+#[test]
+fn servers_are_replaced_one_by_one() {
+    let spec = spec(&[1; 4], 0.5);
+    let elsewhere = |names: &[&str]| {
+        let mut spec = spec.clone();
+        let moved = spec.nodes.iter_mut().filter(|node| names.contains(&&*node.name));
+        moved.for_each(|node| node.address = format!("other:{}", 1).parse().expect("an address"));
+        spec
+    };
+    let refusal = |pool: &Planned, names: &[&str], max_share| {
+        let permit = Permit { max_share, yes: false, time: pool.time };
+        match reload(&pool.topology, &pool.ledger, &pool.prepare(elsewhere(names)), &pool.births, &permit) {
+            Outcome::Refused { why } => Some(why),
+            _ => None,
+        }
+    };
+    let mut pool = Planned::new(&spec);
+    assert_eq!(refusal(&pool, &["n1"], 0.1), None);
+    let why = refusal(&pool, &["n1", "n2"], 0.1).expect("they would be empty at once");
+    assert!(why.starts_with("pool cache: 2 nodes that serve would be at other addresses"), "{why}");
+    assert_eq!(refusal(&pool, &["n1", "n2"], 1.0), None, "it is meant");
+    pool.eject("n1");
+    assert_eq!(refusal(&pool, &["n1", "n2"], 0.1), None, "one of them serves nothing");
+}
+
 /// A reload that moves more than was agreed is refused with its share, and done when it is meant.
 #[test]
 fn a_reload_that_moves_much_is_refused() {

@@ -474,6 +474,10 @@ fn plan_against_what_runs() {
     );
     assert!(out.contains("0.00 % of the key space moves") && !out.contains("refuses this"), "{out}");
     assert!(!out.contains("-0"), "{out}");
+    let all = config.clone().moved("b", "127.0.0.1:2").moved("c", "127.0.0.1:3");
+    let (_dir, moved) = file(&all.to_string());
+    let (code, out, _) = run(&["plan", moved.to_str().expect("a plain path"), "--admin", &admin]);
+    assert!(code == Some(3) && out.contains("2 nodes that serve would be at other addresses"), "{out}");
     let misses = |request: fn(u32) -> [String; 3], client| -> f64 {
         let _load = Repeats::start(client, request);
         let (_, out, _) = run(&["plan", &path, "--admin", &admin]);

@@ -86,7 +86,7 @@ fn leftovers_are_looked_for_by_the_next_one() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("state.json");
     // So long others are not looked through, as a write may still be under way.
-    let config = config(&nodes, "redis", WAYS[0]).pool("request_timeout: 5s");
+    let config = config(&nodes, "redis", WAYS[0]).pool("request_timeout: 9s");
     let config = config.top(&format!("state_file: {}", file.display()));
     let mut ringway = Ringway::serve(&config);
     let mut asker = Asker::of(&nodes, &mut ringway);
