@@ -6,6 +6,7 @@
 //! | fresh (assumed healthy, not asked yet) | a *certain* failure of the first probe | ejected at once: it was not there at the start |
 //! | fresh, healthy | anything else that fails, by probe or by traffic | suspect: probes follow fast |
 //! | fresh, healthy | replies that say that the node can't serve now (`-LOADING`, `-NOAUTH` ...) | suspect, unless a probe denied it lately |
+//! | fresh, healthy | HTTP: what one request may be to blame for (no reply in time, bytes that are no reply) | the same |
 //! | healthy | its connection lost, and the new one fails with certainty | ejected at once |
 //! | suspect | a certain failure, whoever meets it | ejected: it is not the first sign |
 //! | suspect | `failures` requests in a row failed, failed probes among them | ejected |
@@ -25,8 +26,9 @@
 //! nobody listens, the name does not resolve, our credentials are refused, its data is loading.
 //! Timeouts, bytes that are not the protocol, statuses and connections that break are counted instead.
 //!
-//! What a node says of itself in error replies decides nothing: it is a reason to ask at once, and what the
-//! probe meets counts. When the probe is answered well, the same replies are no reason again for one
+//! What a node says of itself in error replies decides nothing, nor does what one request of HTTP met, as a
+//! page that takes long takes long at every node: it is a reason to ask at once, and what the probe meets
+//! counts. When the probe is answered well, the same replies are no reason again for one
 //! `interval`: a replica without its primary goes on saying so.
 //!
 //! Being slow is a fact of its own beside the state: probes may be quick at a node whose requests are slow,
@@ -89,6 +91,8 @@ pub struct Traffic {
     pub new: [u64; Failure::ALL.len()],
     /// New replies in which the node said something of itself, in the order of [`ErrorReply::ALL`].
     pub said: [u64; ErrorReply::ALL.len()],
+    /// New failures that may be the fault of what was asked.
+    pub doubts: u64,
     /// Failures in a row now, over all workers.
     pub streak: u32,
 }
@@ -146,7 +150,7 @@ struct Doubt {
     probes: u32,
     /// A connection broke or could not be made: only a new one proves anything.
     connection: bool,
-    /// Nothing failed: the node said something of itself.
+    /// Nothing failed for sure: the node said something of itself, or a request may have been to blame.
     said_only: bool,
 }
 
@@ -197,9 +201,10 @@ impl Traffic {
         self.new.iter().any(|n| *n > 0)
     }
 
-    /// Whether the node said that it can't serve.
+    /// Whether the node said that it can't serve, or may have failed a request.
     pub fn is_doubtful(&self) -> bool {
-        ErrorReply::ALL.into_iter().any(|kind| kind.is_doubtful() && self.said[kind as usize] > 0)
+        self.doubts > 0
+            || ErrorReply::ALL.into_iter().any(|kind| kind.is_doubtful() && self.said[kind as usize] > 0)
     }
 
     /// `2 timeout, 1 lost`.
@@ -456,7 +461,7 @@ impl Detector {
         }
     }
 
-    /// Replies in which the node said something of itself, and nothing failed.
+    /// Replies in which the node said something of itself, or doubts, and nothing failed for sure.
     fn said(&mut self, now: Instant, traffic: &Traffic) {
         let is_denied = self.denied_until.is_some_and(|until| now < until);
         if traffic.is_doubtful() && !is_denied {
@@ -712,6 +717,27 @@ mod tests {
         let mut run = Run::healthy();
         assert_eq!(run.see(said(&[(Busy, 1000), (ReadOnly, 1000), (OutOfMemory, 1000)])), None);
         assert_eq!(run.0.health(), Health::Healthy);
+    }
+
+    /// What a request of HTTP may be to blame for is asked about at once, ejects nobody however often it
+    /// happens, and adds to no row of failures; the probes after it do what probes do.
+    #[test]
+    fn doubts_are_asked_about() {
+        let doubts = |doubts: u64| Observation::Traffic(Traffic { doubts, ..Traffic::default() });
+        let mut run = Run::healthy();
+        for _ in 0..5 {
+            assert_eq!(run.see(doubts(1000)), Some(Health::Suspect));
+            assert!(run.0.wants_new_connection() && run.0.pause() < HealthSettings::default().interval);
+            assert_eq!(run.see(doubts(1000)), None);
+            assert_eq!(run.good(), Some(Health::Healthy), "the probe denies it");
+            assert_eq!(run.see(doubts(1000)), None, "for one interval");
+            run.1 += HealthSettings::default().interval;
+        }
+        run.see(doubts(2));
+        let fall = HealthSettings::default().fall;
+        let failed: Vec<_> = (0..fall).map(|_| run.see(failed(Cause::Timeout))).collect();
+        assert_eq!(failed.last(), Some(&Some(Health::Ejected)));
+        assert!(failed[..failed.len() - 1].iter().all(Option::is_none), "they have counted for nothing");
     }
 
     /// A node that goes on saying what a probe denied is asked again after an interval, not with each reply;

@@ -293,6 +293,7 @@ impl Ward {
             detector,
             counts: [0; Failure::ALL.len()],
             said: [0; ErrorReply::ALL.len()],
+            doubts: 0,
             window: Window::default(),
             served: None,
             life: None,
@@ -449,7 +450,7 @@ impl Ward {
                 let whose = (topology.pool.clone(), patient.name.clone());
                 self.scene.probe(&whose, &probe);
                 let own = topology.position(round.id).map(|at| &topology.nodes[at].node);
-                own.into_iter().for_each(|node| node.evidence.probed());
+                own.into_iter().for_each(|node| node.evidence.probed(probe.is_well()));
                 let stands = self.hear_of_held(round.id, &mut patient, &probe, &whose);
                 let is_gone = matches!(probe.answer, Answer::Failed { after_loss: true, .. })
                     || matches!(probe.answer, Answer::Failed { cause: Cause::Refused, .. });

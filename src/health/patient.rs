@@ -23,6 +23,7 @@ pub(super) struct Patient {
     /// Failures and error replies that traffic had seen at the last look.
     pub(super) counts: [u64; Failure::ALL.len()],
     pub(super) said: [u64; ErrorReply::ALL.len()],
+    pub(super) doubts: u64,
     /// What traffic saw lately.
     pub(super) window: Window,
     /// Who it was when it last served, and who it is.
@@ -122,13 +123,15 @@ impl Patient {
 
     /// What traffic saw since the last sample, if it saw a failure or was told of one.
     pub(super) fn news(&mut self, evidence: &Evidence) -> Option<Traffic> {
-        let counts = Failure::ALL.map(|kind| evidence.count(kind));
+        let counts = Failure::ALL.map(|kind| evidence.failures(kind));
         let new = std::array::from_fn(|i| counts[i] - self.counts[i]);
         self.counts = counts;
         let replies = ErrorReply::ALL.map(|kind| evidence.replies(kind));
         let said = std::array::from_fn(|i| replies[i] - self.said[i]);
         self.said = replies;
-        let traffic = Traffic { new, said, streak: evidence.streak() };
+        let all = Failure::ALL.iter().map(|kind| evidence.doubts(*kind)).sum();
+        let doubts = all - std::mem::replace(&mut self.doubts, all);
+        let traffic = Traffic { new, said, doubts, streak: evidence.streak() };
         (new.iter().any(|n| *n > 0) || traffic.is_doubtful()).then_some(traffic)
     }
 }

@@ -19,8 +19,8 @@ use crate::{
 pub(super) const SLICES: u32 = 5;
 /// In how many of them a node has to be slow to be called so, and to be called so still.
 const SLOW_SLICES: (usize, usize) = (3, 2);
-/// Failures that count towards the rate: what becomes of requests. A lost connection is one, however many
-/// requests were in flight; one that is not made is not a request.
+/// Failures that count towards the rate: what becomes of requests, doubts left aside. A lost connection is
+/// one, however many requests were in flight; one that is not made is not a request.
 const OF_REQUESTS: [Failure; 5] =
     [Failure::Timeout, Failure::Lost, Failure::Reset, Failure::Protocol, Failure::Status];
 
@@ -89,7 +89,7 @@ impl Reading {
                 latency.iter_mut().zip(block.latency.buckets()).for_each(|(sum, (_, n))| *sum += n);
             }
         }
-        let failed = OF_REQUESTS.into_iter().map(|kind| node.evidence.count(kind)).sum();
+        let failed = OF_REQUESTS.into_iter().map(|kind| node.evidence.failures(kind)).sum();
         Reading { requests, failed, latency }
     }
 }

@@ -124,7 +124,7 @@ pub enum Reason {
     Overload,
     /// The client has not authenticated.
     Auth,
-    /// The client's bytes are not the protocol, or break a limit.
+    /// The client's bytes are not the protocol, or break a limit; in HTTP pools so does a reply.
     Protocol,
     /// `limits.clients` was reached.
     Clients,

@@ -5,12 +5,12 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, futures::Notified};
 
 use super::ErrorReply;
 use crate::{clock, metrics::NodeBlock, net::Address};
@@ -183,10 +183,15 @@ pub struct Evidence {
     /// The kind of the last failure.
     last: AtomicU32,
     failures: [AtomicU64; Failure::ALL.len()],
+    doubts: [AtomicU64; Failure::ALL.len()],
     replies: [AtomicU64; ErrorReply::ALL.len()],
     /// When the last of them came, in seconds since the Unix epoch.
     said_at: [AtomicU64; ErrorReply::ALL.len()],
     probes: AtomicU64,
+    /// The last probe failed.
+    fails_probes: AtomicBool,
+    /// Rings at the end of each probe.
+    answered: Notify,
     bell: Arc<Notify>,
 }
 
@@ -214,6 +219,13 @@ impl Evidence {
         self.bell.notify_one();
     }
 
+    /// Something failed that may be the fault of what was asked, and not the node's: it counts towards nothing,
+    /// and rings the bell, so that the node is probed.
+    pub fn doubted(&self, kind: Failure) {
+        self.doubts[kind as usize].fetch_add(1, Relaxed);
+        self.bell.notify_one();
+    }
+
     /// The node said this of itself in a reply. Rings the bell with `ring` alone: a node may say it with
     /// each reply, and control needs to hear it once.
     pub fn said(&self, kind: ErrorReply, ring: bool) {
@@ -224,9 +236,23 @@ impl Evidence {
         }
     }
 
-    /// A probe has ended that counts.
-    pub fn probed(&self) {
+    /// A probe has ended that counts: well or not, or it could not be made.
+    pub fn probed(&self, is_well: Option<bool>) {
+        if let Some(is_well) = is_well {
+            self.fails_probes.store(!is_well, Relaxed);
+        }
         self.probes.fetch_add(1, Relaxed);
+        self.answered.notify_waiters();
+    }
+
+    /// Whether the last probe failed.
+    pub fn fails_probes(&self) -> bool {
+        self.fails_probes.load(Relaxed)
+    }
+
+    /// Returns at the end of the next probe, from the moment on at which it is called.
+    pub fn answered(&self) -> Notified<'_> {
+        self.answered.notified()
     }
 
     /// Probes that counted, since it has been in the pool.
@@ -245,9 +271,20 @@ impl Evidence {
         kind.filter(|_| self.streak() > 0)
     }
 
-    /// Failures of one kind since the node has been in the pool.
+    /// Failures of one kind since the node has been in the pool, those among them that are only a reason to
+    /// doubt it.
     pub fn count(&self, kind: Failure) -> u64 {
+        self.failures(kind) + self.doubts(kind)
+    }
+
+    /// Failures of one kind that say something of the node.
+    pub fn failures(&self, kind: Failure) -> u64 {
         self.failures[kind as usize].load(Relaxed)
+    }
+
+    /// Those of one kind that may be the fault of what was asked.
+    pub fn doubts(&self, kind: Failure) -> u64 {
+        self.doubts[kind as usize].load(Relaxed)
     }
 
     /// Replies in which the node said this of itself, since it has been in the pool.

@@ -445,7 +445,7 @@ fn replies_do_not_wait_for_the_next_request() {
     }
 }
 
-/// A reply's head that is larger than the pool's bound is the node's fault, and told as that; one that comes
+/// A reply's head that is larger than the pool's bound is refused, and told as that; a reply that comes
 /// before the request was wholly sent reaches the client, and the connection is not used again.
 #[test]
 fn heads_and_early_replies_of_nodes() {
@@ -466,6 +466,7 @@ fn heads_and_early_replies_of_nodes() {
     let mut browser = Browser::connect(&address);
     let page = browser.get("/large");
     assert_eq!((page.status, page.field("proxy-status").is_some()), (502, true), "{page:?}");
+    assert!(page.text().contains("http.limits.header_bytes, 8192"), "{page:?}");
     assert_eq!(browser.get("/small").text(), "ok");
     let mut sender = Browser::connect(&address);
     sender.send("POST /early HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\nabc");

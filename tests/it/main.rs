@@ -17,6 +17,7 @@ mod handed;
 mod harness;
 mod http;
 mod http_bad;
+mod http_evidence;
 mod http_failures;
 mod http_keys;
 mod http_nodes;

@@ -179,7 +179,7 @@ fn closes(response: &Response<()>) -> bool {
 
 fn trouble(error: &hyper::Error) -> Trouble {
     match Fault::of(error) {
-        Fault::Garbage(text) | Fault::Reset(text) => Trouble::Garbage(text),
+        Fault::Garbage(text) | Fault::TooLarge(text) | Fault::Reset(text) => Trouble::Garbage(text),
         Fault::Broken(text) | Fault::Leaving(text) | Fault::Refused(text) => Trouble::Broken(text),
     }
 }

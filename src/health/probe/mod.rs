@@ -183,6 +183,17 @@ pub struct Probe {
     pub late: Vec<Late>,
 }
 
+impl Probe {
+    /// Whether the node serves; none if it could not be asked.
+    pub fn is_well(&self) -> Option<bool> {
+        match self.answer {
+            Answer::Serves(_) => Some(true),
+            Answer::Failed { .. } => Some(false),
+            Answer::Void(_) => None,
+        }
+    }
+}
+
 /// The client. One per node.
 #[derive(Debug, Default)]
 pub struct Prober {

@@ -9,6 +9,8 @@ use h2::Reason;
 pub enum Fault {
     /// The node's bytes are not HTTP, or not the version of it that was asked for.
     Garbage(String),
+    /// The head of a reply has more fields, or more bytes, than are read of one.
+    TooLarge(String),
     /// The connection broke.
     Broken(String),
     /// The node takes no further requests over this connection, and has not looked at this one: HTTP/2's
@@ -41,6 +43,9 @@ impl Fault {
         }
         let is_closed = error.is_closed() || error.is_canceled() || error.is_incomplete_message();
         let is_wrong = error.is_parse() || error.is_user();
+        if error.is_parse_too_large() {
+            return Fault::TooLarge(text);
+        }
         if is_gone || (!is_wrong && (is_io || is_closed)) { Fault::Broken(text) } else { told(text) }
     }
 
@@ -73,6 +78,7 @@ impl Fault {
     pub fn text(&self) -> &str {
         match self {
             Fault::Garbage(text)
+            | Fault::TooLarge(text)
             | Fault::Broken(text)
             | Fault::Leaving(text)
             | Fault::Refused(text)

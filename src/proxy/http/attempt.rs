@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     body::{Exchange, Offence},
+    evidence::{Happened, Says, Unreadable},
     lease::Lease,
-    link::{Connection, Link, NoConnection, Pick},
+    link::{Connection, Link, NoConnection, Pick, READ_MIN},
     outgoing::{Outgoing, Source},
     tunnel,
 };
@@ -18,7 +19,7 @@ use crate::{
     metrics::{Class, Outcome},
     net::Address,
     protocol::http::{Fault, Intent, Repeat, fields},
-    topology::{Failure, Policy},
+    topology::Policy,
 };
 
 /// A request, ready to be sent as often as it may be.
@@ -41,33 +42,10 @@ pub(super) struct Onward {
 /// Why an attempt has no reply.
 #[derive(Debug)]
 pub(super) struct Failed {
-    pub(super) kind: Kind,
+    pub(super) happened: Happened,
     /// The node can't have seen the request, and all of it is here.
     pub(super) is_unsent: bool,
     pub(super) text: String,
-}
-
-/// What happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// No connection could be made; `None` when that is this process's own trouble.
-    Unreachable(Option<Failure>),
-    /// No connection came free.
-    Full,
-    /// No connection was made for as long as the client waits.
-    Late,
-    /// The connection broke that an earlier request had left open.
-    Stale,
-    /// A new connection broke.
-    Lost,
-    /// What came is not a reply.
-    Garbage,
-    /// Nothing came in time.
-    Timeout,
-    /// The node was ejected.
-    Left,
-    /// It is the client's request that does not go on.
-    Offence(Offence),
 }
 
 /// The reply's head, and what is held until its body has ended.
@@ -202,7 +180,7 @@ pub(super) async fn attempt(
     let connection = tokio::select! {
         biased;
         connection = link.connection(policy, pick, until) => connection.map_err(|error| unconnected(link, &error)),
-        () = &mut evicted => Err(failed(link, Kind::Left, true, "ejected")),
+        () = &mut evicted => Err(failed(link, Happened::Left, true, "ejected")),
     };
     let mut connection = connection.inspect_err(|_| lease.outcome = Outcome::Refused)?;
     if let Some(denied) = denied(onward, &connection, link) {
@@ -212,29 +190,30 @@ pub(super) async fn attempt(
     exchange.begin();
     let started = Instant::now();
     let request = onward.take(link, policy, &connection);
-    let replies = connection.replies();
+    let (replies, read) = (connection.replies(), connection.read());
     // Cancelled, the connection is dropped, and closes.
     let sent = tokio::select! {
         biased;
         sent = connection.send(request) => sent,
         () = &mut evicted => {
             connection.reset_on_close();
-            return Err(failed(link, Kind::Left, false, "ejected"));
+            return Err(failed(link, Happened::Left, false, "ejected"));
         }
         late = overdue(&exchange, policy) => {
             connection.reset_on_close();
             if late == Late::Client {
                 lease.outcome = Outcome::Error;
-                return Err(failed(link, Kind::Offence(Offence::Slow), false, Offence::Slow));
+                return Err(failed(link, Happened::Offence(Offence::Slow), false, Offence::Slow));
             }
             if connection.replies() == replies {
                 connection.doubt();
             }
-            if exchange.due(policy.request_timeout, policy.deadline * 2).is_some_and(|due| due <= Instant::now()) {
-                lease.timed_out();
-            }
+            let due = exchange.due(policy.request_timeout, policy.deadline * 2);
+            let is_due = due.is_some_and(|due| due <= Instant::now());
+            let happened = if is_due { Happened::TimedOut } else { Happened::Overdue };
+            link.met(happened);
             lease.outcome = Outcome::Timeout;
-            return Err(failed(link, Kind::Timeout, false, "no reply in time"));
+            return Err(failed(link, happened, false, "no reply in time"));
         }
     };
     lease.connection = Some(connection);
@@ -246,7 +225,10 @@ pub(super) async fn attempt(
             link.block().latency.record(u32::try_from(waited).unwrap_or(u32::MAX));
             judge(onward, policy, response, lease)
         }
-        Err(error) => Err(unanswered(onward, lease, error).await),
+        Err(error) => {
+            let read = lease.connection.as_ref().map_or(0, Connection::read).wrapping_sub(read);
+            Err(unanswered(onward, policy, (lease, read), error).await)
+        }
     }
 }
 
@@ -255,19 +237,35 @@ fn denied(onward: &Onward, connection: &Connection, link: &Link) -> Option<Faile
     let told = connection.told().filter(|_| onward.intent.wants_websocket())?;
     match told.takes_websockets() {
         Some(true) => None,
-        Some(false) => Some(failed(link, Kind::Offence(Offence::NoWebSocket), false, Offence::NoWebSocket)),
-        None => Some(failed(link, Kind::Stale, true, "its connection ended before the request")),
+        Some(false) => {
+            Some(failed(link, Happened::Offence(Offence::NoWebSocket), false, Offence::NoWebSocket))
+        }
+        None => Some(failed(link, Happened::Stale, true, "its connection ended before the request")),
     }
 }
 
-/// The request has no reply: what that means.
-async fn unanswered(onward: &mut Onward, lease: Lease, mut error: TrySendError<Request<Outgoing>>) -> Failed {
+/// The request has no reply, but so many bytes were read: what that means.
+async fn unanswered(
+    onward: &mut Onward,
+    policy: &Policy,
+    (mut lease, read): (Lease, u64),
+    mut error: TrySendError<Request<Outgoing>>,
+) -> Failed {
     let unsent = error.take_message();
     let is_unsent = unsent.is_some();
     if let Some(request) = unsent {
         onward.put_back(request);
     }
     let fault = Fault::of(error.error());
+    if matches!(fault, Fault::TooLarge(_)) {
+        let limits = &policy.http.limits;
+        // hyper does not say of which bound it is; the one of bytes is met when so many are there.
+        let is_long = read >= u64::try_from(limits.header_bytes.max(READ_MIN)).unwrap_or(u64::MAX);
+        return lease.unreadable(match is_long {
+            true => Unreadable::Bytes(limits.header_bytes),
+            false => Unreadable::Fields(limits.headers_max),
+        });
+    }
     let told = lease.connection.as_ref().and_then(Connection::told);
     let told = told.filter(|_| !is_unsent && matches!(fault, Fault::Broken(_)));
     if let Some(told) = told
@@ -304,36 +302,30 @@ async fn overdue(exchange: &Exchange, policy: &Policy) -> Late {
     }
 }
 
-fn failed(link: &Link, kind: Kind, is_unsent: bool, what: impl std::fmt::Display) -> Failed {
-    Failed { kind, is_unsent, text: format!("{}: {what}", link.describe()) }
+pub(super) fn failed(
+    link: &Link,
+    happened: Happened,
+    is_unsent: bool,
+    what: impl std::fmt::Display,
+) -> Failed {
+    Failed { happened, is_unsent, text: format!("{}: {what}", link.describe()) }
 }
 
 /// There is no connection.
 fn unconnected(link: &Link, error: &NoConnection) -> Failed {
-    let kind = match error {
-        NoConnection::Left => Kind::Left,
-        NoConnection::Busy => Kind::Full,
-        NoConnection::Late => Kind::Late,
-        NoConnection::Unreachable(kind, _) => Kind::Unreachable(*kind),
-    };
-    failed(link, kind, true, error)
+    failed(link, error.happened(), true, error)
 }
 
 /// The connection failed before a reply.
 fn broken(onward: &Onward, mut lease: Lease, is_unsent: bool, fault: &Fault) -> Failed {
     if let Some(offence) = onward.exchange.offence() {
         lease.outcome = Outcome::Error;
-        return failed(&lease.link, Kind::Offence(offence), false, offence);
+        return failed(&lease.link, Happened::Offence(offence), false, offence);
     }
     let was_closing = is_unsent || lease.connection.as_ref().is_some_and(|c: &Connection| c.is_reused);
-    lease.fault(fault, was_closing);
-    let kind = match fault {
-        Fault::Garbage(_) | Fault::Reset(_) => Kind::Garbage,
-        Fault::Broken(_) if !was_closing => Kind::Lost,
-        Fault::Broken(_) | Fault::Leaving(_) | Fault::Refused(_) => Kind::Stale,
-    };
+    let happened = lease.fault(fault, was_closing);
     let is_unsent = is_unsent || (fault.is_unprocessed() && onward.is_whole());
-    failed(&lease.link, kind, is_unsent, fault.text())
+    failed(&lease.link, happened, is_unsent, fault.text())
 }
 
 /// The node closed the connection over what it was sent: over this request, if no other was there. Those that
@@ -344,12 +336,12 @@ fn blamed(onward: &mut Onward, mut lease: Lease, fault: &Fault, blame: &str) -> 
         lease.outcome = Outcome::Error;
         return failed(
             &lease.link,
-            Kind::Offence(Offence::Refused),
+            Happened::Offence(Offence::Refused),
             false,
             format!("{}: {blame}", Offence::Refused),
         );
     }
-    failed(&lease.link, Kind::Stale, false, blame)
+    failed(&lease.link, Happened::Stale, false, blame)
 }
 
 /// Whether what came is a reply to what was asked, and what it says of the node.
@@ -366,16 +358,15 @@ fn judge(
     let status = response.status();
     let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
     let is_plain = fields::is_plain(response.headers());
-    if (is_switch && onward.intent.upgrade.is_none()) || !is_plain {
-        let what = if is_plain { "it switches protocols unasked" } else { "an unknown transfer coding" };
-        lease.fault(&Fault::Garbage(what.to_owned()), false);
-        return Err(failed(&lease.link, Kind::Garbage, false, what));
+    if !is_plain {
+        return Err(lease.unreadable(Unreadable::Coding));
     }
-    if policy.http.failure_statuses.contains(&status.as_u16()) {
-        lease.link.node.evidence.failed(Failure::Status, 1);
-    } else {
-        lease.link.node.evidence.good();
+    if is_switch && onward.intent.upgrade.is_none() {
+        let what = "it switches protocols unasked";
+        let happened = lease.fault(&Fault::Garbage(what.to_owned()), false);
+        return Err(failed(&lease.link, happened, false, what));
     }
+    Says::of_head(policy.http.failure_statuses.contains(&status.as_u16())).of(&lease.link.node.evidence);
     lease.outcome = if status.is_server_error() { Outcome::Error } else { Outcome::Ok };
     Ok((response, lease))
 }

@@ -3,22 +3,22 @@
 //! take. Only one that reads may be asked of the next candidate when there is no verdict: what it
 //! finds there is a page that is cached twice, or none, and never another page.
 
-use std::rc::Rc;
+use std::{pin::pin, rc::Rc};
 
-use ::http::StatusCode;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    attempt::{Answered, Failed, Kind, Onward, attempt},
+    attempt::{Answered, Failed, Onward, attempt},
     body::Offence,
+    evidence::{Happened, Next},
     link::{Link, Pick},
     pool::{Bound, HttpPool},
     refuse::Refusal,
 };
 use crate::{
-    metrics::{Class, Outcome, PoolBlock, Reason},
+    metrics::{Class, PoolBlock},
     protocol::http::Repeat,
-    topology::{Failure, NodeId, OnEjected, Route, Topology, VERDICT_GRACE, level},
+    topology::{NodeId, OnEjected, Route, Topology, VERDICT_GRACE, level},
 };
 
 /// However things go, a request is not sent more often.
@@ -141,35 +141,44 @@ impl Course {
         (link, stands_in): (&Link, bool),
         failed: &Failed,
     ) -> bool {
+        let next = failed.happened.next();
         let may_repeat = failed.is_unsent || onward.is_repeatable();
-        match failed.kind {
-            Kind::Full | Kind::Late | Kind::Offence(_) => return false,
+        match next {
+            Next::Ends => return false,
             _ if !may_repeat => return false,
-            Kind::Left => return failed.is_unsent || self.spend(),
+            Next::Moves => return failed.is_unsent || self.spend(),
             // No sign of anything: that connection was about to be closed.
-            Kind::Stale => {
+            Next::Anew => {
                 self.fresh = true;
                 return true;
             }
-            Kind::Unreachable(None) => return false,
-            Kind::Unreachable(Some(_)) | Kind::Lost | Kind::Garbage | Kind::Timeout => {}
+            Next::Verdict | Next::Again | Next::Probe => {}
         }
         if !failed.is_unsent && !self.spend() {
             return false;
         }
         self.fresh = true;
-        if stands_in {
-            self.passed.push(link.node.id);
-            return self.passed.len() < pool.bound().links.len();
-        }
-        let moved = self.moves(pool, link.node.id, onward.exchange.heard()).await;
+        let nodes = pool.bound().links.len();
         let may_pass = self.repeat == Repeat::Safe
             && self.on_ejected == OnEjected::Rehash
-            && self.passed.len() + 1 < pool.bound().links.len();
-        if !moved && may_pass {
+            && self.passed.len() + 1 < nodes;
+        let heard = onward.exchange.heard();
+        let (moved, passes) = match next {
+            Next::Probe => {
+                let may_pass = may_pass || (stands_in && self.passed.len() + 1 < nodes);
+                match self.learns(pool, link, (stands_in, may_pass), heard).await {
+                    Learned::Moves => (true, false),
+                    Learned::Fails => (false, may_pass),
+                    Learned::Nothing => (false, false),
+                }
+            }
+            _ if stands_in => (false, self.passed.len() + 1 < nodes),
+            _ => (self.moves(pool, link.node.id, heard).await, may_pass),
+        };
+        if !moved && passes {
             self.passed.push(link.node.id);
         }
-        moved || may_pass || (failed.kind == Kind::Lost && self.repeat != Repeat::Never)
+        moved || passes || (!stands_in && next == Next::Again && self.repeat != Repeat::Never)
     }
 
     /// Takes one try, if there is one.
@@ -205,6 +214,60 @@ impl Course {
         });
         verdict.await.unwrap_or(false)
     }
+
+    /// Waits until the key has another owner than this node, which let a request time out, or a probe of it
+    /// has ended: for as long as a probe may take to begin and to end, and as the client waits. A node that
+    /// answers one is slow with this request, as the next one would be.
+    async fn learns(
+        &self,
+        pool: &Rc<HttpPool>,
+        link: &Link,
+        (stands_in, may_pass): (bool, bool),
+        heard: Instant,
+    ) -> Learned {
+        let (evidence, from) = (&link.node.evidence, link.node.id);
+        let probes = evidence.probes();
+        let mut changes = pool.handle.reader.changes();
+        let (timeout, deadline) = {
+            let topology = &pool.bound().topology;
+            (topology.health.timeout, topology.policy.deadline)
+        };
+        let until = (Instant::now() + timeout + 2 * VERDICT_GRACE).min(heard + deadline);
+        let _parked = Parked::new(pool.block());
+        let learned = timeout_at(until, async {
+            loop {
+                let mut answered = pin!(evidence.answered());
+                // From here on no end of a probe is missed.
+                answered.as_mut().enable();
+                let fails = evidence.fails_probes();
+                if !stands_in && self.owner(&pool.bound().topology) != Some(from) {
+                    return Learned::Moves;
+                }
+                if fails && may_pass {
+                    return Learned::Fails;
+                }
+                if !fails && evidence.probes() != probes {
+                    return Learned::Nothing;
+                }
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { return Learned::Nothing },
+                    () = &mut answered => {}
+                }
+            }
+        });
+        learned.await.unwrap_or(Learned::Nothing)
+    }
+}
+
+/// What became known of a node that let a request time out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Learned {
+    /// The key has another owner.
+    Moves,
+    /// It does not answer probes either.
+    Fails,
+    /// It answers probes, or none has ended in time.
+    Nothing,
 }
 
 /// A request that waits for a verdict; its client may go away meanwhile.
@@ -225,39 +288,13 @@ impl Drop for Parked<'_> {
 
 /// What the client is told of the last failure.
 fn refusal(failed: &Failed, repeat: Repeat) -> Refusal {
-    let (bad, late) = (StatusCode::BAD_GATEWAY, StatusCode::GATEWAY_TIMEOUT);
-    let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-    let (status, kind, reason, outcome) = match failed.kind {
-        Kind::Offence(Offence::TooLarge) => {
-            return Refusal::bad(StatusCode::PAYLOAD_TOO_LARGE, failed.text.clone());
-        }
-        Kind::Offence(Offence::Slow) => {
-            let text = Offence::Slow.to_string();
-            let refusal = Refusal::bad(StatusCode::REQUEST_TIMEOUT, text);
-            return Refusal { reason: Reason::SlowClient, ..refusal };
-        }
-        Kind::Offence(Offence::NoWebSocket) => {
-            return Refusal::bad(StatusCode::NOT_IMPLEMENTED, failed.text.clone());
-        }
-        Kind::Offence(_) => return Refusal::bad(StatusCode::BAD_REQUEST, failed.text.clone()),
-        Kind::Full => return Refusal::overload(failed.text.clone()),
-        Kind::Unreachable(Some(Failure::ConnectTimeout)) => {
-            (late, "connection_timeout", Reason::NoOwner, Outcome::Timeout)
-        }
-        Kind::Unreachable(Some(Failure::Timeout)) | Kind::Timeout => {
-            (late, "http_response_timeout", Reason::Timeout, Outcome::Timeout)
-        }
-        Kind::Late => (late, "connection_timeout", Reason::Timeout, Outcome::Timeout),
-        Kind::Unreachable(Some(Failure::Refused)) => {
-            (bad, "connection_refused", Reason::NoOwner, Outcome::Refused)
-        }
-        Kind::Unreachable(Some(_)) => (bad, "http_protocol_error", Reason::NoOwner, Outcome::Refused),
-        Kind::Unreachable(None) => (unavailable, "proxy_internal_error", Reason::Overload, Outcome::Refused),
-        Kind::Stale | Kind::Lost => (bad, "connection_terminated", Reason::MaybeApplied, Outcome::Lost),
-        Kind::Garbage => (bad, "http_protocol_error", Reason::MaybeApplied, Outcome::Lost),
-        Kind::Left => (unavailable, "destination_unavailable", Reason::NoOwner, Outcome::Lost),
-    };
+    let (status, kind, reason, outcome) = failed.happened.told();
     let maybe = !failed.is_unsent && repeat != Repeat::Safe;
-    let text = format!("{}{}", failed.text, if maybe { "; the request may have been applied" } else { "" });
+    let text = match failed.happened {
+        Happened::Offence(Offence::Slow) => Offence::Slow.to_string(),
+        Happened::Offence(_) => failed.text.clone(),
+        _ if maybe => format!("{}; the request may have been applied", failed.text),
+        _ => failed.text.clone(),
+    };
     Refusal { status, kind, reason, outcome, text: text.into() }
 }

@@ -6,7 +6,9 @@ use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
 use tokio::task::spawn_local;
 
 use super::{
+    attempt::{Failed, failed},
     body::Exchange,
+    evidence::{Happened, Unreadable},
     link::{Connection, Link},
     session::Session,
 };
@@ -91,11 +93,13 @@ impl Lease {
         self.is_finished = true;
     }
 
-    /// The node makes no progress.
-    pub(super) fn timed_out(&mut self) -> Outcome {
-        self.link.node.evidence.failed(Failure::Timeout, 1);
-        self.outcome = Outcome::Timeout;
-        self.outcome
+    /// The reply is one that ringway does not read.
+    pub(super) fn unreadable(&mut self, what: Unreadable) -> Failed {
+        self.connection.iter().for_each(Connection::doubt);
+        let happened = Happened::Unreadable(what);
+        self.link.met(happened);
+        self.outcome = Outcome::Error;
+        failed(&self.link, happened, false, what)
     }
 
     /// A reply that has begun does not go on. That is no evidence: the node has answered, and a stream of
@@ -108,23 +112,31 @@ impl Lease {
     /// The exchange failed. A connection that broke is counted once, and not at all when it was an idle one
     /// that the node may have been closing while the request was under way. What a node tells of one exchange
     /// says nothing of the node, as long as it answers others.
-    pub(super) fn fault(&mut self, fault: &Fault, was_closing: bool) -> Outcome {
+    pub(super) fn fault(&mut self, fault: &Fault, was_closing: bool) -> Happened {
         if !fault.is_of_one() {
             self.connection.iter().for_each(Connection::doubt);
         }
-        match fault {
-            Fault::Garbage(_) => self.link.node.evidence.failed(Failure::Protocol, 1),
+        self.outcome = Outcome::Lost;
+        let happened = match fault {
+            // Behind a reply's head: the trailers.
+            Fault::Garbage(_) | Fault::TooLarge(_) => Happened::Garbage,
             Fault::Broken(_) => {
                 let is_first = self.connection.as_ref().is_none_or(|c| !c.is_lost.replace(true));
-                if is_first && !was_closing {
-                    self.lost(if fault.is_reset() { Failure::Reset } else { Failure::Lost });
+                if was_closing {
+                    return Happened::Stale;
                 }
+                let happened = Happened::Lost(if fault.is_reset() { Failure::Reset } else { Failure::Lost });
+                if is_first {
+                    self.lost(happened);
+                }
+                return happened;
             }
-            Fault::Reset(_) if self.resets_all() => self.link.node.evidence.failed(Failure::Protocol, 1),
-            Fault::Reset(_) | Fault::Leaving(_) | Fault::Refused(_) => {}
-        }
-        self.outcome = Outcome::Lost;
-        self.outcome
+            Fault::Reset(_) if self.resets_all() => Happened::ResetsAll,
+            Fault::Reset(_) => Happened::Reset,
+            Fault::Leaving(_) | Fault::Refused(_) => Happened::Stale,
+        };
+        self.link.met(happened);
+        happened
     }
 
     /// Whether the node has answered nothing over a connection that others may share. Told once for a
@@ -136,22 +148,23 @@ impl Lease {
 
     /// Its connection broke. Over HTTP/2 it may have been over what a client sent, which says nothing of the
     /// node.
-    fn lost(&self, kind: Failure) {
+    fn lost(&self, happened: Happened) {
         let Some(told) = self.connection.as_ref().and_then(Connection::told) else {
-            self.link.broke(kind);
+            self.link.broke(happened);
             return;
         };
         let link = self.link.clone();
         spawn_local(async move {
             if told.blame().await.is_none() {
-                link.broke(kind);
+                link.broke(happened);
             }
         });
     }
 
     /// The connection failed within the reply.
     pub(super) fn broke(&mut self, error: &hyper::Error) -> Outcome {
-        self.fault(&Fault::of(error), false)
+        self.fault(&Fault::of(error), false);
+        self.outcome
     }
 }
 

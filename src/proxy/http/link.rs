@@ -5,10 +5,7 @@ use std::{
     future::{Future, pending},
     mem::forget,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,13 +22,14 @@ use tokio::{
 };
 
 use super::{
+    evidence::Happened,
     outgoing::Outgoing,
     shared::{Place, Shared},
     spawner::Spawner,
     told::Told,
     trailing::Trailing,
     waiting::Waiting,
-    wire::{Meter, Wire},
+    wire::{Meter, Passing, Wire},
 };
 use crate::{
     metrics::NodeBlock,
@@ -67,7 +65,7 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW_MAX: u32 = (1 << 31) - 1;
 
 /// hyper refuses a smaller bound of what it reads ahead.
-const READ_MIN: usize = 8 * 1024;
+pub(super) const READ_MIN: usize = 8 * 1024;
 /// hyper's own bound of header fields, which costs nothing.
 const HEADERS_MAX: usize = 100;
 
@@ -122,7 +120,7 @@ pub(super) struct Connection {
     _place: Option<Place>,
     /// Replies that came over it.
     replies: Rc<Cell<u64>>,
-    resets: Arc<AtomicBool>,
+    passing: Arc<Passing>,
     trailing: Arc<Trailing>,
 }
 
@@ -169,10 +167,20 @@ pub(super) enum NoConnection {
 impl NoConnection {
     fn handshake(fault: &Fault) -> NoConnection {
         let kind = match fault {
-            Fault::Garbage(_) | Fault::Reset(_) => Failure::Protocol,
+            Fault::Garbage(_) | Fault::TooLarge(_) | Fault::Reset(_) => Failure::Protocol,
             Fault::Broken(_) | Fault::Leaving(_) | Fault::Refused(_) => Failure::Lost,
         };
         NoConnection::Unreachable(Some(kind), fault.text().into())
+    }
+
+    /// What happened to those who wait for it.
+    pub(super) fn happened(&self) -> Happened {
+        match self {
+            NoConnection::Left => Happened::Left,
+            NoConnection::Busy => Happened::Full,
+            NoConnection::Late => Happened::Late,
+            NoConnection::Unreachable(kind, _) => Happened::Unreachable(*kind),
+        }
     }
 
     /// The connection was made, and over HTTP/2 the node said nothing.
@@ -233,7 +241,7 @@ impl Connection {
             taken: self.taken.clone(),
             _place: Some(Place::new(link, &self.taken)),
             replies: self.replies.clone(),
-            resets: self.resets.clone(),
+            passing: self.passing.clone(),
             trailing: self.trailing.clone(),
         })
     }
@@ -248,6 +256,11 @@ impl Connection {
         sent
     }
 
+    /// How many bytes have come over it.
+    pub(super) fn read(&self) -> u64 {
+        self.passing.read()
+    }
+
     /// How many replies have come over it.
     pub(super) fn replies(&self) -> u64 {
         self.replies.get()
@@ -256,7 +269,7 @@ impl Connection {
     /// What the kernel still has to send is thrown away when the connection closes, or a node that
     /// hangs would be given it later.
     pub(super) fn reset_on_close(&self) {
-        self.resets.store(true, Relaxed);
+        self.passing.reset_on_close();
     }
 
     /// Where a request leaves trailers for it; over HTTP/2 they are frames like others.
@@ -407,9 +420,7 @@ impl Link {
     ) -> Result<Connection, NoConnection> {
         self.greet(slot, policy).await.inspect_err(|error| {
             self.trouble();
-            if let NoConnection::Unreachable(Some(kind), _) = error {
-                self.node.evidence.failed(*kind, 1);
-            }
+            self.met(error.happened());
         })
     }
 
@@ -418,12 +429,12 @@ impl Link {
         let stream = connect::reach(&targets, policy, Version::Resp2)
             .await
             .map_err(|error| NoConnection::Unreachable(error.kind, error.to_string().into()))?;
-        let resets = Arc::new(AtomicBool::new(false));
+        let passing = Arc::<Passing>::default();
         let trailing = Arc::<Trailing>::default();
         let meter = Meter::Node {
             node: self.node.clone(),
             worker: self.worker_index,
-            resets: resets.clone(),
+            passing: passing.clone(),
             trailing: trailing.clone(),
         };
         let io = TokioIo::new(Wire::new(stream, meter));
@@ -461,7 +472,7 @@ impl Link {
             taken: Rc::default(),
             _place: None,
             replies: Rc::default(),
-            resets,
+            passing,
             trailing,
         })
     }
@@ -503,10 +514,15 @@ impl Link {
         drop(slot);
     }
 
+    /// This happened to a request: what it says of the node is counted.
+    pub(super) fn met(&self, happened: Happened) {
+        happened.says().of(&self.node.evidence);
+    }
+
     /// A connection broke that had no reason to.
-    pub(super) fn broke(&self, kind: Failure) {
+    pub(super) fn broke(&self, happened: Happened) {
         self.trouble();
-        self.node.evidence.failed(kind, 1);
+        self.met(happened);
     }
 
     /// A connection could not be made, or broke: for a while those that connect are held back.

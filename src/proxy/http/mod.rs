@@ -9,6 +9,7 @@
 mod attempt;
 mod body;
 mod dispatch;
+mod evidence;
 mod lease;
 mod link;
 mod outgoing;

@@ -54,6 +54,25 @@ impl Activity {
     }
 }
 
+/// What passes over a node's connection, and how it is to end. One thread writes.
+#[derive(Debug, Default)]
+pub(super) struct Passing {
+    /// Bytes read since it was made.
+    read: AtomicU64,
+    resets: AtomicBool,
+}
+
+impl Passing {
+    pub(super) fn read(&self) -> u64 {
+        self.read.load(Relaxed)
+    }
+
+    /// It is reset when it closes.
+    pub(super) fn reset_on_close(&self) {
+        self.resets.store(true, Relaxed);
+    }
+}
+
 /// Who is at the other end, and where that is counted. `Send`, as an upgraded connection is.
 pub(super) enum Meter {
     Client {
@@ -61,11 +80,11 @@ pub(super) enum Meter {
         worker: usize,
         activity: Arc<Activity>,
     },
-    /// With whether it is reset when it closes, and trailers of a request, on their way to it.
+    /// With trailers of a request, on their way to it.
     Node {
         node: Arc<Node>,
         worker: usize,
-        resets: Arc<AtomicBool>,
+        passing: Arc<Passing>,
         trailing: Arc<Trailing>,
     },
 }
@@ -78,7 +97,10 @@ impl Meter {
                 pool.blocks[*worker].bytes_in.add(n);
                 activity.read.store(activity.read() + n, Relaxed);
             }
-            Meter::Node { node, worker, .. } => node.blocks[*worker].bytes_in.add(n),
+            Meter::Node { node, worker, passing, .. } => {
+                node.blocks[*worker].bytes_in.add(n);
+                passing.read.store(passing.read() + n, Relaxed);
+            }
         }
     }
 
@@ -150,8 +172,8 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        if let Meter::Node { resets, .. } = &self.meter
-            && resets.load(Relaxed)
+        if let Meter::Node { passing, .. } = &self.meter
+            && passing.resets.load(Relaxed)
         {
             self.stream.reset_on_close();
         }
