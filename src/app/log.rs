@@ -1,5 +1,5 @@
-//! THE LOG. Lines go to stderr by way of a thread of its own: a pipe that nobody reads, or a disk that is full,
-//! costs lines, which are counted, and stops nothing.
+//! THE LOG. Lines go to stderr by way of a thread of its own: a pipe that nobody reads, or a disk that is
+//! full, costs lines, which are counted, and stops nothing.
 
 use std::io::{IsTerminal, Write};
 
@@ -20,7 +20,7 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn start(format: LogFormat, level: &str) -> Log {
-        let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+        let filter = EnvFilter::try_new(directives(level)).unwrap_or_else(|_| EnvFilter::new("info"));
         let (writer, guard) = NonBlockingBuilder::default()
             .buffered_lines_limit(LINES_MAX)
             .thread_name("ringway-log")
@@ -55,5 +55,33 @@ pub(super) fn fatal(format: LogFormat, why: &str) {
         // Nobody may be there to hear it.
         LogFormat::Human => drop(writeln!(std::io::stderr(), "ringway: {why}")),
         LogFormat::Json => tracing::error!("{why}"),
+    }
+}
+
+/// A level as it is filtered by: any client can have the HTTP/2 library warn, as often as it connects, so
+/// that this says no more than errors unless it is asked for by name.
+fn directives(level: &str) -> String {
+    if level.contains("h2") || level.eq_ignore_ascii_case("off") {
+        return level.to_owned();
+    }
+    format!("{level},h2=error")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Warnings of the HTTP/2 library are not logged unless they are asked for.
+    #[test]
+    fn who_is_heard() {
+        for (level, expected) in [
+            ("info", "info,h2=error"),
+            ("ringway=debug", "ringway=debug,h2=error"),
+            ("off", "off"),
+            ("info,h2=debug", "info,h2=debug"),
+        ] {
+            assert_eq!(directives(level), expected);
+            assert!(EnvFilter::try_new(directives(level)).is_ok());
+        }
     }
 }

@@ -163,7 +163,8 @@ pub fn add_x_forwarded(headers: &mut HeaderMap, client: Option<SocketAddr>) {
     }
 }
 
-/// Appends an element to Forwarded (RFC 7239).
+/// Appends an element to Forwarded (RFC 7239). What clients claim goes when it is no list: an open quote
+/// would take in what is appended.
 pub fn add_forwarded(headers: &mut HeaderMap, client: Option<SocketAddr>) {
     let node = match client.map(|c| c.ip().to_canonical()) {
         None => "unknown".to_owned(),
@@ -173,7 +174,48 @@ pub fn add_forwarded(headers: &mut HeaderMap, client: Option<SocketAddr>) {
     let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).filter(|h| !h.is_empty());
     // A host has no quotes, so that it can stand in them.
     let host = host.map_or(String::new(), |host| format!(";host=\"{host}\""));
+    if !headers.get_all(header::FORWARDED).iter().all(|value| is_forwarded(value.as_bytes())) {
+        headers.remove(header::FORWARDED);
+    }
     append(headers, header::FORWARDED, &format!("for={node};proto=http{host}"));
+}
+
+/// Whether it is a list of elements (RFC 7239, 4). A value without quotes may have what many write there all
+/// the same, such as a colon.
+fn is_forwarded(mut rest: &[u8]) -> bool {
+    let ends = |b: &u8| matches!(b, b' ' | b'\t' | b',' | b';' | b'"' | b'\\');
+    while let Some(first) = rest.first() {
+        if matches!(first, b' ' | b'\t' | b',' | b';') {
+            rest = &rest[1..];
+            continue;
+        }
+        let name = rest.iter().position(|b| ends(b) || *b == b'=').unwrap_or(rest.len());
+        let Some((b'=', value)) = rest[name..].split_first() else { return false };
+        let len = match value.strip_prefix(b"\"") {
+            None => value.iter().position(ends).unwrap_or(value.len()),
+            Some(quoted) => match quoted_len(quoted) {
+                Some(len) => len + 1,
+                None => return false,
+            },
+        };
+        rest = &value[len..];
+        if len == 0 || name == 0 || !rest.first().is_none_or(|b| matches!(b, b' ' | b'\t' | b',' | b';')) {
+            return false;
+        }
+    }
+    true
+}
+
+/// How long a quoted string is behind its first quote, the last one included; `None` without one.
+fn quoted_len(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match text.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
 }
 
 /// Adds an element to a list, in the field that is there: some servers look at the first field only.
@@ -275,6 +317,23 @@ mod tests {
             (text(&all, "x-forwarded-for"), text(&all, "x-forwarded-proto")),
             (String::new(), "https".into())
         );
+        for (claimed, is_kept) in [
+            ("for=\"x", false),
+            ("for=\"x\\\"", false),
+            ("for", false),
+            ("for=a b", false),
+            ("for=a\"", false),
+            ("=a", false),
+            ("for=", false),
+            ("for=\"_x\\\",\";proto=http , for=1.2.3.4:80,, for=\"[::1]:1\"", true),
+            ("for=a;;by=b;", true),
+            ("", true),
+        ] {
+            let mut all = fields(&[("forwarded", claimed), ("forwarded", "for=b")]);
+            add_forwarded(&mut all, None);
+            let kept = if is_kept { format!("{claimed}, for=b, ") } else { String::new() };
+            assert_eq!(text(&all, "forwarded"), format!("{kept}for=unknown;proto=http"));
+        }
         let mut all = fields(&[("host", "h")]);
         add_forwarded(&mut all, None);
         assert_eq!(text(&all, "forwarded"), "for=unknown;proto=http;host=\"h\"");

@@ -23,7 +23,7 @@ use crate::{
     clock,
     metrics::{Class, Outcome, Reason},
     protocol::memcache::{
-        All, Awaits, DecodeError, Limits, Local, One, Plan, Request, RequestDecoder, Step, life,
+        All, Awaits, Code, DecodeError, Limits, Local, One, Plan, Request, RequestDecoder, Step, life,
         login::{Login, login},
         plan::Gather,
         request::{PLAIN_GET, plain_get},
@@ -325,6 +325,8 @@ pub(super) fn reroute(
     match (sent, miss) {
         (Err(refused), Some(nothing)) if refused.may_miss => {
             session.pool.block().misses.add(1);
+            // What was sent does not say any more that the client asked for silence.
+            let nothing = if expect.awaits.swallows(Code::Miss) { Cow::Borrowed(&b""[..]) } else { nothing };
             session.deliver(expect, &nothing, Some(Outcome::Ok), 0);
             Ok(())
         }

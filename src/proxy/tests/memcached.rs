@@ -177,6 +177,31 @@ fn retrievals_that_find_nothing_are_counted() {
     });
 }
 
+/// Retrievals that wait at a node which is ejected find nothing where that is asked for, and quiet ones say
+/// nothing of it.
+#[test]
+fn quiet_retrievals_at_a_node_that_is_ejected() {
+    play(async {
+        let [a, b] = [ScriptedNode::new("a").await, ScriptedNode::new("b").await];
+        let request_timeout = Duration::from_millis(50);
+        let world = World::new(&[&a, &b], Policy { request_timeout, ..memcached() });
+        let [at_a] = world.keys(&["a"]);
+        let mut client = world.client().await;
+        client.sends_raw(format!("mg {at_a} v q k O1\r\nmg {at_a} v k O2\r\nmn\r\n").as_bytes()).await;
+        let mut left = a.accepts().await;
+        left.gets_raw(format!("mg {at_a} v k O1\r\nmg {at_a} v k O2\r\n").as_bytes()).await;
+        world.publish(|next| {
+            let mut nodes = next.nodes.to_vec();
+            let at = nodes.iter().position(|e| &*e.node.name == "a").expect("it is there");
+            (nodes[at].health, nodes[at].placement) = (Health::Ejected, Placement::Away);
+            next.nodes = nodes.into();
+            next.policy = Arc::new(Policy { on_ejected: OnEjected::Miss, ..Policy::clone(&next.policy) });
+        });
+        drop(left);
+        client.gets(format!("EN k{at_a} O2\r\nMN\r\n")).await;
+    });
+}
+
 /// Reads the lines that a node gets for these keys, none of which is long: how many keys each of them names.
 async fn short_lines(peer: &mut Peer, head: &str, keys: &[String]) -> Vec<usize> {
     let (mut lines, mut got) = (Vec::new(), Vec::new());
