@@ -128,7 +128,7 @@ fn bad_pages_of_one_client_refuse_nobody_else() {
 #[test]
 fn a_slow_page_ejects_nobody() {
     let nodes = three();
-    let mut ringway = quiet(&nodes, &["request_timeout: 500ms", "deadline: 20s"]);
+    let mut ringway = quiet(&nodes, &["request_timeout: 500ms", "deadline: 20s", "health: {timeout: 5s}"]);
     let epoch = ringway.epoch();
     let mut browsers: Vec<Browser> = (0..3).map(|_| Browser::connect(&ringway.address())).collect();
     browsers.iter_mut().for_each(|b| b.send("GET /slow HTTP/1.1\r\nHost: h\r\n\r\n"));

@@ -3,8 +3,8 @@
 //!
 //! The law: what one client asks for is never what ejects a node. A page that takes longer than
 //! `request_timeout`, or one whose head ringway does not read, does so at every node, and being asked for
-//! three times it would take out three of them. So whatever may be the request's fault is a doubt at most: the
-//! node is probed at once, by a known page over another connection, and the probe decides.
+//! three times it would take out three of them. So whatever may be the request's fault is a doubt at most:
+//! the node is probed at once, by a known page over another connection, and the probe decides.
 
 use ::http::StatusCode;
 
@@ -86,8 +86,8 @@ pub(super) enum Next {
     Verdict,
     /// The same, and without a verdict any other goes to the same node once more.
     Again,
-    /// Where the verdict on its node says; a request that reads passes the node after a failed probe, and only
-    /// then: what takes long here takes long there.
+    /// Where the verdict on its node says; a request that reads passes the node after a failed probe, and
+    /// only then: what takes long here takes long there.
     Probe,
 }
 
@@ -232,7 +232,8 @@ mod tests {
         }
     }
 
-    /// A doubt is seen, rings the bell, and adds to no streak; a failure adds to it, and a good reply ends it.
+    /// A doubt is seen, rings the bell, and adds to no streak; a failure adds to it, and a good reply ends
+    /// it.
     #[test]
     fn what_is_counted() {
         let evidence = Evidence::default();
