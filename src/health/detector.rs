@@ -24,7 +24,7 @@
 //!
 //! *Certain* is what needs no second opinion about what happened, only about whether it lasts:
 //! nobody listens, the name does not resolve, our credentials are refused, its data is loading.
-//! Timeouts, bytes that are not the protocol, statuses and connections that break are counted instead.
+//! Timeouts and statuses are counted instead, and of probes whatever fails.
 //!
 //! What a node says of itself in error replies decides nothing, nor does what one request of HTTP met, as a
 //! page that takes long takes long at every node: it is a reason to ask at once, and what the probe meets
@@ -37,7 +37,8 @@
 //! called slow; and so is one that was ejected for it, as it gets none: slower answers are not good ones.
 //!
 //! A lost connection is a sign and no more, however many requests were in flight: it does not
-//! count towards `failures`, the reconnect decides. An idle connection that closes is not even a
+//! count towards `failures`, the reconnect decides. Nor does one that brought bytes which are not the
+//! protocol: the probe decides. An idle connection that closes is not even a
 //! sign. While a node is ejected, what traffic sees of it (under `eject_max`) changes nothing.
 
 use std::{fmt::Write, sync::Arc, time::Duration};
@@ -220,13 +221,20 @@ impl Traffic {
 }
 
 /// Failures of traffic that count towards `failures`. A lost connection is decided by the
-/// reconnect, refused credentials by the probe, which has the same.
-const COUNTED: [Failure; 5] =
-    [Failure::Timeout, Failure::ConnectTimeout, Failure::Protocol, Failure::Refused, Failure::Status];
+/// reconnect, refused credentials by the probe, which has the same, and so are bytes that are not the
+/// protocol: what one client asked may have brought them, and a server that speaks another protocol says so
+/// to a probe.
+const COUNTED: [Failure; 4] = [Failure::Timeout, Failure::ConnectTimeout, Failure::Refused, Failure::Status];
 
 /// Failures of traffic after which only a new connection proves anything.
-const OF_CONNECTION: [Failure; 5] =
-    [Failure::Lost, Failure::Reset, Failure::Refused, Failure::ConnectTimeout, Failure::Handshake];
+const OF_CONNECTION: [Failure; 6] = [
+    Failure::Lost,
+    Failure::Reset,
+    Failure::Refused,
+    Failure::ConnectTimeout,
+    Failure::Protocol,
+    Failure::Handshake,
+];
 
 /// The shortest pause between probes of a suspect node, unless `interval` is shorter.
 const FAST_PROBE_MIN: Duration = Duration::from_millis(50);

@@ -20,9 +20,9 @@ pub(super) const SLICES: u32 = 5;
 /// In how many of them a node has to be slow to be called so, and to be called so still.
 const SLOW_SLICES: (usize, usize) = (3, 2);
 /// Failures that count towards the rate: what becomes of requests, doubts left aside. A lost connection is
-/// one, however many requests were in flight; one that is not made is not a request.
-const OF_REQUESTS: [Failure; 5] =
-    [Failure::Timeout, Failure::Lost, Failure::Reset, Failure::Protocol, Failure::Status];
+/// one, however many requests were in flight; one that is not made is not a request. Of bytes that are not
+/// the protocol the probe judges.
+const OF_REQUESTS: [Failure; 4] = [Failure::Timeout, Failure::Lost, Failure::Reset, Failure::Status];
 
 /// A node's counters at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

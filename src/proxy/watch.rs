@@ -8,8 +8,9 @@ use super::{
     pipeline::MAYBE,
     pool::Bounds,
     session::{Session, State},
+    window::Slot,
 };
-use crate::metrics::{Class, Outcome, Reason};
+use crate::metrics::{Outcome, Reason};
 
 impl Session {
     /// Watches the deadline of the head, and the client that takes nothing. Called by the wheel,
@@ -26,12 +27,12 @@ impl Session {
             self.pool.block().refuse(Reason::SlowClient);
             state.broken = true;
         }
-        while let Some((due_us, class)) = state.window.head_due() {
+        while let Some(&Slot { due_us, class, may_write, .. }) = state.window.head_due() {
             if (now_us.wrapping_sub(due_us) as i32) < 0 {
                 break;
             }
             let seq = state.window.head_seq();
-            let applied = if class == Class::Read { "" } else { MAYBE };
+            let applied = if may_write { MAYBE } else { "" };
             let waited = self.pool.patience(class).as_millis();
             let line = self.error_line(&format!("ERR no reply within the deadline of {waited} ms{applied}"));
             if !state.window.replace(seq, &line, Outcome::Timeout) {
@@ -41,7 +42,7 @@ impl Session {
             self.pool.block().refuse(Reason::Timeout);
             self.settle(state);
         }
-        let next = state.window.head_due().map(|(due_us, _)| due_us.wrapping_sub(now_us));
+        let next = state.window.head_due().map(|due| due.due_us.wrapping_sub(now_us));
         // The head's reply may have begun, and then those behind it have to be looked at again.
         let is_owed = !state.out.is_empty() || !state.window.is_empty() || state.waits;
         let turn = state.waits.then(|| self.turn_left(state, now_us)).flatten();

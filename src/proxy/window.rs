@@ -26,6 +26,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) class: Class,
+    /// Whether a node that does not answer may have written something.
+    pub(crate) may_write: bool,
     /// When the client has waited long enough, on the worker's clock.
     pub(crate) due_us: u32,
     /// Its client asked for no reply: it is told nothing of ours either.
@@ -159,8 +161,14 @@ impl Space {
     #[cold]
     fn grow(&mut self, base: u64, next: u64) {
         let larger = (self.slots.len() * 2).max(SLOTS_MIN);
-        let vacant = || Slot { class: Class::Local, due_us: 0, silent: false, reply: Reply::Waiting };
-        let mut slots: Vec<Slot> = std::iter::repeat_with(vacant).take(larger).collect();
+        let new = || Slot {
+            class: Class::Local,
+            may_write: false,
+            due_us: 0,
+            silent: false,
+            reply: Reply::Waiting,
+        };
+        let mut slots: Vec<Slot> = std::iter::repeat_with(new).take(larger).collect();
         for seq in base..next {
             if let Some(slot) = self.at(seq) {
                 std::mem::swap(slot, &mut slots[seq as usize & (larger - 1)]);
@@ -210,8 +218,9 @@ impl Window {
             space.grow(base, seq);
         }
         if let Some(vacant) = space.at(seq) {
-            let Slot { class, due_us, silent, reply } = slot;
-            (vacant.class, vacant.due_us, vacant.silent) = (class, due_us, silent);
+            let Slot { class, may_write, due_us, silent, reply } = slot;
+            (vacant.class, vacant.may_write) = (class, may_write);
+            (vacant.due_us, vacant.silent) = (due_us, silent);
             // Nothing is lost with what stood there: it is done, and has given its bytes up.
             forget(replace(&mut vacant.reply, reply));
         }
@@ -242,10 +251,10 @@ impl Window {
 
     /// When the head's deadline is; none once its reply has begun, for then the node's progress
     /// and the client's are watched.
-    pub(crate) fn head_due(&mut self) -> Option<(u32, Class)> {
+    pub(crate) fn head_due(&mut self) -> Option<&Slot> {
         let slot = self.slot(self.base)?;
         let began = matches!(&slot.reply, Reply::Pieces(pieces) if pieces.began && pieces.done.is_none());
-        (!began).then_some((slot.due_us, slot.class))
+        (!began).then_some(slot)
     }
 
     /// The slot that was opened last.
@@ -508,7 +517,7 @@ impl Window {
 
     /// A reply that is known at once.
     pub(crate) fn ready(&mut self, class: Class, due_us: u32, bytes: &[u8], outcome: Outcome) {
-        let seq = self.push(Slot { class, due_us, silent: false, reply: Reply::Waiting });
+        let seq = self.push(Slot { class, may_write: false, due_us, silent: false, reply: Reply::Waiting });
         self.know(seq, bytes, outcome);
     }
 }

@@ -22,8 +22,8 @@ use crate::harness::{
     web::{Actor, Browser, Stage},
 };
 
-/// Nobody reads the log, and its pipe is full: nodes are ejected and taken back, the admin port answers, and a
-/// signal ends the process.
+/// Nobody reads the log, and its pipe is full: nodes are ejected and taken back, the admin port answers, and
+/// a signal ends the process.
 #[test]
 fn a_log_that_nobody_reads_stops_nothing() {
     let mut nodes = Redis::several(3);

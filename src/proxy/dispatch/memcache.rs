@@ -224,7 +224,8 @@ pub(super) fn not_sent(
 
 fn all(session: &Rc<Session>, state: &mut State, bound: &Rc<Bound>, all: All<'_>) {
     let due_us = due_us(session, bound, Class::All);
-    let to = Sending { session, bound, class: Class::All, read_only: false, due_us, awaits: all.awaits };
+    let read_only = all.gather != Gather::Flush;
+    let to = Sending { session, bound, class: Class::All, read_only, due_us, awaits: all.awaits };
     let command = match all.gather {
         Gather::Flush => "flush_all",
         Gather::Stats => "stats nodes",

@@ -317,7 +317,8 @@ impl Sending<'_> {
     #[inline]
     fn slot(&self) -> Slot {
         let silent = is_silent(self.awaits);
-        Slot { class: self.class, due_us: self.due_us, silent, reply: Reply::Waiting }
+        let may_write = !self.read_only;
+        Slot { class: self.class, may_write, due_us: self.due_us, silent, reply: Reply::Waiting }
     }
 
     /// Passes a request on as it is.

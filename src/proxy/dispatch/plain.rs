@@ -67,7 +67,8 @@ impl<'a> Batch<'a> {
         let Some(pipeline) = link.lane(self.version, self.lane) else { return false };
         let Some(mut queue) = pipeline.open_queue(self.now_us) else { return false };
         let class = if read_only { Class::Read } else { Class::Write };
-        let slot = Slot { class, due_us: self.due_us, silent: false, reply: Reply::Waiting };
+        let slot =
+            Slot { class, may_write: !read_only, due_us: self.due_us, silent: false, reply: Reply::Waiting };
         let expect = Expect {
             session: self.session.clone(),
             seq: window.push(slot),

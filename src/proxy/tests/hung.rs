@@ -405,6 +405,33 @@ fn what_waits_is_bounded() {
     });
 }
 
+/// Whoever only asked hears no more than that no reply came, also where it takes long or goes to all nodes;
+/// whoever may have written hears that.
+#[test]
+fn what_only_reads_is_not_applied() {
+    play(async {
+        let short = Duration::from_millis(100);
+        let cases: [(&[&str], bool); 7] = [
+            (&["DBSIZE"], false),
+            (&["SCRIPT", "EXISTS", "x"], false),
+            (&["SCAN", "0"], false),
+            (&["EVAL_RO", "return 1", "1", "k"], false),
+            (&["EVAL", "return 1", "1", "k"], true),
+            (&["FLUSHALL"], true),
+            (&["SET", "k", "v"], true),
+        ];
+        for (request, may_write) in cases {
+            let a = ScriptedNode::new("a").await;
+            let world = World::new(&[&a], Policy { deadline: short, slow_timeout: short, ..patient() });
+            let mut client = world.client().await;
+            client.sends(request).await;
+            let told = client.reply().await;
+            assert!(told.starts_with("-ERR no reply within the deadline"), "{told}");
+            assert_eq!(told.contains(MAYBE), may_write, "{request:?}: {told}");
+        }
+    });
+}
+
 /// Of a large request for all nodes there is a copy for each: it is refused by name where it has no reason to
 /// be large, and before any is made where they have no room together. What is large and for one node, or
 /// divided among them, is held once.

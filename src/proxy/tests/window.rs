@@ -15,7 +15,7 @@ const CONTEXT: MergeContext = MergeContext { version: Version::Resp2, per_key_er
 
 fn forward() -> Slot {
     let reply = Reply::Waiting;
-    Slot { class: Class::Read, due_us: 0, silent: false, reply }
+    Slot { class: Class::Read, may_write: false, due_us: 0, silent: false, reply }
 }
 
 fn joint(bound: &Rc<Bound>, parts: &[ModelPart], keys: usize) -> Slot {
@@ -29,7 +29,13 @@ fn joint(bound: &Rc<Bound>, parts: &[ModelPart], keys: usize) -> Slot {
         request: None,
         done: Default::default(),
     };
-    Slot { class: Class::Read, due_us: 0, silent: false, reply: Reply::Joint(Box::new(joint)) }
+    Slot {
+        class: Class::Read,
+        may_write: false,
+        due_us: 0,
+        silent: false,
+        reply: Reply::Joint(Box::new(joint)),
+    }
 }
 
 fn settle(window: &mut Window, out: &mut Vec<u8>) -> usize {
@@ -80,9 +86,9 @@ fn small_replies_are_held() {
 fn a_reply_that_has_begun() {
     let (mut window, mut out) = (Window::without_hold(), Vec::new());
     let seq = window.push(forward());
-    assert_eq!(window.head_due().map(|due| due.0), Some(0));
+    assert_eq!(window.head_due().map(|slot| slot.due_us), Some(0));
     window.deliver(seq, 0, b"$5\r\nhe", None, &mut out);
-    assert_eq!(window.head_due(), None);
+    assert!(window.head_due().is_none());
     assert!(!window.fail(seq, 0, b"-ERR x\r\n", Outcome::Lost));
     assert!(!window.replace(seq, b"-ERR x\r\n", Outcome::Timeout));
     assert!(!window.forget(seq, 0));
