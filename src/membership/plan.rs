@@ -323,8 +323,8 @@ pub struct Permit {
 }
 
 /// Why so many nodes can't be at other addresses at once: no key moves, but what their servers have is left
-/// behind. The first one is, whatever its share, as servers are replaced one by one; and one that fails leaves
-/// nothing behind that is served.
+/// behind. The first one is, whatever its share, as servers are replaced one by one; and one that fails
+/// leaves nothing behind that is served.
 pub fn leaves_too_much(now: &Topology, spec: &PoolSpec, max_share: f64) -> Option<String> {
     let addresses: HashMap<_, _> = spec.nodes.iter().map(|node| (&node.name, &node.address)).collect();
     let is_left = |e: &Entry| {

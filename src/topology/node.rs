@@ -219,8 +219,8 @@ impl Evidence {
         self.bell.notify_one();
     }
 
-    /// Something failed that may be the fault of what was asked, and not the node's: it counts towards nothing,
-    /// and rings the bell, so that the node is probed.
+    /// Something failed that may be the fault of what was asked, and not the node's: it counts towards
+    /// nothing, and rings the bell, so that the node is probed.
     pub fn doubted(&self, kind: Failure) {
         self.doubts[kind as usize].fetch_add(1, Relaxed);
         self.bell.notify_one();

@@ -1,5 +1,5 @@
-//! What requests of one client say of HTTP nodes: nothing that ejects one which is well. And a node that hangs
-//! is found all the same.
+//! What requests of one client say of HTTP nodes: nothing that ejects one which is well. And a node that
+//! hangs is found all the same.
 
 use std::{
     io::Write,

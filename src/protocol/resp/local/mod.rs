@@ -137,7 +137,15 @@ pub fn answer(
 /// Whether a request is larger than any that has a meaning. What is only said back may be as large as it
 /// likes.
 fn exceeds(kind: Local, request: &Request<'_>) -> bool {
-    let is_said_back = matches!(kind, Local::Ping | Local::Echo);
+    let is_said_back = match kind {
+        Local::Ping | Local::Echo => true,
+        // Keys of the request are all that it is told.
+        Local::Command => {
+            let what = request.args().nth(1).unwrap_or_default();
+            [&b"GETKEYS"[..], b"GETKEYSANDFLAGS"].iter().any(|name| what.eq_ignore_ascii_case(name))
+        }
+        _ => false,
+    };
     !is_said_back && (request.len() > ARGS_MAX || request.frame.len() > BYTES_MAX)
 }
 
