@@ -257,6 +257,16 @@ impl Debts {
         }
     }
 
+    /// Another server comes in a node's place: what the one before it missed is not its own, and what others
+    /// have of the node's keys they have still.
+    pub(super) fn succeeds(&mut self, before: NodeId, after: NodeId) {
+        let Some(old) = self.of.get(&before) else { return };
+        let heir = Owed { missed: None, ..old.clone() };
+        if heir.others.is_some() || heir.gutter.is_some() {
+            self.of.insert(after, heir);
+        }
+    }
+
     /// Nodes that are not among these are gone, with all that they were owed.
     pub(super) fn retain(&mut self, nodes: &HashSet<NodeId>) {
         self.of.retain(|id, _| nodes.contains(id));

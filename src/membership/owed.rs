@@ -72,11 +72,18 @@ pub(super) fn gains(
     time: Instant,
 ) {
     let policy = &prepared.spec.policy;
+    let before: HashMap<&str, &Entry> = now.nodes.iter().map(|e| (&*e.node.name, e)).collect();
+    for entry in nodes {
+        // What others have of a node's keys they have whatever server is behind its name.
+        if let Some(old) = before.get(&*entry.node.name).filter(|old| old.node.address != entry.node.address)
+        {
+            ledger.debts.succeeds(old.node.id, entry.node.id);
+        }
+    }
     if !policy.minds_old_copies() {
         return;
     }
     let stays: HashSet<&str> = nodes.iter().map(|e| &*e.node.name).collect();
-    let before: HashMap<&str, &Entry> = now.nodes.iter().map(|e| (&*e.node.name, e)).collect();
     // Who leaves takes what it has along, and not what others have of its keys.
     let leaves_some = |name: &str| before.get(name).is_some_and(|e| ledger.debts.others_have_some(e.node.id));
     let is_left = |name: &str| stays.contains(name) || leaves_some(name);

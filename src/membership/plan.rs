@@ -371,15 +371,14 @@ pub fn reload(
     if let Some(why) = leaves_too_much(now, spec, max_share).filter(|_| !yes) {
         return Outcome::Refused { why };
     }
+    // Asked of the nodes as they are called now: one that gets another weight is called anew below.
+    let unswept = not_swept(now, ledger, prepared, time);
     let mut ledger = ledger.clone();
     ledger.ring = spec.ring.clone();
     let mut nodes = births.carry(&now.nodes, prepared, &mut |before, after| {
         ledger.renamed(before, after);
     });
-    if let Some(why) = owed(now, &ledger, &nodes, &spec.policy) {
-        return Outcome::Refused { why };
-    }
-    if let Some(why) = not_swept(now, &ledger, prepared, time) {
+    if let Some(why) = owed(now, &ledger, &nodes, &spec.policy).or(unswept) {
         return Outcome::Refused { why };
     }
     gains(now, &mut ledger, (prepared, &nodes), time);

@@ -163,6 +163,30 @@ fn what_a_reload_moves_has_no_old_copies() {
     }
 }
 
+/// A weight that is changed, and changed back at once: the second reload waits until those who had the keys
+/// before have them no more, and nobody reads an old value.
+#[test]
+fn a_weight_is_put_back_at_once() {
+    let nodes = Redis::several(4);
+    let brisk = "health: {interval: 100ms, timeout: 1s}";
+    let config = Config::of(&nodes).top(FREE).pool(brisk).pool("sole_writer: true");
+    let mut ringway = Ringway::serve(&config);
+    set_all(&mut ringway, 400);
+    let mut client = ringway.client();
+    let heavy = config.clone().moved("d", &format!("{}, weight: 2", nodes[3].address()));
+    for turn in 0..3 {
+        until(SOON, "nobody has old values", || ringway.reload(&heavy) == "ok");
+        let value = format!("new{turn}");
+        (0..400).for_each(|i| assert_eq!(client.cmd(&["SET", &format!("key:{i}"), &value]), "+OK\r\n"));
+        assert_eq!(ringway.reload(&config), "refused", "others have old values");
+        until(SOON, "they have none", || ringway.reload(&config) == "ok");
+        for i in 0..400 {
+            let read = client.cmd(&["GET", &format!("key:{i}")]);
+            assert!(read == "$-1\r\n" || read == format!("$4\r\n{value}\r\n"), "key:{i}: {read}");
+        }
+    }
+}
+
 /// A node that is out gets another address, where a server has old values: it is received as a new one.
 #[test]
 fn another_server_in_the_place_of_one_that_is_out() {

@@ -254,3 +254,42 @@ fn what_is_to_be_looked_for_is_published() {
     assert!(pool.swept("n3").is_some());
     assert!(pool.topology.leftovers.is_empty());
 }
+
+/// A reload that gives some of a node's keys to another, or takes them from it, waits until nobody has old
+/// values of them: also when what changes is the weight of the very node that got them, and when another
+/// server has come in its place since.
+#[test]
+fn a_weight_there_and_back() {
+    let with = |weight: u32| super::returns::pool(&[1, 1, 1, weight], |_| {});
+    let moved = |mut spec: PoolSpec| {
+        spec.nodes[3].address = Address::Tcp { host: "10.0.0.99".into(), port: 6379 };
+        spec
+    };
+    let refusal = |pool: &Planned, spec: PoolSpec| {
+        let permit = Permit { max_share: 1.0, yes: true, time: pool.time };
+        match reload(&pool.topology, &pool.ledger, &pool.prepare(spec), &pool.births, &permit) {
+            Outcome::Refused { why } => Some(why),
+            _ => None,
+        }
+    };
+    let heavier = || {
+        let mut pool = Planned::new(&with(1));
+        pool.reload(with(2));
+        pool
+    };
+    let (mut pool, mut other) = (heavier(), heavier());
+    let why = refusal(&pool, with(1)).expect("n0 to n2 have what is n3's now");
+    assert!(why.contains("old values of keys that are node n3's now"), "{why}");
+    other.reload(moved(with(2)));
+    assert!(refusal(&other, moved(with(1))).is_some(), "they have it, whatever n3 is");
+    other.swept("n3");
+    assert_eq!(refusal(&other, moved(with(1))), None);
+    pool.swept("n3");
+    assert_eq!(refusal(&pool, with(1)), None);
+    pool.reload(with(1));
+    // Now n3 has what is the others' again.
+    let why = refusal(&pool, with(2)).expect("it has old values of their keys");
+    assert!(why.contains("node n0's now") || why.contains("node n1's") || why.contains("node n2's"), "{why}");
+    ["n0", "n1", "n2"].iter().for_each(|name| drop(pool.swept(name)));
+    assert_eq!(refusal(&pool, with(2)), None);
+}
