@@ -241,7 +241,8 @@ const FAST_PROBE_MIN: Duration = Duration::from_millis(50);
 
 /// Needs no second opinion about what happened, only about whether it lasts.
 pub(super) fn is_certain(cause: Cause) -> bool {
-    matches!(cause, Cause::Refused | Cause::Unresolved | Cause::Misconfigured | Cause::Loading)
+    use Cause::{Loading, Misconfigured, Refused, Replaced, Unresolved};
+    matches!(cause, Refused | Unresolved | Misconfigured | Loading | Replaced)
 }
 
 impl Detector {
@@ -655,7 +656,8 @@ mod tests {
     /// certain failures; a slow one gets its `fall` probes.
     #[test]
     fn an_absent_node_is_out_at_the_start() {
-        for cause in [Cause::Refused, Cause::Unresolved, Cause::Misconfigured, Cause::Loading] {
+        use Cause::{Loading, Misconfigured, Refused, Replaced, Unresolved};
+        for cause in [Refused, Unresolved, Misconfigured, Loading, Replaced] {
             assert_eq!(Run::fresh().cause(failed(cause)), Some(cause));
         }
         let mut run = Run::fresh();

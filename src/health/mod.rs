@@ -252,6 +252,8 @@ impl Ward {
                     if !Arc::ptr_eq(&patient.targets, &entry.targets) {
                         patient.targets = entry.targets.clone();
                         self.scene.moved(&topology.pool, entry);
+                        // Who answers there?
+                        patient.call.hurry.notify_one();
                     }
                 }
                 None => {
@@ -441,12 +443,13 @@ impl Ward {
         let mut patient = self.patients.remove(&round.id)?;
         let now = Instant::now();
         let mut pause = REPEAT_PAUSE;
-        if let Some(probe) = round.probe {
+        if let Some(mut probe) = round.probe {
             patient.started = probe.started;
             // Who answered is no question of time, and is asked once for a connection.
             patient.met(&probe, &self.reader.load().policy);
             if !self.scene.lag().overlapped(probe.started, probe.ended) {
                 let topology = self.reader.load();
+                patient.compare(&mut probe, &topology.policy);
                 let whose = (topology.pool.clone(), patient.name.clone());
                 self.scene.probe(&whose, &probe);
                 let own = topology.position(round.id).map(|at| &topology.nodes[at].node);
@@ -892,6 +895,60 @@ mod tests {
         let pauses: Vec<_> = (0..100).map(|turn| jittered(Duration::from_secs(1), "n1", turn)).collect();
         assert!(pauses.iter().all(|p| (900..=1100).contains(&p.as_millis())));
         assert!(pauses.windows(2).any(|w| w[0].abs_diff(w[1]) > Duration::from_millis(50)));
+    }
+
+    /// Another process that answers well in the place of the one that served is an absence, though nobody was
+    /// refused: also when it was first seen by a probe that was void. Where nodes serve what they have it is
+    /// none.
+    #[tokio::test]
+    async fn who_answers_is_another() {
+        for (on_return, durable, expected) in [
+            (OnReturn::Quarantine, false, Some(Data::Other)),
+            (OnReturn::Serve, true, Some(Data::Other)),
+            (OnReturn::Serve, false, None),
+        ] {
+            let bell = Arc::new(Notify::new());
+            let settings = HealthSettings { rise: 1, flap_max: Duration::ZERO, ..HealthSettings::default() };
+            let mut first = topology((Ipv4Addr::LOCALHOST, 1).into(), settings, &bell);
+            let policy = Policy { on_return, durable, ..(*first.policy).clone() };
+            first.policy = Arc::new(policy.clone());
+            let (_writer, reader) = channel(first);
+            let mut ward =
+                Ward::new(reader, crate::health::Scene::new(Lag::new()), Arc::default(), Arc::new([]));
+            ward.admit(&write_notes().1);
+            let life = |process: &str| Life { process: process.into(), started: Some(5), keys: Some(3) };
+            let hear = |ward: &mut Ward, life: Option<Life>| {
+                let (now, took, late) = (Instant::now(), Duration::ZERO, Vec::new());
+                let (answer, symptom) = (Answer::Serves(None), Symptom::Good);
+                let probe =
+                    Probe { life, flushed: false, took, symptom, late, started: now, ended: now, answer };
+                let round = Round { id: NodeId(7), prober: Prober::default(), probe: Some(probe) };
+                let heard = ward.hear(Ok(round));
+                ward.judge(heard).into_iter().find_map(|change| match change {
+                    Change::News { news: News::Judged(opinion), .. } => Some(opinion.because),
+                    other => panic!("{other:?}"),
+                })
+            };
+            hear(&mut ward, Some(life("a")));
+            assert_eq!(hear(&mut ward, Some(life("a"))), None, "{on_return:?}: it is the same");
+            if expected.is_some() {
+                // As a void probe leaves it.
+                let patient = ward.patients.get_mut(&NodeId(7)).expect("it is watched");
+                patient.life = Some(life("b"));
+            }
+            let because = hear(&mut ward, expected.is_none().then(|| life("b")));
+            let Some(data) = expected else {
+                assert_eq!(because, None);
+                continue;
+            };
+            let Some(Because::Failed(failed)) = because else { panic!("{on_return:?}: {because:?}") };
+            assert_eq!(failed.cause, Cause::Replaced);
+            assert!(failed.evidence.contains("127.0.0.1:1: another process answers, b of 5 and not a of 5"));
+            let back = hear(&mut ward, None);
+            let Some(Because::Returned(back)) = back else { panic!("{on_return:?}: {back:?}") };
+            assert_eq!(back.data, data, "{on_return:?}");
+            assert_eq!(hear(&mut ward, Some(life("b"))), None, "it is who serves now");
+        }
     }
 
     /// What a node came back with is what it has until it serves: a second return of the same process says no

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{task::AbortHandle, time::Instant};
 
-use super::{Call, Detector, Life, Probe, Traffic, window::Window};
+use super::{Call, Detector, Life, Probe, Traffic, probe::Answer, window::Window};
 use crate::{
     net::Target,
-    topology::{Data, ErrorReply, Evidence, Failure, OnReturn, Opinion, Policy},
+    topology::{Cause, Data, ErrorReply, Evidence, Failure, OnReturn, Opinion, Policy},
 };
 
 /// One watched node.
@@ -109,6 +109,21 @@ impl Patient {
             _ => self.bounded.filter(|_| is_same),
         };
         self.life = Some(life.clone());
+    }
+
+    /// Who answers well may be another than who served, and nobody was refused in between: it was restarted
+    /// behind something that takes connections in its place, or the name or address leads to another server
+    /// now. What it has may be old, so it serves no more, and is received like one that comes back.
+    pub(super) fn compare(&self, probe: &mut Probe, policy: &Policy) {
+        let minds = policy.on_return != OnReturn::Serve || policy.durable;
+        let (Some(before), Some(now)) = (&self.served, &self.life) else { return };
+        let serves = matches!(probe.answer, Answer::Serves(_)) && !self.detector.health().is_out();
+        if !minds || !serves || before.is_same(now) {
+            return;
+        }
+        let targets: Vec<String> = self.targets.iter().map(ToString::to_string).collect();
+        let text = format!("{}: another process answers, {now} and not {before}", targets.join(", "));
+        probe.answer = Answer::Failed { cause: Cause::Replaced, after_loss: true, text };
     }
 
     /// It has nothing now.

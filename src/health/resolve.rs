@@ -108,7 +108,10 @@ fn judge(
             if targets == entry.targets {
                 return None;
             }
-            tracing::info!(%pool, %node, %address, addresses = targets.len(), "the name resolves to other addresses");
+            let listed =
+                |targets: &[Target]| targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let (addresses, before) = (listed(&targets), listed(&entry.targets));
+            tracing::warn!(%pool, %node, %address, addresses, before, "the name resolves to other addresses");
             Some(topology.news(id, News::Resolved(targets)))
         }
         answer => {

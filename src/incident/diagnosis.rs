@@ -40,6 +40,8 @@ pub enum Place {
 pub enum What {
     /// Nobody listens: the process is gone.
     Gone,
+    /// It was restarted, or another server is in its place.
+    Replaced,
     /// It takes connections and answers nothing.
     Hung,
     /// It answers too late.
@@ -137,6 +139,7 @@ impl What {
     pub fn word(self) -> &'static str {
         match self {
             What::Gone => "gone",
+            What::Replaced => "replaced",
             What::Hung => "hung",
             What::Slow => "slow",
             What::Busy => "busy",
@@ -249,12 +252,14 @@ fn by_cause(scale: &mut Scale, cause: Option<Cause>) {
         Some(Cause::Unresolved) => (Node, What::Unresolved),
         Some(Cause::Misconfigured) => (Node, What::Auth),
         Some(Cause::Loading) => (Node, What::Loading),
+        Some(Cause::Replaced) => (Node, What::Replaced),
         // It answers its probes, and not what it is asked.
         Some(Cause::Status | Cause::FailureRate | Cause::Unwritable) => (Node, What::Errors),
         Some(Cause::Slow) => (Node, What::Slow),
     };
     // These were measured or tried, and no probe says more.
-    let is_shown = matches!(cause, Some(Cause::FailureRate | Cause::Unwritable | Cause::Slow));
+    let is_shown =
+        matches!(cause, Some(Cause::FailureRate | Cause::Unwritable | Cause::Replaced | Cause::Slow));
     let sign = match cause {
         Some(Cause::Slow) => "its p99 is far above its pool's".to_owned(),
         cause => cause.map_or_else(String::new, |cause| format!("the verdict on it was {}", cause.word())),
@@ -636,6 +641,7 @@ mod tests {
             Cause::Unresolved,
             Cause::Misconfigured,
             Cause::Loading,
+            Cause::Replaced,
             Cause::Status,
             Cause::Slow,
             Cause::FailureRate,

@@ -10,6 +10,7 @@ pub(super) fn sentence(subject: &Subject<'_>, seen: &Sighting, place: Place, wha
     let wrong = seen.wrong.as_deref().unwrap_or("it is a replica");
     match (place, what) {
         (_, What::Gone) => format!("node {node}: its process is gone, nobody listens on {address}"),
+        (_, What::Replaced) => format!("node {node}: another process is at {address} than the one that served"),
         (_, What::Hung) => format!("node {node}: it hangs, {address} takes connections and answers nothing"),
         (_, What::Slow) => format!("node {node}: it is slow, its answers come too late"),
         (_, What::Busy) => format!("node {node}: something long holds it up, a script or a heavy command"),

@@ -94,7 +94,12 @@ impl Side for Link {
     }
 
     fn update(&self, entry: &Entry, policy: &Arc<Policy>) {
-        *self.standing.borrow_mut() = Standing::of(entry, policy);
+        let before = self.standing.replace(Standing::of(entry, policy));
+        // Who is where the node is no more is not the node.
+        let has_left = |target: &Target| !entry.targets.contains(target);
+        if !Arc::ptr_eq(&before.targets, &entry.targets) && before.targets.iter().any(has_left) {
+            self.renew();
+        }
     }
 }
 

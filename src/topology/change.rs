@@ -31,6 +31,8 @@ pub enum Cause {
     Status,
     /// A key that is written, read and deleted there to try it is refused, or comes back as another.
     Unwritable,
+    /// Another process answers in its place than the one that served.
+    Replaced,
     /// Too many of its requests fail, if not in a row.
     FailureRate,
     /// It is much slower than the other nodes of its pool.
@@ -65,6 +67,7 @@ impl Cause {
             Cause::Loading => "loading",
             Cause::Status => "status",
             Cause::Unwritable => "unwritable",
+            Cause::Replaced => "replaced",
             Cause::FailureRate => "failure_rate",
             Cause::Slow => "slow",
         }

@@ -41,6 +41,7 @@ mod promises;
 mod proof;
 mod quarantine;
 mod reload;
+mod replaced;
 mod restart;
 mod retrievals;
 mod scripts;

@@ -4,7 +4,7 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -16,6 +16,7 @@ use super::server::loopback;
 /// Passes bytes on between its address and a node's; what the node says comes late.
 pub(crate) struct Forwarder {
     address: String,
+    node: Arc<Mutex<String>>,
     delay_ms: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
@@ -26,13 +27,15 @@ impl Forwarder {
         let listener = TcpListener::bind((loopback().as_str(), 0)).expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound").to_string();
         let (delay_ms, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (delay, stopped, node) = (delay_ms.clone(), stop.clone(), node.to_owned());
+        let node = Arc::new(Mutex::new(node.to_owned()));
+        let (delay, stopped, leads_to) = (delay_ms.clone(), stop.clone(), node.clone());
         thread::spawn(move || {
             for near in listener.incoming() {
                 if stopped.load(Relaxed) {
                     return;
                 }
-                let (Ok(near), Ok(far)) = (near, TcpStream::connect(&node)) else { continue };
+                let node = leads_to.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let (Ok(near), Ok(far)) = (near, TcpStream::connect(node)) else { continue };
                 let both = || Some((near.try_clone().ok()?, far.try_clone().ok()?));
                 let Some((to, from)) = both() else { continue };
                 let _ = (near.set_nodelay(true), far.set_nodelay(true));
@@ -41,12 +44,17 @@ impl Forwarder {
                 thread::spawn(move || pass(from, to, &delay));
             }
         });
-        Forwarder { address, delay_ms, stop }
+        Forwarder { address, node, delay_ms, stop }
     }
 
     /// `ip:port`.
     pub(crate) fn address(&self) -> String {
         self.address.clone()
+    }
+
+    /// New connections lead to the node at `ip:port` from now on.
+    pub(crate) fn lead_to(&self, node: &str) {
+        *self.node.lock().unwrap_or_else(PoisonError::into_inner) = node.to_owned();
     }
 
     /// From now on each piece of what the node says comes so much later, and those behind it.

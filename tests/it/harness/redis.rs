@@ -9,7 +9,11 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{Client, network::Network, server::Server};
+use super::{
+    Client,
+    network::Network,
+    server::{Server, loopback},
+};
 
 /// A redis-server without persistence. It dies with this value.
 pub(crate) struct Redis {
@@ -78,6 +82,22 @@ impl Redis {
         };
         let server = Server::start_at(network.host(host), port, command, answers);
         Redis { server, _dir: dir, password: None }
+    }
+
+    /// A plain one on the port of another, at an address of its own.
+    pub(crate) fn beside(other: &Redis) -> Redis {
+        let dir = tempfile::tempdir().expect("a directory for the server");
+        let path = dir.path().to_owned();
+        let port = other.address().rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port");
+        let command = move |ip: &str, port: u16| {
+            let mut command = Command::new("redis-server");
+            command
+                .args(["--port", &port.to_string(), "--bind", ip, "--save", ""])
+                .args(["--protected-mode", "no", "--loglevel", "warning", "--dir"])
+                .arg(&path);
+            command
+        };
+        Redis { server: Server::start_at(loopback(), port, command, answers), _dir: dir, password: None }
     }
 
     /// Several plain ones.
