@@ -347,6 +347,20 @@ pub fn leaves_too_much(now: &Topology, spec: &PoolSpec, max_share: f64) -> Optio
     })
 }
 
+/// Why a reload would have too much of the key space served by others, or by nobody who has it.
+fn too_much(now: &Topology, prepared: &Prepared, max_share: f64) -> Option<String> {
+    if prepared.moved <= max_share {
+        return leaves_too_much(now, &prepared.spec, max_share);
+    }
+    Some(format!(
+        "pool {}: this would move {:.1} % of the key space, more than reload.max_share ({:.1} %): if that is meant, \
+         raise reload.max_share for this reload",
+        now.pool,
+        prepared.moved * 100.0,
+        max_share * 100.0
+    ))
+}
+
 /// Plans a reload. Nodes whose name, address, weight and zone stay the same stay the same nodes:
 /// their connections, states and evidence are not touched.
 pub fn reload(
@@ -357,18 +371,8 @@ pub fn reload(
     may: &Permit,
 ) -> Outcome {
     let Permit { max_share, yes, time } = *may;
-    if prepared.moved > max_share && !yes {
-        let why = format!(
-            "pool {}: this would move {:.1} % of the key space, more than reload.max_share ({:.1} %): \
-             if that is meant, raise reload.max_share for this reload",
-            now.pool,
-            prepared.moved * 100.0,
-            max_share * 100.0
-        );
-        return Outcome::Refused { why };
-    }
     let spec = &prepared.spec;
-    if let Some(why) = leaves_too_much(now, spec, max_share).filter(|_| !yes) {
+    if let Some(why) = too_much(now, prepared, max_share).filter(|_| !yes) {
         return Outcome::Refused { why };
     }
     // Asked of the nodes as they are called now: one that gets another weight is called anew below.

@@ -23,6 +23,7 @@ mod gate;
 mod http;
 mod inflight;
 mod input;
+mod joint;
 mod line;
 mod link;
 mod listener;

@@ -15,9 +15,10 @@ use super::{
     dialect::{Begun, Broke, Cut, Decoder, Dialect},
     flow::{OUT_HIGH, REPLY_GUESS},
     input::{Input, Waiting},
+    joint::MergeContext,
     pipeline::{Expect, Pipeline},
     pool::{Bound, WorkerPool},
-    window::{MergeContext, Window},
+    window::Window,
     worker::Memory,
 };
 use crate::{

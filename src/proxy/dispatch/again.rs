@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{
-    super::{input::BULK_LANE, line::Own, pipeline::Expect, pool::Bound, window::JointKind},
+    super::{input::BULK_LANE, joint::JointKind, line::Own, pipeline::Expect, pool::Bound},
     PartPlan, Parts, Privates, Refused, Sending, append, memcache, not_taken,
 };
 use crate::{metrics::Outcome, protocol::resp::Version};

@@ -15,12 +15,13 @@ pub(crate) use resp::table;
 
 use super::{
     dialect::{Begun, Decoder, is_silent},
+    joint::{Joint, JointKind, Part},
     line::Own,
     link::Link,
     pipeline::{BYTES_MIN, Content, Expect, Full, Pipeline},
     pool::Bound,
     session::{Session, State},
-    window::{Joint, JointKind, Part, Reply, Slot},
+    window::{Reply, Slot},
     worker::Worker,
 };
 use crate::{

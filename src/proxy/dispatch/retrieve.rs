@@ -10,10 +10,11 @@ use std::{borrow::Cow, rc::Rc};
 
 use super::{
     super::{
+        joint::JointKind,
         line::Own,
         pool::Bound,
         session::{Session, State},
-        window::{JointKind, Reply},
+        window::Reply,
     },
     Dispatched, Lane, PartPlan, Parts, Refused, Sending, Several,
     memcache::{NOTHING, bounded, due_us, not_sent, sending},

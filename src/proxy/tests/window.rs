@@ -7,7 +7,8 @@ use super::*;
 use crate::{
     metrics::{Class, Outcome},
     protocol::resp::{Version, merge, rule::Split},
-    proxy::window::{Joint, JointKind, MergeContext, Part, Reply, Slot, Window},
+    proxy::joint::{Joint, JointKind, MergeContext, Part},
+    proxy::window::{Reply, Slot, Window},
 };
 
 const NODES: [&str; 3] = ["a", "b", "c"];
