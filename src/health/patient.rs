@@ -122,7 +122,12 @@ impl Patient {
             return;
         }
         let targets: Vec<String> = self.targets.iter().map(ToString::to_string).collect();
-        let text = format!("{}: another process answers, {now} and not {before}", targets.join(", "));
+        let who = |Life { process, started, .. }: &Life| match started {
+            Some(started) => format!("{process} of {started}"),
+            None => process.clone(),
+        };
+        let (at, now, before) = (targets.join(", "), who(now), who(before));
+        let text = format!("{at}: another process answers, {now} and not {before}");
         probe.answer = Answer::Failed { cause: Cause::Replaced, after_loss: true, text };
     }
 

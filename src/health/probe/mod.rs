@@ -162,13 +162,6 @@ impl Life {
     }
 }
 
-impl fmt::Display for Life {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.process)?;
-        self.started.map_or(Ok(()), |started| write!(f, " of {started}"))
-    }
-}
-
 /// A probe that ended.
 #[derive(Clone, Debug)]
 pub struct Probe {
