@@ -924,10 +924,13 @@ mod tests {
                     Probe { life, flushed: false, took, symptom, late, started: now, ended: now, answer };
                 let round = Round { id: NodeId(7), prober: Prober::default(), probe: Some(probe) };
                 let heard = ward.hear(Ok(round));
-                ward.judge(heard).into_iter().find_map(|change| match change {
-                    Change::News { news: News::Judged(opinion), .. } => Some(opinion.because),
-                    other => panic!("{other:?}"),
-                })
+                ward.judge(heard)
+                    .into_iter()
+                    .map(|change| match change {
+                        Change::News { news: News::Judged(opinion), .. } => opinion.because,
+                        other => panic!("{other:?}"),
+                    })
+                    .next()
             };
             hear(&mut ward, Some(life("a")));
             assert_eq!(hear(&mut ward, Some(life("a"))), None, "{on_return:?}: it is the same");
