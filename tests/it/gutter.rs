@@ -127,7 +127,7 @@ fn a_node_dies() {
 fn a_node_hangs_twice() {
     for (lines, is_exact) in [
         (&[OVER, "failover: {pool: gutter, ttl_max: 20s}", "sole_writer: true"][..], true),
-        (&[OVER, "failover: {pool: gutter, ttl_max: 8s}", "on_return: flush"], false),
+        (&[OVER, "failover: {pool: gutter, ttl_max: 14s}", "on_return: flush"], false),
     ] {
         let (nodes, gutter) = (Redis::several(3), Redis::several(1));
         let (mut ringway, mut client) = redis(&nodes, &gutter, lines);
