@@ -124,5 +124,24 @@ fn builds(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, lookups, hash_and_lookup, bounded_lookups, builds);
+/// What the warmth budget asks before a node leaves or comes back, while half of the others are away: what
+/// this one has of the key space.
+fn shares(c: &mut Criterion) {
+    let mut group = c.benchmark_group("share of one");
+    for placement in placements() {
+        for count in NODES {
+            let ring = ring(placement, count);
+            let mut n = 0;
+            group.bench_function(BenchmarkId::new(placement.word(), count), |b| {
+                b.iter(|| {
+                    n = (n + 1) % count;
+                    ring.share_of(n, |i| i % 2 == 0)
+                })
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, lookups, hash_and_lookup, bounded_lookups, builds, shares);
 criterion_main!(benches);

@@ -121,15 +121,11 @@ fn connections(spec: &PoolSpec, workers: usize) -> String {
 
 /// What the warmth budget does to whoever fails second within its window, if no two nodes fit into it
 /// together.
-fn second_failure(spec: &PoolSpec) -> Option<String> {
+fn second_failure(spec: &PoolSpec, ring: &Ring) -> Option<String> {
     let Warmth { share, window, held } = spec.policy.warmth;
-    let mut weights: Vec<f64> = spec.nodes.iter().map(|node| f64::from(node.weight)).collect();
-    weights.sort_by(f64::total_cmp);
     // The last of a pool stays in any case.
-    let [first, second, _, ..] = weights[..] else { return None };
-    let all: f64 = weights.iter().sum();
-    let spent = first / all + second / (all - first);
-    if !spec.policy.moves_keys() || held == WhileHeld::Miss || spent <= share + 1e-9 {
+    let can_happen = spec.nodes.len() > 2 && spec.policy.moves_keys() && held == WhileHeld::Fail;
+    if !can_happen || share >= 1.0 || least_of_two(ring) <= share + 1e-9 {
         return None;
     }
     let miss = match spec.policy.tells_misses() {
@@ -144,6 +140,24 @@ fn second_failure(spec: &PoolSpec) -> Option<String> {
     ))
 }
 
+/// How much of the key space moves at least when two nodes fail, one after the other: the second has got keys
+/// of the first.
+fn least_of_two(ring: &Ring) -> f64 {
+    let shares = ring.shares(|_| true);
+    let mut smallest: Vec<usize> = (0..shares.len()).collect();
+    smallest.sort_by(|a, b| shares[*a].total_cmp(&shares[*b]));
+    // A larger one is in no smaller pair but by chance.
+    smallest.truncate(FIRSTS);
+    let with = |first: usize| {
+        let others = ring.shares(|i| i != first).into_iter().enumerate().filter(|(i, _)| *i != first);
+        shares[first] + others.map(|(_, share)| share).fold(1.0, f64::min)
+    };
+    smallest.into_iter().map(with).fold(1.0, f64::min)
+}
+
+/// Of so many of the smallest nodes it is asked what moves when they fail first.
+const FIRSTS: usize = 4;
+
 /// One pool: its listeners, its ring, what each node owns and how many connections it will see.
 fn pool(spec: &PoolSpec, settings: &Settings, out: &mut impl Write) -> Result<(), Stop> {
     let listen: Vec<String> = spec.listen.iter().map(ToString::to_string).collect();
@@ -154,11 +168,12 @@ fn pool(spec: &PoolSpec, settings: &Settings, out: &mut impl Write) -> Result<()
         "  connections to each node: up to {}, and one for probes",
         connections(spec, settings.workers)
     )?;
-    if let Some(line) = second_failure(spec) {
+    let members: Vec<Member> = spec.nodes.iter().map(NodeSpec::member).collect();
+    let ring = Ring::build(&spec.ring, &members);
+    if let Some(line) = second_failure(spec, &ring) {
         writeln!(out, "  {line}")?;
     }
-    let members: Vec<Member> = spec.nodes.iter().map(NodeSpec::member).collect();
-    let shares = Ring::build(&spec.ring, &members).shares(|_| true);
+    let shares = ring.shares(|_| true);
     let longest = |text: fn(&NodeSpec) -> usize| spec.nodes.iter().map(text).max().unwrap_or(0);
     let name = longest(|n| n.name.chars().count()).max("node".len());
     let address = longest(|n| n.address.to_string().chars().count()).max("address".len());

@@ -169,6 +169,7 @@ pub(super) fn way_out(pool: &str, node: &Value) -> Option<String> {
     match (node["wait"]["reason"].as_str()?, node["placement"].as_str()?) {
         ("budget" | "hold_down", "held") => Some(format!("{} moves its keys at once", order("eject"))),
         ("budget", "away") => Some(format!("{} lets it back at once", order("restore"))),
+        ("budget", "starting") => Some(format!("{} has it wait no longer", order("restore"))),
         _ => None,
     }
 }
@@ -178,6 +179,7 @@ pub(super) fn waits_for(node: &Value) -> Option<(&str, &str)> {
     let reason = node["wait"]["reason"].as_str()?;
     let what = match reason {
         "budget" if node["placement"] == "held" => "held by the warmth budget",
+        "budget" if node["placement"] == "starting" => "takes its keys as the warmth budget has room",
         "budget" => "others serve until the warmth budget has room",
         "hold_down" => "its keys wait for its return (hold_down)",
         "leftovers" => "its keys wait until what others have of them is gone",
@@ -214,18 +216,22 @@ mod tests {
             json!({"health": "ejected", "placement": "held", "wait": {"reason": "budget", "due_s": 34.2}});
         let flaps =
             json!({"health": "ejected", "placement": "away", "wait": {"reason": "flaps", "due_s": 33.9}});
+        let starts =
+            json!({"placement": "starting", "admitted": 0.25, "wait": {"reason": "budget", "due_s": 8.0}});
         let page = json!({"name": "cache", "epoch": 7, "on_ejected": "rehash", "serves": true,
             "degraded": "c fails and stays in the ring",
-            "nodes": [node("a", json!({"leftovers": true})), node("bb", held), node("c", json!({"order": "drain"})), node("d", flaps)]});
+            "nodes": [node("a", json!({"leftovers": true})), node("bb", held), node("c", json!({"order": "drain"})), node("d", flaps),
+                node("e", starts)]});
         let (mut unwell, mut out) = (Vec::new(), Vec::new());
         assert!(pool(&page, &mut unwell, &mut out).is_ok());
-        let expected = "\npool cache: epoch 7, 1 of 4 nodes serve as they should, on_ejected rehash\n  \
+        let expected = "\npool cache: epoch 7, 1 of 5 nodes serve as they should, on_ejected rehash\n  \
             degraded: c fails and stays in the ring\n  \
             a   healthy    owns       25.00 %  10.0.0.1:6379  (old copies of its keys are still to be deleted on others)\n  \
             bb  ejected    held       25.00 %  10.0.0.1:6379  (held by the warmth budget, next in 34 s; `ringway eject bb --pool cache --yes` moves its keys at once)\n  \
             c   healthy    owns       25.00 %  10.0.0.1:6379  (by order: drain)\n  \
-            d   ejected    away       25.00 %  10.0.0.1:6379  (flaps, tried again in 34 s)\n";
+            d   ejected    away       25.00 %  10.0.0.1:6379  (flaps, tried again in 34 s)\n  \
+            e   healthy    starting   25.00 %  10.0.0.1:6379  (with 25 % of its keys; takes its keys as the warmth budget has room, next in 8 s; `ringway restore e --pool cache --yes` has it wait no longer)\n";
         assert_eq!(String::from_utf8_lossy(&out), expected);
-        assert_eq!(unwell, ["pool cache", "cache/bb", "cache/c", "cache/d"]);
+        assert_eq!(unwell, ["pool cache", "cache/bb", "cache/c", "cache/d", "cache/e"]);
     }
 }

@@ -108,6 +108,20 @@ impl Debts {
         }
     }
 
+    /// Others take writes for a node that starts, for longer than was said. They are looked through once it
+    /// has its keys, so that this is no new turn.
+    pub(super) fn others_take_on(&mut self, node: NodeId, policy: &Policy, end: End, time: Instant) {
+        let until = self.at_least(time + policy.slow_start + sweep_max(policy));
+        let others = self.of.get_mut(&node).and_then(|owed| owed.others.as_mut());
+        let Some(others) = others.filter(|_| policy.rehashes()) else {
+            return self.others_took(node, policy, end, time);
+        };
+        others.until = others.until.max(until);
+        if let Some(over) = policy.failover.as_ref().filter(|_| policy.fails_over()) {
+            self.gutter_took(node, time + policy.slow_start + over.ttl_max);
+        }
+    }
+
     /// The gutter took writes for a node, or others of what is its own now; these have expired then.
     pub(super) fn gutter_took(&mut self, node: NodeId, until: Instant) {
         let until = self.at_least(until);
@@ -383,6 +397,21 @@ mod tests {
             assert!(debts.swept(NODE, second[0].turn));
             assert!(due(&debts).is_empty());
         }
+    }
+
+    /// Who waits for the warmth budget begins no new turn each time that it is asked: others may have what
+    /// they take for it for longer, and nothing else is new.
+    #[test]
+    fn what_others_take_for_longer_is_the_same_turn() {
+        let rehash = policy(OnEjected::Rehash, None);
+        let (mut debts, time) = (Debts::default(), Instant::now());
+        debts.others_take_on(NODE, &rehash, End::Swept, time);
+        let first = due(&debts);
+        assert_eq!(first.len(), 1, "nobody had said so");
+        let until = debts.copies_until(NODE, time).expect("others have some");
+        debts.others_take_on(NODE, &rehash, End::Swept, time + SECOND);
+        assert_eq!((due(&debts), debts.copies_until(NODE, time)), (first.clone(), Some(until + SECOND)));
+        assert!(debts.swept(NODE, first[0].turn));
     }
 
     /// What expires is not looked for.

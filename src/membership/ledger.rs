@@ -358,7 +358,8 @@ impl Ledger {
             .iter()
             // Who is out by hand waits for the operator.
             .filter(|e| {
-                let waits = || self.start(e.node.id).is_some_and(|start| start.waits(time).is_some());
+                let waits = |start: &Start| start.is_short() || start.waits(time).is_some();
+                let waits = || self.start(e.node.id).is_some_and(waits);
                 match e.placement {
                     Placement::Owns => false,
                     Placement::Held => true,
@@ -384,9 +385,12 @@ impl Ledger {
         if self.is_lost(node, policy) {
             return Wait { node, reason: WaitReason::Word, due: None };
         }
+        let of_budget = || self.spending.next(policy.warmth.window, time);
         if let Placement::Starting(_) = entry.placement {
-            let due = self.start(node).and_then(|start| start.waits(time)).flatten();
-            return Wait { node, reason: WaitReason::Cleaning, due };
+            return match self.start(node).and_then(|start| start.waits(time)) {
+                Some(due) => Wait { node, reason: WaitReason::Cleaning, due },
+                None => Wait { node, reason: WaitReason::Budget, due: of_budget() },
+            };
         }
         let stays = match entry.placement {
             Placement::Held => self.stays(node, policy, time),
@@ -394,7 +398,7 @@ impl Ledger {
         };
         let (reason, due) = match stays {
             Some((reason, until)) => (reason, Some(until)),
-            None => (WaitReason::Budget, self.spending.next(policy.warmth.window, time)),
+            None => (WaitReason::Budget, of_budget()),
         };
         // One that is back and held has its keys when what it has has expired, whatever they wait for else.
         let is_back = entry.placement == Placement::Held && !entry.health.is_out();

@@ -209,7 +209,7 @@ pub(super) fn step(
 }
 
 pub(super) fn rules(now: &Topology, time: Instant) -> Rules<'_> {
-    Rules { eject_max: now.health.eject_max, policy: &now.policy, time }
+    Rules { eject_max: now.health.eject_max, policy: &now.policy, ring: &now.ring, time }
 }
 
 /// The warmth budget may let something go on that waited for it, or a node that starts may take more.
@@ -389,8 +389,8 @@ pub fn reload(
     ledger.retain(&now.nodes, &nodes);
     ledger.shortens(&now.policy, &spec.policy, time);
     mark(&mut nodes, ledger.orders());
-    let rules = Rules { eject_max: spec.health.eject_max, policy: &spec.policy, time };
-    settle(&mut nodes, &rules, &mut ledger);
+    let (eject_max, policy, ring) = (spec.health.eject_max, &*spec.policy, &*prepared.ring);
+    settle(&mut nodes, &Rules { eject_max, policy, ring, time }, &mut ledger);
     let is_same = same_nodes(&now.nodes, &nodes);
     let has_moved = !is_same || prepared.moved > 0.0 || other_action(now, &nodes, spec);
     if is_same && !has_moved && is_unchanged(now, prepared) {

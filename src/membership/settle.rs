@@ -1,17 +1,27 @@
 //! Who serves, given what is thought of each node: the guard of `eject_max` first, then the warmth
 //! budget. Pure.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use tokio::time::Instant;
 
-use super::{debts::End, ledger::Ledger, start::Start};
-use crate::topology::{Admission, Entry, Health, LEVELS, NodeId, OnReturn, Order, Placement, Policy};
+use super::{
+    debts::End,
+    ledger::Ledger,
+    start::{STEP, Start},
+    warmth::Shares,
+};
+use crate::{
+    ring::Ring,
+    topology::{Admission, Entry, Health, LEVELS, NodeId, OnReturn, Order, Placement, Policy},
+};
 
 /// What placements obey.
 pub(super) struct Rules<'a> {
     pub(super) eject_max: f64,
     pub(super) policy: &'a Policy,
+    /// Whose members are the nodes, in the same order.
+    pub(super) ring: &'a Ring,
     pub(super) time: Instant,
 }
 
@@ -24,18 +34,7 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
     let total = weight(nodes, |_| true);
     // A third of three is one, whatever the rounding of 0.333.. x 3 says.
     let out_max = rules.eject_max * total as f64 + 1e-9;
-    let holders = weight(nodes, |i| before[i] != Placement::Away);
     nodes.iter_mut().for_each(|entry| entry.placement = Placement::Owns);
-    // Others took writes for it, it fails, and can't be cleaned: nobody needs it so much that it would serve
-    // that.
-    let is_stale = |entry: &Entry, was: Placement, ledger: &Ledger| {
-        let is_out =
-            was == Placement::Away || was == Placement::Held && ledger.debts.has_missed(entry.node.id);
-        is_out
-            && entry.health.is_out()
-            && rules.policy.moves_keys()
-            && rules.policy.on_return != OnReturn::Serve
-    };
     let useless = weight(nodes, |i| is_refused(&nodes[i], before[i]));
     let useful = (0..nodes.len()).filter(|i| !is_refused(&nodes[*i], before[*i])).count();
     let (mut away, mut owners) = (useless, useful.max(1));
@@ -54,11 +53,12 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
         }
         may
     };
-    let stale: Vec<bool> = (0..nodes.len()).map(|i| is_stale(&nodes[i], before[i], ledger)).collect();
+    let mut shares = Shares::new(rules.ring, rules.policy, &before);
+    let stale = nodes.iter().zip(&before).map(|(entry, was)| is_stale(entry, *was, rules.policy, ledger));
+    let stale: Vec<bool> = stale.collect();
     for i in leavers(nodes, &before, &stale, ledger) {
         if goes(&nodes[i], stale[i]) {
-            let share = f64::from(nodes[i].node.weight) / holders as f64;
-            nodes[i].placement = leave(nodes[i].node.id, before[i], share, rules, ledger);
+            nodes[i].placement = leave((i, nodes[i].node.id), before[i], &mut shares, rules, ledger);
         }
     }
     for i in 0..nodes.len() {
@@ -67,24 +67,49 @@ pub(super) fn settle(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger
         let waits = || ledger.waits(id, rules.policy, rules.time);
         if is_new && nodes[i].order.is_none() && waits() && goes(&nodes[i], false) {
             // Keys that it had go as those of one that fails: not while others may have older values of them.
-            let share = f64::from(nodes[i].node.weight) / holders as f64;
-            nodes[i].placement = leave(id, before[i], share, rules, ledger);
+            nodes[i].placement = leave((i, id), before[i], &mut shares, rules, ledger);
         }
     }
+    let warmth = &rules.policy.warmth;
+    let first = first_step(rules.policy);
+    // Those that come back cold have paid for their first step.
+    let mut paid: BTreeSet<usize> = BTreeSet::new();
     for i in returners(nodes, &before, ledger, rules) {
-        let share = f64::from(nodes[i].node.weight) / (holders + u64::from(nodes[i].node.weight)) as f64;
-        if !ledger.spending.returns(share, &rules.policy.warmth, rules.time) && goes(&nodes[i], false) {
+        let fits = shares.fits((i, first), &mut ledger.spending, warmth, rules.time);
+        if !fits && goes(&nodes[i], false) {
             nodes[i].placement = Placement::Away;
+        } else {
+            shares.pays((i, 0, first), &mut ledger.spending, warmth, rules.time);
+            paid.insert(i);
         }
     }
-    for i in 0..nodes.len() {
-        if nodes[i].placement == Placement::Owns && before[i] != Placement::Owns {
-            nodes[i].placement = start(&nodes[i], before[i], rules, ledger);
-        }
+    for i in starters(nodes, &before, ledger) {
+        let has_paid = paid.contains(&i);
+        nodes[i].placement = start((i, &nodes[i]), (before[i], has_paid), &mut shares, rules, ledger);
     }
     if !nodes.iter().any(|entry| entry.placement == Placement::Owns) {
         last_resort(nodes, rules, ledger);
     }
+}
+
+/// Whether others took writes for a node that fails, and can't be cleaned: nobody needs it so much that it
+/// would serve that.
+fn is_stale(entry: &Entry, was: Placement, policy: &Policy, ledger: &Ledger) -> bool {
+    let is_out = was == Placement::Away || was == Placement::Held && ledger.debts.has_missed(entry.node.id);
+    is_out && entry.health.is_out() && policy.moves_keys() && policy.on_return != OnReturn::Serve
+}
+
+/// Who may own its keys and did not own all of them before, in the order in which they came back.
+fn starters(nodes: &[Entry], before: &[Placement], ledger: &Ledger) -> Vec<usize> {
+    let is_new = |i: &usize| nodes[*i].placement == Placement::Owns && before[*i] != Placement::Owns;
+    let mut starting: Vec<usize> = (0..nodes.len()).filter(is_new).collect();
+    starting.sort_by_cached_key(|i| ledger.returned_in(nodes[*i].node.id));
+    starting
+}
+
+/// Up to which level a node takes its keys when it comes back.
+fn first_step(policy: &Policy) -> u32 {
+    if policy.slow_start.is_zero() { LEVELS } else { STEP }
 }
 
 /// Whether a node that was there before has to be received before it has its keys.
@@ -136,32 +161,45 @@ fn last_resort(nodes: &mut [Entry], rules: &Rules<'_>, ledger: &mut Ledger) {
 
 /// Where the keys are of a node that fails, or may not have them yet, and had them, or some of them, until
 /// now.
-fn leave(id: NodeId, before: Placement, share: f64, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
+fn leave(
+    (at, id): (usize, NodeId),
+    before: Placement,
+    shares: &mut Shares<'_>,
+    rules: &Rules<'_>,
+    ledger: &mut Ledger,
+) -> Placement {
     let Rules { policy, time, .. } = *rules;
     let stays = ledger.stays(id, policy, time).is_some();
     let has_leftovers = ledger.debts.heirs_until(id, policy, time).is_some();
     let is_first = ledger.is_first(id);
-    let mut fits = |share| ledger.spending.ejects(share, &policy.warmth, time);
+    let mut fits = |below| shares.ejects((at, below), &mut ledger.spending, &policy.warmth, time);
     match before {
         Placement::Away => Placement::Away,
         _ if !policy.moves_keys() => Placement::Away,
         Placement::Starting(_) if has_leftovers => Placement::Held,
         // It has none of its keys.
         Placement::Starting(to) if to.admitted == 0 => Placement::Away,
-        Placement::Starting(to) if fits(share * to.share()) => Placement::Away,
+        Placement::Starting(to) if fits(to.admitted) => Placement::Away,
         // Most of its keys are elsewhere anyhow.
         Placement::Starting(to) if to.share() < 0.5 => Placement::Away,
         Placement::Starting(_) => Placement::Held,
         _ if stays => Placement::Held,
         // It was never there: nobody's keys go cold that were warm.
         _ if is_first => Placement::Away,
-        _ if fits(share) => Placement::Away,
+        _ if fits(LEVELS) => Placement::Away,
         _ => Placement::Held,
     }
 }
 
-/// How a node that may own its keys again takes them back.
-fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledger) -> Placement {
+/// How a node that may own its keys again takes them back. One that comes back cold has paid for its first
+/// step.
+fn start(
+    (at, entry): (usize, &Entry),
+    (before, has_paid): (Placement, bool),
+    shares: &mut Shares<'_>,
+    rules: &Rules<'_>,
+    ledger: &mut Ledger,
+) -> Placement {
     let (id, policy) = (entry.node.id, rules.policy);
     let is_back = !entry.health.is_out();
     let has_leftovers = ledger.debts.heirs_until(id, policy, rules.time).is_some();
@@ -199,25 +237,8 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
             None
         }
     };
-    let mut start = start.unwrap_or_else(|| {
-        let is_clean = match policy.on_return {
-            OnReturn::Serve => true,
-            // Those that took its writes have to be cleaned, too.
-            OnReturn::Quarantine => false,
-            OnReturn::Flush => ledger.is_bare(id),
-            // One that may have more than what has expired is emptied.
-            OnReturn::Ttl => false,
-        };
-        let start = Start::new(rules.time, is_clean);
-        start.at_least(match before {
-            // Others have what is newest.
-            Placement::Away => 0,
-            _ if has_leftovers => LEVELS,
-            // What it had nobody has had since.
-            Placement::Starting(to) => to.fence,
-            Placement::Owns | Placement::Held => 0,
-        })
-    });
+    let mut start =
+        start.unwrap_or_else(|| begin((at, entry), (before, has_paid, has_leftovers), shares, rules, ledger));
     if !has_leftovers {
         start.lets_go(rules.time);
     }
@@ -226,8 +247,76 @@ fn start(entry: &Entry, before: Placement, rules: &Rules<'_>, ledger: &mut Ledge
     if policy.on_return == OnReturn::Ttl && has_expired() {
         start.cleaned(LEVELS);
     }
-    let placement = start.placement(before, policy, rules.time);
+    let placement = take((at, entry), &mut start, before, shares, rules, ledger);
     ledger.set_start(id, (placement != Placement::Owns).then_some(start));
+    placement
+}
+
+/// How a node begins to take its keys back.
+fn begin(
+    (at, entry): (usize, &Entry),
+    (before, has_paid, has_leftovers): (Placement, bool, bool),
+    shares: &mut Shares<'_>,
+    rules: &Rules<'_>,
+    ledger: &mut Ledger,
+) -> Start {
+    let (id, policy) = (entry.node.id, rules.policy);
+    let is_clean = match policy.on_return {
+        OnReturn::Serve => true,
+        // Those that took its writes have to be cleaned, too.
+        OnReturn::Quarantine => false,
+        OnReturn::Flush => ledger.is_bare(id),
+        // One that may have more than what has expired is emptied.
+        OnReturn::Ttl => false,
+    };
+    let start = Start::new(rules.time, is_clean).at_least(match before {
+        // Others have what is newest.
+        Placement::Away => 0,
+        _ if has_leftovers => LEVELS,
+        // What it had nobody has had since.
+        Placement::Starting(to) => to.fence,
+        Placement::Owns | Placement::Held => 0,
+    });
+    let is_cold = || entry.order.is_none() && ledger.returns_cold(id, policy);
+    match before {
+        Placement::Away if has_paid => start.pays_from(first_step(policy)),
+        // The guard had it back before its turn.
+        Placement::Away if is_cold() => {
+            let first = first_step(policy);
+            shares.pays((at, 0, first), &mut ledger.spending, &policy.warmth, rules.time);
+            start.pays_from(first)
+        }
+        Placement::Starting(to) if is_cold() => start.pays_from(to.fence),
+        _ => start,
+    }
+}
+
+/// What a node has that starts: no more than there is room for in the warmth budget, where it is cold.
+fn take(
+    (at, entry): (usize, &Entry),
+    start: &mut Start,
+    before: Placement,
+    shares: &mut Shares<'_>,
+    rules: &Rules<'_>,
+    ledger: &mut Ledger,
+) -> Placement {
+    let Rules { policy, time, .. } = *rules;
+    let (free, wanted) = start.asks(before, policy, time);
+    let is_cold = start.is_cold() && entry.order.is_none() && ledger.returns_cold(entry.node.id, policy);
+    let most = match wanted > free && is_cold {
+        true => shares.takes((at, free, wanted), &mut ledger.spending, &policy.warmth, time),
+        false => LEVELS,
+    };
+    let placement = start.placement(before, policy, time, most);
+    let (from, to) = start.takes(placement.holds_below(), wanted, time);
+    if is_cold {
+        shares.pays((at, from, to), &mut ledger.spending, &policy.warmth, time);
+        if start.is_short() && policy.on_return != OnReturn::Serve {
+            // They take writes for it for longer than it would need without the budget.
+            let end = if policy.on_return == OnReturn::Ttl { End::Expired } else { End::Swept };
+            ledger.debts.others_take_on(entry.node.id, policy, end, time + policy.warmth.window);
+        }
+    }
     placement
 }
 
@@ -269,6 +358,10 @@ fn leavers(nodes: &[Entry], before: &[Placement], stale: &[bool], ledger: &Ledge
 /// Who is back, cold and not yet in its place, in the order of their returns.
 fn returners(nodes: &[Entry], before: &[Placement], ledger: &Ledger, rules: &Rules<'_>) -> Vec<usize> {
     let Rules { policy, time, .. } = *rules;
+    // Who had its keys all along waits for nothing.
+    if !policy.moves_keys() {
+        return Vec::new();
+    }
     let is_back = |i: &usize| !nodes[*i].health.is_out();
     let mut back: Vec<usize> = (0..nodes.len())
         .filter(|i| before[*i] == Placement::Away && is_back(i) && nodes[*i].order.is_none())

@@ -10,6 +10,8 @@ use crate::topology::{Admission, LEVELS, Placement, Policy};
 
 /// Steps in which a node takes its share over `slow_start`. Each is at least one epoch.
 const STEPS: u32 = 16;
+/// The levels of one.
+pub(super) const STEP: u32 = LEVELS / STEPS;
 
 /// Until a node that could not be cleaned is cleaned again: at first, and at most. Its keys wait a moment
 /// each time, so that one which refuses for long is asked ever less often.
@@ -33,13 +35,70 @@ pub(super) struct Start {
     failed: u32,
     /// It is being cleaned, which takes so long that its keys do not wait for it.
     is_long: bool,
+    /// Its keys are cold there: what it takes is at the expense of the warmth budget.
+    is_cold: bool,
+    /// Its keys below this level are paid for, or were with nobody else, since this time.
+    paid: (u32, Instant),
+    /// It may have more by the time, and the warmth budget has no room for it.
+    is_short: bool,
 }
 
 impl Start {
     /// A node starts now; whether it has to be cleaned.
     pub(super) fn new(since: Instant, is_clean: bool) -> Start {
         let clean = if is_clean { LEVELS } else { 0 };
-        Start { since, clean, after: None, failed: 0, is_long: false, least: 0 }
+        let (after, paid) = (None, (0, since));
+        Start {
+            since,
+            clean,
+            after,
+            least: 0,
+            failed: 0,
+            is_long: false,
+            is_cold: false,
+            paid,
+            is_short: false,
+        }
+    }
+
+    /// Its keys are cold there, and it has to pay for those that it takes from this level on.
+    pub(super) fn pays_from(self, level: u32) -> Start {
+        Start { is_cold: true, paid: (level, self.since), ..self }
+    }
+
+    /// Whether its keys are cold there.
+    pub(super) fn is_cold(&self) -> bool {
+        self.is_cold
+    }
+
+    /// What it has to pay for now: from which level on, whatever is left, and to which one, if anything is.
+    /// What it paid for and gave back a window ago it pays again.
+    pub(super) fn asks(&mut self, before: Placement, policy: &Policy, time: Instant) -> (u32, u32) {
+        let (paid, at) = self.paid;
+        if let Placement::Starting(to) = before
+            && to.fence < paid
+            && at + policy.warmth.window <= time
+        {
+            self.paid = (to.fence, time);
+        }
+        let wanted = self.placement(before, policy, time, LEVELS).holds_below();
+        (self.paid.0.max(self.least), wanted)
+    }
+
+    /// It takes its keys up to this level, and would have had those up to that one; the levels that it has
+    /// not paid for.
+    pub(super) fn takes(&mut self, to: u32, wanted: u32, time: Instant) -> (u32, u32) {
+        let from = self.paid.0;
+        if to > from {
+            self.paid = (to, time);
+        }
+        self.is_short = to < wanted;
+        (from, to)
+    }
+
+    /// Whether it waits for the warmth budget.
+    pub(super) fn is_short(&self) -> bool {
+        self.is_short
     }
 
     /// It takes its keys below this level at once, and nobody else has any of them before.
@@ -86,9 +145,15 @@ impl Start {
         if self.is_long { Some(None) } else { again.map(Some) }
     }
 
-    /// Where a node is that was there before.
-    pub(super) fn placement(&self, before: Placement, policy: &Policy, time: Instant) -> Placement {
-        let due = self.due(policy, time);
+    /// Where a node is that was there before, and may have its keys below a level at most.
+    pub(super) fn placement(
+        &self,
+        before: Placement,
+        policy: &Policy,
+        time: Instant,
+        most: u32,
+    ) -> Placement {
+        let due = self.due(policy, time).min(most);
         let admitted = due.min(self.clean);
         if admitted >= LEVELS {
             return Placement::Owns;
@@ -107,7 +172,7 @@ impl Start {
 
     /// How much it may have by the time.
     fn due(&self, policy: &Policy, time: Instant) -> u32 {
-        (LEVELS / STEPS * self.steps(policy, time)).max(self.least)
+        (STEP * self.steps(policy, time)).max(self.least)
     }
 
     fn steps(&self, policy: &Policy, time: Instant) -> u32 {

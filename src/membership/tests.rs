@@ -1,3 +1,4 @@
+mod counted;
 mod doubts;
 mod leftovers;
 mod returns;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Ring, table::Table};
+use super::{Placement, Ring, table::Table, vnode};
 
 /// Hashes of so few bits are counted one by one: they are not spread evenly over any ring.
 const COUNTABLE_BITS: u32 = 16;
@@ -110,6 +110,41 @@ pub(super) fn shares(ring: &Ring, serves: Serves) -> Vec<f64> {
         ring.table.space()
     };
     widths.into_iter().map(|width| width as f64 / total as f64).collect()
+}
+
+/// The share of the key space that one member owns when it serves, and of the others those that `serves`
+/// names.
+pub(super) fn share_of(ring: &Ring, member: usize, serves: Serves) -> f64 {
+    if ring.settings.hash.bits() <= COUNTABLE_BITS {
+        return shares(ring, &|i| i == member || serves(i))[member];
+    }
+    let table = &ring.table;
+    let mut width = 0;
+    for place in places(ring, member) {
+        width += table.width(place);
+        // It takes over from those before it that do not serve.
+        let before = (0..place).rev().chain((place + 1..table.len()).rev());
+        let is_passed_on = |p: &usize| table.owner(*p) != member && !serves(table.owner(*p));
+        width += before.take_while(is_passed_on).map(|p| table.width(p)).sum::<u128>();
+    }
+    width as f64 / table.space() as f64
+}
+
+/// Where a member stands, without a look at all positions of a large ring.
+fn places(ring: &Ring, member: usize) -> Vec<usize> {
+    let table = &ring.table;
+    let is_own = |p: &usize| table.owner(*p) == member;
+    let (&Placement::Vnode { points }, None) = (&ring.settings.placement, &ring.places) else {
+        let places = ring.places.iter().flat_map(|places| places.of(member));
+        return places.map(|p| *p as usize).collect();
+    };
+    let hashes = vnode::points(points, &ring.members[member]);
+    // On one hash others may stand before it.
+    let mut places: Vec<usize> =
+        hashes.filter_map(|hash| table.walk(table.locate(hash)).find(is_own)).collect();
+    places.sort_unstable();
+    places.dedup();
+    places
 }
 
 /// The owner of every position of a ring when only some members serve.
@@ -237,7 +272,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ring::{HashKind, Member, Placement, Settings};
+    use crate::ring::{HashKind, Member, Settings};
 
     fn members(count: usize) -> Vec<Member> {
         (0..count).map(|i| Member { name: format!("node-{i}").into(), weight: 1 }).collect()

@@ -49,6 +49,17 @@ fn name(ring: &Ring, member: usize) -> &str {
 }
 
 proptest! {
+    /// What one member owns is told by its own places as by all of them, whoever else serves.
+    #[test]
+    fn one_share_is_one_of_the_shares(s in settings(), m in members(1..12), serve in prop::collection::vec(any::<bool>(), 12)) {
+        let ring = Ring::build(&s, &m);
+        for member in 0..m.len() {
+            let serves = |i: usize| i == member || serve[i];
+            let (one, all) = (ring.share_of(member, |i| serve[i]), ring.shares(serves)[member]);
+            prop_assert!((one - all).abs() < 1e-12, "{one} of {all}");
+        }
+    }
+
     /// A node that is away moves only its own keys, whatever the placement and the hash; nothing
     /// is left of its absence when it serves again.
     #[test]

@@ -37,7 +37,7 @@ pub use walk::Candidates;
 
 use std::sync::Arc;
 
-use table::Table;
+use table::{Places, Table};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// After this many members refused in a row, a walk asks whether any member is accepted at all, so
@@ -56,6 +56,8 @@ pub struct Ring {
     placed: usize,
     /// The default hash in a placement that takes it as it is: nothing else needs to be asked.
     is_plain: bool,
+    /// At which positions members stand, where their names do not say so.
+    places: Option<Places>,
 }
 
 impl Ring {
@@ -80,7 +82,9 @@ impl Ring {
         (0..table.len()).for_each(|p| has_place[table.owner(p)] = true);
         let placed = has_place.iter().filter(|&&has| has).count();
         let is_plain = settings.hash == HashKind::Xxh3_64 && !settings.placement.compatible();
-        Ring { settings: settings.clone(), members: members.into(), table, placed, is_plain }
+        let is_told = matches!(settings.placement, Placement::Vnode { .. });
+        let places = (!is_told).then(|| Places::new(&table, members.len()));
+        Ring { settings: settings.clone(), members: members.into(), table, placed, is_plain, places }
     }
 
     /// The ring hash of a key: its hash tag, if it has one, through the key hash.
@@ -155,6 +159,12 @@ impl Ring {
         diff::shares(self, &serves)
     }
 
+    /// The share of the key space that one member owns when it serves, and of the others those that `serves`
+    /// names: what [`Ring::shares`] says of it, for the price of its own places.
+    pub fn share_of(&self, member: usize, serves: impl Fn(usize) -> bool) -> f64 {
+        diff::share_of(self, member, &serves)
+    }
+
     /// The share of the key space whose owner changes when those serve that `after` names instead of
     /// those that `before` names: what [`diff`] says, at a tenth of its price.
     pub fn moved(&self, before: impl Fn(usize) -> bool, after: impl Fn(usize) -> bool) -> f64 {
@@ -174,6 +184,10 @@ impl Ring {
     /// Bytes that the ring holds, names included.
     pub fn bytes(&self) -> usize {
         let names: usize = self.members.iter().map(|m| m.name.len()).sum();
-        size_of::<Ring>() + self.table.bytes() + size_of_val(&*self.members) + names
+        size_of::<Ring>()
+            + self.table.bytes()
+            + self.places.as_ref().map_or(0, Places::bytes)
+            + size_of_val(&*self.members)
+            + names
     }
 }

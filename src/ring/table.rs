@@ -132,6 +132,45 @@ impl Table {
     }
 }
 
+/// At which positions each member stands.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// The positions, those of one member behind those of the one before.
+    all: Box<[u32]>,
+    /// Where each member's end.
+    ends: Box<[u32]>,
+}
+
+impl Places {
+    pub(super) fn new(table: &Table, members: usize) -> Places {
+        let mut ends = vec![0; members];
+        (0..table.len()).for_each(|p| ends[table.owner(p)] += 1);
+        let mut sum = 0;
+        for end in &mut ends {
+            // From its count to where it begins.
+            sum += std::mem::replace(end, sum);
+        }
+        let mut all = vec![0; table.len()];
+        for p in 0..table.len() {
+            let end = &mut ends[table.owner(p)];
+            all[*end as usize] = p as u32;
+            *end += 1;
+        }
+        Places { all: all.into(), ends: ends.into() }
+    }
+
+    /// A member's, in ascending order.
+    pub(super) fn of(&self, member: usize) -> &[u32] {
+        let from = member.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.all[from as usize..self.ends[member] as usize]
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.all) + size_of_val(&*self.ends)
+    }
+}
+
 /// Slots that take hashes by their remainder.
 #[derive(Debug)]
 pub(super) struct Slots {

@@ -17,10 +17,14 @@ pub(super) fn build(points: u32, members: &[Member]) -> Circle {
     let mut all = Vec::with_capacity(total as usize);
     for (rank, &i) in by_name.iter().enumerate() {
         let member = &members[i as usize];
-        let name = member.name.as_bytes();
-        all.extend((0..count(points, member)).map(|seed| (xxh3_64_with_seed(name, seed), rank as u32)));
+        all.extend(self::points(points, member).map(|hash| (hash, rank as u32)));
     }
     Circle::new(all, &by_name, 64)
+}
+
+/// The points of a member.
+pub(super) fn points(points: u32, member: &Member) -> impl Iterator<Item = u64> {
+    (0..count(points, member)).map(|seed| xxh3_64_with_seed(member.name.as_bytes(), seed))
 }
 
 /// How many points a member has.

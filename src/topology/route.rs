@@ -65,7 +65,7 @@ impl Placement {
     }
 
     /// Its keys below this level are its own; the others are walked past.
-    fn holds_below(self) -> u32 {
+    pub fn holds_below(self) -> u32 {
         match self {
             Placement::Owns | Placement::Held => LEVELS,
             Placement::Starting(admission) => admission.fence,

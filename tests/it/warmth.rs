@@ -43,7 +43,7 @@ fn nodes_that_were_never_there() {
 #[test]
 fn an_avalanche_waits() {
     let mut nodes = Redis::several(8);
-    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK).pool("warmth: {share: 25%, window: 5s}"));
+    let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK).pool("warmth: {share: 20%, window: 5s}"));
     let mut client = ringway.client();
     set_all(&mut client, 400);
     let map = owners(&nodes);
@@ -135,7 +135,7 @@ fn a_plan_knows_who_is_away() {
 #[test]
 fn reads_may_miss_meanwhile() {
     let mut nodes = Redis::several(8);
-    let warmth = "warmth: {share: 25%, window: 1h, held: miss}";
+    let warmth = "warmth: {share: 20%, window: 1h, held: miss}";
     let mut ringway = Ringway::serve(Config::of(&nodes).pool(BRISK).pool(warmth));
     let mut client = ringway.client();
     set_all(&mut client, 200);

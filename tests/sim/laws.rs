@@ -226,6 +226,7 @@ impl Laws {
         guard(case)?;
         self.justified(case)?;
         self.clean(case)?;
+        self.spending.watch(case);
         if same_placements(before, after) {
             self.goes_on(case)?;
         } else {
@@ -235,6 +236,13 @@ impl Laws {
             self.goes_on(case)?;
         }
         Ok(())
+    }
+
+    /// A node was cleaned, by a cleaning that began then, and no placement is another for that yet.
+    pub(crate) fn cleaned(&mut self, name: &str, below: u32, began: Instant) {
+        if let Some((since, clean)) = self.starts.get_mut(name).filter(|(since, _)| began >= *since) {
+            (*since, *clean) = (*since, below.max(*clean));
+        }
     }
 
     /// Who has keys again, or left again, does not wait to return.
@@ -525,7 +533,11 @@ impl Laws {
             policy.warmth.window.max(policy.hold_down).max(policy.slow_start).max(ttl_max).max(AGAIN);
         // Leftovers are looked for as long as that is tried, and not before all keys are back.
         let is_swept = |wait: &Wait| wait.reason == WaitReason::Leftovers;
-        let sweep = if after.waits.iter().any(is_swept) { SWEEP_MAX + policy.slow_start } else { longest };
+        let sweep = if after.waits.iter().any(is_swept) {
+            SWEEP_MAX + policy.slow_start + policy.warmth.window
+        } else {
+            longest
+        };
         let longest = longest.max(sweep) + Duration::from_millis(1);
         let is_dated = after.budget_due.is_some_and(|due| due > case.time && due <= case.time + longest);
         holds(Law::GoesOn, is_dated, || {

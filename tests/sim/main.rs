@@ -168,6 +168,7 @@ fn the_guard_keeps_no_more_than_it_must() {
 #[test]
 fn the_budget_is_kept() {
     notices(Sabotage::IgnoresTheBudget, Law::Budget);
+    notices(Sabotage::StartsForFree, Law::Budget);
 }
 
 /// A planner that puts out a node which did not fail is noticed.

@@ -27,6 +27,8 @@ pub(crate) enum Sabotage {
     /// Keeps nodes in that may go.
     KeepsTooMany,
     IgnoresTheBudget,
+    /// Lets cold nodes take what they have begun to take, whatever is spent.
+    StartsForFree,
     /// Puts out the neighbour of a node that failed.
     MovesASurvivor,
     /// The ring is built anew without those that are away, as it is where points are shared out among
@@ -161,6 +163,10 @@ impl Planner {
                 let warmth = Warmth { share: 1.0, ..now.policy.warmth };
                 seen.policy = Arc::new(Policy { warmth, ..(*now.policy).clone() });
             }
+            Some(Sabotage::StartsForFree) if !now.nodes.iter().any(|e| waits(e)) => {
+                let warmth = Warmth { share: 1.0, ..now.policy.warmth };
+                seen.policy = Arc::new(Policy { warmth, ..(*now.policy).clone() });
+            }
             Some(Sabotage::HurriesExpiry) if now.policy.on_return == OnReturn::Ttl => {
                 let ttl_max = Some(Duration::from_millis(1));
                 seen.policy = Arc::new(Policy { ttl_max, ..(*now.policy).clone() });
@@ -266,6 +272,11 @@ fn returns_warm(now: &Topology, turn: Option<Turn<'_>>) -> bool {
 /// Whether a node that changes moves only its own keys, also where the ring is built anew.
 fn is_vnode(topology: &Topology) -> bool {
     matches!(topology.ring.settings().placement, ring::Placement::Vnode { .. })
+}
+
+/// Whether a node is out, or waits to return.
+fn waits(entry: &Entry) -> bool {
+    matches!(entry.placement, Placement::Away | Placement::Held) || entry.health.is_out()
 }
 
 pub(crate) fn is_away(entry: &Entry) -> bool {

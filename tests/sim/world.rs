@@ -460,7 +460,14 @@ impl World {
                 }
                 self.publish(*step, Reason::News(node, what, began))?;
             }
-            Outcome::Remember(ledger) => self.ledger = *ledger,
+            Outcome::Remember(ledger) => {
+                self.ledger = *ledger;
+                if let (News::Cleaned { below, .. }, Some(began), Some(at)) =
+                    (what, began, self.topology.position(node))
+                {
+                    self.laws.cleaned(&self.topology.nodes[at].node.name, *below, began);
+                }
+            }
             Outcome::Nothing | Outcome::Refused { .. } => {}
         }
         let (News::Judged(opinion), Some(at)) = (what, self.topology.position(node)) else { return Ok(()) };

@@ -257,7 +257,9 @@ fn what_may_not_expire() {
 fn the_budget_of_returns() {
     let window = Duration::from_secs(60);
     let ttl = |p: &mut Policy| (p.on_return, p.ttl_max) = (OnReturn::Ttl, Some(Duration::from_secs(600)));
-    let mut waits = Planned::new(&frugal(pool(&[1; 10], ttl), 0.25, window));
+    let mut even = frugal(pool(&[1; 10], ttl), 0.25, window);
+    even.ring.placement = ring::Placement::Vnode { points: 400 };
+    let mut waits = Planned::new(&even);
     waits.eject("n0");
     waits.time += window;
     assert_eq!(told(waits.restore_with("n0", Data::Unknown)), ["waits n0"]);
@@ -265,7 +267,9 @@ fn the_budget_of_returns() {
     assert_eq!(told(waits.eject("n2")), ["ejected n2"], "a ninth and an eighth are no quarter");
 
     let slow = |p: &mut Policy| (p.on_return, p.slow_start) = (OnReturn::Serve, Duration::from_secs(600));
-    let mut starts = Planned::new(&frugal(pool(&[1; 8], slow), 0.25, window));
+    let mut even = frugal(pool(&[1; 8], slow), 0.22, window);
+    even.ring.placement = ring::Placement::Vnode { points: 400 };
+    let mut starts = Planned::new(&even);
     let all = ["n0", "n1", "n2", "n3"];
     for name in all {
         starts.eject(name);

@@ -59,12 +59,14 @@ impl World {
             && nodes.iter().all(|e| e.health == Health::Healthy && is_in_place(e))
     }
 
-    /// The last wait of one that flaps, its probes, and a window for each that is cold.
+    /// The last wait of one that flaps, its probes, and for each that is cold a window, or one for each step
+    /// in which it takes its keys.
     fn back_within(&self) -> Duration {
         let health = &self.spec.health;
         let probes = (health.interval * 2) * (health.rise + 2) + health.timeout;
-        let windows = self.spec.policy.warmth.window * (self.bodies.len() as u32 + 1);
         let policy = &self.spec.policy;
+        let steps = if policy.slow_start.is_zero() { 1 } else { 16 };
+        let windows = policy.warmth.window * (self.bodies.len() as u32 * steps + 1);
         let start = policy.slow_start + policy.ttl_max.unwrap_or_default() * 2 + CLEANED_WITHIN;
         probes + health.flap_max + policy.hold_down + windows + start + DELAY * 4
     }
