@@ -7,7 +7,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -33,8 +33,7 @@ use crate::net::Listener;
 /// Connections at once. For one more, the oldest that stands still has to go; while none does, it waits in
 /// the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
-/// Who has asked, and has taken nothing of the answer for so long, stands still. A page of many nodes takes
-/// most of a second to make.
+/// Who has begun to take an answer, and has taken nothing of it for so long, stands still.
 const STALL: Duration = Duration::from_secs(2);
 /// From accept until the request's headers are there.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,14 +87,16 @@ struct Guest {
 /// How far an exchange is.
 struct Progress {
     began: Instant,
-    /// When the request was whole, or something of the answer was written, last: milliseconds from the
-    /// beginning, and one more. 0 before there is a request.
+    /// Whether a whole request has come.
+    asked: AtomicBool,
+    /// When something of the answer was written last: milliseconds from the beginning, and one more. 0 while
+    /// it is being made.
     moved: AtomicU64,
 }
 
 impl Progress {
     fn new() -> Progress {
-        Progress { began: Instant::now(), moved: AtomicU64::new(0) }
+        Progress { began: Instant::now(), asked: AtomicBool::new(false), moved: AtomicU64::new(0) }
     }
 
     fn moves(&self) {
@@ -103,9 +104,14 @@ impl Progress {
         self.moved.store(ms + 1, Relaxed);
     }
 
+    fn has_asked(&self) -> bool {
+        self.asked.load(Relaxed)
+    }
+
+    /// Whether nothing is waited for but its client.
     fn stands_still(&self) -> bool {
         match self.moved.load(Relaxed) {
-            0 => true,
+            0 => !self.has_asked(),
             moved => self.began.elapsed() > Duration::from_millis(moved) + STALL,
         }
     }
@@ -117,8 +123,10 @@ fn has_room(guests: &VecDeque<Guest>) -> bool {
 
 /// Whoever says nothing, or does not read, must not keep a liveness probe from its answer.
 fn make_room(guests: &mut VecDeque<Guest>) {
+    let silent = || guests.iter().position(|guest| !guest.progress.has_asked());
+    let still = || guests.iter().position(|guest| guest.progress.stands_still());
     if guests.len() >= CONNECTIONS_MAX
-        && let Some(at) = guests.iter().position(|guest| guest.progress.stands_still())
+        && let Some(at) = silent().or_else(still)
         && let Some(guest) = guests.remove(at)
     {
         guest.task.abort();
@@ -134,7 +142,7 @@ async fn exchange(
 ) {
     let stream = Watched { stream, progress: progress.clone() };
     let service = service_fn(move |request| {
-        progress.moves();
+        progress.asked.store(true, Relaxed);
         service.call(request)
     });
     let connection = http1::Builder::new()

@@ -226,7 +226,7 @@ impl App {
         let state = self.lock();
         let listeners = || state.pools.iter().flat_map(|pool| &pool.listeners);
         let used: Vec<&ListenAddress> =
-            listeners().flat_map(|l| [&l.asked, &l.address]).chain([&self.admin_address]).collect();
+            listeners().map(|l| &l.address).chain([&self.admin_address]).collect();
         for address in self.handed.addresses().filter(|address| !used.contains(address)) {
             tracing::warn!(%address, "a socket was handed over for it, and no pool listens there: clients wait in vain");
         }

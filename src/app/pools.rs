@@ -74,7 +74,9 @@ impl App {
         let missing = spec.listen.iter().filter(|asked| !open.iter().any(|l| l.asked == **asked));
         let who = format!("pool {}", spec.name);
         let listener = |asked: &ListenAddress| {
-            let spare = going.iter().find(|l| l.asked == *asked).and_then(|l| l.spare.as_ref());
+            // One that was handed over is taken anew from where it is kept.
+            let going = going.iter().find(|l| l.asked == *asked && !self.handed.has(asked));
+            let spare = going.and_then(|l| l.spare.as_ref());
             let _inside = self.accepting.handle().enter();
             match spare.and_then(|spare| spare.listener().ok()) {
                 Some(listener) => Ok(listener),

@@ -42,14 +42,30 @@ impl HandedSockets {
         self.0.iter().map(|(address, _)| address)
     }
 
+    /// Whether there is one for this address.
+    pub fn has(&self, asked: &ListenAddress) -> bool {
+        self.socket(asked).is_ok_and(|socket| socket.is_some())
+    }
+
+    /// The one that is bound to an address, or else one that takes those who connect there, too.
+    fn socket(&self, asked: &ListenAddress) -> io::Result<Option<&Socket>> {
+        if let Some((_, socket)) = self.0.iter().find(|(bound, _)| bound == asked) {
+            return Ok(Some(socket));
+        }
+        for (bound, socket) in &self.0 {
+            if is_of_both(bound, asked) && !socket.only_v6()? {
+                return Ok(Some(socket));
+            }
+        }
+        Ok(None)
+    }
+
     /// A listener on the one that is for this address; none if there is none. To be called in a runtime.
     ///
     /// # Errors
     /// The operating system's: out of descriptors.
     pub fn listener(&self, asked: &ListenAddress) -> io::Result<Option<Listener>> {
-        let Some((_, socket)) = self.0.iter().find(|(bound, _)| is_for(bound, asked)) else {
-            return Ok(None);
-        };
+        let Some(socket) = self.socket(asked)? else { return Ok(None) };
         let socket = socket.try_clone()?;
         socket.set_nonblocking(true)?;
         match asked {
@@ -74,14 +90,12 @@ fn bound(socket: &Socket) -> io::Result<ListenAddress> {
     }
 }
 
-/// Whether a socket that is bound here takes those who connect there. One for all addresses of both families
-/// is bound to `[::]`, and may be asked for as `0.0.0.0`.
-fn is_for(bound: &ListenAddress, asked: &ListenAddress) -> bool {
-    let (ListenAddress::Tcp(bound), ListenAddress::Tcp(asked)) = (bound, asked) else {
-        return bound == asked;
-    };
+/// Whether a socket that is bound here takes those of the other family, too, as is asked: one for all
+/// addresses of both is bound to `[::]`.
+fn is_of_both(bound: &ListenAddress, asked: &ListenAddress) -> bool {
+    let (ListenAddress::Tcp(bound), ListenAddress::Tcp(asked)) = (bound, asked) else { return false };
     let is_any = |address: &SocketAddr| address.ip().is_unspecified();
-    bound == asked || bound.is_ipv6() && is_any(bound) && is_any(asked) && bound.port() == asked.port()
+    bound.is_ipv6() && is_any(bound) && is_any(asked) && bound.port() == asked.port()
 }
 
 #[cfg(test)]
@@ -123,21 +137,42 @@ mod tests {
         assert_eq!(handed(client).expect_err("it is a connection").kind(), io::ErrorKind::InvalidInput);
     }
 
+    /// Of a socket for each family each is taken for its own.
+    #[tokio::test]
+    async fn a_socket_for_each_family() {
+        let socket = |domain, address: &str| -> io::Result<Socket> {
+            let socket = Socket::new(domain, Type::STREAM, None)?;
+            if domain == socket2::Domain::IPV6 {
+                socket.set_only_v6(true)?;
+            }
+            let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+            socket.bind(&address.into())?;
+            socket.listen(1)?;
+            Ok(socket)
+        };
+        let Ok(six) = socket(socket2::Domain::IPV6, "[::]:0") else { return };
+        let port = six.local_addr().expect("it is bound").as_socket().expect("TCP").port();
+        let asked: ListenAddress = format!("0.0.0.0:{port}").parse().expect("an address");
+        let mut sockets = handed(six).expect("it listens");
+        assert!(!sockets.has(&asked), "nobody comes over IPv4 there");
+        let four = socket(socket2::Domain::IPV4, &format!("0.0.0.0:{port}")).expect("another family");
+        sockets.0.push((asked.clone(), four));
+        let listener = sockets.listener(&asked).expect("a descriptor").expect("it is for it");
+        assert_eq!(listener.address(), asked);
+    }
+
     /// A socket for all addresses is for those of IPv4, too.
     #[test]
     fn all_addresses() {
         let of = |text: &str| text.parse::<ListenAddress>().expect("an address");
         for (bound, asked, is_one) in [
             ("[::]:7", "0.0.0.0:7", true),
-            ("[::]:7", "[::]:7", true),
             ("[::]:7", "0.0.0.0:8", false),
             ("[::]:7", "127.0.0.1:7", false),
             ("0.0.0.0:7", "[::]:7", false),
-            ("127.0.0.1:7", "127.0.0.1:7", true),
-            ("unix:/a", "unix:/a", true),
             ("unix:/a", "unix:/b", false),
         ] {
-            assert_eq!(is_for(&of(bound), &of(asked)), is_one, "{bound} for {asked}");
+            assert_eq!(is_of_both(&of(bound), &of(asked)), is_one, "{bound} for {asked}");
         }
     }
 }
