@@ -26,7 +26,7 @@ pub(crate) enum Cut {
     Skip(usize, u64),
     /// A request that may only be dispatched when all before it is answered.
     DrainFirst,
-    /// A request that may only be dispatched under another topology.
+    /// A request that may only be dispatched when it is its turn, or under another topology.
     Wait,
     /// A request of at least so many bytes, not all of which are there.
     Partial(usize),

@@ -25,7 +25,7 @@ pub(crate) struct Input {
     bulk: Option<Box<Bulk>>,
     /// Bytes to come that are passed over: of a value that was refused.
     skip: u64,
-    /// A large request is to be streamed once all before it is answered, and it is its turn: reading pauses.
+    /// A large request is to be sent once all before it is answered, and it is its turn: reading pauses.
     hold: bool,
     ended: bool,
 }
@@ -94,7 +94,6 @@ impl Input {
 
     /// Takes out what waits, with this behind it, to look at it.
     pub(crate) fn take(&mut self, chunk: &[u8]) -> Option<Box<Waiting>> {
-        self.hold = false;
         let mut waiting = self.waiting.take()?;
         waiting.bytes.extend_from_slice(chunk);
         Some(waiting)
@@ -122,6 +121,22 @@ impl Input {
     /// Whether a large request is on its way, or about to be.
     pub(crate) fn is_streaming(&self) -> bool {
         self.bulk.is_some() || self.hold
+    }
+
+    /// Requests wait for nodes, and not for their client: reading pauses if much is there.
+    pub(crate) fn wait_with(&mut self, requests: &[u8]) {
+        self.hold |= requests.len() > BULK_LANE;
+    }
+
+    /// What waited is looked at again.
+    #[inline]
+    pub(crate) fn go_on(&mut self) {
+        self.hold = false;
+    }
+
+    /// Whether reading pauses for a request that waits.
+    pub(crate) fn is_held(&self) -> bool {
+        self.hold
     }
 
     /// Notes what became of an attempt to stream; gives how many bytes of `rest` are done.

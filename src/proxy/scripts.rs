@@ -124,7 +124,10 @@ impl Scripts {
         let is_same =
             |l: &Lesson| l.kind == kind && if kind == Kind::Script { l.code == code } else { l.name == name };
         known.lessons.retain(|l| !is_same(l));
-        known.lessons.push_back(Lesson { kind, name: name.to_vec(), code: code.to_vec(), missed });
+        // One that has no room is no reason to forget all others.
+        if code.len() <= BYTES_MAX {
+            known.lessons.push_back(Lesson { kind, name: name.to_vec(), code: code.to_vec(), missed });
+        }
         while known.lessons.len() > LESSONS_MAX
             || known.lessons.iter().map(|l| l.code.len()).sum::<usize>() > BYTES_MAX
         {
@@ -236,5 +239,7 @@ mod tests {
         }
         assert_eq!(scripts.lessons(NODE).count, 10);
         assert!(taught(&scripts, NODE).contains("return 39 "));
+        pass(&scripts, &["SCRIPT", "LOAD", &format!("return 1 --{}", "x".repeat(BYTES_MAX))], &[]);
+        assert_eq!(scripts.lessons(NODE).count, 10, "one without room takes nobody else's");
     }
 }

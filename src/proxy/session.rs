@@ -249,8 +249,9 @@ impl Session {
             state.ending = true;
         }
         let limits = &bound.topology.policy.limits;
-        // One request that is not whole yet has a bound of its own.
-        let limit = if state.stalled { limits.session_bytes_max } else { limits.request_bytes };
+        // One request that is not whole yet, or waits while nothing more is read, has a bound of its own.
+        let is_queue = state.stalled && !input.is_held();
+        let limit = if is_queue { limits.session_bytes_max } else { limits.request_bytes };
         let (limit, what) = if state.is_stranger(&bound) {
             (STRANGER_BYTES, "what a client may hold that has not logged in")
         } else {
@@ -299,8 +300,10 @@ impl Session {
             state.window.furnish(self.pool.worker.spare_space());
         }
         while used < bytes.len() && !state.ending {
+            input.go_on();
             if self.is_full(&mut state, depth) {
                 state.stalled = true;
+                input.wait_with(if state.drain { &bytes[used..] } else { &[] });
                 break;
             }
             let rest = &bytes[used..];
@@ -320,6 +323,7 @@ impl Session {
                 }
                 Cut::Wait => {
                     (state.stalled, state.waits) = (true, true);
+                    input.wait_with(rest);
                     self.pool.waiting.set(true);
                     decoder.reset();
                     break;

@@ -2,6 +2,7 @@
 //! before they have read them, and close the connection. Whoever asks hears it; nobody else notices.
 
 use std::{
+    io::Write,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     thread,
     time::Duration,
@@ -102,5 +103,30 @@ fn what_nodes_refuse_breaks_nobody_elses_writes() {
         }
         over.store(true, Relaxed);
     });
+    all_are_well(&mut ringway);
+}
+
+/// Large requests that wait for those before them hold back their client, not its session: what a pipeline of
+/// them sends meanwhile is more than a session may have waiting.
+#[test]
+fn a_pipeline_of_large_requests_is_answered() {
+    let nodes = Redis::several(3);
+    let config = Config::of(&nodes).pool("limits: {session_bytes_max: 4MiB}");
+    let (mut ringway, mut client) = Ringway::serve(config).into_client();
+    let mut sender = client.sender();
+    let sending = thread::spawn(move || {
+        let value = vec![b'x'; 2 << 20];
+        for i in 0..12 {
+            let key = format!("{{k}}{i}");
+            let request = encode(&[&b"MSET"[..], key.as_bytes(), &value, b"{k}", b"small"]);
+            sender.write_all(&request).expect("it is taken by and by");
+        }
+        sender.write_all(&script("{k}", 6 << 20)).expect("one above what a session may have waiting, too");
+    });
+    for i in 0..12 {
+        assert_eq!(client.reply().map(|reply| text(&reply)).expect("a reply"), "+OK\r\n", "{i}");
+    }
+    assert_eq!(client.reply().map(|reply| text(&reply)).expect("a reply"), ":1\r\n");
+    sending.join().expect("all is sent");
     all_are_well(&mut ringway);
 }

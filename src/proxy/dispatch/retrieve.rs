@@ -133,10 +133,9 @@ fn lines(keys: &Keys<'_>, parts: Parts) -> Parts {
     lines
 }
 
-/// All of a retrieval for one node: as its client wrote it, unless that is long for another reason than its
-/// keys.
+/// All of a retrieval for one node: as its client wrote it, where that is its words and nothing else.
 fn line<'a>(to: &Sending<'_>, keys: &Keys<'_>, part: &PartPlan, frame: &'a [u8]) -> Cow<'a, [u8]> {
-    if frame.len() <= whole_bytes_max(keys) {
+    if frame.len() <= whole_bytes_max(keys) && frame.len() == keys.line_bytes(&part.positions) {
         return bounded(to, part.index, frame);
     }
     let mut line = Vec::new();

@@ -460,8 +460,11 @@ impl Pipeline {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     core.queue.wrote(n);
                     link.block().bytes_out.add(n as u64);
-                    if self.is_streamed() {
+                    if self.own.is_some() {
+                        // A large request takes its time, and the node is not late while it takes it.
                         core.progress_us = self.worker.clock.now_us();
+                    }
+                    if self.is_streamed() {
                         core.queue.forget_written();
                     }
                 }

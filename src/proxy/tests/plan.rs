@@ -61,7 +61,15 @@ fn input_holds() {
     assert!(!input.wants_more() && input.is_streaming());
     assert!(matches!(input.feed_bulk(b"x"), Ok(None)));
     drop(input.take(b""));
+    assert!(!input.wants_more(), "nothing before it is answered yet");
+    input.go_on();
     assert!(input.wants_more() && !input.is_streaming());
+    input.wait_with(&[0; 1 << 20]);
+    assert!(input.wants_more(), "some may wait");
+    input.wait_with(&[0; (1 << 20) + 1]);
+    assert!(!input.wants_more() && input.is_held());
+    input.go_on();
+    assert!(input.wants_more() && !input.is_held());
     input.end();
     assert!(!input.wants_more() && input.has_ended());
 }
