@@ -89,21 +89,22 @@ pub(super) fn gains(
     let is_left = |name: &str| stays.contains(name) || leaves_some(name);
     let of_those = prepared.moves.iter().filter(|m| m.from.as_deref().is_some_and(is_left));
     let takers: HashSet<&str> = of_those.filter_map(|m| m.to.as_deref()).collect();
+    let comes_for = |entry: &Entry, ledger: &Ledger| {
+        let old = before.get(&*entry.node.name);
+        old.is_some_and(|old| old.node.address != entry.node.address && !is_in_its_place(old, ledger))
+    };
     if let Some(over) = now.policy.failover.as_ref().filter(|_| now.policy.fails_over()) {
         // The gutter has what it took for those whose keys these were, be they there still or not.
         let is_out = |name: &str| before.get(name).is_some_and(|e| e.placement != Placement::Owns);
         let of_those = prepared.moves.iter().filter(|m| m.from.as_deref().is_some_and(is_out));
         let takers: HashSet<&str> = of_those.filter_map(|m| m.to.as_deref()).collect();
-        let takers = nodes.iter().filter(|e| takers.contains(&*e.node.name));
-        takers.for_each(|e| ledger.debts.gutter_took(e.node.id, time + over.ttl_max));
+        let has_any = |e: &&Entry| takers.contains(&*e.node.name) || comes_for(e, ledger);
+        let takers: Vec<NodeId> = nodes.iter().filter(has_any).map(|e| e.node.id).collect();
+        takers.into_iter().for_each(|id| ledger.debts.gutter_took(id, time + over.ttl_max));
     }
-    let comes_for = |entry: &Entry| {
-        let old = before.get(&*entry.node.name);
-        old.is_some_and(|old| old.node.address != entry.node.address && !is_in_its_place(old, ledger))
-    };
     // While nodes were served as they were nobody looked for what others had taken for them.
     let all = now.policy.on_return == OnReturn::Serve;
-    let gaining = nodes.iter().filter(|e| all || takers.contains(&*e.node.name) || comes_for(e));
+    let gaining = nodes.iter().filter(|e| all || takers.contains(&*e.node.name) || comes_for(e, ledger));
     let gaining: Vec<NodeId> = gaining.map(|e| e.node.id).collect();
     gaining.into_iter().for_each(|id| ledger.debts.others_had(id, policy, time));
 }

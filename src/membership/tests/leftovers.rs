@@ -206,6 +206,22 @@ fn a_reload_takes_keys_from_a_gutter() {
     assert_eq!(told(pool.eject("n2")), ["held n2"]);
 }
 
+/// Nor what it has of the keys of a node in whose place a reload puts another server.
+#[test]
+fn a_server_comes_in_the_place_of_one_that_failed_over() {
+    let (mut pool, _gutter) = with_gutter();
+    let mut other = super::returns::pool(&[1; 4], |_| {});
+    other.policy = pool.topology.policy.clone();
+    let moved = other.nodes.iter_mut().filter(|node| &*node.name == "n1");
+    moved.for_each(|node| node.address = "other:1".parse().expect("an address"));
+    pool.eject("n1");
+    pool.reload(other);
+    assert_eq!(pool.entry("n1").placement, Placement::Owns);
+    assert_eq!(told(pool.eject("n1")), ["held n1"]);
+    pool.time += Duration::from_secs(61);
+    assert_eq!(told(pool.budget()), ["released n1"]);
+}
+
 /// What others have of the keys of a node that leaves the pool are old copies of its heirs' keys.
 #[test]
 fn who_leaves_leaves_it_to_its_heirs() {
