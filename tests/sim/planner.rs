@@ -163,7 +163,7 @@ impl Planner {
                 let warmth = Warmth { share: 1.0, ..now.policy.warmth };
                 seen.policy = Arc::new(Policy { warmth, ..(*now.policy).clone() });
             }
-            Some(Sabotage::StartsForFree) if !now.nodes.iter().any(|e| waits(e)) => {
+            Some(Sabotage::StartsForFree) if !now.nodes.iter().any(waits) => {
                 let warmth = Warmth { share: 1.0, ..now.policy.warmth };
                 seen.policy = Arc::new(Policy { warmth, ..(*now.policy).clone() });
             }

@@ -26,7 +26,9 @@ fn shares_are_those_of_the_ring() {
     let mut by_share: Vec<usize> = (0..shares.len()).collect();
     by_share.sort_by(|a, b| shares[*a].total_cmp(&shares[*b]));
     let name = |at: usize| format!("n{}", by_share[at]);
-    assert!(shares[by_share[19]] > 0.15 && shares[by_share[..3].iter().copied().max().unwrap()] < 0.05);
+    assert!(
+        shares[by_share[19]] > 0.15 && shares[by_share[..3].iter().copied().max().expect("three")] < 0.05
+    );
     assert_eq!(told(pool.eject(&name(0))), [format!("ejected {}", name(0))], "the first one");
     assert_eq!(told(pool.eject(&name(19))), [format!("held {}", name(19))]);
     assert_eq!(told(pool.eject(&name(1))), [format!("ejected {}", name(1))]);
