@@ -229,3 +229,30 @@ fn a_large_split_takes_its_bounds_with_it() {
         client.gets("$-1\r\n").await;
     });
 }
+
+/// A node is not late while it takes a large request that was held whole, however long that is.
+#[test]
+fn a_large_request_takes_its_time() {
+    play(async {
+        let a = ScriptedNode::new("a").await;
+        let request_timeout = Duration::from_millis(200);
+        let world = World::new(&[&a], Policy { request_timeout, ..patient() });
+        let mut client = world.client().await;
+        let request = frame(&[b"MSET", b"k", &vec![b'x'; 48 << 20]]);
+        let began = tokio::time::Instant::now();
+        let sent = request.clone();
+        let all = async {
+            let mut private = a.accepts().await;
+            for piece in sent.chunks(2 << 20) {
+                private.gets_raw(piece).await;
+                tokio::time::sleep(request_timeout / 8).await;
+            }
+            private.says("+OK\r\n").await;
+            private
+        };
+        let (_private, ()) = tokio::join!(all, client.sends_raw(&request));
+        client.gets("+OK\r\n").await;
+        assert!(began.elapsed() > 2 * request_timeout, "it was quick: {:?}", began.elapsed());
+        assert_eq!(world.failures("a", Failure::Timeout), 0);
+    });
+}
